@@ -1,0 +1,1 @@
+//! Benches of es-core; nothing to link against.

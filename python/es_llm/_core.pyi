@@ -1,0 +1,280 @@
+"""The Rust core: noise, weight kernels, shaping, population, schedule and journal."""
+
+from collections.abc import Sequence
+from typing import Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+NOISE_VERSION: Final[int]
+JOURNAL_VERSION: Final[int]
+MAX_TENSORS: Final[int]
+MAX_ELEMENTS: Final[int]
+
+# --- noise and kernels -------------------------------------------------------------------------------
+
+def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10 of four 32-bit counter words under two key words (Salmon et al., SC11)."""
+
+def fill(out: NDArray[np.float32], *, run_seed: int, iteration: int, pair: int, tensor: int, element: int = 0) -> None:
+    """Standard normals at elements [element, element + out.size) of one tensor's noise."""
+
+def perturb_into(
+    live: NDArray[np.float32] | NDArray[np.uint16],
+    master: NDArray[np.float32],
+    *,
+    dtype: str,
+    scale: float,
+    run_seed: int,
+    iteration: int,
+    pair: int,
+    tensor: int,
+    element: int = 0,
+) -> None:
+    """live = round_dtype(fma(scale, noise, master)); `scale` is sign * sigma as f32; dtype one of
+    "float32", "bfloat16", "float16" (the latter two viewed as uint16)."""
+
+def round_into(live: NDArray[np.float32] | NDArray[np.uint16], master: NDArray[np.float32], *, dtype: str) -> None:
+    """live = round_dtype(master), to nearest even: the unperturbed weights."""
+
+@final
+class UpdateReport:
+    """What an update did to one tensor or to several (reports add up with `+`)."""
+
+    @property
+    def elements(self) -> int: ...
+    @property
+    def moved(self) -> int:
+        """Elements whose rounded live value changed."""
+    @property
+    def update_norm(self) -> float:
+        """L2 norm of the intended update."""
+    @property
+    def cosine(self) -> float:
+        """Cosine between the intended update and the change of the rounded live weights; NaN if either is zero."""
+    @property
+    def nonfinite(self) -> int:
+        """Elements that are NaN or infinite after the update."""
+    def __add__(self, other: UpdateReport, /) -> UpdateReport: ...
+
+def accumulate(
+    master: NDArray[np.float32],
+    *,
+    dtype: str,
+    pairs: Sequence[int],
+    coefficients: NDArray[np.float32],
+    run_seed: int,
+    iteration: int,
+    tensor: int,
+    element: int = 0,
+) -> UpdateReport:
+    """master += sum over the pairs, in order, of coefficient * noise(pair): a chain of f32 FMAs starting at 0,
+    then one f32 addition. One pass over the weights for all pairs. `dtype` is the live type, for the report."""
+
+def digest(master: NDArray[np.float32], *, tensor: int, element: int = 0) -> int:
+    """Order-free 64-bit digest of the weights' bits; the digests of shards and tensors add up modulo 2**64."""
+
+def set_kernel_threads(count: int) -> None:
+    """Threads that the kernels use (0: one per core). Never changes the bits."""
+
+def kernel_threads() -> int: ...
+
+# --- population -------------------------------------------------------------------------------------
+
+@final
+class Member:
+    """One member of the population: an index, its noise pair and its sign."""
+
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def pair(self) -> int: ...
+    @property
+    def sign(self) -> int:
+        """+1, or -1 for the mirrored member of an antithetic pair."""
+
+@final
+class Record:
+    """One iteration of a run: everything that `apply` and the weight update need."""
+
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def sigma(self) -> float: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def cursor(self) -> int:
+        """Rows of the training data that were consumed before this iteration."""
+    @property
+    def fitness(self) -> list[float | None]:
+        """One value per member; None for a member that failed."""
+    @property
+    def pairs(self) -> list[int]: ...
+    @property
+    def coefficients(self) -> NDArray[np.float32]:
+        """One f32 coefficient per pair, learning rate and 1/N folded in."""
+
+@final
+class Population:
+    """Members and seeds of a run, without weights. State is a fold of records."""
+
+    def __init__(
+        self,
+        *,
+        run_seed: int,
+        population_size: int,
+        antithetic: bool = False,
+        shaping: str = "zscore",
+        failure_policy: str = "worst",
+    ) -> None: ...
+    @property
+    def run_seed(self) -> int: ...
+    @property
+    def population_size(self) -> int: ...
+    @property
+    def pairs(self) -> int: ...
+    @property
+    def iteration(self) -> int: ...
+    def ask(self) -> list[Member]: ...
+    def tell(
+        self, fitness: Sequence[float | None], *, sigma: float, learning_rate: float, cursor: int = 0
+    ) -> Record:
+        """The record that these fitness values make. Changes nothing: journal it, then `apply` it."""
+    def apply(self, record: Record) -> None:
+        """Goes to the next iteration. The live run and resume share it."""
+
+@final
+class FitnessTable:
+    """One cell per (member, prompt), each filled exactly once; None is a failure."""
+
+    def __init__(self, members: int, prompts: int) -> None: ...
+    def set(self, member: int, prompt: int, reward: float | None) -> None: ...
+    @property
+    def complete(self) -> bool: ...
+    @property
+    def failures(self) -> int: ...
+    def fitness(self, failure_policy: str) -> list[float | None]:
+        """Mean reward per member in f64, in prompt order, after the policy: "zero", "worst", "drop_prompt", "raise"."""
+    def rewards(self) -> NDArray[np.float64]:
+        """(members, prompts); NaN where a cell failed or is empty."""
+
+# --- schedule ---------------------------------------------------------------------------------------
+
+@final
+class Unit:
+    """A unit of work: one member and one chunk of prompts [start, stop)."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def member(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def stop(self) -> int: ...
+
+def plan_units(members: int, prompts: int, prompts_per_unit: int) -> list[Unit]:
+    """The units of an iteration, member by member; depends on nothing but its arguments."""
+
+class Event:
+    """What happened: `Event.WorkerReady(worker)`, `Event.UnitDone(worker, unit)`, `Event.WorkerLost(worker)`,
+    `Event.WorkerJoined(worker)`, `Event.Tick()`."""
+
+    @staticmethod
+    def WorkerReady(worker: int) -> Event: ...
+    @staticmethod
+    def UnitDone(worker: int, unit: int) -> Event: ...
+    @staticmethod
+    def WorkerLost(worker: int) -> Event: ...
+    @staticmethod
+    def WorkerJoined(worker: int) -> Event: ...
+    @staticmethod
+    def Tick() -> Event: ...
+
+@final
+class Action:
+    """What to do: kind "assign" (worker, unit), "cancel" (worker, unit) or "finish"."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def worker(self) -> int | None: ...
+    @property
+    def unit(self) -> int | None: ...
+
+@final
+class Schedule:
+    """State machine over opaque unit and worker ids; the static policy gives each worker one run of units."""
+
+    def __init__(self, units: int, workers: Sequence[int]) -> None: ...
+    def handle_event(self, now: float, event: Event) -> list[Action]: ...
+    @property
+    def finished(self) -> bool: ...
+
+@final
+class Step:
+    """What this rank does next: kind "perturb" (member), "evaluate" (unit), "exchange", "journal", "update",
+    "digest" or "finish"."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def member(self) -> int | None: ...
+    @property
+    def unit(self) -> int | None: ...
+
+@final
+class RankMachine:
+    """One iteration as one rank sees it: asks for one step after another, and is told when each is done."""
+
+    def __init__(self, *, rank: int, ranks: int, units: Sequence[Unit], digest: bool) -> None: ...
+    def next(self) -> Step:
+        """The step to do now; the same one until `done` is called."""
+    def done(self, now: float) -> None:
+        """The current step is finished."""
+
+# --- journal ----------------------------------------------------------------------------------------
+
+@final
+class JournalWriter:
+    """Appends frames to a journal; every append is on the disk (fsync) when it returns."""
+
+    @staticmethod
+    def create(path: str, header: str) -> JournalWriter:
+        """A new journal with this header (JSON text). An existing file is refused. The file appears whole or not at all."""
+    @staticmethod
+    def open(path: str) -> JournalWriter:
+        """An existing journal: verified, cut back to its last good frame, ready to append."""
+    def append_record(self, record: Record) -> None: ...
+    def append_digest(self, iteration: int, digest: int) -> None:
+        """Digest of the master weights after `iteration` was applied."""
+    def append_event(self, event: str) -> None:
+        """An event as JSON text: an evaluation, a resume, a rank that died."""
+    def close(self) -> None: ...
+
+@final
+class Journal:
+    """A journal that was read and verified."""
+
+    @staticmethod
+    def read(path: str) -> Journal: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def header(self) -> str: ...
+    @property
+    def records(self) -> list[Record]: ...
+    @property
+    def digests(self) -> dict[int, int]:
+        """Iteration -> digest after it."""
+    @property
+    def events(self) -> list[str]: ...
+    @property
+    def good_bytes(self) -> int: ...
+    @property
+    def torn_bytes(self) -> int:
+        """Bytes of an unfinished last frame, ignored by readers and cut off by `JournalWriter.open`."""
+
