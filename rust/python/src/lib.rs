@@ -1,0 +1,20 @@
+//! `es_llm._core`: the Python face of `es-core`. Conversions only; one file per core module, one door for the GIL and
+//! for errors (`door.rs`).
+
+use pyo3::prelude::*;
+
+mod door;
+// mod journal;
+mod kernels;
+// mod population;
+// mod schedule;
+
+/// The Rust core: noise, weight kernels, shaping, population, schedule and journal.
+#[pymodule]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    kernels::register(m)?;
+    // population::register(m)?;
+    // schedule::register(m)?;
+    // journal::register(m)?;
+    Ok(())
+}
