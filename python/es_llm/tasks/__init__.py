@@ -1,0 +1,50 @@
+"""Tasks by name. A new task is one new file here with a `build(**options) -> Task`; nothing to register."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from es_llm.errors import ConfigError
+from es_llm.tasks.base import Task
+
+__all__ = ["Task", "load_task", "task_names"]
+
+_NOT_TASKS = {"base"}
+
+
+def task_names() -> list[str]:
+    """Names of all tasks, sorted; imports none of them."""
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(__path__)
+        if module.name not in _NOT_TASKS and not module.name.startswith("_")
+    )
+
+
+def load_task(name: str, **options: Any) -> Task:
+    """Build the task `name` with the options of its `build`.
+
+    Raises:
+        ConfigError: no such task, or no such option (with the nearest known names), or a value it refuses.
+    """
+    known = task_names()
+    if name not in known:
+        raise ConfigError(f"unknown task {name!r}{_nearest(name, known)}")
+    build = importlib.import_module(f"{__name__}.{name}").build
+    parameters = list(inspect.signature(build).parameters)
+    for option in options:
+        if option not in parameters:
+            raise ConfigError(f"task `{name}` has no option {option!r}{_nearest(option, parameters)}")
+    task = build(**options)
+    assert isinstance(task, Task), f"{name}.build returned {type(task).__name__}"
+    return task
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"; did you mean {' or '.join(repr(candidate) for candidate in near)}?" if near else ""
+    return f"{hint} (known: {', '.join(known)})"
