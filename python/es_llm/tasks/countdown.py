@@ -127,7 +127,7 @@ def _rows(style: str, *, held_out: bool, size: int, seed: int) -> list[Row]:
     return rows
 
 
-_FRUITLESS_DRAWS = 100_000
+_FRUITLESS_DRAWS = 30_000
 
 
 def _draw(stream: random.Random, style: _Style, count: int) -> tuple[list[int], int, str] | None:
