@@ -5,7 +5,12 @@ Messages say what, where, got and expected. The Rust core raises these classes b
 
 
 class EsError(Exception):
-    """Base class of every error that es_llm raises on purpose."""
+    """Base class of every error that es_llm raises on purpose.
+
+    `shared` is true on an error that all ranks of a job raised together: rank 0 alone need tell it.
+    """
+
+    shared: bool = False
 
 
 class ConfigError(EsError, ValueError):

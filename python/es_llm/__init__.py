@@ -1,0 +1,42 @@
+"""Full-parameter fine-tuning of language models by Evolution Strategies.
+
+Importing the package loads neither torch nor mpi4py; each public name loads what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from es_llm.config import ESConfig
+    from es_llm.errors import EsError
+    from es_llm.population import Population
+    from es_llm.trainer import ESTrainer
+
+__all__ = ["ESConfig", "ESTrainer", "EsError", "Population", "__version__"]
+
+try:
+    __version__ = version("es_llm")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+_HOME = {
+    "ESConfig": "es_llm.config",
+    "ESTrainer": "es_llm.trainer",
+    "EsError": "es_llm.errors",
+    "Population": "es_llm.population",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'es_llm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Callbacks around the loop, in transformers' shape."""

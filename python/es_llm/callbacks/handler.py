@@ -1,0 +1,64 @@
+"""Calls transformers' `TrainerCallback`s at their usual events, with our config in place of TrainingArguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from es_llm.config import ESConfig
+from es_llm.errors import ConfigError
+
+
+class Callbacks:
+    """The callbacks of one trainer, with the state and control they share.
+
+    Honoured of `control`: `should_training_stop`, `should_evaluate`, `should_log`.
+    """
+
+    def __init__(self, callbacks: Sequence[Any], config: ESConfig, model: Any, processing_class: Any) -> None:
+        """Instantiate classes among `callbacks`, as transformers does.
+
+        Raises:
+            ConfigError: something that is no `TrainerCallback`, or an unknown tracker in `report_to`.
+        """
+        made = [item() if isinstance(item, type) else item for item in [*callbacks, *_trackers(config)]]
+        for callback in made:
+            if not isinstance(callback, TrainerCallback):
+                raise ConfigError(f"`callbacks` must hold transformers.TrainerCallback objects, got {callback!r}")
+        self._callbacks: list[Any] = made
+        self._config = config
+        self._given = {"model": model, "processing_class": processing_class}
+        self.state = TrainerState()
+        self.state.max_steps = config.max_steps
+        self.control = TrainerControl()
+
+    def add(self, callback: Any) -> None:
+        """Add one more callback (object or class)."""
+        self._callbacks.append(callback() if isinstance(callback, type) else callback)
+
+    def remove(self, callback: Any) -> None:
+        """Remove a callback object, or all of a class."""
+        self._callbacks = [
+            held for held in self._callbacks
+            if not (isinstance(held, callback) if isinstance(callback, type) else held is callback)
+        ]  # fmt: skip
+
+    def call(self, event: str, **given: Any) -> None:
+        """Call `event` (such as "on_step_end") on each callback in order; a returned control is taken."""
+        for callback in self._callbacks:
+            answer = getattr(callback, event)(self._config, self.state, self.control, **self._given, **given)
+            if answer is not None:
+                self.control = answer
+
+
+def _trackers(config: ESConfig) -> list[Any]:
+    if not config.report_to or config.report_to == ["none"]:
+        return []
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        return list(get_reporting_integration_callbacks(config.report_to))
+    except (ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"`report_to`: {error}") from error

@@ -1,0 +1,49 @@
+"""Live progress in plain lines, on rank 0."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from transformers import TrainerCallback
+
+
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """One line per logged step: reward of the population, seconds per iteration, time left."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self._begin: tuple[float, int] | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Start the clock at the first step of this process."""
+        if self._begin is None:
+            self._begin = (time.perf_counter(), state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **given: Any) -> None:
+        """Write one line for a step or an evaluation."""
+        if not state.is_world_process_zero or not logs:
+            return
+        if any(name.startswith("eval_") for name in logs):
+            figures = "  ".join(f"{name.removeprefix('eval_')} {_figure(value)}" for name, value in logs.items())
+            self._say(f"eval  step {state.global_step:>4}/{state.max_steps}  {figures}")
+        elif "reward" in logs:
+            self._say(
+                f"train step {state.global_step:>4}/{state.max_steps}  reward {logs['reward']:.4f}  "
+                f"std {logs['reward_std']:.4f}  best {logs['fitness/max']:.4f}  {self._pace(state)}"
+            )
+
+    def _pace(self, state: Any) -> str:
+        assert self._begin is not None
+        begin, first = self._begin
+        per_step = (time.perf_counter() - begin) / max(1, state.global_step - first)
+        left = per_step * (state.max_steps - state.global_step)
+        return f"{per_step:.2f} s/step  {left:.0f} s left"
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._stream or sys.stdout, flush=True)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,47 @@
+"""`metrics.jsonl`: one JSON object per line, in step order, also after a crash and a resume."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends lines; a line is in the file when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one object; its key `step` orders it."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind(self, steps: int, missing: Callable[[int], Mapping[str, Any]]) -> None:
+        """Make the log agree with a journal of `steps` iterations, before a resumed run goes on.
+
+        Lines after `steps` and torn lines are dropped; a step without a line gets `missing(step)`.
+        """
+        kept = [line for line in self._read() if line["step"] <= steps]
+        logged = {line["step"] for line in kept if "reward" in line}
+        kept += [dict(missing(step)) for step in range(1, steps + 1) if step not in logged]
+        kept.sort(key=lambda line: line["step"])
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self._path)
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        lines = []
+        for text in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
+        return lines

@@ -1,0 +1,107 @@
+"""The directory of a run: which files it holds, and who may write into it.
+
+    config.json    every option of the run, resolved
+    journal.es     header and one record per iteration: with the base model, this is the checkpoint
+    metrics.jsonl  one line per logged step or evaluation
+    model/         the trained model, Hugging Face layout
+    result.json    what came out
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from es_llm.errors import ConfigError, JournalError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def journal(self) -> Path:
+        """The journal's file."""
+        return self.path / "journal.es"
+
+    @property
+    def metrics(self) -> Path:
+        """The log of metrics, one JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """The resolved options."""
+        return self.path / "config.json"
+
+    @property
+    def model(self) -> Path:
+        """The exported model."""
+        return self.path / "model"
+
+    @property
+    def result(self) -> Path:
+        """The result of the run."""
+        return self.path / "result.json"
+
+    def prepare(self) -> None:
+        """Make the directory.
+
+        Raises:
+            ConfigError: it is a file, or can't be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"`output_dir` {str(self.path)!r} can't be made: {error}") from error
+        if not os.access(self.path, os.W_OK):
+            raise ConfigError(f"`output_dir` {str(self.path)!r} can't be written")
+
+    def refuse_other_run(self) -> None:
+        """Refuse a directory in which a run began.
+
+        Raises:
+            ConfigError: it holds a journal.
+        """
+        if self.journal.exists():
+            raise ConfigError(
+                f"`output_dir` {str(self.path)!r} holds another run; go on with it by "
+                f"`--resume_from_checkpoint {self.path}`, or name another directory"
+            )
+
+
+def free_directory(parent: Path, stem: str) -> Path:
+    """The first of parent/stem-1, parent/stem-2, ... that doesn't exist, made."""
+    number = 1
+    while True:
+        path = parent / f"{stem}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file that appears whole or not at all (temporary file, fsync, rename).
+
+    Raises:
+        JournalError: the disk refuses it; names the file.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False, default=str)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise JournalError(f"{str(path)!r} can't be written: {error}") from error

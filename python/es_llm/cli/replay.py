@@ -1,0 +1,85 @@
+"""`es-llm replay D --output_dir E`: base model + journal = trained weights, bit for bit."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from es_llm.cli.options import one_process
+from es_llm.comm import Communicator
+from es_llm.config.parser import Parser
+from es_llm.errors import ConfigError, JournalError, ResumeError
+
+communicator = one_process
+
+
+def add_arguments(parser: Parser) -> None:
+    """Where the run is and where the model goes."""
+    parser.add_argument("run", help="directory of the run, or its journal")
+    parser.add_argument("--output_dir", required=True, help="new directory for model/ and result.json")
+    parser.add_argument("--model_name_or_path", help="the base model, if it isn't where the run found it")
+    parser.add_argument("--steps", type=int, help="apply only that many iterations")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
+
+
+def run(options: argparse.Namespace, comm: Communicator) -> int:
+    """Rebuild the weights, export them, and print their SHA-256."""
+    from es_llm._core import Journal
+    from es_llm.checkpoint.identity import decode_header
+
+    place = Path(options.run)
+    path = place / "journal.es" if place.is_dir() else place
+    if not path.is_file():
+        raise JournalError(f"no journal at {str(path)!r}")
+    journal = Journal.read(str(path))
+    header = decode_header(journal.header, str(path))
+    steps = len(journal.records) if options.steps is None else options.steps
+    if not 0 <= steps <= len(journal.records):
+        raise ConfigError(f"`steps` must be in [0, {len(journal.records)}], got {steps}")
+    _rebuild(options, journal, header, steps)
+    return 0
+
+
+def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], steps: int) -> None:
+    from es_llm import _core
+    from es_llm.checkpoint.export import export_model
+    from es_llm.checkpoint.replay import replay_records
+    from es_llm.checkpoint.run_directory import RunDirectory, write_json
+    from es_llm.cli.quiet import quiet_libraries
+    from es_llm.model.loading import load_model, load_tokenizer
+    from es_llm.model.weights import Weights
+
+    quiet_libraries()
+    directory = RunDirectory(Path(options.output_dir))
+    directory.prepare()
+    directory.refuse_other_run()
+    saved, about = header["identity"], header["about"]
+    if saved["noise_version"] != _core.NOISE_VERSION:
+        raise ResumeError(f"`noise_version` of the journal is {saved['noise_version']}, expected {_core.NOISE_VERSION}")
+    name = options.model_name_or_path or about["model_name_or_path"]
+    where = {"revision": about.get("revision"), "trust_remote_code": options.trust_remote_code}
+    config = saved["config"]
+    weights = Weights(load_model(name, **where), dtype=config["dtype"], frozen=config["frozen"])
+    base = weights.sha256()
+    if base != saved["model"]["base_sha256"]:
+        raise ResumeError(
+            f"base model {name!r} has weights {base}, the run began from {saved['model']['base_sha256']}; "
+            "name the right one by --model_name_or_path"
+        )
+    population = _core.Population(
+        run_seed=config["seed"],
+        population_size=config["population_size"],
+        antithetic=config["antithetic"],
+        shaping=config["shaping"],
+        failure_policy=config["failure_policy"],
+    )
+    start = time.perf_counter()
+    replay_records(journal.records[:steps], weights, population, journal.digests)
+    seconds = time.perf_counter() - start
+    weights.unperturb()
+    export_model(str(directory.model), weights.module, load_tokenizer(name, **where))
+    result = {"steps": steps, "seconds": seconds, "weights_sha256": weights.sha256()}
+    write_json(directory.result, result)
+    print(f"{steps} iterations replayed in {seconds:.1f} s\nweights_sha256 {result['weights_sha256']}")

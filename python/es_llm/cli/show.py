@@ -1,0 +1,27 @@
+"""What a finished run shows a person."""
+
+from __future__ import annotations
+
+from es_llm.trainer.session import TrainOutput
+
+
+def show_output(output: TrainOutput) -> None:
+    """Answers before and after, metrics before and after, and where everything is."""
+    for (prompt, before), (_, after) in zip(output.answers_before, output.answers_after, strict=False):
+        print(f"\nprompt  {_short(prompt)}\nbefore  {_short(before)}\nafter   {_short(after)}")
+    result = output.metrics
+    before, after = result["eval_before"] or {}, result["eval_after"] or {}
+    print()
+    for name, value in after.items():
+        was = f"{before[name]:.4f} -> " if name in before else ""
+        print(f"{name:<28}{was}{value:.4f}")
+    print(
+        f"\n{result['steps']} steps, {result['seconds']:.1f} s of training on {result['ranks']} rank(s)\n"
+        f"weights_sha256 {result['weights_sha256']}\n"
+        f"model   {output.output_dir}/model\njournal {output.output_dir}/journal.es"
+    )
+
+
+def _short(text: str, limit: int = 400) -> str:
+    flat = text.replace("\n", "\\n")
+    return flat if len(flat) <= limit else f"...{flat[-limit:]}"

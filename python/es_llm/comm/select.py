@@ -1,0 +1,23 @@
+"""Which communicator a process should use."""
+
+from __future__ import annotations
+
+import os
+
+from es_llm.comm.base import Communicator
+from es_llm.comm.mpi import MPICommunicator
+from es_llm.comm.single import SingleCommunicator
+
+_LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE")
+"""Set by mpirun (Open MPI, MPICH, Intel MPI, MVAPICH) and by srun with PMI or PMIx."""
+
+
+def select_communicator(kind: str = "auto") -> Communicator:
+    """The communicator of this process: `single`, `mpi`, or `auto` (MPI when a launcher started the process).
+
+    Raises:
+        ConfigError: MPI is wanted and not there.
+    """
+    if kind == "mpi" or (kind == "auto" and any(name in os.environ for name in _LAUNCHER_VARIABLES)):
+        return MPICommunicator()
+    return SingleCommunicator()

@@ -1,0 +1,75 @@
+"""Checks of option values: types from the dataclass's annotations, ranges from the callers."""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+from es_llm.errors import ConfigError
+
+
+def require(config: Any, name: str, holds: Callable[[Any], bool], expected: str) -> None:
+    """Check that `holds(value)` for one option of a dataclass.
+
+    Raises:
+        ConfigError: "`sigma` must be > 0 and finite, got -0.1".
+    """
+    value = getattr(config, name)
+    if not holds(value):
+        raise ConfigError(f"`{name}` must be {expected}, got {value!r}")
+
+
+def check_types(config: Any) -> None:
+    """Check the declared type and the choices of every option of a dataclass."""
+    for spec in fields(config):
+        check_type(config, spec.name)
+
+
+def check_type(config: Any, name: str) -> None:
+    """Check one option against its annotation and its `choices`; an int is accepted where a float is declared."""
+    value = getattr(config, name)
+    declared = declared_types(type(config))[name]
+    if not _matches(value, declared):
+        raise ConfigError(f"`{name}` must be {type_name(declared)}, got {value!r} ({type(value).__name__})")
+    choices = type(config).__dataclass_fields__[name].metadata["choices"]
+    if choices and value is not None and value not in choices:
+        raise ConfigError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
+
+
+@cache
+def declared_types(cls: type) -> dict[str, Any]:
+    """Name -> resolved annotation of a dataclass."""
+    return typing.get_type_hints(cls)
+
+
+def type_name(declared: Any) -> str:
+    """An annotation in words for messages."""
+    if declared is type(None):
+        return "none"
+    if typing.get_origin(declared) in (typing.Union, types.UnionType):
+        return " or ".join(type_name(part) for part in typing.get_args(declared))
+    origin = typing.get_origin(declared) or declared
+    names = {int: "an integer", float: "a number", str: "text", bool: "true or false", list: "a list", dict: "a mapping"}
+    return names.get(origin, str(declared))
+
+
+def _matches(value: Any, declared: Any) -> bool:
+    origin = typing.get_origin(declared)
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, part) for part in typing.get_args(declared))
+    if declared in (Any, None, type(None)):
+        return declared is Any or value is None
+    if declared is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if declared is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is list:
+        return isinstance(value, list | tuple) and all(_matches(v, typing.get_args(declared)[0]) for v in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    return isinstance(value, declared)

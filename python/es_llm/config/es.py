@@ -1,0 +1,108 @@
+"""`ESConfig`: how to train. Defaults are those of Qiu et al. (arXiv 2509.24372) for language models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from es_llm.config.checks import check_types, require
+from es_llm.config.fields import option
+
+DTYPES = ("float32", "bfloat16", "float16")
+SHAPING_RULES = ("zscore", "centered_rank")
+FAILURE_POLICIES = ("zero", "worst", "drop_prompt", "raise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ESConfig:
+    """Options of a training run by Evolution Strategies.
+
+    Names follow TRL and transformers where the meaning is the same, the paper where it is about ES:
+    theta += learning_rate * (1 / population_size) * sum_n Z_n * noise_n, members evaluated at
+    theta + sigma * noise_n (`learning_rate` is the paper's alpha with 1/sigma folded in).
+
+    Raises:
+        ConfigError: a value out of range; the message names the option, the value and what is expected.
+    """
+
+    output_dir: str | None = option(
+        None, help="directory of the run; default: the first free runs/<model>-<task>-<number>"
+    )
+    seed: int = option(42, help="seed of the noise and of the order of the data; 0 is valid", identity=True)
+
+    population_size: int = option(30, help="members N per iteration", identity=True)
+    sigma: float = option(1e-3, help="noise scale: members are theta + sigma * noise", identity=True)
+    learning_rate: float = option(
+        5e-4, help="the paper's alpha, with 1/sigma folded in", identity=True
+    )
+    antithetic: bool = option(
+        False, help="members come in mirrored pairs that share their noise", identity=True
+    )
+    shaping: str = option(
+        "zscore", help="how fitness becomes coefficients", identity=True, choices=SHAPING_RULES
+    )
+    failure_policy: str = option(
+        "worst",
+        help="what a failed reward counts as: zero, the worst reward of the iteration, drop_prompt "
+        "(for every member), or raise",
+        identity=True,
+        choices=FAILURE_POLICIES,
+    )
+
+    max_steps: int = option(500, help="iterations in all; a resumed run may raise it")
+    prompts_per_iteration: int = option(
+        200, help="prompts that every member answers per iteration; at most the size of the data set", identity=True
+    )
+    prompts_per_unit: int = option(
+        64, help="prompts of one unit of work, generated as one batch by one rank", identity=True
+    )
+    shuffle_dataset: bool = option(
+        True, help="walk the training data in a new seeded order each epoch", identity=True
+    )
+    max_completion_length: int = option(1024, help="new tokens per answer at most", identity=True)
+    temperature: float = option(0.0, help="0 is greedy decoding, as in the paper", identity=True)
+    reward_weights: list[float] | None = option(
+        None, help="one weight per reward function; default: all 1", identity=True
+    )
+
+    dtype: str | None = option(
+        None, help="type of the live weights; default: the model's own", identity=True, choices=DTYPES
+    )
+    frozen: list[str] = option([], help="name patterns of parameters that stay as they are", identity=True)
+    torch_threads: int = option(
+        1,
+        help="threads of torch in each rank; part of the run, since another number may give other bits",
+        identity=True,
+    )
+    kernel_threads: int = option(0, help="threads of the noise kernels in each rank; 0: cores / ranks of the host")
+
+    eval_on_start: bool = option(True, help="evaluate before the first iteration")
+    eval_steps: int = option(0, help="evaluate every that many iterations; 0: only before and after")
+    logging_steps: int = option(1, help="log every that many iterations")
+    num_completions_to_print: int = option(4, help="answers shown before and after the training")
+    report_to: list[str] = option(
+        [], help="trackers known to transformers, such as tensorboard or wandb"
+    )
+    digest_steps: int = option(
+        1, help="compare the ranks' weights and journal their digest every that many iterations; 0: never"
+    )
+    resume_from_checkpoint: str | None = option(
+        None, help="run directory to go on with, bit for bit; its journal is the checkpoint"
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value (see the class)."""
+        check_types(self)
+        require(self, "seed", lambda v: 0 <= v < 2**64, "an integer in [0, 2**64)")
+        require(self, "population_size", lambda v: 0 < v < 2**32, "an integer > 0")
+        require(self, "sigma", lambda v: 0 < v < float("inf"), "> 0 and finite")
+        require(self, "learning_rate", lambda v: 0 < v < float("inf"), "> 0 and finite")
+        require(
+            self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`"
+        )
+        for name in ("max_steps", "prompts_per_iteration", "prompts_per_unit", "max_completion_length"):
+            require(self, name, lambda v: 0 < v < 2**32, "an integer > 0")
+        for name in ("torch_threads", "logging_steps"):
+            require(self, name, lambda v: v > 0, "an integer > 0")
+        for name in ("kernel_threads", "eval_steps", "num_completions_to_print", "digest_steps"):
+            require(self, name, lambda v: v >= 0, "an integer >= 0")
+        require(self, "temperature", lambda v: v == 0, "0 (greedy); sampled training is not built yet")

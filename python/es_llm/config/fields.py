@@ -1,0 +1,41 @@
+"""How an option is declared: a dataclass field with a help text and, for some, a say in the run's identity."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, Field, field, fields
+from typing import Any
+
+
+def option(
+    default: Any = MISSING, *, help: str, identity: bool = False, choices: Sequence[str] | None = None
+) -> Any:
+    """A dataclass field.
+
+    Args:
+        default: its value when nobody sets it (a list or dict is copied).
+        help: what the option does, with its unit.
+        identity: the option decides the bits of the run; resume refuses another value.
+        choices: the only strings allowed.
+    """
+    metadata = {"help": help, "identity": identity, "choices": choices}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def option_fields(*classes: type) -> dict[str, Field[Any]]:
+    """Name -> field of every option of these dataclasses, in order."""
+    return {spec.name: spec for cls in classes for spec in fields(cls)}
+
+
+def identity_of(config: Any) -> dict[str, Any]:
+    """The options that decide the bits of a run, as plain values."""
+    return {spec.name: getattr(config, spec.name) for spec in fields(config) if spec.metadata["identity"]}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` for a name that isn't known, or nothing when no known name is near."""
+    close = difflib.get_close_matches(name, sorted(known), n=2)
+    return f"; did you mean {' or '.join(repr(candidate) for candidate in close)}?" if close else ""

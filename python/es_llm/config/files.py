@@ -1,0 +1,57 @@
+"""Configuration files: YAML or TOML, one mapping of option names to values."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from es_llm.config.fields import nearest
+from es_llm.config.parser import REPLACED
+from es_llm.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
+    """Read the options of a `.yaml`, `.yml` or `.toml` file.
+
+    Raises:
+        ConfigError: no such file, text that doesn't parse (with its line), no mapping, or a name not in `known`.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {str(path)!r} can't be read: {error}") from error
+    try:
+        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"config file {str(path)!r} doesn't parse: {error}") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file {str(path)!r} must hold a mapping of options, got a {type(values).__name__}")
+    for name in values:
+        if name not in known:
+            hint = REPLACED.get(str(name), nearest(str(name), known))
+            raise ConfigError(f"config file {str(path)!r}: unknown option {name!r}{hint}")
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-3` as text; this loader reads it as the number that everyone means."""
+
+
+def _exponent_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(str(loader.construct_scalar(node)))
+
+
+_EXPONENT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("!exponent", _EXPONENT, list("-+0123456789"))
+_Loader.add_constructor("!exponent", _exponent_number)

@@ -1,0 +1,126 @@
+"""Command-line flags made from option dataclasses; values are turned into the types they declare."""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import yaml
+
+from es_llm.config.checks import declared_types
+from es_llm.config.fields import nearest, option_fields
+from es_llm.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises `ConfigError` and suggests the nearest flag for an unknown one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting, so that every rank agrees on what to do.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(message)
+
+    def parse_known(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse all of `argv`.
+
+        Raises:
+            ConfigError: an unknown flag (with the nearest known one), or a value of the wrong type.
+        """
+        space, rest = self.parse_known_args(argv)
+        if rest:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            name = rest[0].split("=")[0]
+            raise ConfigError(f"unknown option {name!r}{REPLACED.get(name.lstrip('-'), nearest(name, flags))}")
+        return space
+
+
+REPLACED = {
+    "num_generations": "; a population has `population_size` members instead of generations per prompt",
+    "num_train_epochs": "; the length of a run is `max_steps` iterations",
+    "per_device_train_batch_size": "; see `prompts_per_iteration` and `prompts_per_unit`",
+    "gradient_accumulation_steps": "; there are no gradients; see `prompts_per_iteration`",
+    "max_new_tokens": "; did you mean 'max_completion_length'?",
+    "beta": "; there is no reference model; `sigma` and `learning_rate` bound how far the weights move",
+    "bf16": "; did you mean `dtype` bfloat16?",
+    "fp16": "; did you mean `dtype` float16?",
+    "population": "; did you mean 'population_size'?",
+    "alpha": "; did you mean 'learning_rate'?",
+}
+"""What to say of options that other trainers have."""
+
+
+def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
+    """Add one flag `--name` per option. A flag that isn't given leaves no value behind (argparse.SUPPRESS)."""
+    for cls in classes:
+        group = parser.add_argument_group(cls.__name__)
+        hints = declared_types(cls)
+        for name, spec in option_fields(cls).items():
+            keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(spec), "dest": name}
+            declared = _without_none(hints[name])
+            if typing.get_origin(declared) is list:
+                item = typing.get_args(declared)[0]
+                keywords.update(nargs="*", type=_converter(item, name), metavar=_metavar(item))
+            elif typing.get_origin(declared) is dict:
+                keywords.update(nargs="*", action=_Mapping, metavar="NAME=VALUE")
+            else:
+                keywords.update(type=_converter(declared, name), metavar=_metavar(declared))
+                if declared is bool:
+                    keywords.update(nargs="?", const=True)
+            group.add_argument(f"--{name}", **keywords)
+
+
+class _Mapping(argparse.Action):
+    """Collects NAME=VALUE words into a dict; values are read as YAML scalars, so that 3 is an integer."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Add the words of one flag."""
+        mapping = dict(getattr(namespace, self.dest, {}))
+        for word in values:
+            name, equals, value = word.partition("=")
+            if not equals or not name:
+                raise ConfigError(f"`{self.dest}` expects NAME=VALUE, got {word!r}")
+            mapping[name] = yaml.safe_load(value)
+        setattr(namespace, self.dest, mapping)
+
+
+def _converter(declared: Any, name: str) -> Any:
+    def convert(text: str) -> Any:
+        if declared is bool:
+            truth = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+            if text.lower() not in truth:
+                raise ConfigError(f"`{name}` must be true or false, got {text!r}")
+            return truth[text.lower()]
+        try:
+            return declared(text)
+        except ValueError:
+            expected = {int: "an integer", float: "a number"}[declared]
+            raise ConfigError(f"`{name}` must be {expected}, got {text!r}") from None
+
+    return convert
+
+
+def _without_none(declared: Any) -> Any:
+    if typing.get_origin(declared) in (typing.Union, types.UnionType):
+        return next(part for part in typing.get_args(declared) if part is not type(None))
+    return declared
+
+
+def _metavar(declared: Any) -> str:
+    return {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT"}[declared]
+
+
+def _help(spec: Any) -> str:
+    default = spec.default_factory() if callable(spec.default_factory) else spec.default
+    choices = f" ({' | '.join(spec.metadata['choices'])})" if spec.metadata["choices"] else ""
+    shown = f" [{default}]" if default not in (None, [], {}) else ""
+    return (spec.metadata["help"] + choices + shown).replace("%", "%%")

@@ -1,0 +1,59 @@
+"""Reward functions named on the command line: `package.module.function` or `path/to/file.py:function`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from es_llm.config.fields import nearest
+from es_llm.errors import RewardError
+from es_llm.types import RewardFunction
+
+
+def load_reward(reference: str) -> RewardFunction:
+    """Import one reward function.
+
+    Raises:
+        RewardError: the file or module is missing or fails to import, has no such name, or it isn't callable.
+    """
+    place, colon, name = reference.rpartition(":")
+    module = _module_of_file(Path(place), reference) if colon else _module_of(reference)
+    name = name if colon else reference.rpartition(".")[2]
+    if not hasattr(module, name):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        where = module.__file__
+        raise RewardError(f"reward function {reference!r}: {where} has no {name!r}{nearest(name, known)}")
+    function: RewardFunction = getattr(module, name)
+    if not callable(function):
+        raise RewardError(f"reward function {reference!r} must be callable, got {function!r}")
+    return function
+
+
+def _module_of_file(path: Path, reference: str) -> Any:
+    if not path.is_file():
+        raise RewardError(f"reward function {reference!r}: no file {str(path)!r}")
+    spec = importlib.util.spec_from_file_location(f"_es_llm_reward_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise RewardError(f"reward function {reference!r}: {str(path)!r} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RewardError(f"reward function {reference!r}: {str(path)!r} fails to import: {error!r}") from error
+    return module
+
+
+def _module_of(reference: str) -> Any:
+    module, dot, _ = reference.rpartition(".")
+    if not dot:
+        raise RewardError(
+            f"reward function {reference!r} can't be imported: expected package.module.function or file.py:function"
+        )
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise RewardError(f"reward function {reference!r}: module {module!r} fails to import: {error!r}") from error

@@ -1,0 +1,230 @@
+"""`ESTrainer`: the trainer that TRL users expect, by Evolution Strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import es_llm
+from es_llm import _core
+from es_llm.callbacks.handler import Callbacks
+from es_llm.callbacks.progress import ProgressCallback
+from es_llm.checkpoint.export import export_model
+from es_llm.checkpoint.identity import encode_header
+from es_llm.comm import Communicator, select_communicator
+from es_llm.config import ESConfig, ScriptArguments
+from es_llm.config.fields import identity_of
+from es_llm.errors import ConfigError, EsError, ModelError
+from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
+from es_llm.model.weights import Weights
+from es_llm.rewards.scoring import RewardSet
+from es_llm.rollout.hf import HFEngine
+from es_llm.trainer.data import PromptOrder, fingerprint
+from es_llm.trainer.evaluation import Evaluation, evaluate
+from es_llm.trainer.opening import open_run
+from es_llm.trainer.runtime import configure_threads
+from es_llm.trainer.session import Session, TrainOutput
+from es_llm.trainer.state import RunState
+from es_llm.types import RewardFunction, Row
+
+
+class ESTrainer:
+    """Fine-tunes all parameters of a causal language model by Evolution Strategies (arXiv 2509.24372).
+
+    The weights of `model` are trained in place; its parameters are cast to `args.dtype`.
+
+    Args:
+        model: a transformers model, or a local directory or hub id; None is the embedded tiny model.
+        reward_funcs: one function or several, in TRL's contract: keyword arguments `prompts`, `completions`,
+            `completion_ids` and every column of the data; one float (or None) per completion.
+        args: the options; default: the paper's.
+        train_dataset: rows with the key `prompt` (text, or messages): a list of dicts or a `datasets.Dataset`.
+        eval_dataset: held-out rows of the same shape, or None.
+        processing_class: the tokenizer; default: the model's own.
+        callbacks: transformers' `TrainerCallback`s.
+        metric_funcs: name -> function in the contract of rewards; its mean over the rows is a metric of evaluation.
+        comm: the ranks; default: MPI when started by mpirun or srun, else this process alone.
+        script: options of the command line that are part of the run's identity.
+
+    Raises:
+        ConfigError, ModelError, RewardError: something can't be used; nothing was written.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: RewardFunction | Sequence[RewardFunction],
+        args: ESConfig | None = None,
+        train_dataset: Sequence[Row] | None = None,
+        eval_dataset: Sequence[Row] | None = None,
+        processing_class: Any = None,
+        callbacks: Sequence[Any] | None = None,
+        *,
+        metric_funcs: Mapping[str, RewardFunction] | None = None,
+        comm: Communicator | None = None,
+        script: ScriptArguments | None = None,
+    ) -> None:
+        self.args = args if args is not None else ESConfig()
+        self.comm = comm if comm is not None else select_communicator()
+        self.script = script
+        configure_threads(self.args, self.comm)
+        self.model, self.processing_class, self._model_name = _load(model, processing_class, script)
+        if self.args.dtype is None and self.model is not model:
+            self.args = replace(self.args, dtype=stored_dtype(self._model_name or EMBEDDED))
+        functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
+        rewards = RewardSet(functions, self.args.reward_weights)
+        self.metric_funcs = dict(metric_funcs or {})
+        self.train_dataset = _rows(train_dataset, "train_dataset")
+        self.eval_dataset = _rows(eval_dataset, "eval_dataset")
+        engine = HFEngine(
+            self.model,
+            self.processing_class,
+            max_completion_length=self.args.max_completion_length,
+            temperature=self.args.temperature,
+        )
+        engine.check_lengths([row["prompt"] for row in (*self.train_dataset, *self.eval_dataset)])
+        self.run = RunState(
+            config=self.args,
+            comm=self.comm,
+            population=_core.Population(
+                run_seed=self.args.seed,
+                population_size=self.args.population_size,
+                antithetic=self.args.antithetic,
+                shaping=self.args.shaping,
+                failure_policy=self.args.failure_policy,
+            ),
+            weights=Weights(self.model, dtype=self.args.dtype, frozen=self.args.frozen),
+            engine=engine,
+            rewards=rewards,
+            prompts=PromptOrder(
+                self.train_dataset,
+                per_iteration=self.args.prompts_per_iteration,
+                seed=self.args.seed,
+                shuffle=self.args.shuffle_dataset,
+            ),
+        )
+        self.callbacks = Callbacks(
+            [ProgressCallback, *(callbacks or [])], self.args, self.model, self.processing_class
+        )
+        self.callbacks.state.is_world_process_zero = self.callbacks.state.is_local_process_zero = self.comm.rank == 0
+        self.callbacks.call("on_init_end")
+
+    def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
+        """Train to `args.max_steps`, and leave the run's directory complete.
+
+        Args:
+            resume_from_checkpoint: the directory of a run to go on with; True: `args.output_dir`.
+
+        Raises:
+            ConfigError: the directory holds another run.
+            ResumeError: the run to go on with had other options; the message names them.
+            JournalError: the disk refuses the journal; what was saved stays safe.
+        """
+        config = self.args
+        if resume_from_checkpoint:
+            place = config.output_dir if resume_from_checkpoint is True else str(resume_from_checkpoint)
+            config = replace(config, resume_from_checkpoint=place)
+        opened = open_run(self.comm, config, self._header(), self._run_name())
+        return Session(self.run, self.callbacks, opened, self._evaluate, self._export, self._config_json()).train()
+
+    def evaluate(self, eval_dataset: Sequence[Row] | None = None) -> dict[str, float]:
+        """Metrics of the current weights on `eval_dataset` (default: the trainer's), names led by `eval_`.
+
+        Raises:
+            ConfigError: there are no rows.
+        """
+        rows = self.eval_dataset if eval_dataset is None else _rows(eval_dataset, "eval_dataset")
+        if not rows:
+            raise ConfigError("`eval_dataset` must hold at least one row, got none")
+        metrics = evaluate(self.run, rows, self.metric_funcs).metrics
+        return {f"eval_{name}": value for name, value in metrics.items()}
+
+    def save_model(self, output_dir: str) -> None:
+        """Write the current weights as a Hugging Face directory (rank 0 alone writes)."""
+        self._export(output_dir)
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a `TrainerCallback` (object or class)."""
+        self.callbacks.add(callback)
+
+    def remove_callback(self, callback: Any) -> None:
+        """Remove a callback object, or all of a class."""
+        self.callbacks.remove(callback)
+
+    def _evaluate(self) -> Evaluation | None:
+        if not self.eval_dataset:
+            return None
+        return evaluate(self.run, self.eval_dataset, self.metric_funcs, self.args.num_completions_to_print)
+
+    def _export(self, directory: str) -> None:
+        error = None
+        self.run.weights.unperturb()
+        self.run.engine.weights_changed()
+        if self.comm.rank == 0:
+            try:
+                export_model(directory, self.model, self.processing_class)
+            except EsError as caught:
+                error = caught
+        self.comm.agree(error)
+
+    def _header(self) -> str:
+        base = self.run.weights.sha256()
+        parts = self.comm.allgather(base.encode())
+        different = [rank for rank, part in enumerate(parts) if part != parts[0]]
+        if different:
+            raise ModelError(f"ranks {different} loaded other base weights than rank 0; expected one model everywhere")
+        identity = {
+            "noise_version": _core.NOISE_VERSION,
+            "config": identity_of(self.args),
+            "script": identity_of(self.script) if self.script else None,
+            "model": {"base_sha256": base, "parameters": self.run.weights.table.to_json()},
+            "train_dataset": fingerprint(self.train_dataset),
+            "reward_funcs": self.run.rewards.names,
+        }
+        return encode_header(identity, {**self._about(), "options": self._config_json()})
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "model_name_or_path": self._model_name,
+            "es_llm": es_llm.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def _config_json(self) -> dict[str, Any]:
+        return {**(asdict(self.script) if self.script else {}), **asdict(self.args)}
+
+    def _run_name(self) -> str:
+        model = Path(self._model_name or "model").name or "model"
+        return f"{model}-{self.script.task}" if self.script else model
+
+
+def _load(model: Any, processing_class: Any, script: ScriptArguments | None) -> tuple[Any, Any, str | None]:
+    """The module, its tokenizer and the model's name."""
+    named = model is None or isinstance(model, str)
+    name = (model or EMBEDDED) if named else getattr(getattr(model, "config", None), "_name_or_path", None)
+    revision = script.model_revision if script else None
+    trust = script.trust_remote_code if script else False
+    if named:
+        model = load_model(name, revision=revision, trust_remote_code=trust)
+    if processing_class is None:
+        if not name:
+            raise ConfigError("`processing_class` must be given with a model that doesn't know where it came from")
+        processing_class = load_tokenizer(name, revision=revision, trust_remote_code=trust)
+    return model, processing_class, name
+
+
+def _rows(dataset: Sequence[Row] | None, name: str) -> list[Row]:
+    rows = [dict(row) for row in dataset] if dataset is not None else []
+    columns = set(rows[0]) if rows else set()
+    for index, row in enumerate(rows):
+        if "prompt" not in row:
+            raise ConfigError(f"`{name}` row {index} must have a `prompt`, got the columns {sorted(row)}")
+        if set(row) != columns:
+            raise ConfigError(f"`{name}` row {index} must have the columns {sorted(columns)}, got {sorted(row)}")
+    return list(rows)
