@@ -1,10 +1,10 @@
 """The directory of a run: which files it holds, and who may write into it.
 
-    config.json    every option of the run, resolved
-    journal.es     header and one record per iteration: with the base model, this is the checkpoint
-    metrics.jsonl  one line per logged step or evaluation
-    model/         the trained model, Hugging Face layout
-    result.json    what came out
+config.json    every option of the run, resolved
+journal.es     header and one record per iteration: with the base model, this is the checkpoint
+metrics.jsonl  one line per logged step or evaluation
+model/         the trained model, Hugging Face layout
+result.json    what came out
 """
 
 from __future__ import annotations

@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"es-llm {__version__}")
         return 0
     if words[0] not in COMMANDS:
-        print(f"es-llm: unknown command {words[0]!r}{nearest(words[0], COMMANDS)}\n\n{_usage()}", file=sys.stderr)
+        print(
+            f"es-llm: unknown command {words[0]!r}{nearest(words[0], COMMANDS)}\n\n{_usage()}",
+            file=sys.stderr,
+        )
         return 2
     return run_command(words[0], words[1:])
 
@@ -64,7 +67,11 @@ def run_command(name: str, words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception:
-        print(f"es-llm: rank {comm.rank} of {comm.size} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        print(
+            f"es-llm: rank {comm.rank} of {comm.size} failed:\n{traceback.format_exc()}",
+            file=sys.stderr,
+            flush=True,
+        )
         if comm.size > 1:
             comm.abort(1)
         return 1

@@ -9,7 +9,6 @@ from typing import TypeVar, cast
 from es_llm import errors
 from es_llm.errors import EsError
 
-
 Result = TypeVar("Result")
 
 

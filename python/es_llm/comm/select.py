@@ -8,7 +8,13 @@ from es_llm.comm.base import Communicator
 from es_llm.comm.mpi import MPICommunicator
 from es_llm.comm.single import SingleCommunicator
 
-_LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE")
+_LAUNCHER_VARIABLES = (
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "PMIX_RANK",
+    "MPI_LOCALNRANKS",
+    "MV2_COMM_WORLD_SIZE",
+)
 """Set by mpirun (Open MPI, MPICH, Intel MPI, MVAPICH) and by srun with PMI or PMIx."""
 
 

@@ -54,7 +54,14 @@ def type_name(declared: Any) -> str:
     if typing.get_origin(declared) in (typing.Union, types.UnionType):
         return " or ".join(type_name(part) for part in typing.get_args(declared))
     origin = typing.get_origin(declared) or declared
-    names = {int: "an integer", float: "a number", str: "text", bool: "true or false", list: "a list", dict: "a mapping"}
+    names = {
+        int: "an integer",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        list: "a list",
+        dict: "a mapping",
+    }
     return names.get(origin, str(declared))
 
 

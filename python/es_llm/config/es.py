@@ -31,15 +31,9 @@ class ESConfig:
 
     population_size: int = option(30, help="members N per iteration", identity=True)
     sigma: float = option(1e-3, help="noise scale: members are theta + sigma * noise", identity=True)
-    learning_rate: float = option(
-        5e-4, help="the paper's alpha, with 1/sigma folded in", identity=True
-    )
-    antithetic: bool = option(
-        False, help="members come in mirrored pairs that share their noise", identity=True
-    )
-    shaping: str = option(
-        "zscore", help="how fitness becomes coefficients", identity=True, choices=SHAPING_RULES
-    )
+    learning_rate: float = option(5e-4, help="the paper's alpha, with 1/sigma folded in", identity=True)
+    antithetic: bool = option(False, help="members come in mirrored pairs that share their noise", identity=True)
+    shaping: str = option("zscore", help="how fitness becomes coefficients", identity=True, choices=SHAPING_RULES)
     failure_policy: str = option(
         "worst",
         help="what a failed reward counts as: zero, the worst reward of the iteration, drop_prompt "
@@ -50,14 +44,14 @@ class ESConfig:
 
     max_steps: int = option(500, help="iterations in all; a resumed run may raise it")
     prompts_per_iteration: int = option(
-        200, help="prompts that every member answers per iteration; at most the size of the data set", identity=True
+        200,
+        help="prompts that every member answers per iteration; at most the size of the data set",
+        identity=True,
     )
     prompts_per_unit: int = option(
         64, help="prompts of one unit of work, generated as one batch by one rank", identity=True
     )
-    shuffle_dataset: bool = option(
-        True, help="walk the training data in a new seeded order each epoch", identity=True
-    )
+    shuffle_dataset: bool = option(True, help="walk the training data in a new seeded order each epoch", identity=True)
     max_completion_length: int = option(1024, help="new tokens per answer at most", identity=True)
     temperature: float = option(0.0, help="0 is greedy decoding, as in the paper", identity=True)
     reward_weights: list[float] | None = option(
@@ -79,9 +73,7 @@ class ESConfig:
     eval_steps: int = option(0, help="evaluate every that many iterations; 0: only before and after")
     logging_steps: int = option(1, help="log every that many iterations")
     num_completions_to_print: int = option(4, help="answers shown before and after the training")
-    report_to: list[str] = option(
-        [], help="trackers known to transformers, such as tensorboard or wandb"
-    )
+    report_to: list[str] = option([], help="trackers known to transformers, such as tensorboard or wandb")
     digest_steps: int = option(
         1, help="compare the ranks' weights and journal their digest every that many iterations; 0: never"
     )
@@ -96,9 +88,7 @@ class ESConfig:
         require(self, "population_size", lambda v: 0 < v < 2**32, "an integer > 0")
         require(self, "sigma", lambda v: 0 < v < float("inf"), "> 0 and finite")
         require(self, "learning_rate", lambda v: 0 < v < float("inf"), "> 0 and finite")
-        require(
-            self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`"
-        )
+        require(self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`")
         for name in ("max_steps", "prompts_per_iteration", "prompts_per_unit", "max_completion_length"):
             require(self, name, lambda v: 0 < v < 2**32, "an integer > 0")
         for name in ("torch_threads", "logging_steps"):

@@ -8,9 +8,7 @@ from dataclasses import MISSING, Field, field, fields
 from typing import Any
 
 
-def option(
-    default: Any = MISSING, *, help: str, identity: bool = False, choices: Sequence[str] | None = None
-) -> Any:
+def option(default: Any = MISSING, *, help: str, identity: bool = False, choices: Sequence[str] | None = None) -> Any:
     """A dataclass field.
 
     Args:

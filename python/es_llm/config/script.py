@@ -19,21 +19,17 @@ class ScriptArguments:
         ConfigError: a value of another type than declared.
     """
 
-    model_name_or_path: str | None = option(
-        None, help="local directory or hub id; default: the embedded tiny model"
-    )
+    model_name_or_path: str | None = option(None, help="local directory or hub id; default: the embedded tiny model")
     model_revision: str | None = option(None, help="branch, tag or commit of a hub id")
     trust_remote_code: bool = option(False, help="run code that comes with the model")
     task: str = option("countdown", help="name of the task", identity=True)
-    task_args: dict[str, Any] = option(
-        {}, help="options of the task, as name=value", identity=True
-    )
+    task_args: dict[str, Any] = option({}, help="options of the task, as name=value", identity=True)
     reward_funcs: list[str] = option(
-        [], help="reward functions in place of the task's: package.module.function or file.py:function", identity=True
+        [],
+        help="reward functions in place of the task's: package.module.function or file.py:function",
+        identity=True,
     )
-    comm: str = option(
-        "auto", help="auto: MPI when started by mpirun or srun, else one process", choices=COMMUNICATORS
-    )
+    comm: str = option("auto", help="auto: MPI when started by mpirun or srun, else one process", choices=COMMUNICATORS)
 
     def __post_init__(self) -> None:
         """Check every value (see the class)."""

@@ -1,11 +1,11 @@
 """One iteration, as one rank runs it: the Rust machine says what to do next, this page does it.
 
-    perturb   live = round(master + sign * sigma * noise)          for each member of this rank's units
-    evaluate  completions of one unit -> rewards
-    exchange  all units' rewards, on every rank
-    journal   fitness -> coefficients -> record, on the disk before anything else changes
-    update    master += sum of coefficient * noise, identically on every rank
-    digest    the ranks' weights compared
+perturb   live = round(master + sign * sigma * noise)          for each member of this rank's units
+evaluate  completions of one unit -> rewards
+exchange  all units' rewards, on every rank
+journal   fitness -> coefficients -> record, on the disk before anything else changes
+update    master += sum of coefficient * noise, identically on every rank
+digest    the ranks' weights compared
 """
 
 from __future__ import annotations

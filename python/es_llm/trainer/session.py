@@ -119,7 +119,12 @@ class Session:
             return None
         self._evaluations[step] = evaluation
         if self._run.journal is not None:
-            event = {"event": "evaluation", "step": step, "metrics": evaluation.metrics, "answers": evaluation.answers}
+            event = {
+                "event": "evaluation",
+                "step": step,
+                "metrics": evaluation.metrics,
+                "answers": evaluation.answers,
+            }
             self._run.journal.append_event(json.dumps(event))
         logs = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
         if self._leads:

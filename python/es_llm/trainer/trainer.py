@@ -108,9 +108,7 @@ class ESTrainer:
                 shuffle=self.args.shuffle_dataset,
             ),
         )
-        self.callbacks = Callbacks(
-            [ProgressCallback, *(callbacks or [])], self.args, self.model, self.processing_class
-        )
+        self.callbacks = Callbacks([ProgressCallback, *(callbacks or [])], self.args, self.model, self.processing_class)
         self.callbacks.state.is_world_process_zero = self.callbacks.state.is_local_process_zero = self.comm.rank == 0
         self.callbacks.call("on_init_end")
 
@@ -191,6 +189,7 @@ class ESTrainer:
     def _about(self) -> dict[str, Any]:
         return {
             "model_name_or_path": self._model_name,
+            "revision": self.script.model_revision if self.script else None,
             "es_llm": es_llm.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,

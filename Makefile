@@ -1,0 +1,59 @@
+# make setup   .venv with everything (PyPI and crates.io are all it needs beside Rust, Python and a C compiler)
+# make train   the main job: the embedded model on Countdown, two ranks
+# make test    all Rust and Python tests, lints and type checks
+# make bench   the benches, with their checks
+
+PYTHON ?= python3
+RANKS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+RUST_SOURCES := Cargo.toml $(wildcard rust/*/Cargo.toml) $(shell find rust -name '*.rs')
+
+# Open MPI refuses root and more ranks than cores unless it is told; both are fine here.
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup train test test-rust test-python lint format bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml $(RUST_SOURCES)
+	@command -v cargo >/dev/null || { echo "Rust is needed: install rustup (https://rustup.rs) or your system's cargo"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+train: setup
+	$(BIN)/mpirun -n $(RANKS) $(BIN)/python -m es_llm.train $(ARGS)
+
+test: lint test-rust test-python
+
+test-rust: setup
+	cargo test --quiet --workspace --exclude es-python
+
+test-python: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest es_llm._core
+
+format: setup
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	cargo bench --workspace --exclude es-python
+	$(BIN)/python benches/python/perturb_update.py
+
+clean:
+	rm -rf target $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

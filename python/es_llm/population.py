@@ -1,0 +1,161 @@
+"""`Population`: ask / tell over weights of any kind, for loops of one's own.
+
+    population = Population(weights, sigma=0.1, learning_rate=0.05)
+    while searching:
+        fitness = [score(population.perturb(member)) for member in population.ask()]
+        population.tell(fitness)
+
+Members are indices, so they can be evaluated anywhere, in any order: every process that makes the same population
+and is told the same fitness holds the same weights, bit for bit. Knows nothing about language models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import numpy as np
+
+from es_llm import _core
+from es_llm.arrays import ArrayWeights
+from es_llm.checkpoint.identity import decode_header, encode_header, require_same_identity
+from es_llm.config.es import ESConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from es_llm.model.weights import Weights
+
+W = TypeVar("W", "np.ndarray[Any, Any]", "Mapping[str, np.ndarray[Any, Any]]", "torch.nn.Module")
+
+
+class Population(Generic[W]):
+    """A population of N perturbed copies of some weights (Qiu et al., arXiv 2509.24372, algorithm 2).
+
+    Member n stands for theta + sign_n * sigma * noise_n; `tell` moves
+    theta += learning_rate * (1/N) * sum_n Z_n * sign_n * noise_n, where Z are the shaped fitness values.
+    theta is float32 and is only ever written by `tell`.
+
+    Args:
+        weights: a numpy array, a mapping of names to arrays (both are copied), or a `torch.nn.Module` (trained
+            in place; its parameters that require gradients).
+        population_size: N.
+        sigma: noise scale.
+        learning_rate: the paper's alpha, with 1/sigma folded in.
+        seed: run seed of the noise, in [0, 2**64).
+        antithetic: members come in mirrored pairs.
+        shaping: "zscore" or "centered_rank".
+        failure_policy: what a fitness of None or NaN counts as: "worst", "zero" (takes no part) or "raise".
+        dtype: type of a module's live weights; default: its own.
+        frozen: name patterns of a module's parameters that stay as they are.
+        journal: file that keeps the run; if it exists, the population goes on where it ended.
+
+    Raises:
+        ConfigError: an option out of range.
+        KernelError, ModelError: weights that can't be used.
+        ResumeError: the journal is of another run.
+    """
+
+    def __init__(
+        self,
+        weights: W,
+        *,
+        population_size: int = 30,
+        sigma: float = 1e-3,
+        learning_rate: float = 5e-4,
+        seed: int = 42,
+        antithetic: bool = False,
+        shaping: str = "zscore",
+        failure_policy: str = "worst",
+        dtype: str | None = None,
+        frozen: Sequence[str] = (),
+        journal: str | os.PathLike[str] | None = None,
+    ) -> None:
+        config = ESConfig(
+            population_size=population_size,
+            sigma=sigma,
+            learning_rate=learning_rate,
+            seed=seed,
+            antithetic=antithetic,
+            shaping=shaping,
+            failure_policy=failure_policy,
+            dtype=dtype,
+            frozen=list(frozen),
+        )
+        self._sigma, self._learning_rate = config.sigma, config.learning_rate
+        self._core = _core.Population(
+            run_seed=seed,
+            population_size=population_size,
+            antithetic=antithetic,
+            shaping=shaping,
+            failure_policy=failure_policy,
+        )
+        self._weights = _store(weights, dtype, frozen)
+        self._writer = self._open(os.fspath(journal), config) if journal is not None else None
+
+    @property
+    def iteration(self) -> int:
+        """How many times `tell` was called, the journal's iterations included."""
+        return self._core.iteration
+
+    @property
+    def weights(self) -> W:
+        """The current weights, unperturbed: copies of the arrays, or the module itself."""
+        return cast("W", self._weights.unperturb())
+
+    def ask(self) -> list[_core.Member]:
+        """The N members of this iteration, in order."""
+        return self._core.ask()
+
+    def perturb(self, member: _core.Member) -> W:
+        """The weights of one member of this iteration: fresh arrays, or the module with its weights replaced."""
+        return cast("W", self._weights.perturb(member, run_seed=self._core.run_seed, sigma=self._sigma))
+
+    def tell(self, fitness: Sequence[float | None]) -> _core.Record:
+        """Move the weights by the fitness of the N members, in the order of `ask`; higher is better.
+
+        The record is on the disk, if there is a journal, before anything changes.
+
+        Raises:
+            PopulationError: another number of values than members, or a failed one under "raise".
+            JournalError: the record can't be written; nothing was changed.
+        """
+        values = [None if value is None or np.isnan(value) else float(value) for value in fitness]
+        record = self._core.tell(values, sigma=self._sigma, learning_rate=self._learning_rate)
+        if self._writer is not None:
+            self._writer.append_record(record)
+        self._apply(record)
+        self._weights.unperturb()
+        return record
+
+    def _apply(self, record: _core.Record) -> None:
+        self._weights.update(record, run_seed=self._core.run_seed)
+        self._core.apply(record)
+
+    def _open(self, path: str, config: ESConfig) -> _core.JournalWriter:
+        names = (
+            "population_size", "sigma", "learning_rate", "seed", "antithetic", "shaping", "failure_policy", "frozen"
+        )  # fmt: skip
+        identity = {
+            "noise_version": _core.NOISE_VERSION,
+            "config": {name: getattr(config, name) for name in names},
+            "model": {"base_sha256": self._weights.sha256()},
+        }
+        header = encode_header(identity, {})
+        if not os.path.exists(path):
+            return _core.JournalWriter.create(path, header)
+        journal = _core.Journal.read(path)
+        require_same_identity(decode_header(journal.header, path)["identity"], identity, path)
+        for record in journal.records:
+            self._apply(record)
+        self._weights.unperturb()
+        return _core.JournalWriter.open(path)
+
+
+def _store(weights: Any, dtype: str | None, frozen: Sequence[str]) -> ArrayWeights | Weights:
+    if isinstance(weights, np.ndarray | Mapping):
+        return ArrayWeights(weights)
+    from es_llm.model.weights import Weights
+
+    return Weights(weights, dtype=dtype, frozen=frozen)
