@@ -2,9 +2,10 @@
 //!
 //! Time and randomness are arguments; iteration orders are fixed; the only threads are rayon's inside the kernels.
 
+pub mod fitness;
 // pub mod journal;
 pub mod kernels;
 pub mod noise;
-// pub mod population;
+pub mod population;
 // pub mod schedule;
-// pub mod shaping;
+pub mod shaping;

@@ -4,16 +4,18 @@
 use pyo3::prelude::*;
 
 mod door;
+mod fitness;
 // mod journal;
 mod kernels;
-// mod population;
+mod population;
 // mod schedule;
 
 /// The Rust core: noise, weight kernels, shaping, population, schedule and journal.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     kernels::register(m)?;
-    // population::register(m)?;
+    population::register(m)?;
+    fitness::register(m)?;
     // schedule::register(m)?;
     // journal::register(m)?;
     Ok(())

@@ -1,0 +1,46 @@
+//! Why a population refuses.
+
+use super::MAX_POPULATION;
+
+/// Why a population can't be made, or doesn't take fitness or a record.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum PopulationError {
+    #[error("`population_size` must be from 2 to {MAX_POPULATION}, got {0}")]
+    Size(usize),
+    #[error("`population_size` must be even with antithetic pairs, got {0}")]
+    Odd(usize),
+    #[error("`{name}` must be finite, > 0 and in the range of float32, got {value}")]
+    Scale { name: &'static str, value: f64 },
+    #[error("fitness must have one value per member: expected {expected}, got {got}")]
+    Length { expected: usize, got: usize },
+    #[error(
+        "{count} of {members} members failed, the first is member {first}; `failure_policy` is \"raise\""
+    )]
+    Failed {
+        count: usize,
+        members: usize,
+        first: usize,
+    },
+    #[error(
+        "the coefficient of pair {pair} overflows float32: learning_rate {learning_rate}, score {score}"
+    )]
+    Overflow {
+        pair: usize,
+        learning_rate: f64,
+        score: f64,
+    },
+    #[error("expected a record of iteration {expected}, got one of iteration {got}")]
+    Order { expected: u32, got: u32 },
+    #[error("the record of iteration {iteration} has {got} {what}, this population has {expected}")]
+    Shape {
+        iteration: u32,
+        what: &'static str,
+        expected: usize,
+        got: usize,
+    },
+    #[error("the record of iteration {iteration} lists other pairs than this population has")]
+    Pairs { iteration: u32 },
+    #[error("iteration {0} is the last that can be counted")]
+    Exhausted(u32),
+}
