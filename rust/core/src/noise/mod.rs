@@ -1,4 +1,26 @@
-//! The numbering contract and the normal transform: (run seed, iteration, pair, tensor, element) -> f32.
+//! The noise of a run: a pure function (run seed, iteration, pair, tensor, element) -> f32, defined word by word.
+//!
+//! Three steps, each in its own file and each the naive definition that every fast path must equal bit for bit:
+//! [`NoiseAddress`] numbers the values, [`philox4x32`] turns a counter into four random words, [`normals`] turns four
+//! words into four standard normals. `docs/noise.md` states the same contract in prose. Knows nothing about arrays,
+//! weights or threads: see [`crate::kernels`].
 
-/// Version of the generator, the address layout and the normal transform together.
+mod address;
+mod normal;
+mod philox;
+
+pub use address::{Kind, MAX_ELEMENTS, MAX_TENSORS, NoiseAddress, NoiseError, Stream};
+pub use normal::{bits, normals};
+pub use philox::{KEY_STEP, MULTIPLIERS, ROUNDS, philox4x32};
+
+/// Version of the address layout, the generator and the normal transform together; journals carry it.
 pub const NOISE_VERSION: u32 = 1;
+
+/// The noise of a single element: word `element % 4` of block `element / 4`.
+///
+/// # Errors
+/// [`NoiseError`] if the tensor or the element is out of range.
+pub fn noise_at(address: NoiseAddress) -> Result<f32, NoiseError> {
+    let stream = address.stream(1)?;
+    Ok(stream.block(address.element / 4)[(address.element % 4) as usize])
+}
