@@ -1,0 +1,108 @@
+"""The module's own parameters as live weights: checks, the cast in place, and access to their memory."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+import torch
+
+from es_llm.errors import ModelError
+
+DTYPES: Final[dict[str, torch.dtype]] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@final
+class Live:
+    """One parameter of the module, by name; its memory is looked up at every use."""
+
+    def __init__(self, name: str, weight: torch.nn.Parameter) -> None:
+        self.name = name
+        self._weight = weight
+        self._type = weight.dtype
+
+    @property
+    def dtype(self) -> str:
+        """"float32", "bfloat16" or "float16"."""
+        return str(self._type).removeprefix("torch.")
+
+    def tensor(self) -> torch.Tensor:
+        """The parameter's memory, without autograd.
+
+        Raises:
+            ModelError: someone has moved or cast the module since the weights were taken over.
+        """
+        tensor = self._weight.detach()
+        if tensor.dtype != self._type or tensor.device.type != "cpu" or not tensor.is_contiguous():
+            raise ModelError(
+                f"`{self.name}` is now {tensor.dtype} on {tensor.device}, expected {self._type} on cpu: "
+                "the module must not be moved or cast while it is trained"
+            )
+        return tensor
+
+    def require_finite(self) -> None:
+        """Refuse NaN and infinities.
+
+        Raises:
+            ModelError: names the parameter and the count.
+        """
+        _require_finite(self.name, self.tensor())
+
+
+def check_parameters(module: torch.nn.Module, dtype: str | None) -> None:
+    """Refuse parameters that the kernels can't hold; `dtype` as for `Weights`.
+
+    Raises:
+        ModelError: a parameter that is not on the CPU, not contiguous, not finite, of a type that can't be a
+            live type, or that shares memory with another one.
+    """
+    for name, weight in module.named_parameters():
+        if weight.device.type != "cpu":
+            raise ModelError(
+                f"`{name}` is on {weight.device}, expected cpu: training there needs a CUDA backend, not built yet"
+            )
+        if not weight.is_floating_point():
+            continue
+        if dtype is None and weight.requires_grad and weight.dtype not in DTYPES.values():
+            raise ModelError(f"`{name}` has type {weight.dtype}, expected one of {', '.join(DTYPES)}")
+        if not weight.is_contiguous():
+            raise ModelError(f"`{name}` is not contiguous: strides {weight.stride()}, shape {list(weight.shape)}")
+        _require_finite(name, weight.detach())
+    _require_apart(module)
+
+
+def cast_parameters(module: torch.nn.Module, dtype: str | None) -> None:
+    """Cast every floating parameter in place to `dtype` (None: nothing to do). Buffers stay: a rotary table in
+    bfloat16 would be wrong. Tied weights are one Parameter object, so they stay tied."""
+    if dtype is None:
+        return
+    for weight in module.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.to(DTYPES[dtype])
+
+
+def _require_finite(name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_floating_point():
+        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if bad:
+            raise ModelError(
+                f"`{name}` holds {bad} NaN or infinite values of {tensor.numel()} as {tensor.dtype}, expected none"
+            )
+
+
+def _require_apart(module: torch.nn.Module) -> None:
+    """Refuse two parameters whose bytes overlap; one Parameter under two names is tied and fine."""
+    spans = sorted(
+        (weight.data_ptr(), weight.data_ptr() + weight.numel() * weight.element_size(), name)
+        for name, weight in module.named_parameters()
+        if weight.numel()
+    )
+    for (_, end, name), (start, _, other) in zip(spans, spans[1:], strict=False):
+        if start < end:
+            raise ModelError(
+                f"`{name}` and `{other}` share memory but are two parameters; tie them by assigning one "
+                "Parameter to both, or copy one"
+            )

@@ -1,0 +1,1 @@
+"""Engines that turn prompts into completions on the current live weights."""

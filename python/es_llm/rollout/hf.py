@@ -1,0 +1,152 @@
+"""Rollouts with transformers in this process. A unit is one batch; caches live within one call only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+
+from es_llm.errors import ConfigError, ModelError
+from es_llm.rollout import greedy
+from es_llm.rollout.engine import Completion, Prompt
+from es_llm.rollout.prompts import PromptEncoder
+
+
+@final
+class HFEngine:
+    """Greedy completions of a causal language model; see `RolloutEngine`.
+
+    The model's `generation_config` gives the end-of-sequence ids and nothing else: a temperature, penalty or
+    length that it holds can't change greedy decoding.
+
+    Args:
+        model: a transformers model; its weights may change between calls.
+        tokenizer: with a pad token; pads on the left whatever its `padding_side`.
+        max_completion_length: new tokens per completion at most.
+        temperature: 0; sampling is not built.
+        loop: decode by our own loop over the forward pass (None: where the model's kind allows it), or by
+            transformers' `generate`, the reference. Both give the same tokens.
+
+    Raises:
+        ConfigError: a temperature above 0, or a length below 1.
+        ModelError: an encoder-decoder model, a tokenizer without a pad token or with more tokens than the
+            model has embeddings.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_completion_length: int,
+        temperature: float = 0.0,
+        loop: bool | None = None,
+    ) -> None:
+        if temperature != 0.0:
+            raise ConfigError(f"`temperature` must be 0 (greedy decoding), got {temperature}: sampling is not built")
+        if max_completion_length < 1:
+            raise ConfigError(f"`max_completion_length` must be >= 1, got {max_completion_length}")
+        _check(model, tokenizer)
+        self._model = model
+        self._max_completion_length = max_completion_length
+        self._pad_id = int(tokenizer.pad_token_id)
+        self._eos_ids = _eos_ids(model, tokenizer)
+        self._prompts = PromptEncoder(tokenizer)
+        self._loop = greedy.is_supported(model) if loop is None else loop
+
+    def evaluate(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        """One completion per prompt, decoded as one batch in the given order.
+
+        Raises:
+            ConfigError: a prompt without tokens, or messages without a chat template.
+        """
+        if not prompts:
+            return []
+        ids_BT, mask_BT = self._prompts.batch(prompts)
+        decode = self._decode if self._loop else self._generate
+        return self._prompts.completions(decode(ids_BT, mask_BT), self._eos_ids)
+
+    def weights_changed(self) -> None:
+        """Nothing to forget: no value that depends on the weights outlives `evaluate`."""
+
+    def check_lengths(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse prompts that don't leave room for `max_completion_length` tokens in the model's context.
+
+        Raises:
+            ConfigError: names the row, its tokens, `max_completion_length` and the context.
+        """
+        context = getattr(self._model.config, "max_position_embeddings", None)
+        for row, prompt in enumerate(prompts):
+            tokens = len(self._prompts.encode(prompt))
+            if context is not None and tokens + self._max_completion_length > context:
+                raise ConfigError(
+                    f"prompt in row {row} has {tokens} tokens; with `max_completion_length` "
+                    f"{self._max_completion_length} that is more than the model's context of {context}"
+                )
+
+    def _decode(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        return greedy.decode(
+            self._model,
+            ids_BT,
+            mask_BT,
+            max_new_tokens=self._max_completion_length,
+            eos_ids=self._eos_ids,
+            pad_id=self._pad_id,
+        )
+
+    @torch.inference_mode()
+    def _generate(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(
+            max_new_tokens=self._max_completion_length,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            pad_token_id=self._pad_id,
+            eos_token_id=list(self._eos_ids),
+        )
+        with _no_defaults(self._model):
+            output: torch.Tensor = self._model.generate(
+                input_ids=ids_BT, attention_mask=mask_BT, generation_config=config
+            )
+        return output[:, ids_BT.shape[1] :]
+
+
+@contextmanager
+def _no_defaults(model: Any) -> Iterator[None]:
+    """Hide the model's generation defaults: `generate` fills every option that is None from them."""
+    from transformers import GenerationConfig
+
+    saved = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = saved
+
+
+def _check(model: Any, tokenizer: Any) -> None:
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(f"{type(model).__name__} is an encoder-decoder model, expected a causal language model")
+    if tokenizer.pad_token_id is None:
+        raise ModelError("the tokenizer has no pad token; set `tokenizer.pad_token`, for example to its eos token")
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= embeddings:
+        raise ModelError(
+            f"the tokenizer has token id {largest}, but the model has only {embeddings} embeddings; "
+            "expected the model's own tokenizer"
+        )
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """End-of-sequence ids of the model's generation defaults, else of its configuration, else the tokenizer's."""
+    sources = (getattr(model, "generation_config", None), model.config, tokenizer)
+    for source in sources:
+        ids = getattr(source, "eos_token_id", None)
+        if ids is not None:
+            return tuple(int(token) for token in (ids if isinstance(ids, (list, tuple)) else [ids]))
+    raise ModelError("neither the model nor the tokenizer names an end-of-sequence token, expected at least one")

@@ -1,0 +1,73 @@
+"""Prompts to token ids and units to padded batches; token ids to completions. Knows nothing of weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, final
+
+import torch
+
+from es_llm.errors import ConfigError
+from es_llm.rollout.engine import Completion, Prompt
+
+_REMEMBERED: Final = 1 << 16
+
+
+@final
+class PromptEncoder:
+    """A tokenizer that remembers the prompts it has seen: every member gets the same ones.
+
+    Text gets the tokenizer's own special tokens; messages go through its chat template, which brings them.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._seen: dict[str, tuple[int, ...]] = {}
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of one prompt.
+
+        Raises:
+            ConfigError: messages without a chat template, or a prompt without tokens.
+        """
+        key = prompt if isinstance(prompt, str) else "\0" + json.dumps(prompt)
+        known = self._seen.get(key)
+        if known is None:
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.clear()
+            known = self._seen[key] = self._tokenize(prompt)
+        return known
+
+    def batch(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask of a unit, both (B, T) int64, padded on the left."""
+        rows = [self.encode(prompt) for prompt in prompts]
+        width = max(len(row) for row in rows)
+        pad = self._tokenizer.pad_token_id
+        ids_BT = torch.tensor([(pad,) * (width - len(row)) + row for row in rows])
+        mask_BT = torch.tensor([(0,) * (width - len(row)) + (1,) * len(row) for row in rows])
+        return ids_BT, mask_BT
+
+    def completions(self, generated_BT: torch.Tensor, eos_ids: Sequence[int]) -> list[Completion]:
+        """Completions from generated ids (B, T): cut after the first end-of-sequence token."""
+        ends = set(eos_ids)
+        rows: list[tuple[int, ...]] = []
+        finished: list[bool] = []
+        for row in generated_BT.tolist():
+            stop = next((place for place, token in enumerate(row) if token in ends), None)
+            finished.append(stop is not None)
+            rows.append(tuple(row if stop is None else row[: stop + 1]))
+        texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [Completion(*parts) for parts in zip(texts, rows, finished, strict=True)]
+
+    def _tokenize(self, prompt: Prompt) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            ids = self._tokenizer(prompt)["input_ids"]
+        else:
+            if not getattr(self._tokenizer, "chat_template", None):
+                raise ConfigError("prompts of messages need a tokenizer with a chat template, this one has none")
+            text = self._tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ConfigError(f"the prompt {prompt!r} has no tokens, expected at least one")
+        return tuple(ids)

@@ -1,0 +1,85 @@
+"""Small random models of each architecture, and a tokenizer with characters as tokens; no download."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+PAD, EOS, UNKNOWN = 0, 1, 2
+CHARACTERS = "\n " + string.digits + string.ascii_letters + "+-*/()=<>.,:;'?!_[]{}|"
+VOCABULARY = {
+    token: index for index, token in enumerate(["<pad>", "<eos>", "<unk>", *dict.fromkeys(CHARACTERS)])
+}
+
+_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+}
+_GPT_NEOX = {key: size for key, size in _SIZES.items() if key not in {"num_key_value_heads", "head_dim"}}
+_GPT2 = {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 128}
+
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2": ("qwen2", {**_SIZES, "tie_word_embeddings": True}),
+    "qwen2-untied": ("qwen2", {**_SIZES, "tie_word_embeddings": False}),
+    "qwen3": ("qwen3", {**_SIZES, "tie_word_embeddings": True}),
+    "llama": ("llama", {**_SIZES, "tie_word_embeddings": False}),
+    "mistral": ("mistral", {**_SIZES, "tie_word_embeddings": False, "sliding_window": 16}),
+    "gemma": ("gemma", {**_SIZES, "tie_word_embeddings": True}),
+    "gpt_neox": ("gpt_neox", {**_GPT_NEOX, "tie_word_embeddings": False}),
+    "gpt2": ("gpt2", {**_GPT2, "tie_word_embeddings": True}),
+    "gpt2-untied": ("gpt2", {**_GPT2, "tie_word_embeddings": False}),
+}
+
+
+def tiny_model(name: str = "qwen2", *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
+    """A random model in float32 and eval mode; the same bits for the same arguments."""
+    model_type, options = ARCHITECTURES[name]
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=len(VOCABULARY),
+        pad_token_id=PAD,
+        bos_token_id=None,
+        eos_token_id=EOS,
+        initializer_range=0.3,
+        **{**options, **overrides},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for parameter in model.parameters():  # biases and norms start as constants, which would hide mix-ups
+            if parameter.ndim == 1:
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per character; `<pad>`, `<eos>` and `<unk>` come first. Left padding."""
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        chat_template=(
+            "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
+            "{% if add_generation_prompt %}<assistant>{% endif %}"
+        ),
+    )
