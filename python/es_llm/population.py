@@ -92,6 +92,7 @@ class Population(Generic[W]):
             failure_policy=failure_policy,
         )
         self._weights = _store(weights, dtype, frozen)
+        self._module = None if isinstance(self._weights, ArrayWeights) else weights
         self._writer = self._open(os.fspath(journal), config) if journal is not None else None
 
     @property
@@ -102,7 +103,7 @@ class Population(Generic[W]):
     @property
     def weights(self) -> W:
         """The current weights, unperturbed: copies of the arrays, or the module itself."""
-        return cast("W", self._weights.unperturb())
+        return self._given(self._weights.unperturb())
 
     def ask(self) -> list[_core.Member]:
         """The N members of this iteration, in order."""
@@ -110,7 +111,7 @@ class Population(Generic[W]):
 
     def perturb(self, member: _core.Member) -> W:
         """The weights of one member of this iteration: fresh arrays, or the module with its weights replaced."""
-        return cast("W", self._weights.perturb(member, run_seed=self._core.run_seed, sigma=self._sigma))
+        return self._given(self._weights.perturb(member, run_seed=self._core.run_seed, sigma=self._sigma))
 
     def tell(self, fitness: Sequence[float | None]) -> _core.Record:
         """Move the weights by the fitness of the N members, in the order of `ask`; higher is better.
@@ -128,6 +129,10 @@ class Population(Generic[W]):
         self._apply(record)
         self._weights.unperturb()
         return record
+
+    def _given(self, arrays: Any) -> W:
+        """What the user gave, with its values written: fresh arrays, or the module that was written in place."""
+        return cast("W", arrays if self._module is None else self._module)
 
     def _apply(self, record: _core.Record) -> None:
         self._weights.update(record, run_seed=self._core.run_seed)

@@ -61,7 +61,8 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
     name = options.model_name_or_path or about["model_name_or_path"]
     where = {"revision": about.get("revision"), "trust_remote_code": options.trust_remote_code}
     config = saved["config"]
-    weights = Weights(load_model(name, **where), dtype=config["dtype"], frozen=config["frozen"])
+    model = load_model(name, **where)
+    weights = Weights(model, dtype=config["dtype"], frozen=config["frozen"])
     base = weights.sha256()
     if base != saved["model"]["base_sha256"]:
         raise ResumeError(
@@ -79,7 +80,7 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
     replay_records(journal.records[:steps], weights, population, journal.digests)
     seconds = time.perf_counter() - start
     weights.unperturb()
-    export_model(str(directory.model), weights.module, load_tokenizer(name, **where))
+    export_model(str(directory.model), model, load_tokenizer(name, **where))
     result = {"steps": steps, "seconds": seconds, "weights_sha256": weights.sha256()}
     write_json(directory.result, result)
     print(f"{steps} iterations replayed in {seconds:.1f} s\nweights_sha256 {result['weights_sha256']}")

@@ -1,0 +1,42 @@
+"""Runs the command line in subprocesses, alone and under mpirun."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+SMALL = [
+    "--population_size", "5", "--prompts_per_iteration", "6", "--prompts_per_unit", "4", "--max_completion_length", "8",
+    "--task_args", "train_size=40", "eval_size=10",
+]  # fmt: skip
+"""Options of a run of seconds on the embedded model; a population that ranks don't divide."""
+
+
+def es_llm(*words: str, ranks: int | None = None, timeout_s: float = 240, cwd: Path | None = None):
+    """Run `python -m es_llm WORDS`, under mpirun if `ranks` is given; the finished process."""
+    return subprocess.run(
+        command(*words, ranks=ranks), capture_output=True, text=True, timeout=timeout_s, cwd=cwd, check=False
+    )
+
+
+def command(*words: str, ranks: int | None = None) -> list[str]:
+    """The words of such a process."""
+    return [*([mpirun(), "-n", str(ranks)] if ranks else []), sys.executable, "-m", "es_llm", *words]
+
+
+def mpirun() -> str:
+    """The mpirun of this environment, else of the machine."""
+    beside = Path(sys.executable).with_name("mpirun")
+    return str(beside) if beside.exists() else shutil.which("mpirun") or "mpirun"
+
+
+def result(directory: Path) -> dict:
+    return json.loads((directory / "result.json").read_text())
+
+
+def rewards(directory: Path) -> list[float]:
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [line["reward"] for line in lines if "reward" in line]

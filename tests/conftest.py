@@ -1,0 +1,9 @@
+"""Settings that all tests share: no hub, no chatter, the environment that mpirun needs as root on two cores."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMPI_ALLOW_RUN_AS_ROOT"] = "1"
+os.environ["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
+os.environ["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"

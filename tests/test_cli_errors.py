@@ -1,0 +1,138 @@
+"""Bad input on the command line: exit code 2, one clear message, nothing written or damaged."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.commands import SMALL, es_llm
+
+
+def refused(*words, ranks=None):
+    """The message of a command that must refuse."""
+    process = es_llm(*words, ranks=ranks)
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr, process.stderr
+    assert process.stderr.count("es-llm: error:") == 1, process.stderr
+    return process.stderr
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of two steps."""
+    directory = tmp_path_factory.mktemp("run") / "D"
+    process = es_llm("train", *SMALL, "--max_steps", "2", "--output_dir", str(directory))
+    assert process.returncode == 0, process.stderr
+    return directory
+
+
+def test_options(tmp_path):
+    target = tmp_path / "D"
+    for words, message in [
+        (["--sigma", "0"], "`sigma` must be > 0 and finite, got 0.0"),
+        (["--population_size", "-2"], "`population_size` must be an integer > 0, got -2"),
+        (["--populaton_size", "3"], "did you mean '--population_size'"),
+        (["--task", "countdwn"], "countdown"),
+        (["--task_args", "train_sise=3"], "train_size"),
+        (["--model_name_or_path", str(tmp_path / "nowhere")], "nowhere"),
+        (["--reward_funcs", "no.such.module.f"], "no.such.module"),
+        (["--reward_funcs", str(tmp_path / "none.py") + ":f"], "no file"),
+        (["--max_completion_length", "100000"], "context"),
+        (["--frozen", "no.such.*"], "no.such.*"),
+        (["--report_to", "no_such_tracker"], "no_such_tracker"),
+        (["--resume_from_checkpoint", str(tmp_path / "nothing")], "nothing"),
+    ]:
+        output = ["--output_dir", str(target)] if "--resume_from_checkpoint" not in words else []
+        assert message in refused("train", *words, *output), words
+        assert not target.exists(), words
+
+
+@pytest.mark.mpi
+def test_every_rank_refuses_once(tmp_path):
+    message = refused("train", "--model_name_or_path", str(tmp_path / "nowhere"), ranks=3)
+    assert "nowhere" in message
+
+
+def test_a_broken_model_directory(tmp_path, run):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(run / "model", broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "model.safetensors" in refused("train", "--model_name_or_path", str(broken), "--output_dir", str(tmp_path / "D"))
+    assert not (tmp_path / "D").exists()
+
+
+def test_a_directory_that_holds_another_run(run):
+    before = (run / "journal.es").read_bytes()
+    assert "holds another run" in refused("train", *SMALL, "--output_dir", str(run))
+    assert (run / "journal.es").read_bytes() == before
+
+
+def test_resume_with_other_options_names_the_field(run):
+    before = (run / "journal.es").read_bytes()
+    again = ["train", *SMALL, "--output_dir", str(run), "--resume_from_checkpoint", str(run)]
+    message = refused(*again, "--sigma", "0.5")
+    assert "`config.sigma` was" in message
+    assert "now 0.5" in message
+    message = refused(*again, "--seed", "1", "--learning_rate", "9")
+    assert "`config.seed` was" in message
+    assert "`config.learning_rate` was" in message
+    message = refused(*again, "--task_args", "train_size=41")
+    assert "train_size" in message
+    assert (run / "journal.es").read_bytes() == before
+
+
+def test_an_output_directory_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "can't be made" in refused("train", *SMALL, "--output_dir", str(tmp_path / "file"))
+
+
+def test_a_journal_with_flipped_bytes(run, tmp_path):
+    import shutil
+
+    copy = tmp_path / "D"
+    shutil.copytree(run, copy)
+    data = bytearray((copy / "journal.es").read_bytes())
+    data[len(data) // 3] ^= 0x10
+    (copy / "journal.es").write_bytes(data)
+    for words in (
+        ["train", *SMALL, "--output_dir", str(copy), "--resume_from_checkpoint", str(copy)],
+        ["replay", str(copy), "--output_dir", str(tmp_path / "E")],
+        ["inspect", str(copy)],
+    ):
+        assert "journal.es" in refused(*words)
+    assert (copy / "journal.es").read_bytes() == bytes(data)
+
+
+def test_a_full_disk_while_the_journal_is_written(tmp_path):
+    """A file size limit stands for the full disk: the write fails in the middle of a record."""
+    target = tmp_path / "D"
+    code = (
+        "import resource, sys, es_llm._core as c\n"
+        "from es_llm.cli import main\n"
+        "append = c.JournalWriter.append_record\n"
+        "import es_llm.trainer.iteration as i\n"
+        "journal = i.Iteration._journal\n"
+        "def full(self, step):\n"
+        "    if self._run.population.iteration == 1:\n"
+        "        import os\n"
+        "        size = os.path.getsize(sys.argv[1] + '/journal.es') + 20\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
+        "    journal(self, step)\n"
+        "i.Iteration._journal = full\n"
+        "sys.exit(main(['train', '--output_dir', sys.argv[1], *sys.argv[2:]]))\n"
+    )
+    words = [*SMALL, "--max_steps", "3"]
+    process = subprocess.run([sys.executable, "-c", code, str(target), *words], capture_output=True, text=True, check=False)
+    assert process.returncode == 2, process.stderr
+    assert "journal.es" in process.stderr
+    assert "Traceback" not in process.stderr
+    again = es_llm("train", *words, "--output_dir", str(target), "--resume_from_checkpoint", str(target))
+    assert again.returncode == 0, again.stderr
+    whole = es_llm("train", *words, "--output_dir", str(tmp_path / "whole"))
+    assert whole.returncode == 0
+    shas = [json.loads((d / "result.json").read_text())["weights_sha256"] for d in (target, tmp_path / "whole")]
+    assert shas[0] == shas[1]

@@ -1,0 +1,147 @@
+"""Options: defaults, layers, files, and a clear error for each kind of bad value."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import es_llm
+from es_llm.config import ESConfig, ScriptArguments
+from es_llm.config.embedded import EMBEDDED_DEFAULTS
+from es_llm.config.fields import option_fields
+from es_llm.config.files import read_config
+from es_llm.config.parser import Parser, add_options
+from es_llm.config.resolve import as_mapping, resolve
+from es_llm.errors import ConfigError
+
+KNOWN = set(option_fields(ScriptArguments, ESConfig))
+
+
+def parse(*words):
+    parser = Parser(prog="test")
+    add_options(parser, ScriptArguments, ESConfig)
+    return vars(parser.parse_known(words))
+
+
+def test_defaults_are_those_of_the_paper():
+    config = ESConfig()
+    assert (config.population_size, config.sigma, config.learning_rate) == (30, 1e-3, 5e-4)
+    assert (config.temperature, config.shaping, config.antithetic, config.max_steps) == (0.0, "zscore", False, 500)
+
+
+def test_without_a_model_the_embedded_models_defaults_hold():
+    _, config = resolve({})
+    assert config.population_size == EMBEDDED_DEFAULTS["population_size"]
+    _, config = resolve({"model_name_or_path": "some/where"})
+    assert config == ESConfig()
+    _, config = resolve({"sigma": 0.5}, {"sigma": 0.25})
+    assert config.sigma == 0.25
+
+
+def test_task_args_merge_name_by_name():
+    script, _ = resolve({"task_args": {"train_size": 7}}, {"task_args": {"eval_size": 9}})
+    assert script.task_args["train_size"] == 7
+    assert script.task_args["eval_size"] == 9
+    assert script.task_args["style"] == "compact"
+
+
+def test_resolved_options_resolve_to_themselves():
+    pair = resolve({"sigma": 0.5, "task_args": {"train_size": 7}})
+    assert resolve(as_mapping(*pair)) == pair
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigma": 0}, "`sigma` must be > 0 and finite, got 0"),
+        ({"sigma": -0.1}, "`sigma` must be > 0 and finite, got -0.1"),
+        ({"sigma": float("inf")}, "`sigma` must be > 0"),
+        ({"sigma": float("nan")}, "`sigma` must be a number"),
+        ({"sigma": "big"}, "`sigma` must be a number, got 'big'"),
+        ({"population_size": 0}, "`population_size` must be an integer > 0, got 0"),
+        ({"population_size": -3}, "got -3"),
+        ({"population_size": 2.5}, "`population_size` must be an integer, got 2.5"),
+        ({"population_size": True}, "`population_size` must be an integer, got True"),
+        ({"population_size": 5, "antithetic": True}, "even with `antithetic`, got 5"),
+        ({"seed": -1}, "`seed` must be an integer in"),
+        ({"seed": 2**64}, "`seed` must be an integer in"),
+        ({"learning_rate": 0}, "`learning_rate` must be > 0"),
+        ({"max_steps": 0}, "`max_steps` must be an integer > 0"),
+        ({"dtype": "float8"}, "`dtype` must be one of float32, bfloat16, float16, got 'float8'"),
+        ({"shaping": "rank"}, "`shaping` must be one of zscore, centered_rank"),
+        ({"failure_policy": "ignore"}, "`failure_policy` must be one of"),
+        ({"temperature": 0.7}, "`temperature` must be 0"),
+        ({"antithetic": "yes"}, "`antithetic` must be true or false"),
+        ({"reward_weights": ["a"]}, "`reward_weights` must be a list or none"),
+    ],
+)
+def test_bad_values_are_named(options, message):
+    with pytest.raises(ConfigError) as caught:
+        ESConfig(**options)
+    assert message in str(caught.value)
+
+
+def test_seed_zero_is_valid():
+    assert ESConfig(seed=0).seed == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--populaton_size", "3"], "unknown option '--populaton_size'; did you mean '--population_size'"),
+        (["--num_generations", "3"], "population_size"),
+        (["--sigma", "much"], "`sigma` must be a number, got 'much'"),
+        (["--max_steps", "1.5"], "`max_steps` must be an integer, got '1.5'"),
+        (["--antithetic", "maybe"], "`antithetic` must be true or false, got 'maybe'"),
+        (["--task_args", "train_size"], "`task_args` expects NAME=VALUE, got 'train_size'"),
+        (["--popul", "3"], "unknown option '--popul'"),
+        (["stray"], "unknown option 'stray'"),
+    ],
+)
+def test_bad_flags_are_named(words, message):
+    with pytest.raises(ConfigError) as caught:
+        parse(*words)
+    assert message in str(caught.value)
+
+
+def test_flags_become_values_of_their_type():
+    flags = parse("--sigma", "1e-2", "--antithetic", "--eval_on_start", "false", "--reward_weights", "1", "0.5",
+                  "--task_args", "train_size=5", "style=compact", "--seed", "0")  # fmt: skip
+    assert flags == {"sigma": 0.01, "antithetic": True, "eval_on_start": False, "reward_weights": [1.0, 0.5],
+                     "task_args": {"train_size": 5, "style": "compact"}, "seed": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.yaml", "sigma: 2e-3\ntask_args: {train_size: 5}\n"), ("a.toml", "sigma = 2e-3\n[task_args]\ntrain_size = 5\n")],
+)
+def test_files(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_config(tmp_path / name, KNOWN) == {"sigma": 0.002, "task_args": {"train_size": 5}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", "sgima: 1\n", "unknown option 'sgima'; did you mean 'sigma'"),
+        ("a.yaml", "- 1\n", "must hold a mapping"),
+        ("a.yaml", "a: [\n", "doesn't parse"),
+        ("a.toml", "a = \n", "doesn't parse"),
+        ("missing.yaml", None, "can't be read"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(tmp_path / name, KNOWN)
+    assert message in str(caught.value)
+
+
+def test_every_option_is_read_by_something():
+    """No option that nothing reads: each name appears as an attribute somewhere outside the config room."""
+    package = Path(es_llm.__file__).parent
+    text = "\n".join(path.read_text() for path in package.rglob("*.py") if path.parent.name != "config")
+    for cls in (ESConfig, ScriptArguments):
+        for spec in dataclasses.fields(cls):
+            assert f".{spec.name}" in text, f"nothing reads `{spec.name}`"

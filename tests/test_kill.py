@@ -1,0 +1,146 @@
+"""SIGKILL at any moment, then resume: the bits of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from es_llm._core import Journal
+from tests.commands import SMALL, command, es_llm, result, rewards
+from tests.kill_worker import PLACES, STEPS
+
+
+class Worker:
+    """The warm process of `tests.kill_worker`."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.kill_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def train(self, directory, *, resume=False, kill=None):
+        request = {"dir": str(directory), "resume": resume, "kill": kill}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(worker, tmp_path_factory):
+    """Directory, SHA-256 and seconds of a run that nothing disturbed."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    worker.train(tmp_path_factory.mktemp("warm") / "run")
+    start = time.perf_counter()
+    answer = worker.train(directory)
+    assert answer["code"] == 0
+    return directory, answer["sha256"], time.perf_counter() - start
+
+
+def test_kill_at_each_place_of_an_iteration(worker, undisturbed, tmp_path):
+    for step in (0, STEPS // 2, STEPS - 1):
+        for place in PLACES:
+            directory = tmp_path / f"{place}-{step}"
+            killed = worker.train(directory, kill={"step": step, "place": place})
+            assert killed == {"code": -signal.SIGKILL, "sha256": None}, (place, step)
+            assert worker.train(directory, resume=True) == {"code": 0, "sha256": undisturbed[1]}, (place, step)
+            assert rewards(directory) == rewards(undisturbed[0]), (place, step)
+
+
+def test_kill_at_random_moments_again_and_again(worker, undisturbed, tmp_path):
+    draw = random.Random(0)
+    killed = 0
+    for number in range(12):
+        directory = tmp_path / str(number)
+        for _ in range(3):
+            answer = worker.train(directory, resume=True, kill={"after_s": draw.uniform(0, 1.1 * undisturbed[2])})
+            killed += answer["code"] == -signal.SIGKILL
+        assert worker.train(directory, resume=True) == {"code": 0, "sha256": undisturbed[1]}, number
+        assert rewards(directory) == rewards(undisturbed[0]), number
+    assert killed > 12
+
+
+def test_the_journal_cut_anywhere_resumes_to_the_same_bits(worker, undisturbed, tmp_path):
+    whole = (undisturbed[0] / "journal.es").read_bytes()
+    cuts = sorted({0, 1, len(whole) - 1, *random.Random(1).sample(range(len(whole)), 15)})
+    for cut in cuts:
+        directory = tmp_path / str(cut)
+        directory.mkdir()
+        (directory / "journal.es").write_bytes(whole[:cut])
+        answer = worker.train(directory, resume=True)
+        assert answer == {"code": 0, "sha256": undisturbed[1]}, f"cut at {cut}"
+
+
+def test_replay_rebuilds_the_weights(undisturbed, tmp_path):
+    process = es_llm("replay", str(undisturbed[0]), "--output_dir", str(tmp_path / "rebuilt"))
+    assert process.returncode == 0, process.stderr
+    assert result(tmp_path / "rebuilt")["weights_sha256"] == undisturbed[1]
+    ours, theirs = (d / "model" / "model.safetensors" for d in (undisturbed[0], tmp_path / "rebuilt"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_inspect_shows_the_run(undisturbed):
+    process = es_llm("inspect", str(undisturbed[0]))
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    assert any(line.split()[:1] == [str(STEPS)] for line in lines)
+    assert "population_size=4" in process.stdout
+    assert process.stdout.count("evaluation") == 2
+
+
+def test_the_journal_is_small(undisturbed):
+    assert os.path.getsize(undisturbed[0] / "journal.es") < 20_000
+    journal = Journal.read(str(undisturbed[0] / "journal.es"))
+    assert [record.iteration for record in journal.records] == list(range(STEPS))
+    assert journal.torn_bytes == 0
+
+
+@pytest.mark.mpi
+def test_sigkill_of_the_whole_mpi_job(tmp_path):
+    words = ["train", *SMALL, "--max_steps", "5", "--seed", "11"]
+    assert es_llm(*words, "--output_dir", str(tmp_path / "whole"), ranks=2).returncode == 0
+    directory = tmp_path / "killed"
+    again = [*words, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory)]
+    for steps in (1, 3):
+        job = subprocess.Popen(
+            command(*again, ranks=2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        _wait_for_steps(directory, steps)
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait(60)
+    process = es_llm(*again, ranks=2)
+    assert process.returncode == 0, process.stderr
+    assert result(directory)["weights_sha256"] == result(tmp_path / "whole")["weights_sha256"]
+    assert rewards(directory) == rewards(tmp_path / "whole")
+
+
+def _wait_for_steps(directory, steps, timeout_s=120):
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        try:
+            copy = shutil.copy(directory / "journal.es", directory.parent / "copy")
+            if len(Journal.read(copy).records) >= steps:
+                return
+        except (FileNotFoundError, RuntimeError):
+            pass
+        time.sleep(0.05)
+    raise TimeoutError(f"{steps} steps not journaled in {timeout_s} s")

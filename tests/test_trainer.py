@@ -1,0 +1,233 @@
+"""`ESTrainer` as TRL users expect it, on the embedded model and on small random ones."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from es_llm import ESConfig, ESTrainer
+from es_llm.comm import SingleCommunicator, run_ranks
+from es_llm.errors import ConfigError, PopulationError, ResumeError
+from es_llm.model.loading import load_model, load_tokenizer
+
+ROWS = [{"prompt": f"{a:2d} {a + 1:2d} {a + 2:2d}={3 * a + 3:3d}:", "bonus": 0.1 * a} for a in range(1, 9)]
+
+
+def digits(completions, **columns):
+    """Share of digits in the answer."""
+    return [sum(c.isdigit() for c in text) / (1 + len(text)) for text in completions]
+
+
+def make(tmp_path, reward_funcs=digits, model=None, comm=None, **options):
+    extra = {name: options.pop(name) for name in ("callbacks", "eval_dataset", "metric_funcs", "train_dataset")
+             if name in options}  # fmt: skip
+    options = {
+        "population_size": 4, "sigma": 0.02, "learning_rate": 0.02, "max_steps": 3, "max_completion_length": 6,
+        "prompts_per_iteration": 4, "output_dir": str(tmp_path / "run"), **options,
+    }  # fmt: skip
+    return ESTrainer(
+        model=model, reward_funcs=reward_funcs, args=ESConfig(**options), comm=comm or SingleCommunicator(),
+        **{"train_dataset": ROWS, "eval_dataset": ROWS[:3], **extra},
+    )  # fmt: skip
+
+
+def lines(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_its_directory_complete(tmp_path, capsys):
+    output = make(tmp_path).train()
+    assert output.global_step == 3
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} == {"config.json", "journal.es", "metrics.jsonl", "model", "result.json"}
+    result = json.loads((run / "result.json").read_text())
+    assert result == output.metrics
+    assert result["steps"] == 3
+    assert result["eval_before"]["reward"] == pytest.approx(result["eval_before"]["reward"])
+    assert json.loads((run / "config.json").read_text())["population_size"] == 4
+    assert [line["step"] for line in lines(tmp_path) if "reward" in line] == [1, 2, 3]
+    shown = capsys.readouterr().out
+    assert "train step    3/3" in shown
+    assert "eval  step    0/3" in shown
+
+
+def test_the_exported_model_answers_as_the_trainers_did(tmp_path):
+    trainer = make(tmp_path)
+    output = trainer.train()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model", padding_side="left")
+    inputs = tokenizer([row["prompt"] for row in ROWS[:3]], return_tensors="pt", padding=True)
+    inputs.pop("token_type_ids", None)
+    ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    texts = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert texts == [answer for _, answer in output.answers_after]
+
+
+def test_a_model_and_tokenizer_of_ones_own(tmp_path):
+    model, tokenizer = load_model(None), load_tokenizer(None)
+    trainer = make(tmp_path, model=model)
+    assert trainer.model is model
+    start = {name: weight.clone() for name, weight in model.named_parameters()}
+    trainer.train()
+    moved = [name for name, weight in model.named_parameters() if not torch.equal(weight, start[name])]
+    assert moved == list(start)
+    assert tokenizer.get_vocab() == trainer.processing_class.get_vocab()
+
+
+def test_columns_reach_the_rewards_and_weights_count(tmp_path):
+    seen = []
+
+    def bonus(prompts, completions, completion_ids, bonus, **columns):
+        seen.append((list(prompts), list(bonus)))
+        assert len(prompts) == len(completions) == len(completion_ids) == len(bonus)
+        assert not columns
+        return bonus
+
+    trainer = make(tmp_path, [bonus, lambda completions, **_: [1.0] * len(completions)], reward_weights=[2.0, -1.0])
+    metrics = trainer.evaluate()
+    assert metrics["eval_reward"] == pytest.approx(2 * 0.2 - 1.0)
+    assert seen == [([row["prompt"] for row in ROWS[:3]], [0.1, 0.2, pytest.approx(0.3)])]
+
+
+def test_metric_funcs(tmp_path):
+    trainer = make(tmp_path, metric_funcs={"half": lambda completions, **_: [0.5] * len(completions)})
+    assert trainer.evaluate()["eval_half"] == 0.5
+    assert trainer.evaluate(ROWS)["eval_half"] == 0.5
+    with pytest.raises(ConfigError, match="eval_dataset"):
+        trainer.evaluate([])
+
+
+def test_callbacks_of_transformers(tmp_path):
+    events = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **given):
+            events.append(("step", state.global_step, given["model"] is not None))
+            control.should_training_stop = state.global_step == 2
+
+        def on_evaluate(self, args, state, control, metrics=None, **given):
+            events.append(("evaluate", state.global_step, "eval_reward" in metrics))
+
+        def on_train_end(self, args, state, control, **given):
+            events.append(("end", args.population_size, len(state.log_history) > 0))
+
+    output = make(tmp_path, callbacks=[Watch]).train()
+    assert output.global_step == 2
+    assert events == [("evaluate", 0, True), ("step", 1, True), ("step", 2, True), ("evaluate", 2, True), ("end", 4, True)]
+    with pytest.raises(ConfigError, match="TrainerCallback"):
+        make(tmp_path, callbacks=[print])
+
+
+def test_eval_steps(tmp_path):
+    make(tmp_path, max_steps=5, eval_steps=2).train()
+    assert [line["step"] for line in lines(tmp_path) if "eval_reward" in line] == [0, 2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda completions, **_: [float("nan")] * len(completions),
+        lambda completions, **_: [None] * len(completions),
+        lambda completions, **_: ["high"] * len(completions),
+        lambda completions, **_: [1.0],
+        lambda completions, **_: None,
+        lambda completions, **_: 1 / 0,
+    ],
+    ids=["nan", "none", "text", "short", "nothing", "raises"],
+)
+def test_a_reward_that_always_fails_moves_nothing(tmp_path, broken):
+    trainer = make(tmp_path, broken, eval_on_start=False)
+    before = trainer.run.weights.sha256()
+    assert trainer.train().metrics["weights_sha256"] == before
+    assert [line["rewards/failures"] for line in lines(tmp_path) if "rewards/failures" in line] == [16, 16, 16]
+
+
+def test_a_reward_that_sometimes_fails(tmp_path):
+    calls = []
+
+    def sometimes(completions, **columns):
+        calls.append(len(completions))
+        if len(calls) % 3 == 0:
+            raise RuntimeError("third call")
+        return digits(completions)
+
+    make(tmp_path, sometimes, eval_on_start=False, eval_dataset=None).train()
+    assert sum(line["rewards/failures"] for line in lines(tmp_path)) == 16
+    with pytest.raises(PopulationError):
+        make(tmp_path / "other", sometimes, failure_policy="raise", eval_on_start=False).train()
+
+
+def test_resume_through_train(tmp_path):
+    whole = make(tmp_path / "whole", max_steps=4).train().metrics["weights_sha256"]
+    make(tmp_path, max_steps=2).train()
+    resumed = make(tmp_path, max_steps=4).train(resume_from_checkpoint=True)
+    assert resumed.metrics["weights_sha256"] == whole
+    with pytest.raises(ResumeError, match=r"config\.sigma"):
+        make(tmp_path, max_steps=4, sigma=0.5).train(resume_from_checkpoint=True)
+    with pytest.raises(ResumeError, match=r"train_dataset"):
+        make(tmp_path, max_steps=4, train_dataset=ROWS[1:]).train(resume_from_checkpoint=True)
+
+
+def test_ranks_as_threads_give_the_same_bits(tmp_path):
+    def work(comm):
+        return make(tmp_path / str(comm.size), comm=comm, model=None, eval_steps=2).train().metrics["weights_sha256"]
+
+    results = [set(run_ranks(size, work)) for size in (1, 2, 3)]
+    assert len(set.union(*results)) == 1
+    assert (tmp_path / "1" / "run" / "journal.es").read_bytes() != b""
+    sent = [json.loads(line)["bytes_sent"] for line in (tmp_path / "3" / "run" / "metrics.jsonl").read_text().splitlines()
+            if "bytes_sent" in line]  # fmt: skip
+    assert max(sent) < 4 * 4 * 8 * 4
+
+
+OPTION_EFFECTS = {
+    "seed": 1,
+    "population_size": 6,
+    "sigma": 0.03,
+    "learning_rate": 0.03,
+    "antithetic": True,
+    "shaping": "centered_rank",
+    "prompts_per_iteration": 3,
+    "shuffle_dataset": False,
+    "max_completion_length": 3,
+    "frozen": ["*norm*"],
+    "dtype": "bfloat16",
+    "max_steps": 2,
+    "reward_weights": [-1.0],
+}
+
+
+@pytest.mark.parametrize("name", OPTION_EFFECTS)
+def test_each_option_has_an_effect(tmp_path, name):
+    def sha(directory, **options):
+        trainer = make(directory, eval_on_start=False, eval_dataset=None, **options)
+        return trainer.train().metrics["weights_sha256"]
+
+    assert sha(tmp_path / "a") != sha(tmp_path / "b", **{name: OPTION_EFFECTS[name]})
+
+
+def test_options_of_identity_are_covered_by_the_test_above():
+    names = {spec.name for spec in dataclasses.fields(ESConfig) if spec.metadata["identity"]}
+    tested_elsewhere = {"failure_policy", "temperature", "torch_threads", "prompts_per_unit"}
+    assert names - tested_elsewhere <= set(OPTION_EFFECTS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_dataset": None}, "`train_dataset` must hold at least one row"),
+        ({"train_dataset": [{"question": "?"}]}, "row 0 must have a `prompt`, got the columns ['question']"),
+        ({"train_dataset": [{"prompt": "1"}, {"prompt": "2", "x": 1}]}, "row 1 must have the columns ['prompt']"),
+        ({"reward_funcs": []}, "`reward_funcs` must hold at least one function"),
+        ({"reward_funcs": ["digits"]}, "must hold functions, got 'digits'"),
+        ({"reward_weights": [1.0, 2.0]}, "`reward_weights` must hold one number per reward function (1), got 2"),
+        ({"train_dataset": [{"prompt": "1" * 500}]}, "context"),
+    ],
+)
+def test_bad_arguments(tmp_path, options, message):
+    with pytest.raises(ConfigError) as caught:
+        make(tmp_path, **options).train()
+    assert message in str(caught.value)
+    assert not (tmp_path / "run").exists()
