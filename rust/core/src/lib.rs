@@ -3,7 +3,7 @@
 //! Time and randomness are arguments; iteration orders are fixed; the only threads are rayon's inside the kernels.
 
 pub mod fitness;
-// pub mod journal;
+pub mod journal;
 pub mod kernels;
 pub mod noise;
 pub mod population;

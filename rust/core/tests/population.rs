@@ -278,6 +278,8 @@ fn mean_of_huge_rewards_is_finite() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn order_of_filling_never_matters(
         rewards in proptest::collection::vec(proptest::option::weighted(0.8, -1e3_f64..1e3), 12),

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 
 mod door;
 mod fitness;
-// mod journal;
+mod journal;
 mod kernels;
 mod population;
 // mod schedule;
@@ -17,6 +17,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     population::register(m)?;
     fitness::register(m)?;
     // schedule::register(m)?;
-    // journal::register(m)?;
+    journal::register(m)?;
     Ok(())
 }

@@ -1,0 +1,114 @@
+//! Files that appear whole or not at all. Knows nothing about frames.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// Names tried for the temporary file; more than one is taken only if processes of the same id were killed before.
+const ATTEMPTS: u32 = 1000;
+
+/// Makes `path` with these bytes, on the disk when it returns, and opens it for appending.
+///
+/// The bytes go to a temporary file beside it, which is linked to `path`: a link, unlike a rename, never overwrites.
+/// File systems without links get a rename after a check.
+///
+/// # Errors
+/// `AlreadyExists` if `path` exists; nothing is left behind by a failure.
+pub(super) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let (mut file, temporary) = temporary_beside(path)?;
+    let made = (|| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        publish(&temporary, path)
+    })();
+    let removed = fs::remove_file(&temporary);
+    made?;
+    // After a rename there is nothing to remove.
+    removed.or_else(|error| {
+        if error.kind() == ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })?;
+    sync_directory(path)?;
+    Ok(file)
+}
+
+/// Whether the open file has no name any more.
+#[cfg(unix)]
+pub(super) fn is_deleted(metadata: &fs::Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::nlink(metadata) == 0
+}
+
+#[cfg(not(unix))]
+pub(super) fn is_deleted(_: &fs::Metadata) -> bool {
+    false
+}
+
+fn temporary_beside(path: &Path) -> io::Result<(File, PathBuf)> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::from(ErrorKind::InvalidInput))?;
+    for attempt in 0..ATTEMPTS {
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}-{attempt}.new", std::process::id()));
+        let temporary = path.with_file_name(hidden);
+        match OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .open(&temporary)
+        {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            opened => return opened.map(|file| (file, temporary)),
+        }
+    }
+    Err(io::Error::other(
+        "too many unfinished temporary files beside it",
+    ))
+}
+
+fn publish(temporary: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(temporary, path) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::Unsupported | ErrorKind::PermissionDenied
+            ) =>
+        {
+            if path.symlink_metadata().is_ok() {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
+            fs::rename(temporary, path)
+        }
+        linked => linked,
+    }
+}
+
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let directory = File::open(parent.unwrap_or(Path::new(".")))?;
+    match directory.sync_all() {
+        // Some network file systems can't; then their own rules decide when the name is safe.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::InvalidInput | ErrorKind::Unsupported
+            ) =>
+        {
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_directory(_: &Path) -> io::Result<()> {
+    Ok(())
+}

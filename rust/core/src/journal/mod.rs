@@ -1,0 +1,198 @@
+//! The journal: one append-only file from which, with the base model, the trained weights follow bit for bit.
+//!
+//! ```text
+//! magic | header frame | frame | frame | ...      frames: record, digest, event; bytes in docs/journal.md
+//! ```
+//! Frames are chained: each checksum covers the one before, so a frame that is missing, moved or repeated is found.
+//! Reading gives the longest good prefix if only the end is unfinished (the *torn tail* that a kill or a full disk
+//! leaves), and refuses anything else. Knows nothing about what the header and the events say, nor about weights.
+
+mod disk;
+mod error;
+mod frame;
+mod payload;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub use error::JournalError;
+pub use payload::encode_record;
+pub use writer::JournalWriter;
+
+use crate::population::Record;
+use frame::{Decoded, Kind};
+
+/// Version of the file format.
+pub const JOURNAL_VERSION: u16 = 1;
+
+/// A journal that was read and verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Journal {
+    /// Version of the file format.
+    pub version: u16,
+    /// The caller's header, JSON text.
+    pub header: String,
+    /// One record per iteration, from 0 on without gaps.
+    pub records: Vec<Record>,
+    /// Iteration -> digest of the master weights after it.
+    pub digests: BTreeMap<u32, u64>,
+    /// The caller's events, JSON text, in file order.
+    pub events: Vec<String>,
+    /// Bytes up to the end of the last good frame.
+    pub good_bytes: u64,
+    /// Bytes of an unfinished last frame; [`JournalWriter::open`] cuts them off.
+    pub torn_bytes: u64,
+    /// Where the next frame goes.
+    end: End,
+}
+
+impl Journal {
+    /// Reads and verifies a journal.
+    ///
+    /// # Errors
+    /// If the file can't be read, is no journal of a known version, or is damaged before its last frame.
+    pub fn read(path: &Path) -> Result<Self, JournalError> {
+        let bytes = std::fs::read(path).map_err(|source| JournalError::io(path, "read", source))?;
+        Self::parse(&bytes, path)
+    }
+
+    /// Verifies the bytes of a journal; `path` is only for messages.
+    ///
+    /// # Errors
+    /// As [`Journal::read`].
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, JournalError> {
+        let mut end = check_magic(bytes, path)?;
+        let corrupt = |end: End, iterations, reason| JournalError::Corrupt {
+            path: path.to_owned(),
+            offset: end.bytes,
+            frame: end.frames,
+            iterations,
+            reason,
+        };
+        let mut journal = match frame::decode(&bytes[frame::MAGIC_BYTES..], end.chain) {
+            Decoded::Frame {
+                kind: Kind::Header,
+                payload,
+                ..
+            } => {
+                let header = payload::decode_text(payload).map_err(|why| corrupt(end, 0, why))?;
+                end.pass(payload.len(), &bytes[frame::MAGIC_BYTES..]);
+                Self::new(header, end)
+            }
+            Decoded::Frame { .. } => return Err(corrupt(end, 0, "the first frame is no header")),
+            Decoded::Damaged(reason) => return Err(corrupt(end, 0, reason)),
+            Decoded::End | Decoded::Torn => {
+                return Err(JournalError::NoHeader {
+                    path: path.to_owned(),
+                });
+            }
+        };
+        loop {
+            let rest = &bytes[journal.end.bytes as usize..];
+            let damage = |journal: &Self, why| corrupt(journal.end, journal.records.len(), why);
+            match frame::decode(rest, journal.end.chain) {
+                Decoded::End => break,
+                Decoded::Torn => {
+                    journal.torn_bytes = rest.len() as u64;
+                    break;
+                }
+                Decoded::Damaged(reason) => return Err(damage(&journal, reason)),
+                Decoded::Frame { kind, payload } => {
+                    journal
+                        .take(kind, payload)
+                        .map_err(|why| damage(&journal, why))?;
+                    journal.end.pass(payload.len(), rest);
+                }
+            }
+        }
+        journal.good_bytes = journal.end.bytes;
+        Ok(journal)
+    }
+
+    fn new(header: String, end: End) -> Self {
+        Self {
+            version: JOURNAL_VERSION,
+            header,
+            records: Vec::new(),
+            digests: BTreeMap::new(),
+            events: Vec::new(),
+            good_bytes: 0,
+            torn_bytes: 0,
+            end,
+        }
+    }
+
+    fn take(&mut self, kind: Kind, payload: &[u8]) -> Result<(), &'static str> {
+        match kind {
+            Kind::Header => return Err("a second header"),
+            Kind::Record => {
+                let record = payload::decode_record(payload)?;
+                if record.iteration as usize != self.records.len() {
+                    return Err("a record out of order");
+                }
+                self.records.push(record);
+            }
+            Kind::Digest => {
+                let (iteration, digest) = payload::decode_digest(payload)?;
+                if iteration as usize >= self.records.len() {
+                    return Err("a digest before its record");
+                }
+                if *self.digests.entry(iteration).or_insert(digest) != digest {
+                    return Err("two different digests of one iteration");
+                }
+            }
+            Kind::Event => self.events.push(payload::decode_text(payload)?),
+        }
+        Ok(())
+    }
+}
+
+/// Where a journal's next frame goes, and the checksum that it continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct End {
+    bytes: u64,
+    frames: u64,
+    chain: u32,
+}
+
+impl End {
+    /// Before the first frame.
+    fn of_magic() -> Self {
+        Self {
+            bytes: frame::MAGIC_BYTES as u64,
+            frames: 0,
+            chain: crc32fast::hash(&frame::magic()),
+        }
+    }
+
+    /// Goes behind the good frame at the start of `rest`.
+    fn pass(&mut self, payload: usize, rest: &[u8]) {
+        let length = frame::OVERHEAD + payload;
+        self.chain = frame::last_crc(&rest[..length]);
+        self.bytes += length as u64;
+        self.frames += 1;
+    }
+}
+
+fn check_magic(bytes: &[u8], path: &Path) -> Result<End, JournalError> {
+    let magic = frame::magic();
+    let Some(found) = bytes.get(..frame::MAGIC_BYTES) else {
+        return Err(JournalError::NotAJournal {
+            path: path.to_owned(),
+        });
+    };
+    if found[..6] != magic[..6] {
+        return Err(JournalError::NotAJournal {
+            path: path.to_owned(),
+        });
+    }
+    if found != magic {
+        let got = u16::from_le_bytes([found[6], found[7]]);
+        return Err(JournalError::Version {
+            path: path.to_owned(),
+            got,
+        });
+    }
+    Ok(End::of_magic())
+}

@@ -1,0 +1,252 @@
+//! The writer: one frame per call, on the disk when the call returns.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::frame::{self, Kind};
+use super::{End, Journal, JournalError, disk, payload};
+use crate::population::Record;
+
+/// Appends frames to a journal; every append is on the disk (fdatasync) when it returns.
+///
+/// After a failed write (a full disk) the file is cut back to its last good frame and the writer stays usable. After a
+/// failed sync, or if the cut fails too, the writer refuses everything until the journal is opened anew: what the disk
+/// holds is then unknown.
+#[derive(Debug)]
+pub struct JournalWriter {
+    path: PathBuf,
+    file: File,
+    end: End,
+    /// Records in the file: the iteration that comes next.
+    records: u32,
+    digests: BTreeMap<u32, u64>,
+    broken: bool,
+}
+
+impl JournalWriter {
+    /// A new journal with this header (JSON text). The file appears whole or not at all.
+    ///
+    /// # Errors
+    /// If the file exists or can't be made.
+    pub fn create(path: &Path, header: &str) -> Result<Self, JournalError> {
+        let mut end = End::of_magic();
+        let frame = frame::encode(Kind::Header, header.as_bytes(), end.chain)
+            .ok_or_else(|| too_long(path, "the header"))?;
+        end.pass(header.len(), &frame);
+        let bytes = [&frame::magic()[..], &frame].concat();
+        let file = disk::create_whole(path, &bytes).map_err(|source| match source.kind() {
+            ErrorKind::AlreadyExists => JournalError::Exists {
+                path: path.to_owned(),
+            },
+            _ => JournalError::io(path, "create", source),
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            end,
+            records: 0,
+            digests: BTreeMap::new(),
+            broken: false,
+        })
+    }
+
+    /// An existing journal: verified, cut back to its last good frame, ready to append.
+    ///
+    /// # Errors
+    /// As [`Journal::read`], or if the file can't be written.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let io = |action| move |source| JournalError::io(path, action, source);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .open(path)
+            .map_err(io("open"))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io("read"))?;
+        let journal = Journal::parse(&bytes, path)?;
+        if journal.torn_bytes > 0 {
+            file.set_len(journal.good_bytes)
+                .map_err(io("cut the torn tail of"))?;
+        }
+        // Also without a tail: what was read may still be in memory only, if a writer was killed before its sync.
+        file.sync_all().map_err(io("sync"))?;
+        let records = journal.records.len() as u32;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            end: journal.end,
+            records,
+            digests: journal.digests,
+            broken: false,
+        })
+    }
+
+    /// Records in the file: the iteration that comes next.
+    pub fn records(&self) -> u32 {
+        self.records
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends the record of the next iteration.
+    ///
+    /// # Errors
+    /// If it isn't the next iteration's, or can't be written; the journal is as before then.
+    pub fn append_record(&mut self, record: &Record) -> Result<(), JournalError> {
+        let what = || format!("the record of iteration {}", record.iteration);
+        if record.iteration != self.records {
+            let (expected, got) = (self.records, record.iteration);
+            return Err(JournalError::Order {
+                path: self.path.clone(),
+                expected,
+                got,
+            });
+        }
+        let checked = payload::check_record(record);
+        checked.map_err(|reason| JournalError::Unwritable {
+            path: self.path.clone(),
+            what: what(),
+            reason,
+        })?;
+        self.append(Kind::Record, &payload::encode_record(record), &what)?;
+        self.records += 1;
+        Ok(())
+    }
+
+    /// Appends the digest of the master weights after `iteration`. Said again (after a resume) it must be equal.
+    ///
+    /// # Errors
+    /// If the iteration has no record yet or another digest, or the digest can't be written.
+    pub fn append_digest(&mut self, iteration: u32, digest: u64) -> Result<(), JournalError> {
+        let path = || self.path.clone();
+        if iteration >= self.records {
+            return Err(JournalError::DigestOrder {
+                path: path(),
+                iteration,
+                iterations: self.records,
+            });
+        }
+        if let Some(&expected) = self
+            .digests
+            .get(&iteration)
+            .filter(|&&expected| expected != digest)
+        {
+            return Err(JournalError::DigestDiffers {
+                path: path(),
+                iteration,
+                expected,
+                got: digest,
+            });
+        }
+        let what = || format!("the digest of iteration {iteration}");
+        self.append(
+            Kind::Digest,
+            &payload::encode_digest(iteration, digest),
+            &what,
+        )?;
+        self.digests.insert(iteration, digest);
+        Ok(())
+    }
+
+    /// Appends an event (JSON text): an evaluation, a resume, a rank that died.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn append_event(&mut self, event: &str) -> Result<(), JournalError> {
+        self.append(Kind::Event, event.as_bytes(), &|| "an event".to_owned())
+    }
+
+    fn append(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        what: &dyn Fn() -> String,
+    ) -> Result<(), JournalError> {
+        self.check_file(what)?;
+        let frame = frame::encode(kind, payload, self.end.chain)
+            .ok_or_else(|| too_long(&self.path, &what()))?;
+        let (path, iterations) = (&self.path, self.records);
+        if let Err(source) = self.file.write_all(&frame) {
+            let cut = self
+                .file
+                .set_len(self.end.bytes)
+                .and_then(|()| self.file.sync_all());
+            self.broken = cut.is_err();
+            let (path, what) = (path.clone(), what());
+            return Err(if self.broken {
+                JournalError::Lost {
+                    path,
+                    what,
+                    iterations,
+                    source,
+                }
+            } else {
+                JournalError::Append {
+                    path,
+                    what,
+                    iterations,
+                    source,
+                }
+            });
+        }
+        if let Err(source) = self.file.sync_data() {
+            // The pages may be marked clean though they never reached the disk: a second sync would prove nothing.
+            self.broken = true;
+            let _ = self.file.set_len(self.end.bytes);
+            return Err(JournalError::Lost {
+                path: path.clone(),
+                what: what(),
+                iterations,
+                source,
+            });
+        }
+        self.end.pass(payload.len(), &frame);
+        Ok(())
+    }
+
+    /// The file must be as this writer left it, and still have a name.
+    fn check_file(&self, what: &dyn Fn() -> String) -> Result<(), JournalError> {
+        let path = || self.path.clone();
+        if self.broken {
+            return Err(JournalError::Broken {
+                path: path(),
+                what: what(),
+                iterations: self.records,
+            });
+        }
+        let metadata = self
+            .file
+            .metadata()
+            .map_err(|source| JournalError::io(&self.path, "look at", source))?;
+        if disk::is_deleted(&metadata) {
+            return Err(JournalError::Deleted {
+                path: path(),
+                what: what(),
+            });
+        }
+        let (expected, got) = (self.end.bytes, metadata.len());
+        if got != expected {
+            return Err(JournalError::Changed {
+                path: path(),
+                what: what(),
+                expected,
+                got,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn too_long(path: &Path, what: &str) -> JournalError {
+    let reason = "it is longer than 4 GiB";
+    JournalError::Unwritable {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        reason,
+    }
+}

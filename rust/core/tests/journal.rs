@@ -1,0 +1,368 @@
+//! The journal's promises: whatever is cut or flipped, reading gives a good prefix or a refusal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use es_core::journal::{Journal, JournalError, JournalWriter};
+use es_core::population::Record;
+use proptest::prelude::*;
+
+const HEADER: &str = r#"{"run": "test"}"#;
+
+#[derive(Clone, Debug)]
+enum Frame {
+    Record(Vec<Option<f64>>),
+    Digest(u64),
+    Event(String),
+}
+
+fn record(iteration: u32, fitness: &[Option<f64>]) -> Record {
+    Record {
+        iteration,
+        sigma: 1e-3,
+        learning_rate: 5e-4,
+        cursor: u64::from(iteration) * 64,
+        fitness: fitness.to_vec(),
+        pairs: (0..fitness.len() as u32).collect(),
+        coefficients: fitness
+            .iter()
+            .map(|value| value.unwrap_or(0.0).clamp(-9.0, 9.0) as f32 / 7.0)
+            .collect(),
+    }
+}
+
+fn append(writer: &mut JournalWriter, frame: &Frame) -> Result<(), JournalError> {
+    match frame {
+        Frame::Record(fitness) => writer.append_record(&record(writer.records(), fitness)),
+        Frame::Digest(digest) => match writer.records() {
+            0 => Ok(()),
+            // One digest per iteration: its value follows from the iteration.
+            records => writer.append_digest(records - 1, digest ^ u64::from(records)),
+        },
+        Frame::Event(text) => writer.append_event(text),
+    }
+}
+
+fn sample() -> Vec<Frame> {
+    vec![
+        Frame::Record(vec![Some(0.5), None, Some(-1.0)]),
+        Frame::Digest(0x0123_4567_89ab_cdef),
+        Frame::Event(r#"{"event": "eval", "accuracy": 0.25}"#.to_owned()),
+        Frame::Record(vec![Some(1.0); 9]),
+        Frame::Record(vec![None; 3]),
+    ]
+}
+
+/// The bytes of a journal with these frames, and the journal as it was read after each of them.
+fn written(frames: &[Frame], path: &Path) -> (Vec<u8>, Vec<Journal>) {
+    let mut writer = JournalWriter::create(path, HEADER).unwrap();
+    let mut states = vec![Journal::read(path).unwrap()];
+    for frame in frames {
+        append(&mut writer, frame).unwrap();
+        states.push(Journal::read(path).unwrap());
+    }
+    (fs::read(path).unwrap(), states)
+}
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.journal");
+    (directory, path)
+}
+
+/// Equal but for the torn bytes.
+fn same(one: &Journal, other: &Journal) -> bool {
+    let whole = |journal: &Journal| {
+        let mut journal = journal.clone();
+        journal.torn_bytes = 0;
+        journal
+    };
+    whole(one) == whole(other)
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let (_directory, path) = place();
+    let (bytes, states) = written(&sample(), &path);
+    let journal = states.last().unwrap();
+    assert_eq!(journal.header, HEADER);
+    assert_eq!(journal.version, 1);
+    assert_eq!(
+        journal.records[0],
+        record(0, &[Some(0.5), None, Some(-1.0)])
+    );
+    assert_eq!(journal.records[1], record(1, &[Some(1.0); 9]));
+    assert_eq!(journal.records[2], record(2, &[None; 3]));
+    assert_eq!(journal.digests[&0], 0x0123_4567_89ab_cdef ^ 1);
+    assert_eq!(journal.events, [r#"{"event": "eval", "accuracy": 0.25}"#]);
+    assert_eq!(
+        (journal.good_bytes, journal.torn_bytes),
+        (bytes.len() as u64, 0)
+    );
+}
+
+#[test]
+fn a_cut_at_any_byte_leaves_the_longest_good_prefix_and_appends_go_on() {
+    let (directory, path) = place();
+    let (bytes, states) = written(&sample(), &path);
+    let cut_path = directory.path().join("cut.journal");
+    for cut in 0..bytes.len() {
+        let (good, last) = (
+            states
+                .iter()
+                .rposition(|state| state.good_bytes <= cut as u64),
+            &bytes[..cut],
+        );
+        let Some(good) = good else {
+            assert!(
+                Journal::parse(last, &cut_path).is_err(),
+                "cut at {cut}, inside the header"
+            );
+            continue;
+        };
+        let journal = Journal::parse(last, &cut_path).unwrap();
+        assert!(same(&journal, &states[good]), "cut at {cut}");
+        assert_eq!(journal.torn_bytes, cut as u64 - states[good].good_bytes);
+
+        fs::write(&cut_path, last).unwrap();
+        let mut writer = JournalWriter::open(&cut_path).unwrap();
+        for frame in &sample()[good..] {
+            append(&mut writer, frame).unwrap();
+        }
+        assert_eq!(
+            fs::read(&cut_path).unwrap(),
+            bytes,
+            "cut at {cut}, reopened and continued"
+        );
+    }
+}
+
+#[test]
+fn a_flip_of_any_byte_is_refused_or_leaves_a_good_prefix() {
+    let (_directory, path) = place();
+    let (bytes, states) = written(&sample(), &path);
+    let last_frame = states[states.len() - 2].good_bytes;
+    for at in 0..bytes.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= flip;
+            match Journal::parse(&damaged, &path) {
+                Ok(journal) => {
+                    assert!(
+                        at as u64 >= last_frame,
+                        "byte {at} lies before the last frame"
+                    );
+                    assert!(same(&journal, &states[states.len() - 2]), "byte {at}");
+                }
+                Err(JournalError::Corrupt {
+                    offset,
+                    frame,
+                    iterations,
+                    ..
+                }) => {
+                    let good = states
+                        .iter()
+                        .rposition(|state| state.good_bytes <= at as u64);
+                    let good = good.map(|good| &states[good]);
+                    assert_eq!(
+                        offset,
+                        good.map_or(8, |state| state.good_bytes),
+                        "byte {at}"
+                    );
+                    assert_eq!(
+                        iterations,
+                        good.map_or(0, |state| state.records.len()),
+                        "byte {at}"
+                    );
+                    assert!(good.is_none() || frame > 0);
+                }
+                Err(JournalError::NotAJournal { .. }) => assert!(at < 6),
+                Err(JournalError::Version { .. }) => assert!((6..8).contains(&at)),
+                // The header frame is the only one: a bad checksum at its end can't be told from a torn write.
+                Err(error) => panic!("byte {at}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn missing_repeated_and_swapped_frames_are_refused() {
+    let (_directory, path) = place();
+    let (bytes, states) = written(&sample(), &path);
+    let ends: Vec<usize> = states
+        .iter()
+        .map(|state| state.good_bytes as usize)
+        .collect();
+    let frame = |at: usize| &bytes[ends[at]..ends[at + 1]];
+    let frames = ends.len() - 1;
+    for at in 0..frames - 1 {
+        let without = [&bytes[..ends[at]], &bytes[ends[at + 1]..]].concat();
+        assert!(is_corrupt(&without, ends[at]), "frame {at} missing");
+        let swapped = [
+            &bytes[..ends[at]],
+            frame(at + 1),
+            frame(at),
+            &bytes[ends[at + 2]..],
+        ]
+        .concat();
+        assert!(
+            is_corrupt(&swapped, ends[at]),
+            "frame {at} after the next one"
+        );
+    }
+    for at in 0..frames {
+        let repeated = [&bytes[..ends[at + 1]], frame(at), &bytes[ends[at + 1]..]].concat();
+        assert!(is_corrupt(&repeated, ends[at + 1]), "frame {at} twice");
+    }
+}
+
+fn is_corrupt(bytes: &[u8], at: usize) -> bool {
+    matches!(
+        Journal::parse(bytes, Path::new("j")),
+        Err(JournalError::Corrupt { offset, .. }) if offset == at as u64
+    )
+}
+
+#[test]
+fn garbage_after_the_last_frame_is_refused_and_zeros_are_torn() {
+    let (_directory, path) = place();
+    let (bytes, states) = written(&sample(), &path);
+    assert!(is_corrupt(&[&bytes[..], &[7; 20]].concat(), bytes.len()));
+    let journal = Journal::parse(&[&bytes[..], &[0; 4096]].concat(), &path).unwrap();
+    assert!(same(&journal, states.last().unwrap()));
+    assert_eq!(journal.torn_bytes, 4096);
+}
+
+#[test]
+fn create_never_overwrites_and_leaves_nothing_behind() {
+    let (directory, path) = place();
+    let (bytes, _) = written(&sample(), &path);
+    assert!(matches!(
+        JournalWriter::create(&path, HEADER),
+        Err(JournalError::Exists { .. })
+    ));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    assert_eq!(
+        fs::read_dir(directory.path()).unwrap().count(),
+        1,
+        "no temporary file is left"
+    );
+    let nowhere = directory.path().join("missing").join("run.journal");
+    assert!(matches!(
+        JournalWriter::create(&nowhere, HEADER),
+        Err(JournalError::Io { .. })
+    ));
+    assert!(matches!(
+        JournalWriter::open(&nowhere),
+        Err(JournalError::Io { .. })
+    ));
+}
+
+#[test]
+fn records_and_digests_come_in_order() {
+    let (_directory, path) = place();
+    let mut writer = JournalWriter::create(&path, HEADER).unwrap();
+    let fitness = [Some(1.0), Some(2.0)];
+    let order = writer.append_record(&record(1, &fitness)).unwrap_err();
+    assert!(matches!(
+        order,
+        JournalError::Order {
+            expected: 0,
+            got: 1,
+            ..
+        }
+    ));
+    assert!(matches!(
+        writer.append_digest(0, 5),
+        Err(JournalError::DigestOrder { .. })
+    ));
+    writer.append_record(&record(0, &fitness)).unwrap();
+    assert!(matches!(
+        writer.append_record(&record(0, &fitness)),
+        Err(JournalError::Order { .. })
+    ));
+    writer.append_digest(0, 5).unwrap();
+    writer.append_digest(0, 5).unwrap();
+    assert!(matches!(
+        writer.append_digest(0, 6),
+        Err(JournalError::DigestDiffers { .. })
+    ));
+    let odd = Record {
+        pairs: vec![0],
+        ..record(1, &fitness)
+    };
+    assert!(matches!(
+        writer.append_record(&odd),
+        Err(JournalError::Unwritable { .. })
+    ));
+    let infinite = Record {
+        sigma: f64::INFINITY,
+        ..record(1, &fitness)
+    };
+    assert!(matches!(
+        writer.append_record(&infinite),
+        Err(JournalError::Unwritable { .. })
+    ));
+    assert_eq!(
+        Journal::read(&path).unwrap().records.len(),
+        1,
+        "refusals leave no bytes"
+    );
+}
+
+#[test]
+fn a_second_writer_and_a_deleted_file_are_noticed() {
+    let (_directory, path) = place();
+    let mut one = JournalWriter::create(&path, HEADER).unwrap();
+    let mut other = JournalWriter::open(&path).unwrap();
+    other.append_event("{}").unwrap();
+    assert!(matches!(
+        one.append_event("{}"),
+        Err(JournalError::Changed { .. })
+    ));
+    fs::remove_file(&path).unwrap();
+    if cfg!(unix) {
+        assert!(matches!(
+            other.append_event("{}"),
+            Err(JournalError::Deleted { .. })
+        ));
+    }
+}
+
+fn any_frame() -> impl Strategy<Value = Frame> {
+    let finite = prop_oneof![
+        -1e6_f64..1e6,
+        Just(0.0),
+        Just(f64::MAX),
+        Just(f64::MIN_POSITIVE)
+    ];
+    prop_oneof![
+        proptest::collection::vec(proptest::option::weighted(0.8, finite), 0..20)
+            .prop_map(Frame::Record),
+        Just(Frame::Digest(0xfeed)),
+        ".{0,40}".prop_map(Frame::Event),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_frames_survive_any_cut_and_any_flip(
+        frames in proptest::collection::vec(any_frame(), 0..8),
+        cut in any::<prop::sample::Index>(),
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), 1_u8..=255), 0..3),
+    ) {
+        let (_directory, path) = place();
+        let (mut bytes, states) = written(&frames, &path);
+        bytes.truncate(1 + cut.index(bytes.len()));
+        for (at, flip) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+        }
+        if let Ok(journal) = Journal::parse(&bytes, &path) {
+            prop_assert!(states.iter().any(|state| same(state, &journal)));
+            prop_assert_eq!(journal.good_bytes + journal.torn_bytes, bytes.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The journal: writer and reader.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use es_core::journal::{
+    JOURNAL_VERSION, Journal as Core, JournalError, JournalWriter as CoreWriter,
+};
+use pyo3::prelude::*;
+
+use crate::door::{CoreError, detached, raise};
+use crate::population::Record;
+
+/// Adds this file's classes and constants to the module.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("JOURNAL_VERSION", JOURNAL_VERSION)?;
+    m.add_class::<JournalWriter>()?;
+    m.add_class::<Journal>()
+}
+
+/// Appends frames to a journal; every append is on the disk (fsync) when it returns.
+#[pyclass(frozen, module = "es_llm._core")]
+pub struct JournalWriter {
+    path: PathBuf,
+    writer: Mutex<Option<CoreWriter>>,
+}
+
+#[pymethods]
+impl JournalWriter {
+    /// A new journal with this header (JSON text). An existing file is refused. The file appears whole or not at all.
+    #[staticmethod]
+    fn create(py: Python<'_>, path: PathBuf, header: &str) -> PyResult<Self> {
+        detached(py, move || {
+            CoreWriter::create(&path, header).map(|writer| Self::new(path, writer))
+        })
+    }
+
+    /// An existing journal: verified, cut back to its last good frame, ready to append.
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        detached(py, move || {
+            CoreWriter::open(&path).map(|writer| Self::new(path, writer))
+        })
+    }
+
+    /// Appends the record of the next iteration.
+    fn append_record(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
+        self.append(py, |writer| writer.append_record(&record.0))
+    }
+
+    /// Digest of the master weights after `iteration` was applied.
+    fn append_digest(&self, py: Python<'_>, iteration: u32, digest: u64) -> PyResult<()> {
+        self.append(py, |writer| writer.append_digest(iteration, digest))
+    }
+
+    /// An event as JSON text: an evaluation, a resume, a rank that died.
+    fn append_event(&self, py: Python<'_>, event: &str) -> PyResult<()> {
+        self.append(py, |writer| writer.append_event(event))
+    }
+
+    /// Closes the file; a second call does nothing.
+    fn close(&self, py: Python<'_>) {
+        let writer = || {
+            self.writer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        };
+        py.detach(|| drop(writer()));
+    }
+
+    fn __repr__(&self) -> String {
+        format!("JournalWriter({:?})", self.path.display().to_string())
+    }
+}
+
+impl JournalWriter {
+    fn new(path: PathBuf, writer: CoreWriter) -> Self {
+        Self {
+            path,
+            writer: Mutex::new(Some(writer)),
+        }
+    }
+
+    fn append(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut CoreWriter) -> Result<(), JournalError> + Send,
+    ) -> PyResult<()> {
+        let done = detached(py, || {
+            // A writer whose append panicked may have left half a frame: closed, it can only be opened anew.
+            let mut writer = self.writer.lock().unwrap_or_else(|poisoned| {
+                let mut writer = poisoned.into_inner();
+                *writer = None;
+                writer
+            });
+            writer.as_mut().map(work).transpose()
+        })?;
+        done.ok_or_else(|| {
+            let path = self.path.display();
+            raise(
+                py,
+                "JournalError",
+                &format!("journal {path}: this writer is closed"),
+            )
+        })
+    }
+}
+
+/// A journal that was read and verified.
+#[pyclass(frozen, module = "es_llm._core")]
+pub struct Journal(Core);
+
+#[pymethods]
+impl Journal {
+    /// Reads and verifies a journal.
+    #[staticmethod]
+    fn read(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        detached(py, move || Core::read(&path)).map(Self)
+    }
+
+    /// Verifies the bytes of a journal.
+    #[staticmethod]
+    fn parse(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
+        detached(py, || Core::parse(data, Path::new("<bytes>"))).map(Self)
+    }
+
+    #[getter]
+    fn version(&self) -> u16 {
+        self.0.version
+    }
+
+    #[getter]
+    fn header(&self) -> &str {
+        &self.0.header
+    }
+
+    #[getter]
+    fn records(&self) -> Vec<Record> {
+        self.0.records.iter().cloned().map(Record).collect()
+    }
+
+    /// Iteration -> digest after it.
+    #[getter]
+    fn digests(&self) -> BTreeMap<u32, u64> {
+        self.0.digests.clone()
+    }
+
+    #[getter]
+    fn events(&self) -> Vec<String> {
+        self.0.events.clone()
+    }
+
+    #[getter]
+    fn good_bytes(&self) -> u64 {
+        self.0.good_bytes
+    }
+
+    /// Bytes of an unfinished last frame, ignored by readers and cut off by `JournalWriter.open`.
+    #[getter]
+    fn torn_bytes(&self) -> u64 {
+        self.0.torn_bytes
+    }
+
+    fn __repr__(&self) -> String {
+        let Core {
+            version,
+            records,
+            digests,
+            events,
+            good_bytes,
+            torn_bytes,
+            ..
+        } = &self.0;
+        format!(
+            "Journal(version={version}, records={}, digests={}, events={}, good_bytes={good_bytes}, torn_bytes={torn_bytes})",
+            records.len(),
+            digests.len(),
+            events.len()
+        )
+    }
+}
+
+impl CoreError for JournalError {
+    fn class(&self) -> &'static str {
+        match self {
+            Self::Corrupt { .. } => "JournalCorruptError",
+            Self::Io { .. }
+            | Self::Exists { .. }
+            | Self::NotAJournal { .. }
+            | Self::Version { .. }
+            | Self::NoHeader { .. }
+            | Self::Append { .. }
+            | Self::Lost { .. }
+            | Self::Broken { .. }
+            | Self::Changed { .. }
+            | Self::Deleted { .. }
+            | Self::Order { .. }
+            | Self::DigestOrder { .. }
+            | Self::DigestDiffers { .. }
+            | Self::Unwritable { .. } => "JournalError",
+        }
+    }
+}
