@@ -16,9 +16,7 @@ from transformers import (
 
 PAD, EOS, UNKNOWN = 0, 1, 2
 CHARACTERS = "\n " + string.digits + string.ascii_letters + "+-*/()=<>.,:;'?!_[]{}|"
-VOCABULARY = {
-    token: index for index, token in enumerate(["<pad>", "<eos>", "<unk>", *dict.fromkeys(CHARACTERS)])
-}
+VOCABULARY = {token: index for index, token in enumerate(["<pad>", "<eos>", "<unk>", *dict.fromkeys(CHARACTERS)])}
 
 _SIZES = {
     "hidden_size": 32,

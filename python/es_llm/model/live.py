@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Final, final
 
 import torch
@@ -26,7 +27,7 @@ class Live:
 
     @property
     def dtype(self) -> str:
-        """"float32", "bfloat16" or "float16"."""
+        """Name of the type: "float32", "bfloat16" or "float16"."""
         return str(self._type).removeprefix("torch.")
 
     def tensor(self) -> torch.Tensor:
@@ -100,7 +101,7 @@ def _require_apart(module: torch.nn.Module) -> None:
         for name, weight in module.named_parameters()
         if weight.numel()
     )
-    for (_, end, name), (start, _, other) in zip(spans, spans[1:], strict=False):
+    for (_, end, name), (start, _, other) in itertools.pairwise(spans):
         if start < end:
             raise ModelError(
                 f"`{name}` and `{other}` share memory but are two parameters; tie them by assigning one "

@@ -45,9 +45,7 @@ class Weights:
             not finite (also after rounding to `dtype`), or what `ParameterTable.from_module` refuses.
     """
 
-    def __init__(
-        self, module: torch.nn.Module, *, dtype: str | None = None, frozen: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, module: torch.nn.Module, *, dtype: str | None = None, frozen: Sequence[str] = ()) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise ModelError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
         self.table = ParameterTable.from_module(module, frozen)

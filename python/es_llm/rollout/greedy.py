@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
+
+ROW_MULTIPLE: Final = 8
+"""Rows of a batch that finished rows are dropped down to. Matrix products over at least 8 rows give each row
+the same bits as the whole batch does (measured, see the tests); fewer rows take another kernel."""
 
 
 def is_supported(model: Any) -> bool:
@@ -48,22 +52,45 @@ def decode(
     options = _options(model)
     cache = DynamicCache(config=model.config)
     ends = torch.tensor(list(eos_ids), dtype=ids_BT.dtype)
+    generated_BT = ids_BT.new_full((rows, max_new_tokens), pad_id)
+    row_B = torch.arange(rows)  # rows of the unit that are still in the batch
     open_B = torch.ones(rows, dtype=torch.bool)
-    generated: list[torch.Tensor] = []
     start = 0
-    for stop in range(width, width + max_new_tokens):
+    for step in range(max_new_tokens):
+        stop = width + step
         if "position_ids" in options:
             options["position_ids"] = position_BT[:, start:stop]
         output = model(
             input_ids=ids_BT, attention_mask=mask_BT[:, :stop], past_key_values=cache, use_cache=True, **options
         )
         next_B = output.logits[:, -1].float().argmax(-1).masked_fill(~open_B, pad_id)
-        generated.append(next_B)
+        generated_BT[row_B, step] = next_B
         open_B &= torch.isin(next_B, ends, invert=True)
-        if not open_B.any():
-            break
+        left = int(open_B.sum())
+        if left == 0:
+            return generated_BT[:, : step + 1]
+        if _worth_dropping(left, len(open_B)):
+            kept = _kept(open_B, left)
+            cache.batch_select_indices(kept)
+            mask_BT, position_BT, next_B = mask_BT[kept], position_BT[kept], next_B[kept]
+            open_B, row_B = open_B[kept], row_B[kept]
         ids_BT, start = next_B[:, None], stop
-    return torch.stack(generated, dim=1)
+    return generated_BT
+
+
+def _worth_dropping(left: int, batch: int) -> bool:
+    """Whether copying the cache without the finished rows pays: a quarter of the batch goes."""
+    return 4 * _padded(left) <= 3 * batch
+
+
+def _padded(left: int) -> int:
+    return -(-left // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def _kept(open_B: torch.Tensor, left: int) -> torch.Tensor:
+    """Rows to go on with, in order: the open ones, and finished ones up to a multiple of `ROW_MULTIPLE`."""
+    order_B = torch.argsort((~open_B).int(), stable=True)
+    return order_B[: _padded(left)].sort().values
 
 
 def _options(model: Any) -> dict[str, Any]:
