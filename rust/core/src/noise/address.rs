@@ -54,7 +54,9 @@ pub enum NoiseError {
     #[error("`tensor` must be < {MAX_TENSORS} (2^20), got {0}")]
     Tensor(u32),
     /// The last element needs more than 42 bits.
-    #[error("elements must end at or before {MAX_ELEMENTS} (2^42), got {count} from `element` = {element}")]
+    #[error(
+        "elements must end at or before {MAX_ELEMENTS} (2^42), got {count} from `element` = {element}"
+    )]
     Element {
         /// First element asked for.
         element: u64,
@@ -81,7 +83,10 @@ impl NoiseAddress {
         if self.tensor >= MAX_TENSORS {
             return Err(NoiseError::Tensor(self.tensor));
         }
-        if element.checked_add(count).is_none_or(|end| end > MAX_ELEMENTS) {
+        if element
+            .checked_add(count)
+            .is_none_or(|end| end > MAX_ELEMENTS)
+        {
             return Err(NoiseError::Element { element, count });
         }
         Ok(Stream {
@@ -109,7 +114,12 @@ pub struct Stream {
 impl Stream {
     /// The Philox counter of one block; `block` < 2^40.
     pub fn counter(&self, block: u64) -> [u32; 4] {
-        [block as u32, self.high | (block >> 32) as u32, self.pair, self.iteration]
+        [
+            block as u32,
+            self.high | (block >> 32) as u32,
+            self.pair,
+            self.iteration,
+        ]
     }
 
     /// The four normals of one block.

@@ -15,12 +15,31 @@
 pub mod bits {
     /// -2 ln(1 + t) / t on [-0.25, 0.5].
     pub const LOG: [u32; 8] = [
-        0xc000_0000, 0x3f80_005b, 0xbf2a_a645, 0x3eff_a58f, 0xbecd_cb40, 0x3eb2_deb1, 0xbe92_9570, 0x3e09_56ac,
+        0xc000_0000,
+        0x3f80_005b,
+        0xbf2a_a645,
+        0x3eff_a58f,
+        0xbecd_cb40,
+        0x3eb2_deb1,
+        0xbe92_9570,
+        0x3e09_56ac,
     ];
     /// sin(pi x / 2) / x as a polynomial in x^2 on [0, 1].
-    pub const SIN: [u32; 5] = [0x3fc9_0fdb, 0xbf25_5de2, 0x3da3_3456, 0xbb99_2663, 0x391e_d7df];
+    pub const SIN: [u32; 5] = [
+        0x3fc9_0fdb,
+        0xbf25_5de2,
+        0x3da3_3456,
+        0xbb99_2663,
+        0x391e_d7df,
+    ];
     /// cos(pi x / 2) as a polynomial in x^2 on [0, 1].
-    pub const COS: [u32; 5] = [0x3f80_0000, 0xbf9d_e9d8, 0x3e81_ded4, 0xbcaa_820f, 0x3a61_5cc1];
+    pub const COS: [u32; 5] = [
+        0x3f80_0000,
+        0xbf9d_e9d8,
+        0x3e81_ded4,
+        0xbcaa_820f,
+        0x3a61_5cc1,
+    ];
     /// -2 ln 2.
     pub const OCTAVE: u32 = 0xbfb1_7218;
     /// 0.75 * 2^31: where the octaves of the logarithm begin.
@@ -44,7 +63,10 @@ fn box_muller(w0: u32, w1: u32) -> (f32, f32) {
     let x = w1.cast_signed() as f32 * (1.0 / 2_147_483_648.0);
     let z = x * x;
     let cosine = r * polynomial(bits::COS, z);
-    ((r * x) * polynomial(bits::SIN, z), f32::from_bits(cosine.to_bits() ^ (w0 & 0x8000_0000)))
+    (
+        (r * x) * polynomial(bits::SIN, z),
+        f32::from_bits(cosine.to_bits() ^ (w0 & 0x8000_0000)),
+    )
 }
 
 /// s = -2 ln u, u = ((w & 0x7fffffff) | 1) / 2^31.
@@ -52,6 +74,7 @@ fn box_muller(w0: u32, w1: u32) -> (f32, f32) {
 /// u = 2^k z with z in [0.75, 1.5) and k in [-31, 0], both by integer operations on the bits of u * 2^31; t = z - 1 is
 /// exact (Sterbenz). s = t P(t) + k (-2 ln 2) is never negative: at k = 0, t <= 0 and P < 0; below, the second term is
 /// at least 1.38 and the first at least -0.82.
+#[allow(clippy::many_single_char_names, reason = "the formula's own")]
 fn minus_two_ln(w: u32) -> f32 {
     let m = ((w & 0x7fff_ffff) | 1).cast_signed() as f32;
     let a = m.to_bits().wrapping_sub(bits::SPLIT);

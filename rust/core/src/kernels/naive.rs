@@ -1,0 +1,97 @@
+//! The kernels' definition, one element at a time. Slow on purpose: fast paths are tested against it, bit for bit.
+
+use super::rounding::LiveType;
+use super::{KernelError, Update};
+use crate::noise::{NoiseAddress, noise_at};
+
+/// out\[i\] = noise(element + i).
+///
+/// # Errors
+/// [`KernelError::Address`].
+pub fn fill(address: NoiseAddress, out: &mut [f32]) -> Result<(), KernelError> {
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = noise_at(after(address, i))?;
+    }
+    Ok(())
+}
+
+/// live\[i\] = round(fma(scale, noise(element + i), master\[i\])).
+///
+/// # Errors
+/// [`KernelError::Address`].
+pub fn perturb_into<L: LiveType>(
+    live: &mut [L::Bits],
+    master: &[f32],
+    scale: f32,
+    address: NoiseAddress,
+) -> Result<(), KernelError> {
+    for (i, (live, master)) in live.iter_mut().zip(master).enumerate() {
+        *live = L::round(scale.mul_add(noise_at(after(address, i))?, *master));
+    }
+    Ok(())
+}
+
+/// For each element: `acc = 0; for each pair in order: acc = fma(coefficient, noise, acc); master += acc`.
+///
+/// # Errors
+/// [`KernelError::Address`].
+pub fn accumulate(master: &mut [f32], update: Update<'_>) -> Result<(), KernelError> {
+    for (i, master) in master.iter_mut().enumerate() {
+        let mut sum = 0.0_f32;
+        for (pair, coefficient) in update.pairs.iter().zip(update.coefficients) {
+            let address = NoiseAddress {
+                pair: *pair,
+                ..after(update.address, i)
+            };
+            sum = coefficient.mul_add(noise_at(address)?, sum);
+        }
+        *master += sum;
+    }
+    Ok(())
+}
+
+/// Sum modulo 2^64 over the elements of `h(tensor, element) * (2 * bits + 1)`.
+///
+/// h is odd, and the contents of an element differ by an even number below 2^33 that isn't 0: so a single changed
+/// element always changes the digest. The order of the elements doesn't count, so shards' digests add up.
+pub fn digest(master: &[f32], tensor: u32, element: u64) -> u64 {
+    let term = |(i, value): (usize, &f32)| {
+        let factor = digest_factor(digest_place(tensor, element + i as u64));
+        factor.wrapping_mul(2 * u64::from(value.to_bits()) + 1)
+    };
+    master
+        .iter()
+        .enumerate()
+        .map(term)
+        .fold(0, u64::wrapping_add)
+}
+
+/// Tensor and element in one number: 20 bits above 42.
+#[allow(
+    clippy::inline_always,
+    reason = "compiled into the kernels of every instruction set"
+)]
+#[inline(always)]
+pub(super) fn digest_place(tensor: u32, element: u64) -> u64 {
+    (u64::from(tensor) << 42) | element
+}
+
+/// h: the output function of `SplitMix64` (Steele, Lea & Flood, OOPSLA 2014) of one place, made odd.
+#[allow(
+    clippy::inline_always,
+    reason = "compiled into the kernels of every instruction set"
+)]
+#[inline(always)]
+pub(super) fn digest_factor(place: u64) -> u64 {
+    let x = place.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (x ^ (x >> 31)) | 1
+}
+
+fn after(address: NoiseAddress, elements: usize) -> NoiseAddress {
+    NoiseAddress {
+        element: address.element + elements as u64,
+        ..address
+    }
+}

@@ -1,0 +1,164 @@
+//! f32 -> live types, to nearest even, without branches so that loops vectorise. NaN becomes the type's default NaN.
+
+use super::KernelError;
+
+/// Types of live weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// f32.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+}
+
+impl Dtype {
+    /// By torch's name.
+    ///
+    /// # Errors
+    /// [`KernelError::Dtype`] for any other.
+    pub fn from_name(name: &str) -> Result<Self, KernelError> {
+        match name {
+            "float32" => Ok(Self::F32),
+            "bfloat16" => Ok(Self::Bf16),
+            "float16" => Ok(Self::F16),
+            _ => Err(KernelError::Dtype(name.to_owned())),
+        }
+    }
+}
+
+/// A type of live weights, at compile time.
+pub trait LiveType: Send + Sync {
+    /// How the weights are stored.
+    type Bits: Copy + Send + Sync;
+
+    /// The stored form of the nearest value, ties to even.
+    fn round(value: f32) -> Self::Bits;
+
+    /// The nearest value itself, as f32.
+    fn nearest(value: f32) -> f32;
+}
+
+/// f32: nothing to round.
+#[derive(Clone, Copy, Debug)]
+pub struct F32;
+
+/// bfloat16: the upper half of an f32.
+#[derive(Clone, Copy, Debug)]
+pub struct Bf16;
+
+/// IEEE half precision: 5 bits of exponent, 10 of fraction.
+#[derive(Clone, Copy, Debug)]
+pub struct F16;
+
+const MAGNITUDE: u32 = 0x7fff_ffff;
+const INFINITY: u32 = 0x7f80_0000;
+
+#[allow(
+    clippy::inline_always,
+    reason = "compiled into the kernels of every instruction set"
+)]
+impl LiveType for F32 {
+    type Bits = f32;
+
+    #[inline(always)]
+    fn round(value: f32) -> f32 {
+        value
+    }
+
+    #[inline(always)]
+    fn nearest(value: f32) -> f32 {
+        value
+    }
+}
+
+#[allow(
+    clippy::inline_always,
+    reason = "compiled into the kernels of every instruction set"
+)]
+impl LiveType for Bf16 {
+    type Bits = u16;
+
+    /// Adds just below half a unit, or half where the last kept bit is odd, and drops the lower half of the bits: the
+    /// carry goes into the exponent, up to infinity.
+    #[inline(always)]
+    fn round(value: f32) -> u16 {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        (if bits & MAGNITUDE > INFINITY {
+            0x7fc0
+        } else {
+            rounded
+        }) as u16
+    }
+
+    #[inline(always)]
+    fn nearest(value: f32) -> f32 {
+        f32::from_bits(u32::from(Self::round(value)) << 16)
+    }
+}
+
+/// Smallest normal half, 2^-14, as f32 bits.
+const SMALLEST_NORMAL: u32 = 0x3880_0000;
+/// 65520, the first magnitude that rounds to an infinite half.
+const OVERFLOW: u32 = 0x477f_f000;
+/// 0.5: adding it puts the last bit of a subnormal half, 2^-24, into the last place of an f32.
+const HALF: u32 = 0x3f00_0000;
+/// 127 - 15 in the exponent's place.
+const REBIAS: u32 = 112 << 23;
+
+#[allow(
+    clippy::inline_always,
+    reason = "compiled into the kernels of every instruction set"
+)]
+impl LiveType for F16 {
+    type Bits = u16;
+
+    #[inline(always)]
+    fn round(value: f32) -> u16 {
+        let bits = value.to_bits();
+        let magnitude = bits & MAGNITUDE;
+        let carry = 0xfff + ((magnitude >> 13) & 1);
+        let normal = magnitude.wrapping_sub(REBIAS).wrapping_add(carry) >> 13;
+        let subnormal = (f32::from_bits(magnitude) + f32::from_bits(HALF))
+            .to_bits()
+            .wrapping_sub(HALF);
+        let finite = if magnitude < SMALLEST_NORMAL {
+            subnormal
+        } else {
+            normal
+        };
+        let signed = (if magnitude >= OVERFLOW {
+            0x7c00
+        } else {
+            finite
+        }) | ((bits >> 16) & 0x8000);
+        (if magnitude > INFINITY { 0x7e00 } else { signed }) as u16
+    }
+
+    #[inline(always)]
+    fn nearest(value: f32) -> f32 {
+        let bits = value.to_bits();
+        let magnitude = bits & MAGNITUDE;
+        let carry = 0xfff + ((magnitude >> 13) & 1);
+        let normal = magnitude.wrapping_add(carry) & !0x1fff;
+        let half = f32::from_bits(HALF);
+        let subnormal = ((f32::from_bits(magnitude) + half) - half).to_bits();
+        let finite = if magnitude < SMALLEST_NORMAL {
+            subnormal
+        } else {
+            normal
+        };
+        let signed = (if magnitude >= OVERFLOW {
+            INFINITY
+        } else {
+            finite
+        }) | (bits & !MAGNITUDE);
+        if magnitude > INFINITY {
+            f32::NAN
+        } else {
+            f32::from_bits(signed)
+        }
+    }
+}
