@@ -17,7 +17,17 @@ from es_llm.model.live import DTYPES
 EMBEDDED: Final = "embedded"
 """Name of the model that ships with the package."""
 
-_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+_GENERIC_TOKENIZERS: Final = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_LOADING_ERRORS: Final = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    SafetensorError,
+)
 
 
 def load_model(
@@ -70,11 +80,9 @@ def load_tokenizer(
     Raises:
         ModelError: nothing there, broken files, or neither a pad nor an end-of-sequence token.
     """
-    from transformers import AutoTokenizer
-
     place = resolve(name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = _tokenizer_class(place, revision).from_pretrained(
             place, revision=revision or "main", trust_remote_code=trust_remote_code, padding_side="left"
         )
     except _LOADING_ERRORS as error:
@@ -142,6 +150,16 @@ def check_directory(directory: Path) -> None:
                 shard.keys()
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: not a whole safetensors file: {error}") from error
+
+
+def _tokenizer_class(place: str, revision: str | None) -> Any:
+    """Whose `from_pretrained` to call. A generic class means that tokenizer.json says it all; AutoTokenizer puts
+    the architecture's own class in its place for some architectures (Qwen2's is one), with other tokens."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    declared = get_tokenizer_config(place, revision=revision or "main").get("tokenizer_class")
+    return PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
 
 
 def _shards(index: Path) -> list[Path]:

@@ -134,9 +134,9 @@ class Weights:
         ]
 
 
-def _little_endian(tensor: torch.Tensor) -> NDArray[np.uint8]:
+def _little_endian(tensor: torch.Tensor) -> memoryview:
     """The tensor's words as bytes, least significant first; no copy on a little-endian machine."""
     octets: NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
     if sys.byteorder == "big":
         octets = np.ascontiguousarray(octets.reshape(-1, tensor.element_size())[:, ::-1])
-    return octets
+    return octets.data

@@ -31,8 +31,8 @@ class HFEngine:
 
     Raises:
         ConfigError: a temperature above 0, or a length below 1.
-        ModelError: an encoder-decoder model, a tokenizer without a pad token or with more tokens than the
-            model has embeddings.
+        ModelError: an encoder-decoder model, a tokenizer without a pad token or with one that the model has
+            no embedding for, or no end-of-sequence token anywhere.
     """
 
     def __init__(
@@ -48,12 +48,13 @@ class HFEngine:
             raise ConfigError(f"`temperature` must be 0 (greedy decoding), got {temperature}: sampling is not built")
         if max_completion_length < 1:
             raise ConfigError(f"`max_completion_length` must be >= 1, got {max_completion_length}")
-        _check(model, tokenizer)
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise ModelError(f"{type(model).__name__} is an encoder-decoder model, expected a causal language model")
+        self._prompts = PromptEncoder(tokenizer, embeddings=model.get_input_embeddings().weight.shape[0])
         self._model = model
         self._max_completion_length = max_completion_length
         self._pad_id = int(tokenizer.pad_token_id)
         self._eos_ids = _eos_ids(model, tokenizer)
-        self._prompts = PromptEncoder(tokenizer)
         self._loop = greedy.is_supported(model) if loop is None else loop
 
     def evaluate(self, prompts: Sequence[Prompt]) -> list[Completion]:
@@ -61,6 +62,7 @@ class HFEngine:
 
         Raises:
             ConfigError: a prompt without tokens, or messages without a chat template.
+            ModelError: a token that the model has no embedding for.
         """
         if not prompts:
             return []
@@ -126,20 +128,6 @@ def _no_defaults(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = saved
-
-
-def _check(model: Any, tokenizer: Any) -> None:
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(f"{type(model).__name__} is an encoder-decoder model, expected a causal language model")
-    if tokenizer.pad_token_id is None:
-        raise ModelError("the tokenizer has no pad token; set `tokenizer.pad_token`, for example to its eos token")
-    embeddings = model.get_input_embeddings().weight.shape[0]
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= embeddings:
-        raise ModelError(
-            f"the tokenizer has token id {largest}, but the model has only {embeddings} embeddings; "
-            "expected the model's own tokenizer"
-        )
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any, Final, final
 
 import torch
 
-from es_llm.errors import ConfigError
+from es_llm.errors import ConfigError, ModelError
 from es_llm.rollout.engine import Completion, Prompt
 
 _REMEMBERED: Final = 1 << 16
@@ -19,10 +19,21 @@ class PromptEncoder:
     """A tokenizer that remembers the prompts it has seen: every member gets the same ones.
 
     Text gets the tokenizer's own special tokens; messages go through its chat template, which brings them.
+
+    Args:
+        tokenizer: with a pad token.
+        embeddings: rows of the model's embedding; token ids must be below.
+
+    Raises:
+        ModelError: no pad token, or one without an embedding.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, embeddings: int) -> None:
+        if tokenizer.pad_token_id is None:
+            raise ModelError("the tokenizer has no pad token; set `tokenizer.pad_token`, for example to its eos token")
         self._tokenizer = tokenizer
+        self._embeddings = embeddings
+        self._require_embedded(tokenizer.pad_token_id, "the pad token")
         self._seen: dict[str, tuple[int, ...]] = {}
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
@@ -30,6 +41,7 @@ class PromptEncoder:
 
         Raises:
             ConfigError: messages without a chat template, or a prompt without tokens.
+            ModelError: a token without an embedding: another model's tokenizer.
         """
         key = prompt if isinstance(prompt, str) else "\0" + json.dumps(prompt)
         known = self._seen.get(key)
@@ -70,4 +82,12 @@ class PromptEncoder:
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ConfigError(f"the prompt {prompt!r} has no tokens, expected at least one")
+        self._require_embedded(max(ids), f"the prompt {prompt!r}")
         return tuple(ids)
+
+    def _require_embedded(self, token: int, what: str) -> None:
+        if token >= self._embeddings:
+            raise ModelError(
+                f"{what} has token id {token}, but the model has only {self._embeddings} embeddings; "
+                "expected the model's own tokenizer"
+            )

@@ -1,0 +1,105 @@
+"""The trained model as a Hugging Face directory that other tools load: safetensors in the live type.
+
+Knows nothing of journals. The directory appears whole: everything is written to a temporary sibling, flushed
+to the disk, and renamed; an older export is moved aside first and removed last.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from es_llm.errors import ModelError
+
+_EXPORT_SUFFIXES: Final = {".json", ".safetensors", ".txt", ".model", ".jinja", ".md", ".py"}
+
+
+def export_model(directory: str | os.PathLike[str], model: Any, tokenizer: Any) -> None:
+    """Write `model`, its generation defaults and `tokenizer` to `directory`, replacing an older export.
+
+    The live weights are written as they are: call `Weights.unperturb()` first.
+
+    Raises:
+        ModelError: the directory holds files that are no export, or the disk refuses; an older export is
+            still there, at worst under the name that the message gives.
+    """
+    target = Path(os.path.abspath(directory))
+    _require_replaceable(target)
+    staged = target.with_name(f".{target.name}.new-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staged, ignore_errors=True)
+        with _plain_generation_config(model):
+            model.save_pretrained(staged)
+        _write_generation_config(model, staged)
+        tokenizer.save_pretrained(staged)
+        for path in staged.iterdir():
+            _sync(path)
+        _sync(staged)
+        _swap(staged, target)
+    except OSError as error:
+        raise ModelError(f"{target}: the model can't be exported: {error}") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _require_replaceable(target: Path) -> None:
+    """Refuse to replace what is not an export: a run's directory, say."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ModelError(f"{target}: expected a directory for the exported model, got a file")
+    strange = [path.name for path in sorted(target.iterdir()) if path.is_dir() or path.suffix not in _EXPORT_SUFFIXES]
+    if strange:
+        raise ModelError(
+            f"{target}: holds files that no export wrote ({', '.join(strange[:5])}); "
+            "an export replaces its directory, so give it one of its own"
+        )
+
+
+@contextmanager
+def _plain_generation_config(model: Any) -> Iterator[None]:
+    """Hide the generation defaults from `save_pretrained`, which refuses published ones that it finds odd."""
+    saved = getattr(model, "generation_config", None)
+    if saved is None:
+        yield
+        return
+    model.generation_config = type(saved)()
+    try:
+        yield
+    finally:
+        model.generation_config = saved
+
+
+def _write_generation_config(model: Any, directory: Path) -> None:
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.to_json_file(directory / "generation_config.json", use_diff=True)
+
+
+def _swap(staged: Path, target: Path) -> None:
+    """Put `staged` in the place of `target`."""
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        try:
+            staged.rename(target)
+        except OSError as error:
+            raise ModelError(f"{target}: the export can't be put in place: {error}; the older one is {old}") from error
+    else:
+        staged.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
