@@ -222,6 +222,32 @@ fn table_takes_each_cell_once() {
 }
 
 #[test]
+fn table_is_filled_at_once_or_not_at_all() {
+    let mut table = FitnessTable::new(2, 2).unwrap();
+    assert!(matches!(
+        table.fill(&[1.0; 3]),
+        Err(FitnessError::Length {
+            expected: 4,
+            got: 3
+        })
+    ));
+    table.fill(&[1.0, f64::NAN, f64::INFINITY, 4.0]).unwrap();
+    assert!(table.complete());
+    assert_eq!(table.failures(), 2);
+    assert_eq!(
+        table.fitness(FailurePolicy::Zero).unwrap(),
+        [Some(0.5), Some(2.0)]
+    );
+    assert!(matches!(
+        table.fill(&[1.0; 4]),
+        Err(FitnessError::Twice {
+            member: 0,
+            prompt: 0
+        })
+    ));
+}
+
+#[test]
 fn table_follows_the_policy() {
     let table = filled(&[&[Some(1.0), Some(f64::NAN)], &[Some(-2.0), Some(4.0)]]);
     assert_eq!(table.failures(), 1);

@@ -4,10 +4,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use es_core::fitness::{FailurePolicy, FitnessError, FitnessTable as Core};
 use numpy::ndarray::Array2;
-use numpy::{IntoPyArray, PyArray2};
+use numpy::{IntoPyArray, PyArray2, PyReadonlyArray2};
 use pyo3::prelude::*;
 
-use crate::door::{CoreError, to_python};
+use crate::door::{CoreError, raise, to_python};
 
 /// Adds this file's class to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -36,6 +36,22 @@ impl FitnessTable {
     ) -> PyResult<()> {
         self.core()
             .set(member, prompt, reward)
+            .map_err(|error| to_python(py, &error))
+    }
+
+    /// Fills an empty table at once; NaN and infinities are failures.
+    fn fill(&self, py: Python<'_>, rewards: PyReadonlyArray2<'_, f64>) -> PyResult<()> {
+        let rewards = rewards.as_array();
+        let (shape, mut core) = (rewards.dim(), self.core());
+        if shape != (core.members(), core.prompts()) {
+            let expected = (core.members(), core.prompts());
+            let message = format!(
+                "`rewards` must have shape (members, prompts) = {expected:?}, got {shape:?}"
+            );
+            return Err(raise(py, "PopulationError", &message));
+        }
+        let row_by_row: Vec<f64> = rewards.iter().copied().collect();
+        core.fill(&row_by_row)
             .map_err(|error| to_python(py, &error))
     }
 
@@ -94,6 +110,7 @@ impl CoreError for FitnessError {
             | Self::TooLarge { .. }
             | Self::Outside { .. }
             | Self::Twice { .. }
+            | Self::Length { .. }
             | Self::Incomplete { .. }
             | Self::Failed { .. } => "PopulationError",
         }

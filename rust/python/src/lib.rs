@@ -8,7 +8,8 @@ mod fitness;
 mod journal;
 mod kernels;
 mod population;
-// mod schedule;
+mod rank;
+mod schedule;
 
 /// The Rust core: noise, weight kernels, shaping, population, schedule and journal.
 #[pymodule]
@@ -16,7 +17,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     kernels::register(m)?;
     population::register(m)?;
     fitness::register(m)?;
-    // schedule::register(m)?;
+    schedule::register(m)?;
+    rank::register(m)?;
     journal::register(m)?;
     Ok(())
 }

@@ -3,8 +3,10 @@
 //! Knows nothing about rewards' origin, ranks or weights. Cells are indexed, so the order in which results arrive
 //! never matters; sums run in prompt order. Rewards of a whole set of completions use a table with one prompt.
 
+mod error;
 mod policy;
 
+pub use error::FitnessError;
 pub use policy::FailurePolicy;
 
 /// Rewards by member and prompt.
@@ -17,53 +19,6 @@ pub struct FitnessTable {
     cells: Vec<Cell>,
     filled: usize,
     failures: usize,
-}
-
-/// Why a table can't be made, filled or read.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum FitnessError {
-    #[error("a fitness table needs at least 1 member and 1 prompt, got {members} x {prompts}")]
-    Empty { members: usize, prompts: usize },
-    #[error(
-        "a fitness table of {members} members x {prompts} prompts is larger than the memory can address"
-    )]
-    TooLarge { members: usize, prompts: usize },
-    #[error(
-        "cell (member {member}, prompt {prompt}) is outside the table of {members} members x {prompts} prompts"
-    )]
-    Outside {
-        member: usize,
-        prompt: usize,
-        members: usize,
-        prompts: usize,
-    },
-    #[error(
-        "cell (member {member}, prompt {prompt}) was filled before; each cell is filled exactly once"
-    )]
-    Twice { member: usize, prompt: usize },
-    #[error(
-        "{missing} of {cells} cells are empty, the first is (member {member}, prompt {prompt})"
-    )]
-    Incomplete {
-        missing: usize,
-        cells: usize,
-        member: usize,
-        prompt: usize,
-    },
-    #[error(
-        "{failures} of {cells} rewards failed, the first is (member {member}, prompt {prompt}); `failure_policy` is \"raise\""
-    )]
-    Failed {
-        failures: usize,
-        cells: usize,
-        member: usize,
-        prompt: usize,
-    },
-    #[error(
-        "`failure_policy` must be one of \"zero\", \"worst\", \"drop_prompt\", \"raise\", got \"{name}\""
-    )]
-    UnknownPolicy { name: String },
 }
 
 impl FitnessTable {
@@ -122,6 +77,29 @@ impl FitnessTable {
             self.failures += 1;
         }
         self.filled += 1;
+        Ok(())
+    }
+
+    /// Fills an empty table at once, row by row; NaN and infinities are failures.
+    ///
+    /// # Errors
+    /// If the number of rewards isn't members x prompts, or a cell was filled before; nothing changes then.
+    pub fn fill(&mut self, rewards: &[f64]) -> Result<(), FitnessError> {
+        if rewards.len() != self.cells.len() {
+            return Err(FitnessError::Length {
+                expected: self.cells.len(),
+                got: rewards.len(),
+            });
+        }
+        if let Some(at) = self.cells.iter().position(|&cell| cell != Cell::Empty) {
+            return Err(FitnessError::Twice {
+                member: at / self.prompts,
+                prompt: at % self.prompts,
+            });
+        }
+        for (at, &reward) in rewards.iter().enumerate() {
+            self.set(at / self.prompts, at % self.prompts, Some(reward))?;
+        }
         Ok(())
     }
 

@@ -1,0 +1,29 @@
+//! Why a schedule or a rank's machine refuses.
+
+use super::{UnitId, WorkerId};
+
+/// An event or an argument that can't be accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ScheduleError {
+    #[error("a schedule needs at least 1 unit")]
+    NoUnits,
+    #[error("no worker is left for {open} open units")]
+    NoWorkers { open: u32 },
+    #[error("worker {worker} is there already; each worker is named or joins once")]
+    Repeated { worker: WorkerId },
+    #[error("unit {unit} is unknown; this schedule has units 0 to {}", units - 1)]
+    UnknownUnit { unit: UnitId, units: u32 },
+    #[error("worker {worker} is unknown; it must join first")]
+    UnknownWorker { worker: WorkerId },
+    #[error("worker {worker} was lost; it must join again before it works")]
+    LostWorker { worker: WorkerId },
+    #[error("`{name}` must be at least 1, got 0")]
+    Zero { name: &'static str },
+    #[error("{members} members x {chunks} prompt chunks are more units than can be counted")]
+    TooMany { members: u32, chunks: u32 },
+    #[error("`rank` must be from 0 to {}, got {rank}", ranks - 1)]
+    Rank { rank: u32, ranks: u32 },
+    #[error("this iteration is finished; nothing is left to be done")]
+    Finished,
+}

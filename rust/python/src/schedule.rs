@@ -1,0 +1,233 @@
+//! Units and the schedule.
+
+use std::sync::{Mutex, PoisonError};
+
+use es_core::schedule::{
+    self as core, Action as CoreAction, Event as CoreEvent, PolicyKind, ScheduleError,
+    Unit as CoreUnit,
+};
+use pyo3::prelude::*;
+
+use crate::door::{CoreError, to_python};
+
+/// Adds this file's classes and functions to the module.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Unit>()?;
+    m.add_function(wrap_pyfunction!(plan_units, m)?)?;
+    m.add_class::<Event>()?;
+    m.add_class::<Action>()?;
+    m.add_class::<Schedule>()
+}
+
+/// A unit of work: one member and one chunk of prompts [start, stop).
+#[pyclass(frozen, eq, module = "es_llm._core")]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Unit(pub CoreUnit);
+
+#[pymethods]
+impl Unit {
+    #[getter]
+    fn index(&self) -> u32 {
+        self.0.index
+    }
+
+    #[getter]
+    fn member(&self) -> u32 {
+        self.0.member
+    }
+
+    #[getter]
+    fn start(&self) -> u32 {
+        self.0.start
+    }
+
+    #[getter]
+    fn stop(&self) -> u32 {
+        self.0.stop
+    }
+
+    fn __hash__(&self) -> u64 {
+        u64::from(self.0.member) << 32 | u64::from(self.0.index)
+    }
+
+    fn __repr__(&self) -> String {
+        let CoreUnit {
+            index,
+            member,
+            start,
+            stop,
+        } = self.0;
+        format!("Unit(index={index}, member={member}, start={start}, stop={stop})")
+    }
+}
+
+/// The units of an iteration, member by member; depends on nothing but its arguments.
+#[pyfunction]
+fn plan_units(
+    py: Python<'_>,
+    members: u32,
+    prompts: u32,
+    prompts_per_unit: u32,
+) -> PyResult<Vec<Unit>> {
+    let units = core::plan_units(members, prompts, prompts_per_unit)
+        .map_err(|error| to_python(py, &error))?;
+    Ok(units.into_iter().map(Unit).collect())
+}
+
+/// What happened.
+#[pyclass(frozen, eq, module = "es_llm._core")]
+#[derive(PartialEq)]
+pub struct Event(CoreEvent);
+
+#[pymethods]
+impl Event {
+    /// A worker waits for work.
+    #[staticmethod]
+    #[pyo3(name = "WorkerReady")]
+    fn worker_ready(worker: u32) -> Self {
+        Self(CoreEvent::WorkerReady(worker))
+    }
+
+    /// A worker has the result of a unit, and waits for the next one.
+    #[staticmethod]
+    #[pyo3(name = "UnitDone")]
+    fn unit_done(worker: u32, unit: u32) -> Self {
+        Self(CoreEvent::UnitDone(worker, unit))
+    }
+
+    /// A worker is gone; what it had is open again.
+    #[staticmethod]
+    #[pyo3(name = "WorkerLost")]
+    fn worker_lost(worker: u32) -> Self {
+        Self(CoreEvent::WorkerLost(worker))
+    }
+
+    /// A worker came, or came back.
+    #[staticmethod]
+    #[pyo3(name = "WorkerJoined")]
+    fn worker_joined(worker: u32) -> Self {
+        Self(CoreEvent::WorkerJoined(worker))
+    }
+
+    /// Time passed.
+    #[staticmethod]
+    #[pyo3(name = "Tick")]
+    fn tick() -> Self {
+        Self(CoreEvent::Tick)
+    }
+
+    fn __repr__(&self) -> String {
+        match self.0 {
+            CoreEvent::WorkerReady(worker) => format!("Event.WorkerReady({worker})"),
+            CoreEvent::UnitDone(worker, unit) => format!("Event.UnitDone({worker}, {unit})"),
+            CoreEvent::WorkerLost(worker) => format!("Event.WorkerLost({worker})"),
+            CoreEvent::WorkerJoined(worker) => format!("Event.WorkerJoined({worker})"),
+            CoreEvent::Tick => "Event.Tick()".to_owned(),
+        }
+    }
+}
+
+/// What to do: kind "assign" (worker, unit), "cancel" (worker, unit) or "finish".
+#[pyclass(frozen, eq, module = "es_llm._core")]
+#[derive(PartialEq)]
+pub struct Action(CoreAction);
+
+#[pymethods]
+impl Action {
+    #[getter]
+    fn kind(&self) -> &'static str {
+        match self.0 {
+            CoreAction::Assign(..) => "assign",
+            CoreAction::Cancel(..) => "cancel",
+            CoreAction::Finish => "finish",
+        }
+    }
+
+    #[getter]
+    fn worker(&self) -> Option<u32> {
+        match self.0 {
+            CoreAction::Assign(worker, _) | CoreAction::Cancel(worker, _) => Some(worker),
+            CoreAction::Finish => None,
+        }
+    }
+
+    #[getter]
+    fn unit(&self) -> Option<u32> {
+        match self.0 {
+            CoreAction::Assign(_, unit) | CoreAction::Cancel(_, unit) => Some(unit),
+            CoreAction::Finish => None,
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        match self.0 {
+            CoreAction::Assign(worker, unit) | CoreAction::Cancel(worker, unit) => {
+                format!(
+                    "Action(kind={:?}, worker={worker}, unit={unit})",
+                    self.kind()
+                )
+            }
+            CoreAction::Finish => "Action(kind=\"finish\")".to_owned(),
+        }
+    }
+}
+
+/// State machine over opaque unit and worker ids; the static policy gives each worker one run of units.
+#[pyclass(frozen, module = "es_llm._core")]
+pub struct Schedule(Mutex<core::Schedule>);
+
+#[pymethods]
+impl Schedule {
+    #[new]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "extracted from a Python sequence"
+    )]
+    fn new(py: Python<'_>, units: u32, workers: Vec<u32>) -> PyResult<Self> {
+        let schedule = core::Schedule::new(units, &workers, PolicyKind::Static);
+        schedule
+            .map(|core| Self(Mutex::new(core)))
+            .map_err(|error| to_python(py, &error))
+    }
+
+    fn handle_event(&self, py: Python<'_>, now: f64, event: &Event) -> PyResult<Vec<Action>> {
+        let actions = self
+            .with(|core| core.handle_event(now, event.0))
+            .map_err(|error| to_python(py, &error))?;
+        Ok(actions.into_iter().map(Action).collect())
+    }
+
+    /// Whether a result of this unit was counted.
+    fn is_done(&self, py: Python<'_>, unit: u32) -> PyResult<bool> {
+        self.with(|core| core.is_done(unit))
+            .map_err(|error| to_python(py, &error))
+    }
+
+    #[getter]
+    fn finished(&self) -> bool {
+        self.with(|core| core.finished())
+    }
+}
+
+impl Schedule {
+    fn with<T>(&self, work: impl FnOnce(&mut core::Schedule) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl CoreError for ScheduleError {
+    fn class(&self) -> &'static str {
+        match self {
+            Self::NoUnits
+            | Self::NoWorkers { .. }
+            | Self::Repeated { .. }
+            | Self::UnknownUnit { .. }
+            | Self::UnknownWorker { .. }
+            | Self::LostWorker { .. }
+            | Self::Zero { .. }
+            | Self::TooMany { .. }
+            | Self::Rank { .. }
+            | Self::Finished => "ScheduleError",
+        }
+    }
+}
