@@ -40,6 +40,10 @@ impl FitnessTable {
     }
 
     /// Fills an empty table at once; NaN and infinities are failures.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a numpy view is taken by value"
+    )]
     fn fill(&self, py: Python<'_>, rewards: PyReadonlyArray2<'_, f64>) -> PyResult<()> {
         let rewards = rewards.as_array();
         let (shape, mut core) = (rewards.dim(), self.core());
