@@ -92,7 +92,7 @@ class Population(Generic[W]):
             failure_policy=failure_policy,
         )
         self._weights = _store(weights, dtype, frozen)
-        self._module = None if isinstance(self._weights, ArrayWeights) else weights
+        self._module: W | None = None if isinstance(self._weights, ArrayWeights) else weights
         self._writer = self._open(os.fspath(journal), config) if journal is not None else None
 
     @property

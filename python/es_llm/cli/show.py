@@ -10,11 +10,11 @@ def show_output(output: TrainOutput) -> None:
     for (prompt, before), (_, after) in zip(output.answers_before, output.answers_after, strict=False):
         print(f"\nprompt  {_short(prompt)}\nbefore  {_short(before)}\nafter   {_short(after)}")
     result = output.metrics
-    before, after = result["eval_before"] or {}, result["eval_after"] or {}
+    was = result["eval_before"] or {}
     print()
-    for name, value in after.items():
-        was = f"{before[name]:.4f} -> " if name in before else ""
-        print(f"{name:<28}{was}{value:.4f}")
+    for name, value in (result["eval_after"] or {}).items():
+        change = f"{was[name]:.4f} -> " if name in was else ""
+        print(f"{name:<28}{change}{value:.4f}")
     print(
         f"\n{result['steps']} steps, {result['seconds']:.1f} s of training on {result['ranks']} rank(s)\n"
         f"weights_sha256 {result['weights_sha256']}\n"

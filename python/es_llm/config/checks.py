@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -42,7 +42,7 @@ def check_type(config: Any, name: str) -> None:
 
 
 @cache
-def declared_types(cls: type) -> dict[str, Any]:
+def declared_types(cls: Hashable) -> dict[str, Any]:
     """Name -> resolved annotation of a dataclass."""
     return typing.get_type_hints(cls)
 

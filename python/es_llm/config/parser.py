@@ -6,6 +6,7 @@ import argparse
 import types
 import typing
 from collections.abc import Sequence
+from dataclasses import Field
 from typing import Any, NoReturn
 
 import yaml
@@ -119,8 +120,8 @@ def _metavar(declared: Any) -> str:
     return {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT"}[declared]
 
 
-def _help(spec: Any) -> str:
+def _help(spec: Field[Any]) -> str:
     default = spec.default_factory() if callable(spec.default_factory) else spec.default
     choices = f" ({' | '.join(spec.metadata['choices'])})" if spec.metadata["choices"] else ""
     shown = f" [{default}]" if default not in (None, [], {}) else ""
-    return (spec.metadata["help"] + choices + shown).replace("%", "%%")
+    return f"{spec.metadata['help']}{choices}{shown}".replace("%", "%%")
