@@ -64,14 +64,14 @@ fn philox4x32(counter: Any<'_, '_>, key: Any<'_, '_>) -> PyResult<(u32, u32, u32
 
 /// Standard normals at elements [element, element + out.size) of one tensor's noise.
 #[pyfunction]
-#[pyo3(signature = (out, *, run_seed, iteration, pair, tensor, element = None))]
+#[pyo3(signature = (out, *, run_seed, iteration, pair, tensor, element = 0))]
 fn fill(
     out: Any<'_, '_>,
     run_seed: Any<'_, '_>,
     iteration: Any<'_, '_>,
     pair: Any<'_, '_>,
     tensor: Any<'_, '_>,
-    element: Option<Any<'_, '_>>,
+    #[pyo3(from_py_with = element_word)] element: u64,
 ) -> PyResult<()> {
     let py = out.py();
     let address = address(run_seed, iteration, Some(pair), tensor, element)?;
@@ -82,7 +82,7 @@ fn fill(
 
 /// live = round(fma(scale, noise, master)), to the type `dtype`.
 #[pyfunction]
-#[pyo3(signature = (live, master, *, dtype, scale, run_seed, iteration, pair, tensor, element = None))]
+#[pyo3(signature = (live, master, *, dtype, scale, run_seed, iteration, pair, tensor, element = 0))]
 #[allow(
     clippy::too_many_arguments,
     reason = "the words of the address, by keyword"
@@ -96,7 +96,7 @@ fn perturb_into(
     iteration: Any<'_, '_>,
     pair: Any<'_, '_>,
     tensor: Any<'_, '_>,
-    element: Option<Any<'_, '_>>,
+    #[pyo3(from_py_with = element_word)] element: u64,
 ) -> PyResult<()> {
     let noise = Some((
         scale,
@@ -114,7 +114,7 @@ fn round_into(live: Any<'_, '_>, master: Any<'_, '_>, dtype: &str) -> PyResult<(
 
 /// master += the sum over the pairs, in order, of coefficient * noise(pair).
 #[pyfunction]
-#[pyo3(signature = (master, *, dtype, pairs, coefficients, run_seed, iteration, tensor, element = None))]
+#[pyo3(signature = (master, *, dtype, pairs, coefficients, run_seed, iteration, tensor, element = 0))]
 #[allow(
     clippy::too_many_arguments,
     reason = "the words of the address, by keyword"
@@ -127,7 +127,7 @@ fn accumulate(
     run_seed: Any<'_, '_>,
     iteration: Any<'_, '_>,
     tensor: Any<'_, '_>,
-    element: Option<Any<'_, '_>>,
+    #[pyo3(from_py_with = element_word)] element: u64,
 ) -> PyResult<UpdateReport> {
     let py = master.py();
     let address = address(run_seed, iteration, None, tensor, element)?;
@@ -152,10 +152,14 @@ fn accumulate(
 
 /// Order-free 64-bit digest of the weights' bits.
 #[pyfunction]
-#[pyo3(signature = (master, *, tensor, element = None))]
-fn digest(master: Any<'_, '_>, tensor: Any<'_, '_>, element: Option<Any<'_, '_>>) -> PyResult<u64> {
+#[pyo3(signature = (master, *, tensor, element = 0))]
+fn digest(
+    master: Any<'_, '_>,
+    tensor: Any<'_, '_>,
+    #[pyo3(from_py_with = element_word)] element: u64,
+) -> PyResult<u64> {
     let py = master.py();
-    let (tensor, element) = (word(tensor, "tensor")?, element_of(element)?);
+    let tensor = word(tensor, "tensor")?;
     let master = readable::<f32>(master, "master")?;
     let master = master.as_slice()?;
     detached(py, || Kernels::best().digest(master, tensor, element))
@@ -261,19 +265,19 @@ fn address(
     iteration: Any<'_, '_>,
     pair: Option<Any<'_, '_>>,
     tensor: Any<'_, '_>,
-    element: Option<Any<'_, '_>>,
+    element: u64,
 ) -> PyResult<NoiseAddress> {
     Ok(NoiseAddress {
         run_seed: word(run_seed, "run_seed")?,
         iteration: word(iteration, "iteration")?,
         pair: pair.map_or(Ok(0), |pair| word(pair, "pair"))?,
         tensor: word(tensor, "tensor")?,
-        element: element_of(element)?,
+        element,
     })
 }
 
-fn element_of(element: Option<Any<'_, '_>>) -> PyResult<u64> {
-    element.map_or(Ok(0), |element| word(element, "element"))
+fn element_word(value: Any<'_, '_>) -> PyResult<u64> {
+    word(value, "element")
 }
 
 /// One unsigned word of an address; out of its range is a `NoiseAddressError`.

@@ -1,0 +1,66 @@
+"""Where a noise value lives: the numbering contract, in the words of a Philox counter and key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_llm._core import MAX_ELEMENTS, MAX_TENSORS
+from es_llm.errors import NoiseAddressError
+
+
+@dataclass(frozen=True)
+class NoiseAddress:
+    """The address of one value; `element` is counted in the whole, unsharded tensor.
+
+    Raises:
+        NoiseAddressError: a word out of its range.
+    """
+
+    run_seed: int
+    iteration: int
+    pair: int
+    tensor: int
+    element: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "run_seed": 1 << 64,
+            "iteration": 1 << 32,
+            "pair": 1 << 32,
+            "tensor": MAX_TENSORS,
+            "element": MAX_ELEMENTS,
+        }
+        for name, limit in limits.items():
+            value = getattr(self, name)
+            if not 0 <= value < limit:
+                raise NoiseAddressError(f"`{name}` must be in [0, {limit}), got {value}")
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Philox key: the run seed, low half first."""
+        return self.run_seed & 0xFFFF_FFFF, self.run_seed >> 32
+
+    def counters(self, count: int, *, kind: int = 0) -> NDArray[np.uint32]:
+        """Philox counters, one row per block of four elements, of the blocks that hold `count` elements from here.
+
+        c0 = low 32 bits of the block, c1 = kind (bits 31..28) | tensor (27..8) | bits 32..39 of the block (7..0),
+        c2 = pair, c3 = iteration.
+
+        Raises:
+            NoiseAddressError: the last element is out of range.
+        """
+        if self.element + count > MAX_ELEMENTS:
+            raise NoiseAddressError(
+                f"elements must end at or before {MAX_ELEMENTS} (2**42), got {count} from `element` = {self.element}"
+            )
+        first, last = self.element // 4, (self.element + count + 3) // 4
+        blocks = np.arange(first, last, dtype=np.uint64)
+        counters = np.empty((len(blocks), 4), np.uint32)
+        counters[:, 0] = blocks & np.uint64(0xFFFF_FFFF)
+        counters[:, 1] = np.uint64(kind << 28 | self.tensor << 8) | blocks >> np.uint64(32)
+        counters[:, 2] = self.pair
+        counters[:, 3] = self.iteration
+        return counters

@@ -1,0 +1,133 @@
+"""The Rust kernels on numpy arrays and on torch tensors in host memory, without a copy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_llm import _core
+from es_llm.errors import KernelError
+
+if TYPE_CHECKING:
+    import torch
+
+Tensor: TypeAlias = "torch.Tensor | NDArray[Any]"
+
+_NAMES: Final = ("float32", "bfloat16", "float16")
+
+
+@final
+class CpuBackend:
+    """`es_llm.noise.backend.NoiseBackend` for the CPU; numpy arrays (float32, float16) are welcome too.
+
+    Raises (all methods):
+        KernelError: not contiguous, not on the CPU, read-only, overlapping, of another type or length.
+        NoiseAddressError: an address out of range.
+    """
+
+    def fill(self, out: Tensor, *, run_seed: int, iteration: int, pair: int, tensor: int, element: int = 0) -> None:
+        """out = noise."""
+        _core.fill(
+            _master(out, "out"), run_seed=run_seed, iteration=iteration, pair=pair, tensor=tensor, element=element
+        )
+
+    def perturb_into(
+        self,
+        live: Tensor,
+        master: Tensor,
+        *,
+        scale: float,
+        run_seed: int,
+        iteration: int,
+        pair: int,
+        tensor: int,
+        element: int = 0,
+    ) -> None:
+        """live = round(fma(scale, noise, master))."""
+        _core.perturb_into(
+            _flat(live, "live"),
+            _master(master, "master"),
+            dtype=dtype_name(live.dtype),
+            scale=scale,
+            run_seed=run_seed,
+            iteration=iteration,
+            pair=pair,
+            tensor=tensor,
+            element=element,
+        )
+
+    def round_into(self, live: Tensor, master: Tensor) -> None:
+        """live = round(master), to nearest even."""
+        _core.round_into(_flat(live, "live"), _master(master, "master"), dtype=dtype_name(live.dtype))
+
+    def accumulate(
+        self,
+        master: Tensor,
+        *,
+        live_dtype: torch.dtype | str,
+        pairs: Sequence[int],
+        coefficients: NDArray[np.float32],
+        run_seed: int,
+        iteration: int,
+        tensor: int,
+        element: int = 0,
+    ) -> _core.UpdateReport:
+        """master += sum over the pairs, in order, of coefficient * noise(pair)."""
+        return _core.accumulate(
+            _master(master, "master"),
+            dtype=dtype_name(live_dtype),
+            pairs=pairs,
+            coefficients=coefficients,
+            run_seed=run_seed,
+            iteration=iteration,
+            tensor=tensor,
+            element=element,
+        )
+
+    def digest(self, master: Tensor, *, tensor: int, element: int = 0) -> int:
+        """Order-free 64-bit digest of the bits."""
+        return _core.digest(_master(master, "master"), tensor=tensor, element=element)
+
+
+def dtype_name(dtype: torch.dtype | np.dtype[Any] | str) -> str:
+    """ "float32", "bfloat16" or "float16", of a torch or numpy type or its name.
+
+    Raises:
+        KernelError: any other type.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in _NAMES:
+        raise KernelError(f"live weights must be float32, bfloat16 or float16, got {name}")
+    return name
+
+
+def _master(tensor: Tensor, name: str) -> NDArray[np.float32]:
+    if str(tensor.dtype).removeprefix("torch.") != "float32":
+        raise KernelError(f"`{name}` must be float32, got {tensor.dtype}")
+    return _flat(tensor, name)
+
+
+def _flat(tensor: Tensor, name: str) -> NDArray[Any]:
+    """All elements as one numpy dimension over the same memory; 16-bit types as uint16."""
+    array = tensor if isinstance(tensor, np.ndarray) else _view(tensor, name)
+    if not array.flags.c_contiguous:
+        raise KernelError(f"`{name}` must be contiguous, got strides {array.strides} for shape {array.shape}")
+    flat = array.reshape(-1)
+    return flat.view(np.uint16) if flat.dtype.itemsize == 2 else flat
+
+
+def _view(tensor: Any, name: str) -> NDArray[Any]:
+    torch: Any = sys.modules.get("torch")  # a tensor can't exist before torch is loaded
+    if torch is None or not isinstance(tensor, torch.Tensor):
+        raise KernelError(f"`{name}` must be a torch tensor or a numpy array, got {type(tensor).__name__}")
+    if tensor.device.type != "cpu":
+        raise KernelError(f"`{name}` must be on the CPU, got {tensor.device}")
+    if not tensor.is_contiguous():
+        raise KernelError(f"`{name}` must be contiguous, got strides {tensor.stride()} for {tuple(tensor.shape)}")
+    plain = tensor.detach()
+    array: NDArray[Any] = (plain.view(torch.int16) if plain.element_size() == 2 else plain).numpy()
+    return array
