@@ -46,15 +46,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 def tiny_model(name: str = "qwen2", *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """A random model in float32 and eval mode; the same bits for the same arguments."""
     model_type, options = ARCHITECTURES[name]
-    config = AutoConfig.for_model(
-        model_type,
-        vocab_size=len(VOCABULARY),
-        pad_token_id=PAD,
-        bos_token_id=None,
-        eos_token_id=EOS,
-        initializer_range=0.3,
-        **{**options, **overrides},
-    )
+    common = {"vocab_size": len(VOCABULARY), "pad_token_id": PAD, "bos_token_id": None, "eos_token_id": EOS}
+    config = AutoConfig.for_model(model_type, **{**common, "initializer_range": 0.3, **options, **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

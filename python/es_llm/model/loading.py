@@ -57,13 +57,14 @@ def load_model(
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
             revision=revision or "main",
             trust_remote_code=trust_remote_code,
         )
     except _LOADING_ERRORS as error:
         raise ModelError(_failure("model", place, error)) from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(str(key) for key in info.get(kind) or ()):
+    for kind in ("mismatched_keys", "missing_keys", "unexpected_keys"):
+        if keys := sorted(_weight(key) for key in info.get(kind) or ()):
             what = kind.removesuffix("_keys")
             raise ModelError(f"{place}: {len(keys)} {what} weights for {type(model).__name__}: {_some(keys)}")
     return model.eval()
@@ -187,9 +188,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _weight(key: Any) -> str:
+    """A weight's name; one of the wrong size comes with its shape in the files and the one expected."""
+    if isinstance(key, str):
+        return key
+    name, got, expected = key
+    return f"{name} (got {list(got)}, expected {list(expected)})"
+
+
 def _failure(what: str, place: str, error: BaseException) -> str:
     """The message for a loader's error; says how the hub comes into it."""
-    message = f"the {what} of {place!r} can't be loaded: {error}"
+    message = f"the {what} of {place!r} can't be loaded: {' '.join(str(error).split())}"
     if os.path.isdir(place):
         return message
     from huggingface_hub import constants

@@ -1,0 +1,164 @@
+"""Models and tokenizers from directories, good and bad."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from es_llm.checkpoint.export import export_model
+from es_llm.errors import ModelError
+from es_llm.model.loading import load_model, load_tokenizer, stored_dtype
+from es_llm.model.weights import Weights
+from tests.tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """An exported Llama in bfloat16."""
+    model = tiny_model("llama")
+    Weights(model, dtype="bfloat16")
+    export_model(tmp_path / "model", model, tiny_tokenizer())
+    return tmp_path / "model"
+
+
+def edit(path, **changes):
+    content = json.loads(path.read_text())
+    content.update(changes)
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_directory_loads_in_float32_and_eval_mode(name, tmp_path):
+    model = tiny_model(name)
+    export_model(tmp_path / "model", model, tiny_tokenizer())
+    loaded = load_model(tmp_path / "model")
+    assert not loaded.training
+    assert {w.dtype for w in loaded.parameters()} == {torch.float32}
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+    tokenizer = load_tokenizer(tmp_path / "model")
+    text = "12 + 3 = 15\nab"
+    assert tokenizer(text)["input_ids"] == tiny_tokenizer()(text)["input_ids"]
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert (tokenizer.padding_side, tokenizer.pad_token) == ("left", "<pad>")
+
+
+def test_stored_dtype(directory):
+    assert stored_dtype(directory) == "bfloat16"
+    assert load_model(directory).dtype == torch.float32
+    edit(directory / "config.json", dtype=None)
+    assert stored_dtype(directory) is None
+    edit(directory / "config.json", torch_dtype="float16")
+    assert stored_dtype(directory) == "float16"
+    edit(directory / "config.json", torch_dtype="float8_e4m3fn")
+    assert stored_dtype(directory) is None
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "a/b/c", "..", ""])
+def test_a_path_without_a_directory_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    if name == "..":
+        name = "file"
+    for load in (load_model, load_tokenizer, stored_dtype):
+        with pytest.raises(ModelError, match="no such directory"):
+            load(name)
+
+
+def test_a_hub_id_without_a_hub_says_so():
+    for load in (load_model, load_tokenizer, stored_dtype):
+        with pytest.raises(ModelError, match=r"'nobody/no-such-model'.*no such local directory; HF_HUB_OFFLINE is set"):
+            load("nobody/no-such-model")
+
+
+def test_a_missing_configuration_is_refused(directory):
+    (directory / "config.json").unlink()
+    for load in (load_model, stored_dtype):
+        with pytest.raises(ModelError, match=r"no config\.json, got .*model\.safetensors"):
+            load(directory)
+
+
+def test_a_broken_configuration_is_refused(directory):
+    (directory / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json: not readable as JSON"):
+        load_model(directory)
+    (directory / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"config\.json: expected a JSON object, got list"):
+        load_model(directory)
+    (directory / "config.json").write_text('{"model_type": "no-such-type"}')
+    with pytest.raises(ModelError, match=r"can't be loaded.*no-such-type"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_truncated_weights_are_refused(directory, kept):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ModelError, match=r"model\.safetensors: not a whole safetensors file"):
+        load_model(directory)
+
+
+def test_pickled_weights_are_refused(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"no model\.safetensors \(pickled weights are refused\), got .*pytorch_model"):
+        load_model(directory)
+
+
+def test_a_missing_shard_is_refused(directory):
+    (directory / "model.safetensors").rename(directory / "model-00001-of-00002.safetensors")
+    index = {
+        "metadata": {},
+        "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"},
+    }
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"model-00002-of-00002\.safetensors: not a whole"):
+        load_model(directory)
+    (directory / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ModelError, match="expected a `weight_map`"):
+        load_model(directory)
+
+
+def test_weights_of_another_shape_are_refused(directory):
+    edit(directory / "config.json", intermediate_size=56)
+    with pytest.raises(
+        ModelError, match=r"6 mismatched weights .*down_proj\.weight \(got \[32, 48\], expected \[32, 56\]\)"
+    ):
+        load_model(directory)
+
+
+def test_missing_weights_are_refused(directory):
+    edit(directory / "config.json", num_hidden_layers=3)
+    with pytest.raises(ModelError, match=r"9 missing weights for LlamaForCausalLM: model\.layers\.2\..* and 4 more"):
+        load_model(directory)
+
+
+def test_unexpected_weights_are_refused(directory):
+    edit(directory / "config.json", num_hidden_layers=1)
+    with pytest.raises(ModelError, match=r"9 unexpected weights for LlamaForCausalLM: model\.layers\.1\."):
+        load_model(directory)
+
+
+def test_a_tied_head_is_not_missing(tmp_path):
+    export_model(tmp_path / "model", tiny_model("qwen2"), tiny_tokenizer())
+    model = load_model(tmp_path / "model")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_a_missing_pad_token_is_the_eos_token(directory):
+    edit(directory / "tokenizer_config.json", pad_token=None)
+    assert load_tokenizer(directory).pad_token == "<eos>"
+    edit(directory / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(ModelError, match="neither a pad nor an end-of-sequence token"):
+        load_tokenizer(directory)
+
+
+def test_a_broken_tokenizer_is_refused(directory):
+    (directory / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match=r"the tokenizer of .* can't be loaded"):
+        load_tokenizer(directory)
+
+
+def test_a_directory_that_is_gone_between_checks(directory):
+    shutil.rmtree(directory)
+    with pytest.raises(ModelError, match="no such directory"):
+        load_model(directory)

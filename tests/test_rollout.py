@@ -1,0 +1,197 @@
+"""Greedy rollouts against transformers' `generate`, and what must not change them."""
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from es_llm import _core
+from es_llm.errors import ConfigError, ModelError
+from es_llm.model.weights import Weights
+from es_llm.rollout import greedy
+from es_llm.rollout.hf import HFEngine
+from tests.tiny_models import ARCHITECTURES, EOS, PAD, tiny_model, tiny_tokenizer
+
+PROMPTS = [f"{a} + {b * a} = " + "what?" * (b % 3) for a in range(1, 6) for b in range(4)]
+
+
+@pytest.fixture
+def one_thread():
+    """torch with one thread; a test may change that."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def engine(model, length=24, **options):
+    return HFEngine(model, tiny_tokenizer(), max_completion_length=length, **options)
+
+
+def end_often(model, share=4):
+    """Make every `share`-th token end a sequence, so that rows of a random model finish at many places."""
+    model.generation_config.eos_token_id = [EOS, *range(8, 80, share)]
+    return model
+
+
+def plain_generate(model, prompts, length):
+    """Token ids by a direct call of `generate`, up to and with the end token."""
+    inputs = tiny_tokenizer()(prompts, return_tensors="pt", padding=True)
+    ends = model.generation_config.eos_token_id
+    output = model.generate(**inputs, max_new_tokens=length, do_sample=False, pad_token_id=PAD)
+    rows = []
+    for row in output[:, inputs["input_ids"].shape[1] :].tolist():
+        stop = next((i for i, token in enumerate(row) if token in (ends if isinstance(ends, list) else [ends])), None)
+        rows.append(tuple(row if stop is None else row[: stop + 1]))
+    return rows
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_answers_are_those_of_generate_on_the_same_batch(name, dtype):
+    model = tiny_model(name)
+    Weights(model, dtype=dtype)
+    end_often(model, share=6)
+    wanted = plain_generate(model, PROMPTS, 24)
+    own = engine(model)
+    assert greedy.is_supported(model)
+    assert [c.token_ids for c in own.evaluate(PROMPTS)] == wanted
+    assert engine(model, loop=False).evaluate(PROMPTS) == own.evaluate(PROMPTS)
+    lengths = {len(ids) for ids in wanted}
+    assert len(lengths) > 3, "the rows should end at different places"
+
+
+@pytest.mark.parametrize("name", ["qwen2", "mistral", "gpt2"])
+@pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 16, 64])
+def test_dropping_finished_rows_changes_nothing(name, rows):
+    model = end_often(tiny_model(name, seed=3), share=5)
+    prompts = [f"{row * 7} " * (1 + row % 4) for row in range(rows)]
+    wanted = engine(model, 40, loop=False).evaluate(prompts)
+    assert engine(model, 40).evaluate(prompts) == wanted
+
+
+def test_completions_hold_the_end_token_and_no_padding():
+    model = end_often(tiny_model("llama"))
+    ends = set(model.generation_config.eos_token_id)
+    completions = engine(model, 12).evaluate(PROMPTS)
+    assert {c.finished for c in completions} == {True, False}
+    tokenizer = tiny_tokenizer()
+    for completion in completions:
+        assert completion.finished == (completion.token_ids[-1] in ends)
+        assert not ends & set(completion.token_ids[:-1])
+        assert completion.finished or len(completion.token_ids) == 12
+        assert completion.text == tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_generation_defaults_of_the_model_have_no_say(loop):
+    plain, odd = tiny_model("qwen2"), tiny_model("qwen2")
+    odd.generation_config = GenerationConfig(
+        eos_token_id=plain.generation_config.eos_token_id,
+        do_sample=True,
+        temperature=5.0,
+        top_k=3,
+        repetition_penalty=1.8,
+        no_repeat_ngram_size=2,
+        suppress_tokens=list(range(40)),
+        max_length=13,
+        min_new_tokens=9,
+    )
+    kept = odd.generation_config
+    assert engine(odd, loop=loop).evaluate(PROMPTS) == engine(plain).evaluate(PROMPTS)
+    assert odd.generation_config is kept
+
+
+def test_a_large_perturbation_changes_the_answers_and_leaves_none_behind():
+    model = tiny_model("qwen2")
+    weights, own = Weights(model), engine(model)
+    before = own.evaluate(PROMPTS)
+    member = _core.Population(run_seed=1, population_size=2).ask()[0]
+    weights.perturb(member, run_seed=1, sigma=1.0)
+    own.weights_changed()
+    assert own.evaluate(PROMPTS) != before
+    weights.unperturb()
+    own.weights_changed()
+    assert own.evaluate(PROMPTS) == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_logits_have_equal_bits_for_a_fixed_number_of_threads(name, dtype, threads, one_thread):
+    """And nearly equal ones for another number: torch's fused attention in float32 takes another kernel inside a
+    parallel region (measured: 1e-7 to 2e-7 for one query; linear layers and bfloat16 have equal bits)."""
+    model = tiny_model(name)
+    Weights(model, dtype=dtype)
+    inputs = tiny_tokenizer()(PROMPTS, return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        wanted = model(**inputs).logits
+        torch.set_num_threads(threads)
+        logits = [model(**inputs).logits for _ in range(3)]
+    assert all(torch.equal(logits[0], other) for other in logits[1:])
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    torch.testing.assert_close(logits[0], wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_messages_go_through_the_chat_template():
+    model = tiny_model("llama")
+    chat = [
+        [{"role": "user", "content": "1 + 1"}],
+        [{"role": "system", "content": "be brief"}, {"role": "user", "content": "2"}],
+    ]
+    texts = ["<user>1 + 1\n<assistant>", "<system>be brief\n<user>2\n<assistant>"]
+    assert engine(model).evaluate(chat) == engine(model).evaluate(texts)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    bare = HFEngine(model, tokenizer, max_completion_length=4)
+    with pytest.raises(ConfigError, match="need a tokenizer with a chat template"):
+        bare.evaluate(chat)
+
+
+def test_padding_side_of_the_tokenizer_does_not_matter():
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    tokenizer.padding_side = "right"
+    right = HFEngine(model, tokenizer, max_completion_length=24)
+    assert right.evaluate(PROMPTS) == engine(model).evaluate(PROMPTS)
+
+
+def test_prompts_that_leave_no_room_are_refused():
+    own = engine(tiny_model("llama"), 100)
+    own.check_lengths(["a" * 28, "a"])
+    with pytest.raises(ConfigError, match=r"row 1 has 29 tokens.*`max_completion_length` 100 .*context of 128"):
+        own.check_lengths(["a", "a" * 29])
+    with pytest.raises(ConfigError, match="has no tokens"):
+        own.check_lengths([""])
+    with pytest.raises(ConfigError, match="row 0 has 29 tokens"):
+        engine(tiny_model("gpt2"), 100).check_lengths(["a" * 29])
+
+
+def test_an_empty_unit_has_no_completions():
+    assert engine(tiny_model("llama")).evaluate([]) == []
+
+
+def test_options_that_cannot_work_are_refused():
+    model = tiny_model("llama")
+    with pytest.raises(ConfigError, match=r"`temperature` must be 0 \(greedy decoding\), got 0.7"):
+        engine(model, temperature=0.7)
+    with pytest.raises(ConfigError, match="`max_completion_length` must be >= 1, got 0"):
+        engine(model, 0)
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    with pytest.raises(ModelError, match="no pad token"):
+        HFEngine(model, tokenizer, max_completion_length=4)
+
+
+def test_another_models_tokenizer_is_refused():
+    with pytest.raises(ModelError, match=r"has token id \d+, but the model has only 20 embeddings"):
+        engine(tiny_model("llama", vocab_size=20)).check_lengths(["abcxyz"])
+
+
+def test_end_tokens_come_from_the_model_before_the_tokenizer():
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = None
+    model.config.eos_token_id = None
+    assert engine(model)._eos_ids == (EOS,)
+    model.config.eos_token_id = 7
+    assert engine(model)._eos_ids == (7,)
+    model.generation_config.eos_token_id = [5, 6]
+    assert engine(model)._eos_ids == (5, 6)
