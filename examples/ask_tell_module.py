@@ -16,10 +16,10 @@ network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.L
 @torch.no_grad()
 def score(module: torch.nn.Module) -> float:
     """Higher is better."""
-    return -float((module(inputs) - answers).abs().mean())
+    return -float((module(inputs) - answers).square().mean())
 
 
-population = Population(network, population_size=50, sigma=0.1, learning_rate=0.1, seed=0)
+population = Population(network, population_size=50, sigma=0.2, learning_rate=0.2, seed=0)
 print(f"before {-score(network):.3f}")
 for _ in range(200):
     population.tell([score(population.perturb(member)) for member in population.ask()])

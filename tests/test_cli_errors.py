@@ -61,7 +61,9 @@ def test_a_broken_model_directory(tmp_path, run):
     shutil.copytree(run / "model", broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert "model.safetensors" in refused("train", "--model_name_or_path", str(broken), "--output_dir", str(tmp_path / "D"))
+    assert "model.safetensors" in refused(
+        "train", "--model_name_or_path", str(broken), "--output_dir", str(tmp_path / "D")
+    )
     assert not (tmp_path / "D").exists()
 
 
@@ -126,7 +128,9 @@ def test_a_full_disk_while_the_journal_is_written(tmp_path):
         "sys.exit(main(['train', '--output_dir', sys.argv[1], *sys.argv[2:]]))\n"
     )
     words = [*SMALL, "--max_steps", "3"]
-    process = subprocess.run([sys.executable, "-c", code, str(target), *words], capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(target), *words], capture_output=True, text=True, check=False
+    )
     assert process.returncode == 2, process.stderr
     assert "journal.es" in process.stderr
     assert "Traceback" not in process.stderr

@@ -113,7 +113,10 @@ def test_flags_become_values_of_their_type():
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("a.yaml", "sigma: 2e-3\ntask_args: {train_size: 5}\n"), ("a.toml", "sigma = 2e-3\n[task_args]\ntrain_size = 5\n")],
+    [
+        ("a.yaml", "sigma: 2e-3\ntask_args: {train_size: 5}\n"),
+        ("a.toml", "sigma = 2e-3\n[task_args]\ntrain_size = 5\n"),
+    ],
 )
 def test_files(tmp_path, name, text):
     (tmp_path / name).write_text(text)

@@ -42,7 +42,9 @@ def _imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"), ids=lambda p: str(p.relative_to(PACKAGE))
+    "path",
+    sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"),
+    ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_imports_point_one_way(path):
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")

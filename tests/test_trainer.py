@@ -41,7 +41,13 @@ def test_a_run_leaves_its_directory_complete(tmp_path, capsys):
     output = make(tmp_path).train()
     assert output.global_step == 3
     run = tmp_path / "run"
-    assert {path.name for path in run.iterdir()} == {"config.json", "journal.es", "metrics.jsonl", "model", "result.json"}
+    assert {path.name for path in run.iterdir()} == {
+        "config.json",
+        "journal.es",
+        "metrics.jsonl",
+        "model",
+        "result.json",
+    }
     result = json.loads((run / "result.json").read_text())
     assert result == output.metrics
     assert result["steps"] == 3
@@ -115,7 +121,13 @@ def test_callbacks_of_transformers(tmp_path):
 
     output = make(tmp_path, callbacks=[Watch]).train()
     assert output.global_step == 2
-    assert events == [("evaluate", 0, True), ("step", 1, True), ("step", 2, True), ("evaluate", 2, True), ("end", 4, True)]
+    assert events == [
+        ("evaluate", 0, True),
+        ("step", 1, True),
+        ("step", 2, True),
+        ("evaluate", 2, True),
+        ("end", 4, True),
+    ]
     with pytest.raises(ConfigError, match="TrainerCallback"):
         make(tmp_path, callbacks=[print])
 

@@ -82,9 +82,7 @@ def record_of(members: int, iteration: int = 0) -> tuple[_core.Population, _core
     """A population and the record of fitness values 0, 1, ..., N-1."""
     population = _core.Population(run_seed=1, population_size=members)
     assert iteration == 0
-    return population, population.tell(
-        [float(n) for n in range(members)], sigma=SIGMA, learning_rate=LEARNING_RATE
-    )
+    return population, population.tell([float(n) for n in range(members)], sigma=SIGMA, learning_rate=LEARNING_RATE)
 
 
 def check_update(before: torch.Tensor, after: torch.Tensor, noise: list[np.ndarray], coefficients: list[float]) -> None:

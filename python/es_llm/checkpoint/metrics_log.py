@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ class MetricsLog:
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one object; its key `step` orders it."""
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(_encode(line))
 
     def rewind(self, steps: int, missing: Callable[[int], Mapping[str, Any]]) -> None:
         """Make the log agree with a journal of `steps` iterations, before a resumed run goes on.
@@ -30,7 +31,7 @@ class MetricsLog:
         kept += [dict(missing(step)) for step in range(1, steps + 1) if step not in logged]
         kept.sort(key=lambda line: line["step"])
         temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        temporary.write_text("".join(map(_encode, kept)), encoding="utf-8")
         os.replace(temporary, self._path)
 
     def _read(self) -> list[dict[str, Any]]:
@@ -45,3 +46,11 @@ class MetricsLog:
             if isinstance(line, dict) and isinstance(line.get("step"), int):
                 lines.append(line)
         return lines
+
+
+def _encode(line: Mapping[str, Any]) -> str:
+    """One line; a figure that is NaN or infinite is null, since JSON has neither."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"

@@ -99,13 +99,13 @@ def _converter(declared: Any, name: str) -> Any:
         if declared is bool:
             truth = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
             if text.lower() not in truth:
-                raise ConfigError(f"`{name}` must be true or false, got {text!r}")
+                raise argparse.ArgumentTypeError(f"`{name}` must be true or false, got {text!r}")
             return truth[text.lower()]
         try:
             return declared(text)
         except ValueError:
             expected = {int: "an integer", float: "a number"}[declared]
-            raise ConfigError(f"`{name}` must be {expected}, got {text!r}") from None
+            raise argparse.ArgumentTypeError(f"`{name}` must be {expected}, got {text!r}") from None
 
     return convert
 
