@@ -1,10 +1,12 @@
 """The Rust core: noise, weight kernels, shaping, population, schedule and journal."""
 
+import os
 from collections.abc import Sequence
 from typing import Final, final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 NOISE_VERSION: Final[int]
 JOURNAL_VERSION: Final[int]
@@ -121,15 +123,15 @@ class Record:
 class Population:
     """Members and seeds of a run, without weights. State is a fold of records."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         run_seed: int,
         population_size: int,
         antithetic: bool = False,
         shaping: str = "zscore",
         failure_policy: str = "worst",
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def run_seed(self) -> int: ...
     @property
@@ -150,14 +152,18 @@ class Population:
 class FitnessTable:
     """One cell per (member, prompt), each filled exactly once; None is a failure."""
 
-    def __init__(self, members: int, prompts: int) -> None: ...
-    def set(self, member: int, prompt: int, reward: float | None) -> None: ...
+    def __new__(cls, members: int, prompts: int) -> Self: ...
+    def set(self, member: int, prompt: int, reward: float | None) -> None:
+        """Fills one cell; None, NaN and infinities are failures."""
+    def fill(self, rewards: NDArray[np.float64]) -> None:
+        """Fills an empty table at once: (members, prompts); NaN and infinities are failures."""
     @property
     def complete(self) -> bool: ...
     @property
     def failures(self) -> int: ...
     def fitness(self, failure_policy: str) -> list[float | None]:
-        """Mean reward per member in f64, in prompt order, after the policy: "zero", "worst", "drop_prompt", "raise"."""
+        """Mean reward per member in f64, in prompt order, after the policy: "zero", "worst", "drop_prompt", "raise".
+        None for all members when no reward is left to average."""
     def rewards(self) -> NDArray[np.float64]:
         """(members, prompts); NaN where a cell failed or is empty."""
 
@@ -179,9 +185,10 @@ class Unit:
 def plan_units(members: int, prompts: int, prompts_per_unit: int) -> list[Unit]:
     """The units of an iteration, member by member; depends on nothing but its arguments."""
 
+@final
 class Event:
     """What happened: `Event.WorkerReady(worker)`, `Event.UnitDone(worker, unit)`, `Event.WorkerLost(worker)`,
-    `Event.WorkerJoined(worker)`, `Event.Tick()`."""
+    `Event.WorkerJoined(worker)`, `Event.Tick()`. A worker that is done with a unit is free for the next."""
 
     @staticmethod
     def WorkerReady(worker: int) -> Event: ...
@@ -209,8 +216,13 @@ class Action:
 class Schedule:
     """State machine over opaque unit and worker ids; the static policy gives each worker one run of units."""
 
-    def __init__(self, units: int, workers: Sequence[int]) -> None: ...
-    def handle_event(self, now: float, event: Event) -> list[Action]: ...
+    def __new__(cls, units: int, workers: Sequence[int]) -> Self: ...
+    def handle_event(self, now: float, event: Event) -> list[Action]:
+        """Takes one event and says what to do; "finish" comes once, with the last unit.
+
+        Losing the last worker before the end is a ScheduleError; one that joins later takes all open units."""
+    def is_done(self, unit: int) -> bool:
+        """Whether a result of this unit was counted: asked before `UnitDone`, it tells whether that one counts."""
     @property
     def finished(self) -> bool: ...
 
@@ -230,7 +242,7 @@ class Step:
 class RankMachine:
     """One iteration as one rank sees it: asks for one step after another, and is told when each is done."""
 
-    def __init__(self, *, rank: int, ranks: int, units: Sequence[Unit], digest: bool) -> None: ...
+    def __new__(cls, *, rank: int, ranks: int, units: Sequence[Unit], digest: bool) -> Self: ...
     def next(self) -> Step:
         """The step to do now; the same one until `done` is called."""
     def done(self, now: float) -> None:
@@ -243,10 +255,10 @@ class JournalWriter:
     """Appends frames to a journal; every append is on the disk (fsync) when it returns."""
 
     @staticmethod
-    def create(path: str, header: str) -> JournalWriter:
+    def create(path: str | os.PathLike[str], header: str) -> JournalWriter:
         """A new journal with this header (JSON text). An existing file is refused. The file appears whole or not at all."""
     @staticmethod
-    def open(path: str) -> JournalWriter:
+    def open(path: str | os.PathLike[str]) -> JournalWriter:
         """An existing journal: verified, cut back to its last good frame, ready to append."""
     def append_record(self, record: Record) -> None: ...
     def append_digest(self, iteration: int, digest: int) -> None:
@@ -260,7 +272,10 @@ class Journal:
     """A journal that was read and verified."""
 
     @staticmethod
-    def read(path: str) -> Journal: ...
+    def read(path: str | os.PathLike[str]) -> Journal: ...
+    @staticmethod
+    def parse(data: bytes) -> Journal:
+        """Verifies the bytes of a journal, such as another rank sent."""
     @property
     def version(self) -> int: ...
     @property

@@ -306,7 +306,7 @@ proptest! {
                 }
                 Move::Lose => pick().into_iter().for_each(|worker| world.lose(worker)),
                 Move::Join => {
-                    let away = (0..).find(|id| !world.tasks.contains_key(id));
+                    let away = (0..1000).find(|id| !world.tasks.contains_key(id));
                     world.join(away.expect("there are more ids than workers"));
                 }
             }
