@@ -1,0 +1,110 @@
+"""Writes the known answers of the noise and of the kernels, from the numpy reference.
+
+    python scripts/make_noise_vectors.py > tests/data/noise_vectors.txt
+
+Run once per noise version: the file is the promise that later versions of the code make the same bits.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_llm.noise import reference
+from es_llm.noise.address import NoiseAddress
+
+HEADER = """\
+# Known answers of noise version 1. One per line: kind, inputs, "=", outputs; groups of inputs are parted by ":".
+# Values are hexadecimal bit patterns (f32: 8 digits, bfloat16 and float16: 4, digest: 16); addresses are decimal.
+#
+# philox      counter : key = words
+# normal      words = f32
+# noise       run_seed iteration pair tensor element = f32
+# round       dtype : f32 = live
+# perturb     dtype scale run_seed iteration pair tensor element : master = live
+# accumulate  run_seed iteration tensor element : pairs : coefficients : master = master
+# digest      tensor element : master = digest
+"""
+
+# Published with Random123 for Philox4x32-10 (kat_vectors): counter, key, words.
+PUBLISHED = [
+    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+WORDS = [0, 1, 2, 3, 0x3FFFFFFF, 0x40000000, 0x60000000, 0x7FFFFFFF, 0x80000000, 0xBFFFFFFF, 0xFFFFFF00, 0xFFFFFFFF]
+ADDRESSES = [
+    NoiseAddress(0, 0, 0, 0, 0),
+    NoiseAddress(42, 1, 2, 3, 0),
+    NoiseAddress(43, 1, 2, 3, 0),
+    NoiseAddress(42, 1, 2, 3, 5),
+    NoiseAddress(2**64 - 1, 2**32 - 1, 2**32 - 1, 2**20 - 1, 2**42 - 9),
+    NoiseAddress(1 << 32, 7, 0, 1, 2**32 - 3),
+    NoiseAddress(0x0123456789ABCDEF, 1000, 511, 290, 2**34 - 2),
+    NoiseAddress(0x0123456789ABCDEF, 1000, 511, 291, 2**40 + 7),
+]
+# Signed zeros, subnormals, ties of bfloat16 and float16, the ends of their ranges, infinity and NaN.
+SPECIAL = """
+00000000 80000000 00000001 807fffff 33000000 33000001 33800000 387fc000 387fe000 387fffff 38800000 3f800000 3f801000
+3f803000 3f808000 3f818000 3f808001 bf807fff 477fefff 477ff000 c77fe000 7f7f7fff 7f7f8000 ff7fffff 7f800000 ff800000
+7fc00000 ffc00001 7f800001
+"""
+
+
+def main() -> None:
+    print(HEADER)
+    for counter, key, words in PUBLISHED:
+        print(f"philox {counter} : {key} = {words}")
+    for address in ADDRESSES:
+        counter = address.counters(1)
+        print(f"philox {digits(counter)} : {key_of(address)} = {digits(reference.philox4x32(counter, address.key))}")
+    for i, w in enumerate(WORDS):
+        block = np.array([[w, WORDS[-1 - i], WORDS[(i + 5) % len(WORDS)], w]], np.uint32)
+        print(f"normal {digits(block)} = {digits(reference.normals(block))}")
+    for address in ADDRESSES:
+        print(f"noise {place(address)} = {digits(reference.noise(address, 9))}")
+    for dtype in ("bfloat16", "float16"):
+        values = np.array([int(word, 16) for word in SPECIAL.split()], np.uint32).view(np.float32)
+        print(f"round {dtype} : {digits(values)} = {digits(reference.rounded(values, dtype))}")
+    for number, address in enumerate(ADDRESSES):
+        kernels(number, address)
+
+
+def kernels(number: int, address: NoiseAddress) -> None:
+    """Perturbed, accumulated and digested weights at one address."""
+    small = NoiseAddress(7, number, 0, 0)
+    master = reference.noise(small, 9) * np.float32(0.02)
+    for dtype, scale in (("float32", 1e-3), ("bfloat16", -1e-3), ("float16", 0.5)):
+        live = reference.perturbed(master, scale=scale, dtype=dtype, address=address)
+        print(f"perturb {dtype} {digits(np.float32([scale]))} {place(address)} : {digits(master)} = {digits(live)}")
+    pairs = [0, 1, number + 2, 2**32 - 1]
+    coefficients = np.float32([1e-3, -3e-4, 0.25, 1e-9])
+    words = (address.run_seed, address.iteration, address.tensor, address.element)
+    names = dict(zip(("run_seed", "iteration", "tensor", "element"), words, strict=True))
+    moved = reference.accumulated(master, pairs=pairs, coefficients=coefficients, **names)
+    inputs = f"{join(words)} : {join(pairs)} : {digits(coefficients)} : {digits(master)}"
+    print(f"accumulate {inputs} = {digits(moved)}")
+    total = reference.digest(master, tensor=address.tensor, element=address.element)
+    print(f"digest {address.tensor} {address.element} : {digits(master)} = {total:016x}")
+
+
+def place(address: NoiseAddress) -> str:
+    return join((address.run_seed, address.iteration, address.pair, address.tensor, address.element))
+
+
+def key_of(address: NoiseAddress) -> str:
+    return digits(np.array(address.key, np.uint32))
+
+
+def digits(values: NDArray[np.float32] | NDArray[np.uint32] | NDArray[np.uint16]) -> str:
+    """Bit patterns, two hexadecimal digits per byte."""
+    bits = values.view(np.uint32) if values.dtype == np.float32 else values
+    return " ".join(f"{int(word):0{2 * bits.itemsize}x}" for word in bits.reshape(-1))
+
+
+def join(values: Iterable[int]) -> str:
+    return " ".join(str(value) for value in values)
+
+
+if __name__ == "__main__":
+    main()
