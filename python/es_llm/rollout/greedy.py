@@ -1,8 +1,9 @@
 """Greedy decoding of one batch over `model.forward` with a key-value cache.
 
 Does what transformers' `generate` does for a greedy request without logits processors, and nothing else: the
-same inputs to the same forward pass, the same argmax over float32 logits. The model's `generation_config` has
-no say. Knows nothing about text.
+same inputs to the same forward pass, the same argmax over float32 logits. Rows that are finished leave the batch,
+which is where it gains (measured: 1.4 to 1.8 times when the mean answer is a half to a quarter of the longest, 1.0
+to 1.1 when all are equally long). The model's `generation_config` has no say. Knows nothing about text.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any, Final
 import torch
 
 ROW_MULTIPLE: Final = 8
-"""Rows of a batch that finished rows are dropped down to. Matrix products over at least 8 rows give each row
-the same bits as the whole batch does (measured, see the tests); fewer rows take another kernel."""
+"""Finished rows are dropped while the others go on, down to a multiple of this. With one torch thread each row
+keeps its bits (measured on the CPU: from 4 rows on; fewer take another kernel). With more threads, float32 logits
+may change in their last bits with the number of rows; a unit's answers stay a pure function of the unit, the
+weights and the number of threads."""
 
 
 def is_supported(model: Any) -> bool:
