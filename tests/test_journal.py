@@ -251,6 +251,20 @@ def test_a_full_disk_keeps_what_is_good_and_the_writer_goes_on(tmp_path):
         assert "its 3 iterations are safe" in line
 
 
+def test_a_journal_that_does_not_fit_leaves_nothing_behind(tmp_path):
+    code = """
+import resource, sys
+from es_llm._core import JournalWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
+JournalWriter.create(sys.argv[1], '{"name": "longer than the disk"}')
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "run.journal")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "es_llm.errors.JournalError" in done.stderr
+    assert "can't create it: File too large" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_a_kill_at_any_moment_leaves_at_least_what_was_reported(tmp_path, seed):
