@@ -57,7 +57,7 @@ fn fill(c: &mut Criterion) {
     let mut expected = vec![0.0; FEW];
     group.throughput(Throughput::Elements(FEW as u64));
     group.bench_function("naive", |b| {
-        b.iter(|| naive::fill(ADDRESS, black_box(&mut expected)))
+        b.iter(|| naive::fill(ADDRESS, black_box(&mut expected)));
     });
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     for kernels in paths() {
@@ -109,7 +109,7 @@ fn accumulate(c: &mut Criterion) {
     let mut master = vec![1.0; FEW];
     group.throughput(Throughput::Elements((FEW * PAIRS.len()) as u64));
     group.bench_function("naive", |b| {
-        b.iter(|| naive::accumulate(black_box(&mut master), UPDATE))
+        b.iter(|| naive::accumulate(black_box(&mut master), UPDATE));
     });
     group.throughput(Throughput::Elements((ELEMENTS * PAIRS.len()) as u64));
     for kernels in paths() {
@@ -131,7 +131,7 @@ fn digest(c: &mut Criterion) {
     let expected = naive::digest(&master, 3, 5);
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     group.bench_function("naive", |b| {
-        b.iter(|| naive::digest(black_box(&master), 3, 5))
+        b.iter(|| naive::digest(black_box(&master), 3, 5));
     });
     for kernels in paths() {
         assert_eq!(kernels.digest(&master, 3, 5), Ok(expected));
@@ -150,7 +150,7 @@ fn copy(c: &mut Criterion) {
     let (from, mut to) = (vec![1.0_f32; ELEMENTS], vec![0.0_f32; ELEMENTS]);
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     group.bench_function("memcpy", |b| {
-        b.iter(|| black_box(&mut to).copy_from_slice(black_box(&from)))
+        b.iter(|| black_box(&mut to).copy_from_slice(black_box(&from)));
     });
     assert_eq!(bits(&to), bits(&from));
 }
