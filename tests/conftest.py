@@ -6,4 +6,4 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMPI_ALLOW_RUN_AS_ROOT"] = "1"
 os.environ["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
-os.environ["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
+os.environ["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"  # noqa: SIM112 - Open MPI's spelling

@@ -8,12 +8,14 @@ PLACES. Answers with one JSON line per request: {"code", "sha256"}.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 PLACES = ("before_journal", "torn_record", "after_journal", "after_update", "after_digest")
 STEPS = 4
@@ -29,13 +31,13 @@ def serve() -> None:
         if child == 0:
             os._exit(_train(request))
         _, status = os.waitpid(child, 0)
-        path = os.path.join(request["dir"], "result.json")
-        sha256 = json.load(open(path))["weights_sha256"] if os.path.exists(path) else None
+        result = Path(request["dir"]) / "result.json"
+        sha256 = json.loads(result.read_text())["weights_sha256"] if result.exists() else None
         print(json.dumps({"code": os.waitstatus_to_exitcode(status), "sha256": sha256}), flush=True)
 
 
 def _train(request: dict) -> int:
-    sys.stdout = open(os.devnull, "w")
+    sys.stdout = io.StringIO()
     from es_llm.assemble import assemble
     from es_llm.comm import SingleCommunicator
     from es_llm.config.resolve import resolve
@@ -97,10 +99,8 @@ def _tear(cls, step: int) -> None:
     def run(self, what):
         method(self, what)
         if self.record.iteration == step:
-            import glob
-
-            path = glob.glob(os.path.join(self._run.config.output_dir, "journal.es"))[0]
-            os.truncate(path, os.path.getsize(path) - 9)
+            path = Path(self._run.config.output_dir) / "journal.es"
+            os.truncate(path, path.stat().st_size - 9)
             _die()
 
     cls._journal = run

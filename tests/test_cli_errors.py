@@ -31,7 +31,7 @@ def test_options(tmp_path):
     target = tmp_path / "D"
     for words, message in [
         (["--sigma", "0"], "`sigma` must be > 0 and finite, got 0.0"),
-        (["--population_size", "-2"], "`population_size` must be an integer > 0, got -2"),
+        (["--population_size", "-2"], "`population_size` must be an integer in [2, 2**24], got -2"),
         (["--populaton_size", "3"], "did you mean '--population_size'"),
         (["--task", "countdwn"], "countdown"),
         (["--task_args", "train_sise=3"], "train_size"),

@@ -58,7 +58,7 @@ def test_resolved_options_resolve_to_themselves():
         ({"sigma": float("inf")}, "`sigma` must be > 0"),
         ({"sigma": float("nan")}, "`sigma` must be a number"),
         ({"sigma": "big"}, "`sigma` must be a number, got 'big'"),
-        ({"population_size": 0}, "`population_size` must be an integer > 0, got 0"),
+        ({"population_size": 0}, "`population_size` must be an integer in [2, 2**24], got 0"),
         ({"population_size": -3}, "got -3"),
         ({"population_size": 2.5}, "`population_size` must be an integer, got 2.5"),
         ({"population_size": True}, "`population_size` must be an integer, got True"),

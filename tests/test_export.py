@@ -119,4 +119,4 @@ def test_everything_is_on_the_disk_before_the_rename(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_swap", lambda staged, target: (renamed.extend(synced), swap(staged, target)))
     export_model(tmp_path / "model", tiny_model("llama"), tiny_tokenizer())
     assert set(names(tmp_path / "model")) <= set(renamed)
-    assert f".model.new-{os.getpid()}" in renamed
+    assert ".model.new" in renamed

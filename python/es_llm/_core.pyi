@@ -141,9 +141,7 @@ class Population:
     @property
     def iteration(self) -> int: ...
     def ask(self) -> list[Member]: ...
-    def tell(
-        self, fitness: Sequence[float | None], *, sigma: float, learning_rate: float, cursor: int = 0
-    ) -> Record:
+    def tell(self, fitness: Sequence[float | None], *, sigma: float, learning_rate: float, cursor: int = 0) -> Record:
         """The record that these fitness values make. Changes nothing: journal it, then `apply` it."""
     def apply(self, record: Record) -> None:
         """Goes to the next iteration. The live run and resume share it."""
@@ -292,4 +290,3 @@ class Journal:
     @property
     def torn_bytes(self) -> int:
         """Bytes of an unfinished last frame, ignored by readers and cut off by `JournalWriter.open`."""
-

@@ -29,7 +29,7 @@ def export_model(directory: str | os.PathLike[str], model: Any, tokenizer: Any) 
     """
     target = Path(os.path.abspath(directory))
     _require_replaceable(target)
-    staged = target.with_name(f".{target.name}.new-{os.getpid()}")
+    staged = target.with_name(f".{target.name}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staged, ignore_errors=True)
@@ -37,7 +37,9 @@ def export_model(directory: str | os.PathLike[str], model: Any, tokenizer: Any) 
             model.save_pretrained(staged)
         _write_generation_config(model, staged)
         tokenizer.save_pretrained(staged)
+        mode = (staged / "config.json").stat().st_mode
         for path in staged.iterdir():
+            path.chmod(mode)  # safetensors makes its file readable by the owner alone, whatever the umask
             _sync(path)
         _sync(staged)
         _swap(staged, target)
@@ -82,9 +84,9 @@ def _write_generation_config(model: Any, directory: Path) -> None:
 
 def _swap(staged: Path, target: Path) -> None:
     """Put `staged` in the place of `target`."""
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
         try:
             staged.rename(target)

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from es_llm.cli.options import add_run_options, run_communicator, run_options
+from es_llm.cli.quiet import quiet_libraries
 from es_llm.comm import Communicator
 from es_llm.config.parser import Parser
 
@@ -20,10 +21,9 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace, comm: Communicator) -> int:
     """Evaluate; rank 0 prints the metrics as JSON."""
     script, config = run_options(options)
-    from es_llm.assemble import assemble
-    from es_llm.cli.quiet import quiet_libraries
-
     quiet_libraries()
+    from es_llm.assemble import assemble
+
     trainer = comm.together(lambda: assemble(script, config, comm))
     metrics = trainer.evaluate()
     if comm.rank == 0:

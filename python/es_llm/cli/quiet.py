@@ -6,8 +6,10 @@ import os
 
 
 def quiet_libraries() -> None:
-    """Errors only from transformers, no progress bars of its loaders, no threads of tokenizers that warn on fork."""
+    """Errors only from transformers, no progress bars, no threads of tokenizers that warn on fork. Call it before
+    anything imports transformers: the bars read their switch when they are imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     import transformers
 
     transformers.logging.set_verbosity_error()

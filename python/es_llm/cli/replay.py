@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from es_llm.cli.options import one_process
+from es_llm.cli.quiet import quiet_libraries
 from es_llm.comm import Communicator
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError, JournalError, ResumeError
@@ -43,17 +44,15 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
 
 
 def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], steps: int) -> None:
+    quiet_libraries()
     from es_llm import _core
     from es_llm.checkpoint.export import export_model
     from es_llm.checkpoint.replay import replay_records
     from es_llm.checkpoint.run_directory import RunDirectory, write_json
-    from es_llm.cli.quiet import quiet_libraries
     from es_llm.model.loading import load_model, load_tokenizer
     from es_llm.model.weights import Weights
 
-    quiet_libraries()
     directory = RunDirectory(Path(options.output_dir))
-    directory.prepare()
     directory.refuse_other_run()
     saved, about = header["identity"], header["about"]
     if saved["noise_version"] != _core.NOISE_VERSION:
@@ -63,12 +62,13 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
     config = saved["config"]
     model = load_model(name, **where)
     weights = Weights(model, dtype=config["dtype"], frozen=config["frozen"])
-    base = weights.sha256()
-    if base != saved["model"]["base_sha256"]:
+    base = {"base_sha256": weights.sha256(), "frozen_sha256": weights.frozen_sha256()}
+    if any(saved["model"][key] != value for key, value in base.items()):
         raise ResumeError(
-            f"base model {name!r} has weights {base}, the run began from {saved['model']['base_sha256']}; "
-            "name the right one by --model_name_or_path"
+            f"base model {name!r} has other weights than the run began from: got {base}, "
+            f"expected base_sha256 {saved['model']['base_sha256']}; name the right one by --model_name_or_path"
         )
+    directory.prepare()
     population = _core.Population(
         run_seed=config["seed"],
         population_size=config["population_size"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from es_llm.cli.options import add_run_options, run_communicator, run_options
+from es_llm.cli.quiet import quiet_libraries
 from es_llm.comm import Communicator
 from es_llm.config.parser import Parser
 
@@ -19,11 +20,10 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace, comm: Communicator) -> int:
     """Train; rank 0 shows progress, then a few answers before and after."""
     script, config = run_options(options)
+    quiet_libraries()
     from es_llm.assemble import assemble
-    from es_llm.cli.quiet import quiet_libraries
     from es_llm.cli.show import show_output
 
-    quiet_libraries()
     trainer = comm.together(lambda: assemble(script, config, comm))
     if comm.rank == 0:
         parameters = trainer.run.weights.table.elements

@@ -85,7 +85,7 @@ class ESConfig:
         """Check every value (see the class)."""
         check_types(self)
         require(self, "seed", lambda v: 0 <= v < 2**64, "an integer in [0, 2**64)")
-        require(self, "population_size", lambda v: 0 < v < 2**32, "an integer > 0")
+        require(self, "population_size", lambda v: 2 <= v <= 2**24, "an integer in [2, 2**24]")
         require(self, "sigma", lambda v: 0 < v < float("inf"), "> 0 and finite")
         require(self, "learning_rate", lambda v: 0 < v < float("inf"), "> 0 and finite")
         require(self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`")

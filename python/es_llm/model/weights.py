@@ -117,14 +117,12 @@ class Weights:
         return sum(digests) % _DIGEST_MODULUS
 
     def sha256(self) -> str:
-        """SHA-256 of the weights: masters in table order as little-endian float32, then, if there are any,
-        the frozen parameters in the module's order as little-endian words of their own type."""
-        sha = hashlib.sha256()
-        for master in self.master:
-            sha.update(_little_endian(master))
-        for live in self._frozen:
-            sha.update(_little_endian(live.tensor()))
-        return sha.hexdigest()
+        """SHA-256 of the masters in table order, as little-endian float32."""
+        return _sha256(self.master)
+
+    def frozen_sha256(self) -> str:
+        """SHA-256 of the frozen parameters in the module's order, as little-endian words of their own types."""
+        return _sha256([live.tensor() for live in self._frozen])
 
     def _tensors(self) -> list[tuple[int, Live, torch.Tensor]]:
         """(tensor id, live, master), in table order."""
@@ -132,6 +130,13 @@ class Weights:
             (parameter.tensor, live, master)
             for parameter, live, master in zip(self.table.parameters, self._live, self.master, strict=True)
         ]
+
+
+def _sha256(tensors: Sequence[torch.Tensor]) -> str:
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(_little_endian(tensor))
+    return sha.hexdigest()
 
 
 def _little_endian(tensor: torch.Tensor) -> memoryview:

@@ -96,9 +96,7 @@ class Iteration:
         run, config = self._run, self._run.config
         members, prompts, _ = self.scores.shape
         table = FitnessTable(members, prompts)
-        for member, prompt in np.ndindex(members, prompts):
-            reward = float(self.scores[member, prompt, REWARD])
-            table.set(member, prompt, None if np.isnan(reward) else reward)
+        table.fill(np.ascontiguousarray(self.scores[..., REWARD]))
         self.failures = table.failures
         self.record = run.population.tell(
             table.fitness(config.failure_policy),

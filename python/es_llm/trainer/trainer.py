@@ -171,8 +171,9 @@ class ESTrainer:
         self.comm.agree(error)
 
     def _header(self) -> str:
-        base = self.run.weights.sha256()
-        parts = self.comm.allgather(base.encode())
+        weights = self.run.weights
+        base, frozen = weights.sha256(), weights.frozen_sha256()
+        parts = self.comm.allgather((base + frozen).encode())
         different = [rank for rank, part in enumerate(parts) if part != parts[0]]
         if different:
             raise ModelError(f"ranks {different} loaded other base weights than rank 0; expected one model everywhere")
@@ -180,7 +181,7 @@ class ESTrainer:
             "noise_version": _core.NOISE_VERSION,
             "config": identity_of(self.args),
             "script": identity_of(self.script) if self.script else None,
-            "model": {"base_sha256": base, "parameters": self.run.weights.table.to_json()},
+            "model": {"base_sha256": base, "frozen_sha256": frozen, "parameters": weights.table.to_json()},
             "train_dataset": fingerprint(self.train_dataset),
             "reward_funcs": self.run.rewards.names,
         }
