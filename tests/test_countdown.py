@@ -65,14 +65,12 @@ def test_rewards_take_every_column_of_the_contract():
         countdown_reward(completions=[[3]], numbers=[[1]], target=[1])
 
 
-@pytest.mark.parametrize("score", [compact_reward, compact_accuracy])
-def test_compact_shape_scores_the_whole_completion(score):
+def test_compact_shape_scores_the_whole_completion():
     completions = ["(3+5)*7", "3+5+7", "(3+5)*7 ", "(3+5)*7=56", "<answer>(3+5)*7</answer>", ""]
     size = len(completions)
-    scores = score(
-        prompts=["p"] * size, completions=completions, numbers=[[3, 5, 7]] * size, target=[56] * size
-    )
-    assert scores == [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    columns = {"prompts": ["p"] * size, "numbers": [[3, 5, 7]] * size, "target": [56] * size}
+    assert compact_accuracy(completions=completions, **columns) == [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    assert compact_reward(completions=completions, **columns) == [1.1, 0.1, 1.1, 0.0, 0.0, 0.0]
 
 
 def test_hostile_completions_are_scored_in_bounded_time():
@@ -96,7 +94,7 @@ def test_every_row_is_solvable_and_scored_so(style):
         columns["prompts"] = columns.pop("prompt")
         columns["completions"] = [wrap.format(row["solution"]) for row in rows]
         assert set(task.metric_funcs["accuracy"](**columns)) == {1.0}
-        assert set(task.reward_funcs[0](**columns)) == {1.1 if style == "paper" else 1.0}
+        assert set(task.reward_funcs[0](**columns)) == {1.1}
 
 
 def test_targets_are_reachable_by_brute_force():

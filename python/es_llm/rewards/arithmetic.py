@@ -139,9 +139,7 @@ class _Parser:
 
     def _push_literal(self, token: str, position: int) -> None:
         if len(token) > self.limits.digits:
-            raise ArithmeticFailure(
-                f"number at {position} has {len(token)} digits, expected <= {self.limits.digits}"
-            )
+            raise ArithmeticFailure(f"number at {position} has {len(token)} digits, expected <= {self.limits.digits}")
         if len(token) > 1 and token[0] == "0":
             raise ArithmeticFailure(f"number {token!r} at {position} has a leading zero")
         if len(self.literals) == self.limits.operands:

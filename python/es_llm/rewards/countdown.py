@@ -9,7 +9,11 @@ closes the block and writes `<answer>expression</answer>`.
     answer = 1    the last answer block holds an expression of digits, + - * / ( ) and spaces that uses
                   exactly the given numbers and equals the target within 1e-5; else 0
 
-*Compact*, for the embedded tiny model: the whole completion is the expression, and there is no format part.
+*Compact*, for the embedded tiny model: the whole completion is the expression.
+
+    reward = 0.1 * format + answer
+    format = 1    the completion is an expression that uses exactly the given numbers; else 0
+    answer = 1    and it equals the target within 1e-5; else 0
 
 Only completions are scored, never prompts. Every function follows TRL's contract: keyword arguments, one list
 per dataset column, one float per completion.
@@ -47,18 +51,16 @@ def countdown_accuracy(
     completions: Sequence[Any], numbers: Sequence[Sequence[int]], target: Sequence[float], **columns: Any
 ) -> list[float]:
     """Paper shape: 1.0 where the answer part is 1, else 0.0."""
-    return [
-        answer_score(text, given, goal)
-        for text, given, goal in _rows(completions, numbers, target, THINK_OPEN)
-    ]
+    return [answer_score(text, given, goal) for text, given, goal in _rows(completions, numbers, target, THINK_OPEN)]
 
 
 def compact_reward(
     completions: Sequence[Any], numbers: Sequence[Sequence[int]], target: Sequence[float], **columns: Any
 ) -> list[float]:
-    """Compact shape: 1.0 where the whole completion is a right expression, else 0.0."""
+    """Compact shape: 0.1 * format + answer, in [0, 1.1]."""
     return [
-        expression_score(text, given, goal) for text, given, goal in _rows(completions, numbers, target, "")
+        FORMAT_WEIGHT * uses_numbers(text, given) + expression_score(text, given, goal)
+        for text, given, goal in _rows(completions, numbers, target, "")
     ]
 
 
@@ -66,9 +68,7 @@ def compact_accuracy(
     completions: Sequence[Any], numbers: Sequence[Sequence[int]], target: Sequence[float], **columns: Any
 ) -> list[float]:
     """Compact shape: 1.0 where the whole completion is a right expression, else 0.0."""
-    return [
-        expression_score(text, given, goal) for text, given, goal in _rows(completions, numbers, target, "")
-    ]
+    return [expression_score(text, given, goal) for text, given, goal in _rows(completions, numbers, target, "")]
 
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -93,10 +93,20 @@ def answer_score(text: str, numbers: Sequence[int], target: float) -> float:
 
 def expression_score(expression: str, numbers: Sequence[int], target: float) -> float:
     """1.0 when `expression` uses exactly the multiset `numbers` and equals `target` within 1e-5, else 0.0."""
+    value = _value_with(expression, numbers)
+    return 0.0 if value is None or abs(value - Fraction(target)) > TOLERANCE else 1.0
+
+
+def uses_numbers(expression: str, numbers: Sequence[int]) -> float:
+    """1.0 when `expression` has a value and uses exactly the multiset `numbers`, else 0.0."""
+    return 0.0 if _value_with(expression, numbers) is None else 1.0
+
+
+def _value_with(expression: str, numbers: Sequence[int]) -> Fraction | None:
     evaluated = try_evaluate(expression)
     if evaluated is None or Counter(evaluated.literals) != Counter(int(number) for number in numbers):
-        return 0.0
-    return 1.0 if abs(evaluated.value - Fraction(target)) <= TOLERANCE else 0.0
+        return None
+    return evaluated.value
 
 
 def _is_exact_format(text: str) -> bool:

@@ -119,9 +119,7 @@ def _rows(style: str, *, held_out: bool, size: int, seed: int) -> list[Row]:
             continue
         seen.add(key)
         fruitless = 0
-        rows.append(
-            {"prompt": prompt(numbers, target), "numbers": numbers, "target": target, "solution": solution}
-        )
+        rows.append({"prompt": prompt(numbers, target), "numbers": numbers, "target": target, "solution": solution})
     if len(rows) < size:
         raise ConfigError(f"`{pool}_size` {size}: style {style!r} gave only {len(rows)} distinct problems")
     return rows
