@@ -1,7 +1,6 @@
 """Exported directories: other tools load them, bit for bit, and no crash leaves half of one."""
 
 import json
-import os
 
 import pytest
 import torch
