@@ -8,6 +8,35 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+__all__ = [
+    "JOURNAL_VERSION",
+    "MAX_ELEMENTS",
+    "MAX_TENSORS",
+    "NOISE_VERSION",
+    "Action",
+    "Event",
+    "FitnessTable",
+    "Journal",
+    "JournalWriter",
+    "Member",
+    "Population",
+    "RankMachine",
+    "Record",
+    "Schedule",
+    "Step",
+    "Unit",
+    "UpdateReport",
+    "accumulate",
+    "digest",
+    "fill",
+    "kernel_threads",
+    "perturb_into",
+    "philox4x32",
+    "plan_units",
+    "round_into",
+    "set_kernel_threads",
+]
+
 NOISE_VERSION: Final[int]
 JOURNAL_VERSION: Final[int]
 MAX_TENSORS: Final[int]
@@ -58,6 +87,7 @@ class UpdateReport:
     def nonfinite(self) -> int:
         """Elements that are NaN or infinite after the update."""
     def __add__(self, other: UpdateReport, /) -> UpdateReport: ...
+    def __radd__(self, other: UpdateReport, /) -> UpdateReport: ...
 
 def accumulate(
     master: NDArray[np.float32],

@@ -1,23 +1,17 @@
-//! Noise and weight kernels: numpy arrays in, slices out, and the words of a noise address checked by name.
+//! Weight kernels: numpy arrays in, slices out.
 
 use es_core::kernels::{self, Bf16, Dtype, F16, F32, KernelError, Kernels, Live, LiveType, Update};
-use es_core::noise::{self, NoiseAddress, NoiseError};
-use numpy::{Element, PyArrayDescrMethods, PyArrayDyn, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
-use numpy::{PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::PyOverflowError;
+use es_core::noise::NoiseAddress;
+use numpy::Element;
 use pyo3::prelude::*;
 
-use crate::door::{CoreError, detached, raise, to_python};
-
-type Any<'a, 'py> = &'a Bound<'py, PyAny>;
+use crate::arrays::{apart, readable, writable};
+use crate::door::{CoreError, detached, to_python};
+use crate::noise::{Any, address, element_word, word, words};
 
 /// Adds this file's functions to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add("NOISE_VERSION", noise::NOISE_VERSION)?;
-    m.add("MAX_TENSORS", noise::MAX_TENSORS)?;
-    m.add("MAX_ELEMENTS", noise::MAX_ELEMENTS)?;
     m.add_class::<UpdateReport>()?;
-    m.add_function(wrap_pyfunction!(philox4x32, m)?)?;
     m.add_function(wrap_pyfunction!(fill, m)?)?;
     m.add_function(wrap_pyfunction!(perturb_into, m)?)?;
     m.add_function(wrap_pyfunction!(round_into, m)?)?;
@@ -26,14 +20,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(set_kernel_threads, m)?)?;
     m.add_function(wrap_pyfunction!(kernel_threads, m)?)?;
     Ok(())
-}
-
-impl CoreError for NoiseError {
-    fn class(&self) -> &'static str {
-        match self {
-            Self::Tensor(_) | Self::Element { .. } => "NoiseAddressError",
-        }
-    }
 }
 
 impl CoreError for KernelError {
@@ -48,18 +34,6 @@ impl CoreError for KernelError {
             | Self::Threads(_) => "KernelError",
         }
     }
-}
-
-/// Philox4x32-10 of four 32-bit counter words under two key words (Salmon et al., SC11).
-#[pyfunction]
-fn philox4x32(counter: Any<'_, '_>, key: Any<'_, '_>) -> PyResult<(u32, u32, u32, u32)> {
-    let (counter, key) = (words(counter, "counter")?, words(key, "key")?);
-    let (Ok(counter), Ok(key)) = (<[u32; 4]>::try_from(counter), <[u32; 2]>::try_from(key)) else {
-        return Err(pyo3::exceptions::PyValueError::new_err(
-            "`counter` must have 4 words and `key` 2",
-        ));
-    };
-    Ok(noise::philox4x32(counter, key).into())
 }
 
 /// Standard normals at elements [element, element + out.size) of one tensor's noise.
@@ -258,129 +232,4 @@ fn write_as<L: LiveType<Bits: Element>>(
         Some((scale, address)) => Kernels::best().perturb_into(wrap(live), master, scale, address),
         None => Kernels::best().round_into(wrap(live), master),
     })
-}
-
-fn address(
-    run_seed: Any<'_, '_>,
-    iteration: Any<'_, '_>,
-    pair: Option<Any<'_, '_>>,
-    tensor: Any<'_, '_>,
-    element: u64,
-) -> PyResult<NoiseAddress> {
-    Ok(NoiseAddress {
-        run_seed: word(run_seed, "run_seed")?,
-        iteration: word(iteration, "iteration")?,
-        pair: pair.map_or(Ok(0), |pair| word(pair, "pair"))?,
-        tensor: word(tensor, "tensor")?,
-        element,
-    })
-}
-
-fn element_word(value: Any<'_, '_>) -> PyResult<u64> {
-    word(value, "element")
-}
-
-/// One unsigned word of an address; out of its range is a `NoiseAddressError`.
-fn word<'py, T>(value: &Bound<'py, PyAny>, name: &str) -> PyResult<T>
-where
-    T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
-{
-    let py = value.py();
-    value.extract().map_err(|error: PyErr| {
-        if !error.is_instance_of::<PyOverflowError>(py) {
-            return error;
-        }
-        let width = 8 * size_of::<T>();
-        raise(
-            py,
-            "NoiseAddressError",
-            &format!("`{name}` must be in [0, 2**{width}), got {value}"),
-        )
-    })
-}
-
-fn words(values: Any<'_, '_>, name: &str) -> PyResult<Vec<u32>> {
-    values
-        .try_iter()?
-        .map(|value| word(&value?, name))
-        .collect()
-}
-
-fn readable<'py, T: Element>(
-    array: Any<'_, 'py>,
-    name: &str,
-) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
-    let checked = checked::<T>(array, name)?;
-    checked
-        .try_readonly()
-        .map_err(|error| refuse(array.py(), &format!("can't read `{name}`: {error}")))
-}
-
-fn writable<'py, T: Element>(
-    array: Any<'_, 'py>,
-    name: &str,
-) -> PyResult<PyReadwriteArrayDyn<'py, T>> {
-    let checked = checked::<T>(array, name)?;
-    checked
-        .try_readwrite()
-        .map_err(|error| refuse(array.py(), &format!("can't write `{name}`: {error}")))
-}
-
-/// The array, if it has this dtype, is C-contiguous and lies where such values may lie.
-fn checked<'a, 'py, T: Element>(
-    array: Any<'a, 'py>,
-    name: &str,
-) -> PyResult<&'a Bound<'py, PyArrayDyn<T>>> {
-    let py = array.py();
-    let expected = T::get_dtype(py);
-    let Ok(untyped) = array.cast::<PyUntypedArray>() else {
-        let class = array.get_type();
-        return Err(refuse(
-            py,
-            &format!("`{name}` must be a numpy array of {expected}, got {class}"),
-        ));
-    };
-    let dtype = untyped.dtype();
-    if !dtype.is_equiv_to(&expected) {
-        return Err(refuse(
-            py,
-            &format!("`{name}` must be an array of {expected}, got {dtype}"),
-        ));
-    }
-    let typed = array.cast::<PyArrayDyn<T>>()?;
-    if !untyped.is_c_contiguous() {
-        return Err(refuse(
-            py,
-            &format!(
-                "`{name}` must be contiguous (C order), got shape {:?}",
-                untyped.shape()
-            ),
-        ));
-    }
-    if !typed.data().is_aligned() {
-        return Err(refuse(
-            py,
-            &format!(
-                "`{name}` must be aligned to its {}-byte values",
-                size_of::<T>()
-            ),
-        ));
-    }
-    Ok(typed)
-}
-
-/// Refuses two slices that share memory.
-fn apart<A, B>(py: Python<'_>, (name, a): (&str, &[A]), (other, b): (&str, &[B])) -> PyResult<()> {
-    let (a, b) = (a.as_ptr_range(), b.as_ptr_range());
-    if a.start.addr() < b.end.addr() && b.start.addr() < a.end.addr() {
-        return Err(refuse(
-            py,
-            &format!("`{name}` and `{other}` must not share memory"),
-        ));
-    }
-    Ok(())
-}
-
-fn refuse(py: Python<'_>, message: &str) -> PyErr {
-    raise(py, "KernelError", message)
 }

@@ -3,10 +3,12 @@
 
 use pyo3::prelude::*;
 
+mod arrays;
 mod door;
 mod fitness;
 mod journal;
 mod kernels;
+mod noise;
 mod population;
 mod rank;
 mod schedule;
@@ -14,6 +16,7 @@ mod schedule;
 /// The Rust core: noise, weight kernels, shaping, population, schedule and journal.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    noise::register(m)?;
     kernels::register(m)?;
     population::register(m)?;
     fitness::register(m)?;

@@ -1,0 +1,93 @@
+//! numpy arrays as slices: refuses what a kernel can't take, and says why.
+
+use numpy::{Element, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn};
+use numpy::{PyReadwriteArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+
+use crate::door::raise;
+use crate::noise::Any;
+
+/// A contiguous, aligned array of this type, to read.
+pub fn readable<'py, T: Element>(
+    array: Any<'_, 'py>,
+    name: &str,
+) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
+    let checked = checked::<T>(array, name)?;
+    checked
+        .try_readonly()
+        .map_err(|error| refuse(array.py(), &format!("can't read `{name}`: {error}")))
+}
+
+/// A contiguous, aligned array of this type, to write.
+pub fn writable<'py, T: Element>(
+    array: Any<'_, 'py>,
+    name: &str,
+) -> PyResult<PyReadwriteArrayDyn<'py, T>> {
+    let checked = checked::<T>(array, name)?;
+    checked
+        .try_readwrite()
+        .map_err(|error| refuse(array.py(), &format!("can't write `{name}`: {error}")))
+}
+
+/// The array, if it has this dtype, is C-contiguous and lies where such values may lie.
+fn checked<'a, 'py, T: Element>(
+    array: Any<'a, 'py>,
+    name: &str,
+) -> PyResult<&'a Bound<'py, PyArrayDyn<T>>> {
+    let py = array.py();
+    let expected = T::get_dtype(py);
+    let Ok(untyped) = array.cast::<PyUntypedArray>() else {
+        let class = array.get_type();
+        return Err(refuse(
+            py,
+            &format!("`{name}` must be a numpy array of {expected}, got {class}"),
+        ));
+    };
+    let dtype = untyped.dtype();
+    if !dtype.is_equiv_to(&expected) {
+        return Err(refuse(
+            py,
+            &format!("`{name}` must be an array of {expected}, got {dtype}"),
+        ));
+    }
+    let typed = array.cast::<PyArrayDyn<T>>()?;
+    if !untyped.is_c_contiguous() {
+        return Err(refuse(
+            py,
+            &format!(
+                "`{name}` must be contiguous (C order), got shape {:?}",
+                untyped.shape()
+            ),
+        ));
+    }
+    if !typed.data().is_aligned() {
+        return Err(refuse(
+            py,
+            &format!(
+                "`{name}` must be aligned to its {}-byte values",
+                size_of::<T>()
+            ),
+        ));
+    }
+    Ok(typed)
+}
+
+/// Refuses two slices that share memory.
+pub fn apart<A, B>(
+    py: Python<'_>,
+    (name, a): (&str, &[A]),
+    (other, b): (&str, &[B]),
+) -> PyResult<()> {
+    let (a, b) = (a.as_ptr_range(), b.as_ptr_range());
+    if a.start.addr() < b.end.addr() && b.start.addr() < a.end.addr() {
+        return Err(refuse(
+            py,
+            &format!("`{name}` and `{other}` must not share memory"),
+        ));
+    }
+    Ok(())
+}
+
+fn refuse(py: Python<'_>, message: &str) -> PyErr {
+    raise(py, "KernelError", message)
+}
