@@ -8,9 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from es_llm._core import Journal
+
+REWARD = str(Path(__file__).with_name("reward_digits.py")) + ":digits"
+"""A reward with a signal from the first iteration on: without one, equal weights would prove nothing."""
+
 SMALL = [
     "--population_size", "5", "--prompts_per_iteration", "6", "--prompts_per_unit", "4", "--max_completion_length", "8",
     "--task_args", "train_size=40", "eval_size=10",
+    "--sigma", "0.02", "--learning_rate", "0.02", "--reward_funcs", REWARD,
 ]  # fmt: skip
 """Options of a run of seconds on the embedded model; a population that ranks don't divide."""
 
@@ -35,6 +41,12 @@ def mpirun() -> str:
 
 def result(directory: Path) -> dict:
     return json.loads((directory / "result.json").read_text())
+
+
+def base_sha256(directory: Path) -> str:
+    """SHA-256 of the weights that the run began from."""
+    header = json.loads(Journal.read(directory / "journal.es").header)
+    return header["identity"]["model"]["base_sha256"]
 
 
 def rewards(directory: Path) -> list[float]:

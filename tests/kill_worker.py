@@ -41,10 +41,12 @@ def _train(request: dict) -> int:
     from es_llm.assemble import assemble
     from es_llm.comm import SingleCommunicator
     from es_llm.config.resolve import resolve
+    from tests.commands import REWARD
 
     kill = request["kill"]
     options = {
         "population_size": 4, "prompts_per_iteration": 4, "max_completion_length": 6, "max_steps": STEPS, "seed": 3,
+        "sigma": 0.02, "learning_rate": 0.02, "reward_funcs": [REWARD],
         "task_args": {"train_size": 30, "eval_size": 4}, "output_dir": request["dir"],
     }  # fmt: skip
     if request["resume"]:

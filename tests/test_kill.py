@@ -15,7 +15,7 @@ import pytest
 
 from es_llm._core import Journal
 from es_llm.errors import JournalError
-from tests.commands import SMALL, command, es_llm, result, rewards
+from tests.commands import SMALL, base_sha256, command, es_llm, result, rewards
 from tests.kill_worker import PLACES, STEPS
 
 
@@ -54,6 +54,8 @@ def undisturbed(worker, tmp_path_factory):
     start = time.perf_counter()
     answer = worker.train(directory)
     assert answer["code"] == 0
+    assert answer["sha256"] != base_sha256(directory)
+    assert len(set(rewards(directory))) == STEPS
     return directory, answer["sha256"], time.perf_counter() - start
 
 
