@@ -1,6 +1,7 @@
 # make setup   .venv with everything (PyPI and crates.io are all it needs beside Rust, Python and a C compiler)
 # make train   the main job: the embedded model on Countdown, two ranks
 # make test    all Rust and Python tests, lints and type checks
+# make test-faults   many more kills than `make test`
 # make bench   the benches, with their checks
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup train test test-rust test-python lint format bench clean
+.PHONY: setup train test test-rust test-python test-faults lint format bench clean
 
 setup: $(STAMP)
 
@@ -50,6 +51,9 @@ format: setup
 	cargo fmt --all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+test-faults: setup
+	ES_LLM_KILLS=200 $(BIN)/python -m pytest --timeout 3600 tests/test_kill.py tests/test_journal.py
 
 bench: setup
 	cargo bench --workspace --exclude es-python
