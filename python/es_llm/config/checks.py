@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import cache
 from typing import Any
 
 from es_llm.errors import ConfigError
@@ -26,23 +25,12 @@ def require(config: Any, name: str, holds: Callable[[Any], bool], expected: str)
 
 def check_types(config: Any) -> None:
     """Check the declared type and the choices of every option of a dataclass."""
+    declared = declared_types(type(config))
     for spec in fields(config):
-        check_type(config, spec.name)
+        _check_type(spec.name, getattr(config, spec.name), declared[spec.name], spec.metadata["choices"])
 
 
-def check_type(config: Any, name: str) -> None:
-    """Check one option against its annotation and its `choices`; an int is accepted where a float is declared."""
-    value = getattr(config, name)
-    declared = declared_types(type(config))[name]
-    if not _matches(value, declared):
-        raise ConfigError(f"`{name}` must be {type_name(declared)}, got {value!r} ({type(value).__name__})")
-    choices = type(config).__dataclass_fields__[name].metadata["choices"]
-    if choices and value is not None and value not in choices:
-        raise ConfigError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
-
-
-@cache
-def declared_types(cls: Hashable) -> dict[str, Any]:
+def declared_types(cls: type) -> dict[str, Any]:
     """Name -> resolved annotation of a dataclass."""
     return typing.get_type_hints(cls)
 
@@ -63,6 +51,14 @@ def type_name(declared: Any) -> str:
         dict: "a mapping",
     }
     return names.get(origin, str(declared))
+
+
+def _check_type(name: str, value: Any, declared: Any, choices: Sequence[str] | None) -> None:
+    """Check one value against its annotation and its choices; an int is accepted where a float is declared."""
+    if not _matches(value, declared):
+        raise ConfigError(f"`{name}` must be {type_name(declared)}, got {value!r} ({type(value).__name__})")
+    if choices and value is not None and value not in choices:
+        raise ConfigError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _matches(value: Any, declared: Any) -> bool:
