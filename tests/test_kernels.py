@@ -230,3 +230,12 @@ def test_names_of_types():
     assert dtype_name(np.dtype(np.float16)) == "float16"
     with pytest.raises(KernelError, match="int8"):
         dtype_name(torch.int8)
+
+
+def test_an_update_of_zero_changes_no_bit():
+    master = np.array([-0.0, 0.0, 1.0, -2.5, 1e-42, -0.0] * 50, np.float32)
+    before = master.tobytes()
+    _core.accumulate(
+        master, dtype="float32", pairs=[0, 1], coefficients=np.zeros(2, np.float32), run_seed=1, iteration=0, tensor=0
+    )
+    assert master.tobytes() == before

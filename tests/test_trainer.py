@@ -208,7 +208,6 @@ OPTION_EFFECTS = {
     "shuffle_dataset": False,
     "max_completion_length": 3,
     "frozen": ["*norm*"],
-    "dtype": "bfloat16",
     "max_steps": 2,
     "reward_weights": [-1.0],
 }
@@ -223,9 +222,16 @@ def test_each_option_has_an_effect(tmp_path, name):
     assert sha(tmp_path / "a") != sha(tmp_path / "b", **{name: OPTION_EFFECTS[name]})
 
 
+@pytest.mark.parametrize(("dtype", "live"), [(None, "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")])
+def test_dtype_is_the_type_of_the_live_weights(tmp_path, dtype, live):
+    trainer = make(tmp_path, dtype=dtype)
+    assert {str(weight.dtype) for weight in trainer.model.parameters()} == {f"torch.{live}"}
+    assert {master.dtype for master in trainer.run.weights.master} == {torch.float32}
+
+
 def test_options_of_identity_are_covered_by_the_test_above():
     names = {spec.name for spec in dataclasses.fields(ESConfig) if spec.metadata["identity"]}
-    tested_elsewhere = {"failure_policy", "temperature", "torch_threads", "prompts_per_unit"}
+    tested_elsewhere = {"failure_policy", "temperature", "torch_threads", "prompts_per_unit", "dtype"}
     assert names - tested_elsewhere <= set(OPTION_EFFECTS)
 
 

@@ -150,12 +150,13 @@ def accumulated(
     tensor: int,
     element: int = 0,
 ) -> F32:
-    """New masters: acc = 0; for each pair in order, acc = fma(coefficient, noise, acc); master + acc."""
+    """New masters: acc = 0; for each pair in order, acc = fma(coefficient, noise, acc); then master + acc,
+    or master as it is where acc is zero (-0 + 0 would be +0)."""
     total = np.zeros_like(master)
     for pair, coefficient in zip(pairs, coefficients, strict=True):
         address = NoiseAddress(run_seed, iteration, pair, tensor, element)
         total = fma(coefficient, noise(address, master.size), total)
-    return master + total
+    return np.where(total == 0, master, master + total)
 
 
 def digest(master: F32, *, tensor: int, element: int = 0) -> int:

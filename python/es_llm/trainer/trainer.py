@@ -75,7 +75,7 @@ class ESTrainer:
         configure_threads(self.args, self.comm)
         self.model, self.processing_class, self._model_name = _load(model, processing_class, script)
         if self.args.dtype is None and self.model is not model:
-            self.args = replace(self.args, dtype=stored_dtype(self._model_name or EMBEDDED))
+            self.args = replace(self.args, dtype=_own_dtype(self._model_name, script))
         functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
         rewards = RewardSet(functions, self.args.reward_weights)
         self.metric_funcs = dict(metric_funcs or {})
@@ -217,6 +217,14 @@ def _load(model: Any, processing_class: Any, script: ScriptArguments | None) -> 
             raise ConfigError("`processing_class` must be given with a model that doesn't know where it came from")
         processing_class = load_tokenizer(name, revision=revision, trust_remote_code=trust)
     return model, processing_class, name
+
+
+def _own_dtype(name: str | None, script: ScriptArguments | None) -> str | None:
+    """Type of the live weights when none is asked for: that of the checkpoint, but float32 for the embedded model,
+    whose file is float16 only to be small."""
+    if name in (None, EMBEDDED):
+        return "float32"
+    return stored_dtype(name, revision=script.model_revision if script else None)
 
 
 def _rows(dataset: Sequence[Row] | None, name: str) -> list[Row]:

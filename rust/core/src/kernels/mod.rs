@@ -132,8 +132,8 @@ impl Kernels {
         }
     }
 
-    /// For each element: `acc = 0; for each pair in order: acc = fma(coefficient, noise, acc); master += acc`, in f32;
-    /// one pass over the weights for all pairs. -0 + 0 = +0, so an update of zero makes a weight of -0 into +0.
+    /// For each element: `acc = 0; for each pair in order: acc = fma(coefficient, noise, acc); master += acc unless acc is
+    /// zero`, in f32; one pass over the weights for all pairs. An update of zero changes no bit, not even of -0.
     ///
     /// # Errors
     /// [`KernelError::Coefficients`] if pairs and coefficients differ in number; as [`Kernels::fill`].

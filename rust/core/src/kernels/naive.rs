@@ -31,7 +31,8 @@ pub fn perturb_into<L: LiveType>(
     Ok(())
 }
 
-/// For each element: `acc = 0; for each pair in order: acc = fma(coefficient, noise, acc); master += acc`.
+/// For each element: `acc = 0; for each pair in order: acc = fma(coefficient, noise, acc)`, then
+/// `master += acc` unless acc is zero: a weight of -0 that nothing moves stays -0.
 ///
 /// # Errors
 /// [`KernelError::Address`].
@@ -45,7 +46,9 @@ pub fn accumulate(master: &mut [f32], update: Update<'_>) -> Result<(), KernelEr
             };
             sum = coefficient.mul_add(noise_at(address)?, sum);
         }
-        *master += sum;
+        if sum != 0.0 {
+            *master += sum;
+        }
     }
     Ok(())
 }

@@ -84,12 +84,14 @@ const LANES: usize = 8;
 impl Tally {
     /// Adds the sums to the weights, and both to the tally: f32 first, then f64, in loops of one width each.
     #[inline(always)]
-    #[allow(clippy::float_cmp, reason = "moved means any change")]
+    #[allow(clippy::float_cmp, reason = "moved means any change, and zero is zero")]
     fn update<L: LiveType>(&mut self, master: &mut [f32], sums: &[f32]) {
         let (mut before, mut after) = ([0.0_f32; TILE], [0.0_f32; TILE]);
         let mut counts = [0_u32; 2];
         for i in 0..master.len().min(sums.len()).min(TILE) {
-            let (old, new) = (master[i], master[i] + sums[i]);
+            let old = master[i];
+            // A select, not a branch: -0 + 0 = +0 would change a weight that nothing moves.
+            let new = if sums[i] == 0.0 { old } else { old + sums[i] };
             master[i] = new;
             (before[i], after[i]) = (L::nearest(old), L::nearest(new));
             counts[0] += u32::from(before[i] != after[i]);
