@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from es_llm.errors import JournalError
+
 
 class MetricsLog:
     """Appends lines; a line is in the file when `write` returns."""
@@ -17,9 +19,18 @@ class MetricsLog:
         self._path = path
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one object; its key `step` orders it."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(_encode(line))
+        """Append one object; its key `step` orders it.
+
+        Raises:
+            JournalError: the disk refuses it; the journal is not touched.
+        """
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(_encode(line))
+        except OSError as error:
+            raise JournalError(
+                f"{str(self._path)!r} can't be written: {error}; the journal beside it is safe"
+            ) from error
 
     def rewind(self, steps: int, missing: Callable[[int], Mapping[str, Any]]) -> None:
         """Make the log agree with a journal of `steps` iterations, before a resumed run goes on.
