@@ -132,6 +132,15 @@ def test_callbacks_of_transformers(tmp_path):
         make(tmp_path, callbacks=[print])
 
 
+def test_trackers_of_transformers(tmp_path):
+    make(tmp_path, report_to=["tensorboard"], run_name="a run").train()
+    files = list((tmp_path / "run" / "runs").rglob("events.out.tfevents*"))
+    assert len(files) == 1
+    logged = files[0].read_bytes()
+    assert b"reward_std" in logged
+    assert b"population_size" in logged
+
+
 def test_eval_steps(tmp_path):
     make(tmp_path, max_steps=5, eval_steps=2).train()
     assert [line["step"] for line in lines(tmp_path) if "eval_reward" in line] == [0, 2, 4, 5]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -33,6 +35,11 @@ class Callbacks:
         self.state = TrainerState()
         self.state.max_steps = config.max_steps
         self.control = TrainerControl()
+
+    def begin_run(self, directory: Path) -> None:
+        """Tell the callbacks, through their `args`, which directory the run has got."""
+        name = self._config.run_name or directory.name
+        self._config = replace(self._config, output_dir=str(directory), run_name=name)
 
     def add(self, callback: Any) -> None:
         """Add one more callback (object or class)."""

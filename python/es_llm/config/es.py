@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from es_llm.config.checks import check_types, require
 from es_llm.config.fields import option
@@ -74,12 +76,21 @@ class ESConfig:
     logging_steps: int = option(1, help="log every that many iterations")
     num_completions_to_print: int = option(4, help="answers shown before and after the training")
     report_to: list[str] = option([], help="trackers known to transformers, such as tensorboard or wandb")
+    run_name: str | None = option(None, help="name of the run for trackers; default: that of its directory")
     digest_steps: int = option(
         1, help="compare the ranks' weights and journal their digest every that many iterations; 0: never"
     )
     resume_from_checkpoint: str | None = option(
         None, help="run directory to go on with, bit for bit; its journal is the checkpoint"
     )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options by name, as trackers want them."""
+        return asdict(self)
+
+    def to_json_string(self) -> str:
+        """All options as JSON text, as trackers want them."""
+        return json.dumps(self.to_dict(), indent=2)
 
     def __post_init__(self) -> None:
         """Check every value (see the class)."""

@@ -58,6 +58,7 @@ class Session:
         self._resume()
         run.journal = self._opened.writer
         state.global_step = run.population.iteration
+        self._callbacks.begin_run(self._opened.directory.path)
         self._callbacks.call("on_train_begin")
         before = self._evaluation() if config.eval_on_start else None
         start = time.perf_counter()
