@@ -50,6 +50,10 @@ def test_options(tmp_path):
         (["--populaton_size", "3"], "did you mean '--population_size'"),
         (["--task", "countdwn"], "countdown"),
         (["--task_args", "train_sise=3"], "train_size"),
+        (["--task_args", "train_size=abc"], "`train_size` must be an integer, got 'abc'"),
+        (["--task_args", "train_size=[1"], "'[1'"),
+        (["--task_args", "name=3"], "has no option 'name'"),
+        (["--sigma", "1e39"], "`sigma` must be in the range of float32"),
         (["--model_name_or_path", str(tmp_path / "nowhere")], "nowhere"),
         (["--reward_funcs", "no.such.module.f"], "no.such.module"),
         (["--reward_funcs", str(tmp_path / "none.py") + ":f"], "no file"),
@@ -78,6 +82,26 @@ def test_a_broken_model_directory(tmp_path, run):
         "train", "--model_name_or_path", str(broken), "--output_dir", str(tmp_path / "D")
     )
     assert not (tmp_path / "D").exists()
+
+
+def test_a_configuration_of_the_wrong_type(tmp_path, run):
+    broken = tmp_path / "broken"
+    shutil.copytree(run / "model", broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "num_hidden_layers": "x"}))
+    assert "num_hidden_layers" in refused("train", "--model_name_or_path", str(broken))
+
+
+def test_a_reward_module_that_exits(tmp_path):
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)\n")
+    assert "fails to import" in refused("train", "--reward_funcs", f"{tmp_path}/exits.py:f")
+
+
+def test_a_model_directory_that_holds_something_else(tmp_path):
+    (tmp_path / "D" / "model").mkdir(parents=True)
+    (tmp_path / "D" / "model" / "thesis.doc").write_text("mine")
+    assert "thesis.doc" in refused("train", *SMALL, "--output_dir", str(tmp_path / "D"))
+    assert not (tmp_path / "D" / "journal.es").exists()
 
 
 def test_a_directory_that_holds_another_run(run):

@@ -93,6 +93,9 @@ def test_failed_members():
         population.tell([1.0, None, 2.0])
     with pytest.raises(PopulationError, match="3"):
         population.tell([1.0, 2.0])
+    for wrong in (None, 3, ["a", "b", "c"]):
+        with pytest.raises(PopulationError, match="must be a sequence of numbers"):
+            population.tell(wrong)
     assert population.iteration == 0
 
 
@@ -149,6 +152,7 @@ def test_a_journal_goes_on_where_it_ended(tmp_path):
         (np.array([np.nan, 1.0]), KernelError),
         ({}, ConfigError),
         ({"a": [1.0]}, KernelError),
+        ([1.0, 2.0], ConfigError),
     ],
 )
 def test_bad_weights(weights, error):

@@ -11,6 +11,7 @@ and is told the same fitness holds the same weights, bit for bit. Knows nothing 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -21,6 +22,7 @@ from es_llm import _core
 from es_llm.arrays import ArrayWeights
 from es_llm.checkpoint.identity import decode_header, encode_header, require_same_identity
 from es_llm.config.es import ESConfig
+from es_llm.errors import ConfigError, PopulationError
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +124,7 @@ class Population(Generic[W]):
             PopulationError: another number of values than members, or a failed one under "raise".
             JournalError: the record can't be written; nothing was changed.
         """
-        values = [None if value is None or np.isnan(value) else float(value) for value in fitness]
+        values = _numbers(fitness)
         record = self._core.tell(values, sigma=self._sigma, learning_rate=self._learning_rate)
         if self._writer is not None:
             self._writer.append_record(record)
@@ -158,9 +160,21 @@ class Population(Generic[W]):
         return _core.JournalWriter.open(path)
 
 
+def _numbers(fitness: Sequence[float | None]) -> list[float | None]:
+    """Plain floats; NaN is a failure, as None is."""
+    try:
+        values = [None if value is None else float(value) for value in fitness]
+    except (TypeError, ValueError) as error:
+        raise PopulationError(f"fitness must be a sequence of numbers or None, got {fitness!r}: {error}") from error
+    return [None if value is None or math.isnan(value) else value for value in values]
+
+
 def _store(weights: Any, dtype: str | None, frozen: Sequence[str]) -> ArrayWeights | Weights:
     if isinstance(weights, np.ndarray | Mapping):
         return ArrayWeights(weights)
+    if not hasattr(weights, "named_parameters"):
+        kind = type(weights).__name__
+        raise ConfigError(f"`weights` must be a numpy array, a mapping of arrays or a torch module, got a {kind}")
     from es_llm.model.weights import Weights
 
     return Weights(weights, dtype=dtype, frozen=frozen)

@@ -28,7 +28,7 @@ def export_model(directory: str | os.PathLike[str], model: Any, tokenizer: Any) 
             still there, at worst under the name that the message gives.
     """
     target = Path(os.path.abspath(directory))
-    _require_replaceable(target)
+    require_replaceable(target)
     staged = target.with_name(f".{target.name}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +49,12 @@ def export_model(directory: str | os.PathLike[str], model: Any, tokenizer: Any) 
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _require_replaceable(target: Path) -> None:
-    """Refuse to replace what is not an export: a run's directory, say."""
+def require_replaceable(target: Path) -> None:
+    """Refuse to replace what is not an export: a run's directory, say.
+
+    Raises:
+        ModelError: `target` is a file, or holds files that no export wrote.
+    """
     if not target.exists():
         return
     if not target.is_dir():

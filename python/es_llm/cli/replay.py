@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, comm: Communicator) -> int:
 def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], steps: int) -> None:
     quiet_libraries()
     from es_llm import _core
-    from es_llm.checkpoint.export import export_model
+    from es_llm.checkpoint.export import export_model, require_replaceable
     from es_llm.checkpoint.replay import replay_records
     from es_llm.checkpoint.run_directory import RunDirectory, write_json
     from es_llm.model.loading import load_model, load_tokenizer
@@ -54,6 +54,7 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
 
     directory = RunDirectory(Path(options.output_dir))
     directory.refuse_other_run()
+    require_replaceable(directory.model.absolute())
     saved, about = header["identity"], header["about"]
     if saved["noise_version"] != _core.NOISE_VERSION:
         raise ResumeError(f"`noise_version` of the journal is {saved['noise_version']}, expected {_core.NOISE_VERSION}")

@@ -97,8 +97,9 @@ class ESConfig:
         check_types(self)
         require(self, "seed", lambda v: 0 <= v < 2**64, "an integer in [0, 2**64)")
         require(self, "population_size", lambda v: 2 <= v <= 2**24, "an integer in [2, 2**24]")
-        require(self, "sigma", lambda v: 0 < v < float("inf"), "> 0 and finite")
-        require(self, "learning_rate", lambda v: 0 < v < float("inf"), "> 0 and finite")
+        for name in ("sigma", "learning_rate"):
+            require(self, name, lambda v: 0 < v < float("inf"), "> 0 and finite")
+            require(self, name, lambda v: 1e-45 <= v <= 3e38, "in the range of float32")
         require(self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`")
         for name in ("max_steps", "prompts_per_iteration", "prompts_per_unit", "max_completion_length"):
             require(self, name, lambda v: 0 < v < 2**32, "an integer > 0")

@@ -90,7 +90,10 @@ class _Mapping(argparse.Action):
             name, equals, value = word.partition("=")
             if not equals or not name:
                 raise ConfigError(f"`{self.dest}` expects NAME=VALUE, got {word!r}")
-            mapping[name] = yaml.safe_load(value)
+            try:
+                mapping[name] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"`{self.dest}`: the value of {name!r} doesn't parse: {value!r}") from error
         setattr(namespace, self.dest, mapping)
 
 

@@ -18,16 +18,6 @@ EMBEDDED: Final = "embedded"
 """Name of the model that ships with the package."""
 
 _GENERIC_TOKENIZERS: Final = ("PreTrainedTokenizerFast", "TokenizersBackend")
-_LOADING_ERRORS: Final = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    SafetensorError,
-)
 
 
 def load_model(
@@ -61,7 +51,7 @@ def load_model(
             revision=revision or "main",
             trust_remote_code=trust_remote_code,
         )
-    except _LOADING_ERRORS as error:
+    except Exception as error:  # whatever a library's loader throws at a broken file
         raise ModelError(_failure("model", place, error)) from error
     for kind in ("mismatched_keys", "missing_keys", "unexpected_keys"):
         if keys := sorted(_weight(key) for key in info.get(kind) or ()):
@@ -86,7 +76,7 @@ def load_tokenizer(
         tokenizer = _tokenizer_class(place, revision).from_pretrained(
             place, revision=revision or "main", trust_remote_code=trust_remote_code, padding_side="left"
         )
-    except _LOADING_ERRORS as error:
+    except Exception as error:  # whatever a library's loader throws at a broken file
         raise ModelError(_failure("tokenizer", place, error)) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -110,7 +100,7 @@ def stored_dtype(name_or_path: str | os.PathLike[str] | None = None, *, revision
 
         try:
             config, _ = PretrainedConfig.get_config_dict(place, revision=revision or "main")
-        except _LOADING_ERRORS as error:
+        except Exception as error:  # whatever a library's loader throws at a broken file
             raise ModelError(_failure("configuration", place, error)) from error
     dtype = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
     return dtype if dtype in DTYPES else None

@@ -42,7 +42,7 @@ def _module_of_file(path: Path, reference: str) -> Any:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(f"reward function {reference!r}: {str(path)!r} fails to import: {error!r}") from error
     return module
 
@@ -55,5 +55,5 @@ def _module_of(reference: str) -> Any:
         )
     try:
         return importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(f"reward function {reference!r}: module {module!r} fails to import: {error!r}") from error

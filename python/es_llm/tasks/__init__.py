@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 from typing import Any
 
+from es_llm.config.checks import type_name
 from es_llm.errors import ConfigError
 from es_llm.tasks.base import Task
 
@@ -25,7 +26,7 @@ def task_names() -> list[str]:
     )
 
 
-def load_task(name: str, **options: Any) -> Task:
+def load_task(name: str, /, **options: Any) -> Task:
     """Build the task `name` with the options of its `build`.
 
     Raises:
@@ -35,10 +36,13 @@ def load_task(name: str, **options: Any) -> Task:
     if name not in known:
         raise ConfigError(f"unknown task {name!r}{_nearest(name, known)}")
     build = importlib.import_module(f"{__name__}.{name}").build
-    parameters = list(inspect.signature(build).parameters)
-    for option in options:
+    parameters = inspect.signature(build).parameters
+    for option, value in options.items():
         if option not in parameters:
-            raise ConfigError(f"task `{name}` has no option {option!r}{_nearest(option, parameters)}")
+            raise ConfigError(f"task `{name}` has no option {option!r}{_nearest(option, list(parameters))}")
+        expected = type(parameters[option].default)
+        if type(value) is not expected and expected in (int, float, str, bool):
+            raise ConfigError(f"task `{name}`: `{option}` must be {type_name(expected)}, got {value!r}")
     task = build(**options)
     assert isinstance(task, Task), f"{name}.build returned {type(task).__name__}"
     return task

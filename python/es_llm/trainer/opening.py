@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from es_llm._core import Journal, JournalWriter
+from es_llm.checkpoint.export import require_replaceable
 from es_llm.checkpoint.identity import decode_header, require_same_identity
 from es_llm.checkpoint.run_directory import RunDirectory, free_directory
 from es_llm.comm import Communicator
@@ -55,6 +56,7 @@ def open_run(comm: Communicator, config: ESConfig, header: str, name: str) -> Op
 def _open(config: ESConfig, header: str, name: str) -> OpenRun:
     directory = _directory(config, name)
     directory.prepare()
+    require_replaceable(directory.model.absolute())
     if config.resume_from_checkpoint is None:
         directory.refuse_other_run()
     elif directory.journal.exists():

@@ -24,6 +24,7 @@ from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dt
 from es_llm.model.weights import Weights
 from es_llm.rewards.scoring import RewardSet
 from es_llm.rollout.hf import HFEngine
+from es_llm.trainer.arguments import as_list, require_config, rows_of
 from es_llm.trainer.data import PromptOrder, fingerprint
 from es_llm.trainer.evaluation import Evaluation, evaluate
 from es_llm.trainer.opening import open_run
@@ -69,18 +70,17 @@ class ESTrainer:
         comm: Communicator | None = None,
         script: ScriptArguments | None = None,
     ) -> None:
-        self.args = args if args is not None else ESConfig()
+        self.args = require_config(args)
         self.comm = comm if comm is not None else select_communicator()
         self.script = script
         configure_threads(self.args, self.comm)
         self.model, self.processing_class, self._model_name = _load(model, processing_class, script)
         if self.args.dtype is None and self.model is not model:
             self.args = replace(self.args, dtype=_own_dtype(self._model_name, script))
-        functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
-        rewards = RewardSet(functions, self.args.reward_weights)
+        rewards = RewardSet(as_list(reward_funcs, "reward_funcs"), self.args.reward_weights)
         self.metric_funcs = dict(metric_funcs or {})
-        self.train_dataset = _rows(train_dataset, "train_dataset")
-        self.eval_dataset = _rows(eval_dataset, "eval_dataset")
+        self.train_dataset = rows_of(train_dataset, "train_dataset")
+        self.eval_dataset = rows_of(eval_dataset, "eval_dataset")
         engine = HFEngine(
             self.model,
             self.processing_class,
@@ -108,7 +108,9 @@ class ESTrainer:
                 shuffle=self.args.shuffle_dataset,
             ),
         )
-        self.callbacks = Callbacks([ProgressCallback, *(callbacks or [])], self.args, self.model, self.processing_class)
+        self.callbacks = Callbacks(
+            [ProgressCallback, *as_list(callbacks, "callbacks")], self.args, self.model, self.processing_class
+        )
         self.callbacks.state.is_world_process_zero = self.callbacks.state.is_local_process_zero = self.comm.rank == 0
         self.callbacks.call("on_init_end")
 
@@ -136,7 +138,7 @@ class ESTrainer:
         Raises:
             ConfigError: there are no rows.
         """
-        rows = self.eval_dataset if eval_dataset is None else _rows(eval_dataset, "eval_dataset")
+        rows = self.eval_dataset if eval_dataset is None else rows_of(eval_dataset, "eval_dataset")
         if not rows:
             raise ConfigError("`eval_dataset` must hold at least one row, got none")
         metrics = evaluate(self.run, rows, self.metric_funcs).metrics
@@ -225,14 +227,3 @@ def _own_dtype(name: str | None, script: ScriptArguments | None) -> str | None:
     if name in (None, EMBEDDED):
         return "float32"
     return stored_dtype(name, revision=script.model_revision if script else None)
-
-
-def _rows(dataset: Sequence[Row] | None, name: str) -> list[Row]:
-    rows = [dict(row) for row in dataset] if dataset is not None else []
-    columns = set(rows[0]) if rows else set()
-    for index, row in enumerate(rows):
-        if "prompt" not in row:
-            raise ConfigError(f"`{name}` row {index} must have a `prompt`, got the columns {sorted(row)}")
-        if set(row) != columns:
-            raise ConfigError(f"`{name}` row {index} must have the columns {sorted(columns)}, got {sorted(row)}")
-    return list(rows)

@@ -1,0 +1,67 @@
+"""What users hand to the trainer, checked: every fault is named before any work is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from es_llm.config import ESConfig
+from es_llm.errors import ConfigError
+from es_llm.types import Row
+
+RESERVED_COLUMNS = ("prompts", "completions", "completion_ids")
+"""Names under which the trainer itself gives lists to reward functions."""
+
+
+def require_config(args: ESConfig | None) -> ESConfig:
+    """The options, or the defaults for None.
+
+    Raises:
+        ConfigError: something else than an `ESConfig`.
+    """
+    if args is None:
+        return ESConfig()
+    if not isinstance(args, ESConfig):
+        raise ConfigError(f"`args` must be an ESConfig, got a {type(args).__name__}")
+    return args
+
+
+def as_list(given: Any, name: str) -> list[Any]:
+    """One thing or several, as a list; None is none.
+
+    Raises:
+        ConfigError: a text or a mapping.
+    """
+    if given is None:
+        return []
+    if isinstance(given, str | bytes | Mapping):
+        raise ConfigError(f"`{name}` must hold objects, got {given!r}")
+    return list(given) if isinstance(given, Iterable) and not callable(given) else [given]
+
+
+def rows_of(dataset: Sequence[Row] | None, name: str) -> list[Row]:
+    """The rows of a data set as dicts that all have the same columns, `prompt` among them.
+
+    Raises:
+        ConfigError: no rows of columns, no `prompt`, a prompt that is neither text nor messages, a column that the
+            trainer itself gives to rewards, or columns that differ; names the row.
+    """
+    if dataset is None:
+        return []
+    if isinstance(dataset, str | bytes | Mapping) or not isinstance(dataset, Iterable):
+        raise ConfigError(f"`{name}` must be a sequence of rows, got a {type(dataset).__name__}")
+    rows: list[Row] = []
+    for index, row in enumerate(dataset):
+        where = f"`{name}` row {index}"
+        if not isinstance(row, Mapping):
+            raise ConfigError(f"{where} must be a mapping of columns, got {row!r}")
+        if "prompt" not in row:
+            raise ConfigError(f"{where} must have a `prompt`, got the columns {sorted(row)}")
+        if not isinstance(row["prompt"], str | list) or not row["prompt"]:
+            raise ConfigError(f"{where}: `prompt` must be text or messages, not empty, got {row['prompt']!r}")
+        if taken := [column for column in RESERVED_COLUMNS if column in row]:
+            raise ConfigError(f"{where}: the columns {taken} are given to rewards by the trainer; rename them")
+        if rows and set(row) != set(rows[0]):
+            raise ConfigError(f"{where} must have the columns {sorted(rows[0])}, got {sorted(row)}")
+        rows.append(dict(row))
+    return rows
