@@ -21,7 +21,6 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -39,7 +38,6 @@ BATCH_SIZE = 128
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 50
 RIGHT_SHARE = 0.3
-WEIGHT_NOISE = 0.008
 PRETRAINING_PROBLEMS = 17_000
 HELD_OUT_PROBLEMS = 500
 ANSWER_WIDTH = 11
@@ -175,31 +173,17 @@ def pretrain(
         is_right = torch.rand(BATCH_SIZE, 1, generator=draw) < share
         answers_BA = torch.where(is_right, right[chosen], wrong[chosen])
         tokens_BT = torch.cat([prompts[chosen], answers_BA], dim=1)
+        logits_BAV = model(input_ids=tokens_BT[:, :-1]).logits[:, PROMPT_WIDTH - 1 :]
+        loss = torch.nn.functional.cross_entropy(
+            logits_BAV.flatten(0, 1), answers_BA.flatten(), ignore_index=tokenizer.pad_token_id
+        )
         optimizer.zero_grad()
-        with shaken(model, draw):
-            logits_BAV = model(input_ids=tokens_BT[:, :-1]).logits[:, PROMPT_WIDTH - 1 :]
-            loss = torch.nn.functional.cross_entropy(
-                logits_BAV.flatten(0, 1), answers_BA.flatten(), ignore_index=tokenizer.pad_token_id
-            )
-            loss.backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 100 == 0:
             accuracy = sum(greedy_scores(model, tokenizer, held_out)) / len(held_out)
             print(f"step {step + 1}: loss {loss.item():.3f}, held-out greedy {accuracy:.3f}", flush=True)
-
-
-@contextmanager
-def shaken(model: Qwen2ForCausalLM, draw: torch.Generator) -> Iterator[None]:
-    """Within, every weight carries noise of scale `WEIGHT_NOISE`; afterwards all are as before, bit for bit."""
-    parameters = list(model.parameters())
-    kept = [parameter.data for parameter in parameters]
-    for parameter in parameters:
-        noise = torch.randn(parameter.shape, generator=draw)
-        parameter.data = parameter.data + WEIGHT_NOISE * noise
-    yield
-    for parameter, data in zip(parameters, kept, strict=True):
-        parameter.data = data
 
 
 def make_optimizer(model: Qwen2ForCausalLM) -> torch.optim.AdamW:
