@@ -93,6 +93,9 @@ class Iteration:
         self.scores = gather(self._run.comm, self._units, self._own, columns=3)
 
     def _journal(self, step: Step) -> None:
+        self._run.comm.together(self._write_record)
+
+    def _write_record(self) -> None:
         run, config = self._run, self._run.config
         members, prompts, _ = self.scores.shape
         table = FitnessTable(members, prompts)
@@ -122,5 +125,5 @@ class Iteration:
                 f"after iteration {self.record.iteration} ranks {different} hold other weights than rank 0; "
                 "the journal is right: resume from it"
             )
-        if run.journal is not None:
-            run.journal.append_digest(self.record.iteration, own)
+        journal = run.journal
+        run.comm.together(lambda: journal.append_digest(self.record.iteration, own) if journal is not None else None)
