@@ -71,6 +71,7 @@ def test_options(tmp_path):
 def test_every_rank_refuses_once(tmp_path):
     message = refused("train", "--model_name_or_path", str(tmp_path / "nowhere"), ranks=3)
     assert "nowhere" in message
+    assert "got -1.0" in refused("train", "--sigma", "-1", ranks=2)
 
 
 def test_a_broken_model_directory(tmp_path, run):

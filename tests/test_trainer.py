@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleCommunicator, run_ranks
-from es_llm.errors import ConfigError, PopulationError, ResumeError
+from es_llm.errors import ConfigError, JournalError, PopulationError, ResumeError
 from es_llm.model.loading import load_model, load_tokenizer
 
 ROWS = [{"prompt": f"{a:2d} {a + 1:2d} {a + 2:2d}={3 * a + 3:3d}:", "bonus": 0.1 * a} for a in range(1, 9)]
@@ -206,6 +206,38 @@ def test_ranks_as_threads_give_the_same_bits(tmp_path):
     assert max(sent) < 4 * 4 * 8 * 4
 
 
+def test_an_error_of_rank_0_alone_is_raised_on_all(tmp_path, monkeypatch):
+    """A journal that fails on rank 0 must not leave the others waiting."""
+    models = [load_model(None) for _ in range(2)]
+    raised = []
+
+    def full(path, line):
+        raise JournalError("disk full")
+
+    monkeypatch.setattr("es_llm.checkpoint.metrics_log.MetricsLog.write", full)
+
+    def work(comm):
+        try:
+            make(tmp_path, comm=comm, model=models[comm.rank]).train()
+        except JournalError as error:
+            raised.append((comm.rank, str(error), error.shared))
+
+    run_ranks(2, work, timeout_s=60)
+    assert sorted(raised) == [(0, "disk full", True), (1, "disk full", True)]
+
+
+def test_training_goes_on_after_a_callback_stopped_it(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **given):
+            control.should_training_stop = True
+
+    trainer = make(tmp_path, callbacks=Stop())
+    assert trainer.train().global_step == 1
+    trainer.remove_callback(Stop)
+    whole = make(tmp_path, max_steps=3)
+    assert whole.train(resume_from_checkpoint=True).global_step == 3
+
+
 OPTION_EFFECTS = {
     "seed": 1,
     "population_size": 6,
@@ -251,6 +283,7 @@ def test_options_of_identity_are_covered_by_the_test_above():
         ({"train_dataset": [{"question": "?"}]}, "row 0 must have a `prompt`, got the columns ['question']"),
         ({"train_dataset": [{"prompt": "1"}, {"prompt": "2", "x": 1}]}, "row 1 must have the columns ['prompt']"),
         ({"reward_funcs": []}, "`reward_funcs` must hold at least one function"),
+        ({"reward_weights": [float("inf")]}, "`reward_weights` must be finite"),
         ({"reward_funcs": None}, "`reward_funcs` must hold at least one function"),
         ({"reward_funcs": 3}, "`reward_funcs` must hold functions, got 3"),
         ({"train_dataset": ["text"]}, "row 0 must be a mapping of columns, got 'text'"),

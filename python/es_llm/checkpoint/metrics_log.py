@@ -42,8 +42,11 @@ class MetricsLog:
         kept += [dict(missing(step)) for step in range(1, steps + 1) if step not in logged]
         kept.sort(key=lambda line: line["step"])
         temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text("".join(map(_encode, kept)), encoding="utf-8")
-        os.replace(temporary, self._path)
+        try:
+            temporary.write_text("".join(map(_encode, kept)), encoding="utf-8")
+            os.replace(temporary, self._path)
+        except OSError as error:
+            raise JournalError(f"{str(self._path)!r} can't be written: {error}") from error
 
     def _read(self) -> list[dict[str, Any]]:
         if not self._path.exists():

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from es_llm import __version__
 from es_llm.comm.base import Communicator
+from es_llm.comm.select import launched_rank
 from es_llm.comm.single import SingleCommunicator
 from es_llm.config.fields import nearest
 from es_llm.config.parser import Parser
@@ -81,7 +82,7 @@ def _fail(comm: Communicator, error: EsError) -> int:
     """Say it once. An error that all ranks share (see `Communicator.agree`) is told by rank 0 alone; one that
     only this rank has ends the job, since the others wait for this rank."""
     shared = error.shared or comm.size == 1
-    if comm.rank == 0 or not shared:
+    if not shared or (comm.rank == 0 and (comm.size > 1 or launched_rank() == 0)):
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         print(f"es-llm: error: {kind}{error}", file=sys.stderr, flush=True)
     if not shared:

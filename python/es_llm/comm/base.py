@@ -20,7 +20,6 @@ class Communicator(ABC):
 
     rank: int
     size: int
-    local_rank: int
     local_size: int
     bytes_sent: int = 0
 

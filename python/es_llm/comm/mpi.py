@@ -21,7 +21,6 @@ class MPICommunicator(Communicator):
         self.rank = self._world.Get_rank()
         self.size = self._world.Get_size()
         node = self._world.Split_type(self._mpi.COMM_TYPE_SHARED)
-        self.local_rank = node.Get_rank()
         self.local_size = node.Get_size()
         node.Free()
 

@@ -18,6 +18,15 @@ _LAUNCHER_VARIABLES = (
 """Set by mpirun (Open MPI, MPICH, Intel MPI, MVAPICH) and by srun with PMI or PMIx."""
 
 
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+def launched_rank() -> int:
+    """The rank that the launcher gave this process, known before MPI starts; 0 without a launcher."""
+    ranks = [os.environ[name] for name in _RANK_VARIABLES if os.environ.get(name, "").isdigit()]
+    return int(ranks[0]) if ranks else 0
+
+
 def select_communicator(kind: str = "auto") -> Communicator:
     """The communicator of this process: `single`, `mpi`, or `auto` (MPI when a launcher started the process).
 

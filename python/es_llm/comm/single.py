@@ -10,7 +10,6 @@ class SingleCommunicator(Communicator):
 
     rank = 0
     size = 1
-    local_rank = 0
     local_size = 1
 
     def _allgather(self, payload: bytes) -> list[bytes]:

@@ -53,7 +53,9 @@ def merge_options(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
     for name, value in layer.items():
         if name not in known:
             raise ConfigError(f"unknown option {name!r}{nearest(name, known)}")
-        if name == "task_args" and isinstance(value, Mapping):
+        if name == "task_args":
+            if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+                raise ConfigError(f"`task_args` must be a mapping of names to values, got {value!r}")
             into[name] = {**into.get(name, {}), **value}
         else:
             into[name] = value

@@ -70,6 +70,8 @@ class RewardSet:
                 f"`reward_weights` must hold one number per reward function ({len(self.functions)}), "
                 f"got {len(self.weights)}"
             )
+        if not all(math.isfinite(weight) for weight in self.weights):
+            raise ConfigError(f"`reward_weights` must be finite, got {self.weights}")
         self.names = distinct_names(self.functions)
         self.failures = dict.fromkeys(self.names, 0)
 

@@ -50,7 +50,6 @@ class Session:
         self._options = options
         self._log = MetricsLog(opened.directory.metrics)
         self._evaluations = _saved_evaluations(opened)
-        self._leads = run.comm.rank == 0
 
     def train(self) -> TrainOutput:
         """Train; see `ESTrainer.train`."""
@@ -58,6 +57,7 @@ class Session:
         self._resume()
         run.journal = self._opened.writer
         state.global_step = run.population.iteration
+        self._callbacks.control.should_training_stop = False
         self._callbacks.begin_run(self._opened.directory.path)
         self._callbacks.call("on_train_begin")
         before = self._evaluation() if config.eval_on_start else None
@@ -68,8 +68,7 @@ class Session:
         after = self._evaluation()
         result = self._result(seconds, before, after)
         self._export(str(self._opened.directory.model))
-        if self._leads:
-            write_json(self._opened.directory.result, result)
+        self._lead(lambda: write_json(self._opened.directory.result, result))
         self._callbacks.call("on_train_end")
         if run.journal is not None:
             run.journal.close()
@@ -85,10 +84,9 @@ class Session:
         journal, run = self._opened.journal, self._run
         if journal is not None:
             replay(journal, run.weights, run.population)
-        if self._leads:
-            records = journal.records if journal is not None else []
-            self._log.rewind(len(records), lambda step: record_metrics(records[step - 1]))
-            write_json(self._opened.directory.config, self._options)
+        records = journal.records if journal is not None else []
+        self._lead(lambda: self._log.rewind(len(records), lambda step: record_metrics(records[step - 1])))
+        self._lead(lambda: write_json(self._opened.directory.config, self._options))
 
     def _step(self) -> None:
         run, config, callbacks = self._run, self._run.config, self._callbacks
@@ -99,8 +97,7 @@ class Session:
         step = callbacks.state.global_step = run.population.iteration
         callbacks.call("on_step_end")
         metrics = {**iteration_metrics(iteration), "bytes_sent": run.comm.bytes_sent - sent}
-        if self._leads:
-            self._log.write(metrics)
+        self._lead(lambda: self._log.write(metrics))
         if step % config.logging_steps == 0 or callbacks.control.should_log:
             callbacks.control.should_log = False
             self._report({name: value for name, value in metrics.items() if name != "step"})
@@ -119,20 +116,22 @@ class Session:
         if evaluation is None:
             return None
         self._evaluations[step] = evaluation
-        if self._run.journal is not None:
-            event = {
-                "event": "evaluation",
-                "step": step,
-                "metrics": evaluation.metrics,
-                "answers": evaluation.answers,
-            }
-            self._run.journal.append_event(json.dumps(event))
+        event = {"event": "evaluation", "step": step, "metrics": evaluation.metrics, "answers": evaluation.answers}
         logs = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
-        if self._leads:
-            self._log.write({"step": step, **logs, "eval_seconds": time.perf_counter() - start})
+        seconds = time.perf_counter() - start
+        self._lead(lambda: self._append_event(event))
+        self._lead(lambda: self._log.write({"step": step, **logs, "eval_seconds": seconds}))
         self._report(logs)
         self._callbacks.call("on_evaluate", metrics=logs)
         return evaluation
+
+    def _append_event(self, event: dict[str, Any]) -> None:
+        assert self._run.journal is not None
+        self._run.journal.append_event(json.dumps(event))
+
+    def _lead(self, work: Callable[[], None]) -> None:
+        """Collective: rank 0 does `work`; if it fails, every rank raises its error."""
+        self._run.comm.together(work if self._run.comm.rank == 0 else lambda: None)
 
     def _report(self, logs: dict[str, Any]) -> None:
         self._callbacks.state.log_history.append({**logs, "step": self._callbacks.state.global_step})

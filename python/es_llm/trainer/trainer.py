@@ -127,6 +127,8 @@ class ESTrainer:
         """
         config = self.args
         if resume_from_checkpoint:
+            if resume_from_checkpoint is True and config.output_dir is None:
+                raise ConfigError("`resume_from_checkpoint` True needs `output_dir`, got None")
             place = config.output_dir if resume_from_checkpoint is True else str(resume_from_checkpoint)
             config = replace(config, resume_from_checkpoint=place)
         opened = open_run(self.comm, config, self._header(), self._run_name())
