@@ -1,43 +1,11 @@
 """The known answers in data/noise_vectors.txt, for the numpy reference and for the Rust kernels."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from es_llm import _core
 from es_llm.noise import reference
-from es_llm.noise.address import NoiseAddress
-
-VECTORS = Path(__file__).parent / "data" / "noise_vectors.txt"
-
-
-def vectors(kind):
-    """(groups of inputs, outputs) of one kind, as lists of words."""
-    found = []
-    for line in VECTORS.read_text().splitlines():
-        if line.startswith(f"{kind} "):
-            inputs, outputs = line.removeprefix(f"{kind} ").split(" = ")
-            found.append(([group.split() for group in inputs.split(" : ")], outputs.split()))
-    assert len(found) > 1
-    return found
-
-
-def words(group):
-    return np.array([int(word, 16) for word in group], np.uint16 if len(group[0]) == 4 else np.uint32)
-
-
-def floats(group):
-    return words(group).view(np.float32)
-
-
-def bits(values):
-    return (values.view(np.uint32) if values.dtype == np.float32 else values).tolist()
-
-
-def place(group):
-    names = ("run_seed", "iteration", "pair", "tensor", "element")
-    return dict(zip(names, map(int, group), strict=True))
+from tests.vectors import CHECKS, bits, vectors, words
 
 
 class Rust:
@@ -91,42 +59,6 @@ def test_normals():
 
 
 @backends
-def test_noise(backend):
-    for (group,), expected in vectors("noise"):
-        assert bits(backend.noise(NoiseAddress(**place(group)), len(expected))) == bits(words(expected))
-
-
-@backends
-def test_rounding(backend):
-    for ((dtype,), values), expected in vectors("round"):
-        assert bits(backend.rounded(floats(values), dtype)) == bits(words(expected))
-
-
-@backends
-def test_perturbed_weights(backend):
-    for ((dtype, scale, *group), master), expected in vectors("perturb"):
-        address = NoiseAddress(**place(group))
-        live = backend.perturbed(floats(master), scale=float(floats([scale])[0]), dtype=dtype, address=address)
-        assert bits(live) == bits(words(expected))
-
-
-@backends
-def test_accumulated_masters(backend):
-    for (group, pairs, coefficients, master), expected in vectors("accumulate"):
-        run_seed, iteration, tensor, element = map(int, group)
-        moved = backend.accumulated(
-            floats(master),
-            pairs=[int(pair) for pair in pairs],
-            coefficients=floats(coefficients),
-            run_seed=run_seed,
-            iteration=iteration,
-            tensor=tensor,
-            element=element,
-        )
-        assert bits(moved) == bits(words(expected))
-
-
-@backends
-def test_digests(backend):
-    for ((tensor, element), master), (expected,) in vectors("digest"):
-        assert backend.digest(floats(master), tensor=int(tensor), element=int(element)) == int(expected, 16)
+@pytest.mark.parametrize("check", CHECKS)
+def test_known_answers(check, backend):
+    check(backend)

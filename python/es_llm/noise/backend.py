@@ -77,4 +77,8 @@ def backend_for(device: torch.device) -> NoiseBackend:
         from es_llm.noise.cpu import CpuBackend
 
         return CpuBackend()
-    raise KernelError(f"the noise kernels work on the CPU only, got the device {str(device)!r}")
+    if device.type == "cuda":
+        from es_llm.noise.cuda import CudaBackend
+
+        return CudaBackend(device)
+    raise KernelError(f"the noise kernels work on CPUs and CUDA devices, got the device {str(device)!r}")

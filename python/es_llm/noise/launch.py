@@ -1,0 +1,259 @@
+"""Starts the Triton kernels on one device. Checks nothing and waits for nothing: `cuda` and `streamed` do.
+
+Tensors are contiguous and on the device; masters are float32. Results stay on the device. Launch parameters are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any, Final, Protocol, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from es_llm.noise.address import NoiseAddress
+from es_llm.noise.shard import BLOCK, Shard
+
+KINDS: Final = {"dense": 0, "low_rank_a": 1, "low_rank_b": 2}
+"""Kinds of noise, by name: bits 31..28 of counter word c1."""
+
+REPORT: Final = 5
+"""Numbers in a program's part of an update's report: moved, not finite, sums of u^2, d^2 and u d."""
+
+_WARPS: Final = 4
+_BLOCKS: Final = 128  # one per thread: then the values a thread makes are the ones it stores
+_TILES: Final = 4  # per program: loads in flight, and one setup for 16 values of a thread
+_UPDATE_BLOCKS: Final = 256  # two per thread: more would cost too many registers
+_HEIGHT: Final = 16  # of a tile of low-rank noise: 32 sums in the registers of a thread
+_WIDTH: Final = 256
+
+
+class Kernels(Protocol):
+    """The modules of `es_llm.noise.triton_kernels`."""
+
+    weights: ModuleType
+    update: ModuleType
+    low_rank: ModuleType
+
+
+@final
+class Launcher:
+    """All kernels of one device."""
+
+    def __init__(self, device: torch.device, kernels: Kernels) -> None:
+        self.device = device
+        self._kernels = kernels
+
+    def flag(self) -> torch.Tensor:
+        """(1,) int32, zero: becomes 1 when a kernel stores a live value that isn't finite."""
+        return torch.zeros(1, dtype=torch.int32, device=self.device)
+
+    def fill(self, out: torch.Tensor, shard: Shard, address: NoiseAddress, kind: int) -> None:
+        """out = noise."""
+        grid, common = _grid(shard, _TILES, _BLOCKS)
+        self._run(self._kernels.weights.fill, grid, out, **common, **_words(address, kind), pair=address.pair)
+
+    def perturb(
+        self,
+        live: torch.Tensor,
+        master: torch.Tensor,
+        flag: torch.Tensor,
+        *,
+        scale: float,
+        shard: Shard,
+        address: NoiseAddress,
+    ) -> None:
+        """live = round(fma(scale, noise, master))."""
+        grid, common = _grid(shard, _TILES, _BLOCKS)
+        self._run(
+            self._kernels.weights.perturb,
+            grid,
+            _stored(live),
+            master,
+            flag,
+            scale=int(np.float32(scale).view(np.uint32)),
+            LIVE=name_of(live.dtype),
+            pair=address.pair,
+            **common,
+            **_words(address, 0),
+        )
+
+    def round_into(self, live: torch.Tensor, master: torch.Tensor, flag: torch.Tensor) -> None:
+        """live = round(master)."""
+        size = live.numel()
+        even = size % 16 == 0
+        self._run(
+            self._kernels.weights.round_into,
+            -(-size // (BLOCK * _TILES * _BLOCKS)),
+            _stored(live),
+            master,
+            flag,
+            size=size // 16 if even else size,
+            LIVE=name_of(live.dtype),
+            T=_TILES,
+            B=_BLOCKS,
+            EVEN=even,
+        )
+
+    def accumulate(
+        self,
+        master: torch.Tensor,
+        members: tuple[torch.Tensor, torch.Tensor],
+        *,
+        live_dtype: str,
+        shard: Shard,
+        address: NoiseAddress,
+    ) -> torch.Tensor:
+        """master += sum over the members; the report's sums, (REPORT,) float64. The address's pair doesn't count."""
+        pairs, coefficients = members
+        grid, common = _grid(shard, 1, _UPDATE_BLOCKS)
+        del common["T"]
+        sums = torch.empty(grid, REPORT, dtype=torch.float64, device=self.device)
+        self._run(
+            self._kernels.update.accumulate,
+            grid,
+            master,
+            sums,
+            pairs,
+            coefficients,
+            count=pairs.numel(),
+            LIVE=live_dtype,
+            **common,
+            **_words(address, 0),
+        )
+        return sums.sum(0)
+
+    def digest(self, master: torch.Tensor, *, shard: Shard, tensor: int) -> torch.Tensor:
+        """The digest modulo 2^64, () int64."""
+        grid, common = _grid(shard, _TILES, _BLOCKS)
+        del common["CARRY"]
+        sums = torch.empty(grid, dtype=torch.int64, device=self.device)
+        place = np.uint64(tensor << 42).astype(np.int64)
+        self._run(self._kernels.weights.digest, grid, master, sums, tensor=int(place), **common)
+        return sums.sum()
+
+    def perturb_low_rank(
+        self, live: torch.Tensor, master: torch.Tensor, flag: torch.Tensor, lines: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        """live = round(master + acc); both (rows, columns); `lines` as from `low_rank_lines`."""
+        grid, common = _matrix(master, lines)
+        name = name_of(live.dtype)
+        self._run(self._kernels.low_rank.perturb, grid, _stored(live), master, flag, *lines, LIVE=name, **common)
+
+    def accumulate_low_rank(
+        self, master: torch.Tensor, lines: tuple[torch.Tensor, torch.Tensor], *, live_dtype: str
+    ) -> torch.Tensor:
+        """master += acc; the report's sums, (REPORT,) float64."""
+        grid, common = _matrix(master, lines)
+        sums = torch.empty(grid, REPORT, dtype=torch.float64, device=self.device)
+        self._run(self._kernels.low_rank.accumulate, grid, master, sums, *lines, LIVE=live_dtype, **common)
+        return sums.sum(0)
+
+    def low_rank_lines(
+        self,
+        members: tuple[torch.Tensor, torch.Tensor],
+        *,
+        rank: int,
+        address: NoiseAddress,
+        first: tuple[int, int],
+        shape: tuple[int, int],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factors for the block of `shape` at row and column `first`: (N R, rows up to a multiple of the tile's) of A
+        times coefficient / sqrt(R), and the same of B without a factor."""
+        left = self._lines(members, 1, rank, address, first[0], shape[0], _HEIGHT)
+        right = self._lines(members, 2, rank, address, first[1], shape[1], _WIDTH)
+        return left, right
+
+    def members(self, pairs: Sequence[int], coefficients: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pairs, as the bits of int32, and coefficients, float32, on the device."""
+        words = np.array(pairs, np.uint32).view(np.int32)
+        return torch.from_numpy(words).to(self.device), torch.from_numpy(coefficients.copy()).to(self.device)
+
+    def _lines(
+        self,
+        members: tuple[torch.Tensor, torch.Tensor],
+        kind: int,
+        rank: int,
+        address: NoiseAddress,
+        first: int,
+        rows: int,
+        multiple: int,
+    ) -> torch.Tensor:
+        pairs, coefficients = members
+        count = pairs.numel()
+        lines = torch.zeros(count, rank, -(-rows // multiple) * multiple, device=self.device)
+        if count:
+            shard = Shard(rows * rank, first * rank, rows * rank, rows * rank)
+            grid, common = _grid(shard, 1, _BLOCKS)
+            del common["stride"]
+            raw = torch.empty(count, rows, rank, device=self.device)
+            self._run(
+                self._kernels.low_rank.factors,
+                grid * count,
+                raw,
+                pairs,
+                coefficients,
+                rank=rank,
+                SCALED=kind == 1,
+                **common,
+                **_words(address, kind),
+            )
+            lines[:, :, :rows] = raw.transpose(1, 2)
+        return lines.view(count * rank, lines.shape[2])
+
+    def _run(self, kernel: Any, grid: int, *arguments: Any, **options: Any) -> None:
+        here: AbstractContextManager[Any] = nullcontext()
+        if self.device.type == "cuda":
+            here = torch.cuda.device(self.device)  # Triton launches on the current device
+        with here:
+            kernel[(grid,)](*arguments, **options, num_warps=_WARPS, enable_fp_fusion=False)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """ "float32", "bfloat16" or "float16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _grid(shard: Shard, tiles: int, blocks: int) -> tuple[int, dict[str, Any]]:
+    """Number of programs, and the arguments that say where they work."""
+    even, values = shard.even, BLOCK * tiles * blocks
+    programs = -(-(shard.columns + (0 if even else BLOCK - 1)) // values)
+    place: dict[str, Any] = {
+        "element": shard.element,
+        "stride": shard.stride,
+        "columns": shard.columns // 16 if even else shard.columns,
+        "programs": programs,
+        "T": tiles,
+        "B": blocks,
+        "EVEN": even,
+        "CARRY": shard.carries(values + BLOCK),
+    }
+    return shard.rows * programs, place
+
+
+def _words(address: NoiseAddress, kind: int) -> dict[str, int]:
+    """The other words of the counter and the key."""
+    k0, k1 = address.key
+    return {"word": kind << 28 | address.tensor << 8, "iteration": address.iteration, "k0": k0, "k1": k1}
+
+
+def _matrix(master: torch.Tensor, lines: tuple[torch.Tensor, torch.Tensor]) -> tuple[int, dict[str, Any]]:
+    rows, columns = master.shape
+    even = columns % 16 == 0
+    grid = -(-rows // _HEIGHT) * -(-columns // _WIDTH)
+    return grid, {
+        "lines": lines[0].shape[0],
+        "rows": rows,
+        "columns": columns // 16 if even else columns,
+        "H": _HEIGHT,
+        "W": _WIDTH,
+        "EVEN": even,
+    }
+
+
+def _stored(live: torch.Tensor) -> torch.Tensor:
+    """16-bit values as int16."""
+    return live if live.dtype == torch.float32 else live.view(torch.int16)

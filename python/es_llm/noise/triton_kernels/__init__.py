@@ -1,0 +1,18 @@
+"""The noise and its kernels in Triton: functions on the device only. `es_llm.noise.cuda` checks tensors and launches.
+
+`docs/noise.md` is the contract and `es_llm.noise.reference` its readable form; names and steps are the same here.
+Launch every kernel with enable_fp_fusion=False: no product and sum may be contracted but by tl.fma.
+
+    normals     Philox and the normal transform
+    place       which values a program works on
+    rounding    to the live type, and the count of what isn't finite
+    weights     kernels that draw noise, write live weights and digest masters
+    update      the kernel that moves masters
+    low_rank    the kernels of low-rank noise
+
+Legend: B blocks of four values per program (a power of two), N pairs, R rank.
+"""
+
+from es_llm.noise.triton_kernels import low_rank, update, weights
+
+__all__ = ["low_rank", "update", "weights"]

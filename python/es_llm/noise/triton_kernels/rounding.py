@@ -1,0 +1,68 @@
+"""f32 -> live types, to nearest even, and the rare values that the device's conversion isn't enough for.
+
+16-bit values are int16 in memory. The device's conversions (compute capability 8.0 and up) round as IEEE 754 says, keep
+denormals and go to infinity, but make 7fff of a NaN. So a kernel keeps the largest magnitude of what it stores, one
+instruction per value; where one is `too_large`, NaN or infinite, it raises a flag and calls `mend`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def converted(value, LIVE: tl.constexpr):
+    """The nearest value as it is stored, NaN aside."""
+    if LIVE == "float32":
+        return value
+    elif LIVE == "bfloat16":
+        return value.to(tl.bfloat16).to(tl.int16, bitcast=True)
+    else:
+        return value.to(tl.float16).to(tl.int16, bitcast=True)
+
+
+@triton.jit
+def nearest_f32(value, LIVE: tl.constexpr):
+    """The nearest value of the live type, as f32."""
+    if LIVE == "float32":
+        return value
+    elif LIVE == "bfloat16":
+        return value.to(tl.bfloat16).to(tl.float32)
+    else:
+        return value.to(tl.float16).to(tl.float32)
+
+
+@triton.jit
+def magnitude(largest, value):
+    """The larger of `largest` and |value|; NaN if either is."""
+    return tl.maximum(largest, tl.abs(value), propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def too_large(largest, LIVE: tl.constexpr):
+    """How many of these magnitudes don't round to a finite value."""
+    if LIVE == "float32":
+        finite = largest < float("inf")
+    elif LIVE == "bfloat16":
+        finite = largest < 3.3961775292304957e38  # 7f7f8000, half a unit above the largest value
+    else:
+        finite = largest < 65520.0
+    return tl.reduce((finite == 0).to(tl.int32), None, add)
+
+
+@triton.jit
+def mend(place, mask, LIVE: tl.constexpr):
+    """Gives the NaNs stored at `place` their bits. A barrier must part it from what stored them."""
+    if LIVE != "float32":
+        stored = tl.load(place, mask=mask, other=0)
+        if LIVE == "bfloat16":
+            tl.store(place, 0x7FC0, mask=(stored & 0x7FFF) > 0x7F80)
+        else:
+            tl.store(place, 0x7E00, mask=(stored & 0x7FFF) > 0x7C00)
+
+
+@triton.jit
+def add(a, b):
+    """How partial sums combine."""
+    return a + b

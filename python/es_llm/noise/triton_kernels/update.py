@@ -1,0 +1,84 @@
+"""The kernel that moves masters: all pairs in one pass over the weights, the noise in registers."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from es_llm.noise.triton_kernels.normals import in_order, noise
+from es_llm.noise.triton_kernels.place import counters, inside, span
+from es_llm.noise.triton_kernels.rounding import add, nearest_f32
+
+
+@triton.jit(
+    do_not_specialize=[
+        "count",
+        "element",
+        "stride",
+        "columns",
+        "programs",
+        "word",
+        "iteration",
+        "k0",
+        "k1",
+        "coefficients",
+    ]
+)
+def accumulate(
+    master,
+    sums,
+    pairs,
+    coefficients,
+    count: tl.int32,
+    element: tl.int64,
+    stride: tl.int64,
+    columns: tl.int64,
+    programs: tl.int32,
+    word: tl.uint32,
+    iteration: tl.uint32,
+    k0: tl.uint32,
+    k1: tl.uint32,
+    LIVE: tl.constexpr,
+    B: tl.constexpr,
+    EVEN: tl.constexpr,
+    CARRY: tl.constexpr,
+):
+    """acc = 0; acc = fma(coefficient, noise(pair), acc) for the `count` pairs in order; master += acc where acc != 0.
+
+    `pairs` (N,) holds 32-bit words, `coefficients` (N,) f32. A row of `sums` is this program's part of the report, see
+    `report`.
+    """
+    begin, offset, low, high = span(element, stride, columns, programs, 4 * B, EVEN)
+    c0, c1 = counters(begin, word.to(tl.uint32), 0, B, CARRY)
+    key0, key1 = k0.to(tl.uint32), k1.to(tl.uint32)
+    acc0 = tl.full((B,), 0.0, tl.float32)
+    acc1, acc2, acc3 = acc0, acc0, acc0
+    for i in range(count):
+        pair = tl.load(pairs + i).to(tl.uint32, bitcast=True)
+        factor = tl.load(coefficients + i)
+        n0, n1, n2, n3 = noise(c0, c1, pair, iteration.to(tl.uint32), key0, key1)
+        acc0 = tl.fma(n0, factor, acc0)
+        acc1 = tl.fma(n1, factor, acc1)
+        acc2 = tl.fma(n2, factor, acc2)
+        acc3 = tl.fma(n3, factor, acc3)
+    acc = in_order(acc0, acc1, acc2, acc3, B)
+    place = master + offset + tl.arange(0, 4 * B)
+    mask = inside(low, high, 0, B, EVEN)
+    old = tl.load(place, mask=mask, other=0.0)
+    new = tl.where(acc == 0.0, old, old + acc)
+    tl.store(place, new, mask=mask)
+    report(sums + tl.program_id(0).to(tl.int64) * 5, tl.where(mask, acc, 0.0), old, tl.where(mask, new, 0.0), LIVE)
+
+
+@triton.jit
+def report(sums, intended, old, new, LIVE: tl.constexpr):
+    """Five f64: how many live values change, how many masters aren't finite, the sums of u^2, d^2 and u d, with u
+    the intended update and d the change of the rounded live value."""
+    before, after = nearest_f32(old, LIVE), nearest_f32(new, LIVE)
+    u = intended.to(tl.float64)
+    d = after.to(tl.float64) - before.to(tl.float64)
+    tl.store(sums, tl.reduce((before != after).to(tl.int32), None, add).to(tl.float64))
+    tl.store(sums + 1, tl.reduce(((tl.abs(new) < float("inf")) == 0).to(tl.int32), None, add).to(tl.float64))
+    tl.store(sums + 2, tl.reduce(u * u, None, add))
+    tl.store(sums + 3, tl.reduce(d * d, None, add))
+    tl.store(sums + 4, tl.reduce(u * d, None, add))

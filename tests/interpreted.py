@@ -1,0 +1,82 @@
+"""The Triton kernels in Triton's interpreter, on CPU tensors, as an instance of the CUDA backend.
+
+Triton decides at decoration which of its two forms a kernel has. So the kernels' modules are loaded a second time, with
+the interpreter switched on for just that long; the usual modules stay what they are.
+"""
+
+import importlib
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from es_llm.noise import reference
+from es_llm.noise.cuda import CudaBackend
+
+triton = pytest.importorskip("triton")
+interpreter = pytest.importorskip("triton.runtime.interpreter")
+
+ROOM = "es_llm.noise.triton_kernels"
+
+
+def load_kernels():
+    """A second copy of the kernels, for the interpreter."""
+    usual = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(ROOM)}
+    package = sys.modules["es_llm.noise"]
+    before = getattr(package, "triton_kernels", None)
+    try:
+        with triton.knobs.runtime.scope():
+            triton.knobs.runtime.interpret = True
+            kernels = importlib.import_module(ROOM)
+    finally:
+        for name in [name for name in sys.modules if name.startswith(ROOM)]:
+            del sys.modules[name]
+        sys.modules.update(usual)
+        if before is not None:
+            package.triton_kernels = before
+    return kernels
+
+
+KERNELS = load_kernels()
+
+
+def backend():
+    return CudaBackend(torch.device("cpu"), kernels=KERNELS)
+
+
+@pytest.fixture
+def like_the_device(monkeypatch):
+    """Makes the interpreter do what the device does where it differs: one rounding in an fma (some versions make two),
+    and conversions that round to nearest (it truncates) and turn NaN into 7fff. Sums go the interpreter's fast way."""
+    builder = interpreter.InterpreterBuilder
+    convert = builder.cast_impl
+
+    def fma(self, x, y, z):
+        data = reference.fma(x.data, y.data, z.data)
+        return interpreter.TensorHandle(data, z.dtype.scalar)
+
+    def cast(self, src, dst_type):
+        name = {"bf16": "bfloat16", "fp16": "float16"}.get(str(dst_type.scalar))
+        if name is None or str(src.dtype.scalar) != "fp32":
+            return convert(self, src, dst_type)
+        bits = reference.rounded(src.data.astype(np.float32), name)
+        bits = np.where(np.isnan(src.data), np.uint16(0x7FFF), bits)
+        return interpreter.TensorHandle(bits if name == "bfloat16" else bits.view(np.float16), dst_type.scalar)
+
+    if not _fuses():
+        monkeypatch.setattr(builder, "create_fma", fma)
+    monkeypatch.setattr(builder, "cast_impl", cast)
+    monkeypatch.setattr(triton.language.standard, "_sum_combine", KERNELS.update.add)
+    with np.errstate(all="ignore"):
+        yield
+
+
+def _fuses():
+    """Whether the interpreter's fma rounds once: (1 + e)(1 - e) - 1 = -e^2."""
+    tiny = np.float32(2.0**-20)
+    x, y, z = (
+        interpreter.TensorHandle(np.array([value], np.float32), triton.language.float32)
+        for value in (1 + tiny, 1 - tiny, np.float32(-1))
+    )
+    return interpreter.interpreter_builder.create_fma(x, y, z).data[0] == -tiny * tiny

@@ -1,0 +1,347 @@
+"""The Triton kernels: in the interpreter always, and on the GPU where there is one. The same bits as everywhere."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from es_llm import _core
+from es_llm.errors import KernelError, NoiseAddressError
+from es_llm.noise import cuda, reference
+from es_llm.noise.address import NoiseAddress
+from es_llm.noise.backend import backend_for
+from es_llm.noise.cpu import CpuBackend
+from es_llm.noise.shard import Shard
+from tests import interpreted
+from tests.interpreted import like_the_device  # noqa: F401 - a fixture
+from tests.vectors import CHECKS, OfTensors
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+WORDS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+ADDRESS = {"run_seed": 2**63 + 5, "iteration": 2**32 - 1, "pair": 2**31 + 7, "tensor": 77}
+UPDATE = {name: ADDRESS[name] for name in ("run_seed", "iteration", "tensor")}
+BORDER = 2**34
+"""The first element whose block index needs more than 32 bits."""
+
+pytestmark = pytest.mark.usefixtures("like_the_device")
+quick = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@pytest.fixture(params=["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
+def backend(request):
+    if request.param == "interpreter":
+        return interpreted.backend()
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return backend_for(torch.device("cuda"))
+
+
+def on(backend, tensor):
+    """A copy on the backend's device."""
+    return tensor.clone().to(backend.device)
+
+
+def same(left, right):
+    """Equal bits, one number at least."""
+    left, right = left.cpu(), right.cpu()
+    assert left.numel() == right.numel()
+    kind = WORDS[left.dtype]
+    return torch.equal(left.view(kind), right.view(kind))
+
+
+def weights(count, seed=0):
+    """Usual weights, with zeros of both signs, denormals and large values among them; all finite."""
+    values = torch.randn(count, generator=torch.Generator().manual_seed(seed)) * 0.05
+    odd = torch.tensor([0.0, -0.0, 1e-40, -3e-42, 3e38, -65519.0, 6e-8, 1.0])
+    for i, value in enumerate(odd):
+        values[i :: 41 + i] = value
+    return values
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_known_answers(check, backend):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of NaNs in the vectors
+        check(OfTensors(backend, backend.device))
+
+
+@pytest.mark.parametrize(("kind", "number"), [("dense", 0), ("low_rank_a", 1), ("low_rank_b", 2)])
+@pytest.mark.parametrize("element", [0, 1, 6, 2046, BORDER - 3000, 3 * BORDER - 1029, 2**42 - 4500])
+def test_fill(backend, kind, number, element):
+    out = torch.empty(4500, device=backend.device)
+    backend.fill(out, **ADDRESS, element=element, kind=kind)
+    address = NoiseAddress(**ADDRESS, element=element)
+    words = reference.philox4x32(address.counters(4500, kind=number), address.key)
+    expected = reference.normals(words).reshape(-1)[element % 4 :][:4500]
+    assert same(out, torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("count", "element"), [(1, 0), (4096, 0), (2500, 0), (2049, 3), (3000, BORDER - 1001)])
+def test_perturbed_weights(backend, dtype, count, element):
+    master = weights(count)
+    expected = torch.empty(count, dtype=dtype)
+    CpuBackend().perturb_into(expected, master, scale=-0.25, **ADDRESS, element=element)
+    live = torch.empty(count, dtype=dtype, device=backend.device)
+    wrong = backend.perturb_into(live, on(backend, master), scale=-0.25, **ADDRESS, element=element)
+    assert same(live, expected)
+    assert wrong == count - int(torch.isfinite(expected).sum())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("word", [0xFF800001, 0x7FFFFFFF, 0xFF800000, 0x7F7F7FFF, 0x7F7F8000, 0x477FEFFF, 0xC77FF000])
+def test_what_is_not_finite(backend, dtype, word):
+    for count in (5, 2100):
+        master = weights(count)
+        master.clamp_(-60000, 60000).view(torch.int32)[count - 2] = np.uint32(word).astype(np.int32).item()
+        expected = torch.empty(count, dtype=dtype)
+        CpuBackend().round_into(expected, master)
+        live = torch.empty(count, dtype=dtype, device=backend.device)
+        assert backend.round_into(live, on(backend, master)) == count - int(torch.isfinite(expected).sum())
+        if dtype is not torch.float32 or word & 0x7FFFFFFF <= 0x7F800000:
+            assert same(live, expected)
+        with np.errstate(all="ignore"):
+            wrong = backend.perturb_into(live, on(backend, master), scale=0.0, **ADDRESS)
+        assert wrong == count - int(torch.isfinite(expected).sum())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("count", "element", "pairs"), [(1, 2, 1), (2048, 0, 3), (1500, BORDER - 600, 2), (9, 0, 30)])
+def test_updates(backend, dtype, count, element, pairs):
+    master = weights(count)
+    coefficients = np.float32([1e-4, -3e-5, 0.0, 1e-42])[np.arange(pairs) % 4]
+    update = {"pairs": [7, 2**32 - 1, *range(pairs - 2)][:pairs], "coefficients": coefficients, **UPDATE}
+    moved, expected = on(backend, master), master.clone()
+    report = backend.accumulate(moved, live_dtype=dtype, **update, element=element)
+    known = CpuBackend().accumulate(expected, live_dtype=dtype, **update, element=element)
+    assert same(moved, expected)
+    assert (report.elements, report.moved, report.nonfinite) == (known.elements, known.moved, known.nonfinite)
+    assert report.update_norm == pytest.approx(known.update_norm, rel=1e-12)
+    assert report.cosine == pytest.approx(known.cosine, rel=1e-12, nan_ok=True)
+
+
+def test_an_update_of_zero_changes_no_bit(backend):
+    master = weights(2000)
+    moved = on(backend, master)
+    zeros = np.zeros(2, np.float32)
+    report = backend.accumulate(moved, live_dtype="float32", pairs=[0, 1], coefficients=zeros, **UPDATE)
+    assert same(moved, master)
+    assert (report.moved, report.update_norm) == (0, 0)
+    report = backend.accumulate(moved, live_dtype="float32", pairs=[], coefficients=zeros[:0], **UPDATE)
+    assert same(moved, master)
+
+
+@pytest.mark.parametrize(("count", "element"), [(1, 0), (4096, 4), (2500, 0), (2049, 3), (3000, BORDER - 1001)])
+def test_digests(backend, count, element):
+    master = weights(count)
+    expected = CpuBackend().digest(master, tensor=2**20 - 1, element=element)
+    assert backend.digest(on(backend, master), tensor=2**20 - 1, element=element) == expected
+
+
+shards = st.builds(
+    lambda rows, columns, gap, element: Shard(rows * columns, element, columns, columns + gap),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 40) | st.sampled_from([48, 512, 700]),
+    gap=st.integers(0, 9) | st.sampled_from([64, 2**33 - 100]),
+    element=st.integers(0, 9) | st.integers(BORDER - 900, BORDER + 5) | st.sampled_from([2**40]),
+)
+
+
+@quick
+@given(shard=shards, dtype=st.sampled_from(DTYPES), pairs=st.integers(1, 3))
+def test_shards_are_parts_of_the_whole(backend, shard, dtype, pairs):
+    """Row by row the reference's noise, at the elements of the row."""
+    place = {"element": shard.element, "columns": shard.columns, "stride": shard.stride}
+    master = weights(shard.size)
+    rows = [
+        (slice(row * shard.columns, (row + 1) * shard.columns), shard.element + row * shard.stride)
+        for row in range(shard.rows)
+    ]
+    coefficients = np.float32([1e-3, -2e-3, 5e-4])[:pairs]
+    update = {"pairs": list(range(pairs)), "coefficients": coefficients, **UPDATE}
+    live, moved = torch.empty(shard.size, dtype=dtype, device=backend.device), on(backend, master)
+    backend.perturb_into(live, on(backend, master), scale=0.01, **ADDRESS, **place)
+    backend.accumulate(moved, live_dtype=dtype, **update, **place)
+    digest = 0
+    expected, after = torch.empty(shard.size, dtype=dtype), master.clone()
+    for part, element in rows:
+        CpuBackend().perturb_into(expected[part], master[part], scale=0.01, **ADDRESS, element=element)
+        CpuBackend().accumulate(after[part], live_dtype=dtype, **update, element=element)
+        digest += CpuBackend().digest(after[part], tensor=77, element=element)
+    assert same(live, expected)
+    assert same(moved, after)
+    assert backend.digest(moved, tensor=77, **place) == digest % 2**64
+
+
+def low_rank(shape, *, rank, pairs, coefficients, row, column):
+    """acc (rows, columns), as `docs/noise.md` says."""
+    shrink = np.float32(1) / np.sqrt(np.float32(rank))
+    total = np.zeros(shape, np.float32)
+    for pair, coefficient in zip(pairs, coefficients, strict=True):
+        left, right = (
+            _factor(kind, pair, first * rank, count * rank).reshape(count, rank)
+            for kind, first, count in ((1, row, shape[0]), (2, column, shape[1]))
+        )
+        left = left * (np.float32(coefficient) * shrink)
+        for k in range(rank):
+            total = reference.fma(left[:, k : k + 1], right[None, :, k], total)
+    return total
+
+
+def _factor(kind, pair, element, count):
+    address = NoiseAddress(**{**ADDRESS, "pair": pair}, element=element)
+    values = reference.normals(reference.philox4x32(address.counters(count, kind=kind), address.key))
+    return values.reshape(-1)[element % 4 :][:count]
+
+
+@quick
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 60) | st.sampled_from([256, 300])),
+    rank=st.integers(1, 4),
+    pairs=st.integers(1, 3),
+    first=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_low_rank_noise(backend, shape, rank, pairs, first, dtype):
+    master = weights(shape[0] * shape[1]).reshape(shape)
+    numbers = list(range(5, 5 + pairs))
+    coefficients = np.float32([1e-2, -2e-3, 5e-4])[:pairs]
+    block = {"rank": rank, "row": first[0], "column": first[1]}
+    acc = low_rank(shape, pairs=numbers, coefficients=coefficients, **block)
+    moved = on(backend, master)
+    update = {**UPDATE, "pairs": numbers, "coefficients": coefficients}
+    report = backend.accumulate_low_rank(moved, live_dtype=dtype, **update, **block)
+    assert same(moved, torch.from_numpy(np.where(acc == 0, master.numpy(), master.numpy() + acc)))
+    assert report.elements == master.numel()
+    assert report.update_norm == pytest.approx(np.sqrt((acc.astype(np.float64) ** 2).sum()), rel=1e-12)
+    live = torch.empty(shape, dtype=dtype, device=backend.device)
+    wrong = backend.perturb_low_rank_into(live, on(backend, master), scale=-0.5, **ADDRESS, **block)
+    acc = low_rank(shape, pairs=[ADDRESS["pair"]], coefficients=[-0.5], **block)
+    expected = torch.empty(shape, dtype=dtype)
+    CpuBackend().round_into(expected, master + torch.from_numpy(acc))
+    assert same(live, expected)
+    assert wrong == master.numel() - int(torch.isfinite(expected).sum())
+
+
+def overlapping(memory):
+    return memory[:60], memory[40:]
+
+
+REFUSED = {
+    "contiguous": lambda new: (new(4, 4).T, new(4, 4)),
+    "must be float32": lambda new: (new(4), new(4, dtype=torch.float64)),
+    "live weights must be": lambda new: (new(4, dtype=torch.int32), new(4)),
+    "same number of elements": lambda new: (new(5), new(4)),
+    "must be on": lambda new: (torch.empty(4, device="meta"), new(4)),
+    "must be a torch tensor": lambda new: (np.zeros(4, np.float32), new(4)),
+    "share memory": lambda new: overlapping(new(100)),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_refused_tensors(backend, message):
+    live, master = REFUSED[message](lambda *shape, **kind: torch.zeros(*shape, device=backend.device, **kind))
+    with pytest.raises(KernelError, match=message):
+        backend.round_into(live, master)
+    with pytest.raises(KernelError, match=message):
+        backend.perturb_into(live, master, scale=1.0, **ADDRESS)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (NoiseAddressError, "2\\*\\*42", {"element": 2**42 - 7}),
+        (NoiseAddressError, "element", {"element": -1}),
+        (NoiseAddressError, "2\\*\\*42", {"columns": 2, "stride": 2**41}),
+        (NoiseAddressError, "`tensor`", {"tensor": 2**20}),
+        (NoiseAddressError, "`iteration`", {"iteration": -1}),
+        (KernelError, "go together", {"columns": 2}),
+        (KernelError, "divide", {"columns": 3, "stride": 9}),
+        (KernelError, "`stride`", {"columns": 4, "stride": 3}),
+    ],
+)
+def test_refused_addresses(backend, error, message, arguments):
+    master = torch.ones(8, device=backend.device)
+    live = torch.zeros_like(master)
+    with pytest.raises(error, match=message):
+        backend.perturb_into(live, master, scale=1.0, **{**ADDRESS, **arguments})
+    update = {"pairs": [1], "coefficients": np.ones(1, np.float32), **UPDATE, **arguments}
+    with pytest.raises(error, match=message):
+        backend.accumulate(master, live_dtype="float32", **update)
+    assert same(master, torch.ones(8))
+    assert same(live, torch.zeros(8))
+
+
+def test_refused_members(backend):
+    master = torch.ones(8, 2, device=backend.device)
+    ones = np.ones(2, np.float32)
+    for pairs, coefficients, error, message in (
+        ([1], ones, KernelError, "same length"),
+        ([1, 2], ones.astype(np.float64), KernelError, "float32"),
+        ([1, 2**32], ones, NoiseAddressError, "`pair`"),
+    ):
+        update = {"live_dtype": "float32", "pairs": pairs, "coefficients": coefficients, **UPDATE}
+        with pytest.raises(error, match=message):
+            backend.accumulate(master, **update)
+        with pytest.raises(error, match=message):
+            backend.accumulate_low_rank(master, rank=1, **update)
+    for shape, rank, row, error, message in (
+        ((16,), 1, 0, KernelError, "2 dimensions"),
+        ((8, 2), 0, 0, KernelError, "`rank`"),
+        ((8, 2), 1, 2**42 - 7, NoiseAddressError, "2\\*\\*42"),
+    ):
+        with pytest.raises(error, match=message):
+            backend.perturb_low_rank_into(
+                torch.empty(shape, device=backend.device),
+                master.reshape(shape),
+                rank=rank,
+                scale=1.0,
+                row=row,
+                **ADDRESS,
+            )
+    with pytest.raises(KernelError, match="`kind`"):
+        backend.fill(torch.empty(4, device=backend.device), kind="sparse", **ADDRESS)
+    assert same(master, torch.ones(8, 2))
+
+
+def test_empty_tensors(backend):
+    empty = torch.empty(0, device=backend.device)
+    backend.fill(empty, **ADDRESS)
+    assert backend.round_into(torch.empty_like(empty), empty) == 0
+    assert backend.perturb_into(torch.empty_like(empty), empty, scale=1.0, **ADDRESS) == 0
+    assert backend.digest(empty, tensor=1) == 0
+    none = np.zeros(0, np.float32)
+    assert backend.accumulate(empty, live_dtype="float32", pairs=[], coefficients=none, **UPDATE).elements == 0
+
+
+def test_the_pieces_of_a_shard():
+    for shard in (Shard(100, 3, 100, 100), Shard(60, 8, 6, 9), Shard(90, 1, 45, 50)):
+        for limit in (16, 32, 1000):
+            taken = []
+            for first, piece in shard.pieces(limit):
+                assert piece.size <= max(limit, 1)
+                for i in range(piece.size):
+                    taken.append((first + i, piece.element + i // piece.columns * piece.stride + i % piece.columns))
+            assert taken == [
+                (i, shard.element + i // shard.columns * shard.stride + i % shard.columns) for i in range(shard.size)
+            ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_without_a_device():
+    with pytest.raises(KernelError, match="sees 0 CUDA devices"):
+        backend_for(torch.device("cuda:1"))
+
+
+def test_only_cuda_devices():
+    with pytest.raises(KernelError, match="meta"):
+        cuda.cuda_device(torch.device("meta"))
+
+
+def test_noise_version():
+    assert _core.NOISE_VERSION == 1

@@ -1,0 +1,158 @@
+"""The Triton kernels compiled for real devices, without one: what the launches ask for, in the machine's own words."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from es_llm.noise.address import NoiseAddress
+from es_llm.noise.cuda import triton_kernels
+from es_llm.noise.launch import Launcher
+from es_llm.noise.shard import Shard
+
+triton = pytest.importorskip("triton")
+compiler = pytest.importorskip("triton.backends.compiler")
+
+ADDRESS = NoiseAddress(2**63 + 5, 2**32 - 1, 2**31 + 7, 77)
+EVEN, UNEVEN = Shard(4096, 2**40, 4096, 4096), Shard(99, 2**34 - 5, 33, 2**35 + 1)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+class Device:
+    """As much of a driver as compiling needs."""
+
+    def __init__(self, architecture):
+        self.target = compiler.GPUTarget("cuda", architecture, 32)
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self):
+        return self.target.arch
+
+    def get_current_stream(self, _device):
+        return 0
+
+
+class Compiled:
+    """Kernels that compile where others start; `made` are the compiled ones."""
+
+    def __init__(self):
+        self.made = []
+        kernels = triton_kernels()
+        for room in ("weights", "update", "low_rank"):
+            setattr(self, room, Room(getattr(kernels, room), self.made))
+
+
+class Room:
+    def __init__(self, module, made):
+        self._module, self._made = module, made
+
+    def __getattr__(self, name):
+        return Start(getattr(self._module, name), self._made)
+
+
+class Start:
+    def __init__(self, kernel, made):
+        self._kernel, self._made = kernel, made
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **options: self._made.append(self._kernel.warmup(*arguments, grid=grid, **options))
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """Compiles all that `launches` starts, for one architecture."""
+    driver = triton.runtime.driver
+    before = driver._active
+
+    def start(architecture, launches):
+        driver.set_active(Device(architecture))
+        kernels = Compiled()
+        launches(Launcher(torch.device("cpu"), kernels))
+        return kernels.made
+
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(tmp_path)
+        yield start
+    driver._active = before
+
+
+def dense(shard, dtype):
+    def launches(launch):
+        master, live = torch.empty(shard.size), torch.empty(shard.size, dtype=dtype)
+        members = launch.members([1, 2**32 - 1], np.ones(2, np.float32))
+        name = str(dtype).removeprefix("torch.")
+        launch.perturb(live, master, launch.flag(), scale=-0.5, shard=shard, address=ADDRESS)
+        launch.round_into(live, master, launch.flag())
+        launch.accumulate(master, members, live_dtype=name, shard=shard, address=ADDRESS)
+
+    return launches
+
+
+def noise(shard):
+    def launches(launch):
+        master = torch.empty(shard.size)
+        launch.fill(master, shard, ADDRESS, 1)
+        launch.digest(master, shard=shard, tensor=2**20 - 1)
+
+    return launches
+
+
+def low_rank(dtype):
+    def launches(launch):
+        master, live = torch.empty(5, 64), torch.empty(5, 64, dtype=dtype)
+        members = launch.members([1, 2**32 - 1], np.ones(2, np.float32))
+        lines = launch.low_rank_lines(members, rank=3, address=ADDRESS, first=(1, 0), shape=(5, 64))
+        launch.perturb_low_rank(live, master, launch.flag(), lines)
+        launch.accumulate_low_rank(master, lines, live_dtype=str(dtype).removeprefix("torch."))
+
+    return launches
+
+
+WRITTEN = {"fill": 4 * 32, "factors": 32, "perturb": 4 * 36, "accumulate": 2 * 36, "round_into": 0, "digest": 0}
+"""Fused multiplications in the source of a dense kernel, for all values of a thread: 32 per block of noise."""
+
+
+def check_arithmetic(kernel, name):
+    """Every operation is IEEE's, denormals included, and every fma was written."""
+    ptx = kernel.asm["ptx"]
+    assert not re.findall(r"\S*\.(?:approx|ftz|full)\S*", ptx)
+    found = len(re.findall(r"\bfma\.rn\.f32\b", ptx))
+    assert found == len(re.findall(r"\bfma\.", ptx))
+    assert found % 32 == 0 if name.startswith("low") else found == WRITTEN[kernel.name]
+
+
+def usage(kernel, folder):
+    """Registers and bytes of stack per thread."""
+    path = folder / "kernel.cubin"
+    path.write_bytes(kernel.asm["cubin"])
+    text = subprocess.run([TOOL, "-res-usage", path], check=True, capture_output=True, text=True).stdout
+    return int(re.search(r"REG:(\d+)", text)[1]), int(re.search(r"STACK:(\d+)", text)[1])
+
+
+LAUNCHES = {
+    "noise-even": noise(EVEN),
+    "noise-uneven": noise(UNEVEN),
+    "even-bfloat16": dense(EVEN, torch.bfloat16),
+    "even-float16": dense(EVEN, torch.float16),
+    "even-float32": dense(EVEN, torch.float32),
+    "uneven-bfloat16": dense(UNEVEN, torch.bfloat16),
+    "low-rank": low_rank(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_what_the_compiler_makes(compiled, tmp_path, architecture, name):
+    made = compiled(architecture, LAUNCHES[name])
+    assert made
+    for kernel in made:
+        check_arithmetic(kernel, name)
+        registers, stack = usage(kernel, tmp_path)
+        assert stack == 0, f"{kernel.name} spills"
+        assert registers <= 96 or name == "low-rank", f"{kernel.name} needs {registers} registers"
