@@ -40,7 +40,7 @@ class CudaBackend:
         if kernels is None:
             device, kernels = cuda_device(device), triton_kernels()
         self.device = device
-        self._launch = Launcher(device, kernels)
+        self.launcher = Launcher(device, kernels)
 
     def fill(
         self,
@@ -58,7 +58,7 @@ class CudaBackend:
         shard = shard_of(check(out, "out", self.device).numel(), element=element, columns=None, stride=None)
         word = kind_of(kind)
         if shard.size:
-            self._launch.fill(out.detach(), shard, address, word)
+            self.launcher.fill(out.detach(), shard, address, word)
 
     def perturb_into(
         self,
@@ -78,17 +78,17 @@ class CudaBackend:
         address = NoiseAddress(run_seed, iteration, pair, tensor, element)
         check_pair(live, master, self.device, self.device)
         shard = shard_of(master.numel(), element=element, columns=columns, stride=stride)
-        flag = self._launch.flag()
+        flag = self.launcher.flag()
         if shard.size:
-            self._launch.perturb(live.detach(), master.detach(), flag, scale=scale, shard=shard, address=address)
+            self.launcher.perturb(live.detach(), master.detach(), flag, scale=scale, shard=shard, address=address)
         return wrong_values(live, flag)
 
     def round_into(self, live: torch.Tensor, master: torch.Tensor) -> int:
         """live = round(master), to nearest even; how many live values are NaN or infinite."""
         check_pair(live, master, self.device, self.device)
-        flag = self._launch.flag()
+        flag = self.launcher.flag()
         if master.numel():
-            self._launch.round_into(live.detach(), master.detach(), flag)
+            self.launcher.round_into(live.detach(), master.detach(), flag)
         return wrong_values(live, flag)
 
     def accumulate(
@@ -113,8 +113,8 @@ class CudaBackend:
         name = dtype_name(live_dtype)
         if not shard.size:
             return report(0, None)
-        members = self._launch.members(pairs, coefficients)
-        sums = self._launch.accumulate(master.detach(), members, live_dtype=name, shard=shard, address=address)
+        members = self.launcher.members(pairs, coefficients)
+        sums = self.launcher.accumulate(master.detach(), members, live_dtype=name, shard=shard, address=address)
         return report(shard.size, sums)
 
     def digest(
@@ -131,7 +131,7 @@ class CudaBackend:
         shard = shard_of(check(master, "master", self.device).numel(), element=element, columns=columns, stride=stride)
         if not shard.size:
             return 0
-        return int(self._launch.digest(master.detach(), shard=shard, tensor=tensor)) % (1 << 64)
+        return int(self.launcher.digest(master.detach(), shard=shard, tensor=tensor)) % (1 << 64)
 
     def perturb_low_rank_into(
         self,
@@ -150,13 +150,13 @@ class CudaBackend:
         """live = round(master + scale * E), E the pair's low-rank noise; how many live values aren't finite."""
         address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, pair, tensor), row, column)
         check_pair(live, master, self.device, self.device)
-        flag = self._launch.flag()
+        flag = self.launcher.flag()
         if master.numel():
-            members = self._launch.members([pair], np.array([scale], np.float32))
-            lines = self._launch.low_rank_lines(
+            members = self.launcher.members([pair], np.array([scale], np.float32))
+            lines = self.launcher.low_rank_lines(
                 members, rank=rank, address=address, first=(row, column), shape=(master.shape[0], master.shape[1])
             )
-            self._launch.perturb_low_rank(live.detach(), master.detach(), flag, lines)
+            self.launcher.perturb_low_rank(live.detach(), master.detach(), flag, lines)
         return wrong_values(live, flag)
 
     def accumulate_low_rank(
@@ -181,14 +181,14 @@ class CudaBackend:
         name = dtype_name(live_dtype)
         if not master.numel():
             return report(0, None)
-        lines = self._launch.low_rank_lines(
-            self._launch.members(pairs, coefficients),
+        lines = self.launcher.low_rank_lines(
+            self.launcher.members(pairs, coefficients),
             rank=rank,
             address=address,
             first=(row, column),
             shape=(master.shape[0], master.shape[1]),
         )
-        return report(master.numel(), self._launch.accumulate_low_rank(master.detach(), lines, live_dtype=name))
+        return report(master.numel(), self.launcher.accumulate_low_rank(master.detach(), lines, live_dtype=name))
 
 
 def cuda_device(device: torch.device) -> torch.device:
