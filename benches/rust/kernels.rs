@@ -9,7 +9,9 @@ use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
-use es_core::kernels::{Bf16, Dtype, Kernels, Live, Path, Update, naive, set_kernel_threads};
+use es_core::kernels::{
+    Bf16, Dtype, Kernels, Live, Path, Place, Update, naive, set_kernel_threads,
+};
 use es_core::noise::NoiseAddress;
 
 const ELEMENTS: usize = 1 << 20;
@@ -25,7 +27,7 @@ const ADDRESS: NoiseAddress = NoiseAddress {
 const PAIRS: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 const COEFFICIENTS: [f32; 8] = [1e-3, -2e-3, 3e-3, -4e-3, 5e-3, -6e-3, 7e-3, -8e-3];
 const UPDATE: Update<'_> = Update {
-    address: ADDRESS,
+    place: Place::run(ADDRESS),
     pairs: &PAIRS,
     coefficients: &COEFFICIENTS,
     dtype: Dtype::Bf16,
@@ -128,17 +130,17 @@ fn accumulate(c: &mut Criterion) {
 fn digest(c: &mut Criterion) {
     let mut group = group(c, "digest");
     let master: Vec<f32> = (0..ELEMENTS).map(|i| (i % 97) as f32 * 1e-3).collect();
-    let expected = naive::digest(&master, 3, 5);
+    let expected = naive::digest(&master, ADDRESS.tensor, ADDRESS.element);
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     group.bench_function("naive", |b| {
-        b.iter(|| naive::digest(black_box(&master), 3, 5));
+        b.iter(|| naive::digest(black_box(&master), ADDRESS.tensor, ADDRESS.element));
     });
     for kernels in paths() {
-        assert_eq!(kernels.digest(&master, 3, 5), Ok(expected));
+        assert_eq!(kernels.digest(&master, ADDRESS), Ok(expected));
         group.bench_function(
             BenchmarkId::new("path", format!("{:?}", kernels.path())),
             |b| {
-                b.iter(|| kernels.digest(black_box(&master), 3, 5));
+                b.iter(|| kernels.digest(black_box(&master), ADDRESS));
             },
         );
     }

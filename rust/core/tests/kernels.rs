@@ -1,8 +1,8 @@
 //! Every path, any cut of a tensor and any number of threads make the bits of the naive form.
 
 use es_core::kernels::{
-    Bf16, Dtype, F16, F32, KernelError, Kernels, Live, LiveType, Path, Update, UpdateReport, naive,
-    set_kernel_threads,
+    Bf16, Dtype, F16, F32, KernelError, Kernels, Live, LiveType, LowRank, LowRankUpdate, Path,
+    Place, Update, UpdateReport, naive, set_kernel_threads,
 };
 use es_core::noise::{MAX_ELEMENTS, MAX_TENSORS, NoiseAddress, NoiseError};
 use proptest::prelude::*;
@@ -108,7 +108,7 @@ proptest! {
         terms in proptest::collection::vec((any::<u32>(), -1.0_f32..1.0), 0..5),
     ) {
         let (pairs, coefficients): (Vec<u32>, Vec<f32>) = terms.into_iter().unzip();
-        let update = Update { address, pairs: &pairs, coefficients: &coefficients, dtype: Dtype::F16 };
+        let update = Update { place: address.into(), pairs: &pairs, coefficients: &coefficients, dtype: Dtype::F16 };
         let mut expected = weights(count);
         naive::accumulate(&mut expected, update).unwrap();
         let mut reports = Vec::new();
@@ -131,7 +131,7 @@ proptest! {
         let kernels = Kernels::best();
         set_kernel_threads(1).unwrap();
         let mut whole = weights(count);
-        let update = Update { address, pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
+        let update = Update { place: address.into(), pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
         let report = kernels.accumulate(&mut whole, update).unwrap();
         set_kernel_threads(threads).unwrap();
         let mut again = weights(count);
@@ -144,13 +144,88 @@ proptest! {
         for pair in bounds.windows(2) {
             let element = address.element + pair[0] as u64;
             let part = &mut parts[pair[0]..pair[1]];
-            let update = Update { address: NoiseAddress { element, ..address }, ..update };
+            let update = Update { place: NoiseAddress { element, ..address }.into(), ..update };
             kernels.accumulate(part, update).unwrap();
-            digest = digest.wrapping_add(kernels.digest(part, address.tensor, element).unwrap());
+            digest = digest.wrapping_add(kernels.digest(part, NoiseAddress { element, ..address }).unwrap());
         }
         set_kernel_threads(0).unwrap();
         prop_assert_eq!(bits(&parts), bits(&whole));
         prop_assert_eq!(digest, naive::digest(&whole, address.tensor, address.element));
+    }
+
+    #[test]
+    fn a_shard_is_a_slice_of_the_whole(
+        address in addresses(),
+        shape in (1..40_usize, 1..90_usize),
+        corners in proptest::collection::vec(0.0_f64..1.0, 4),
+        threads in 1..3_usize,
+    ) {
+        let (rows, columns) = shape;
+        let cut = |at: f64, size: usize| (at * (size + 1) as f64) as usize;
+        let (mut top, mut bottom) = (cut(corners[0], rows), cut(corners[1], rows));
+        let (mut left, mut right) = (cut(corners[2], columns), cut(corners[3], columns));
+        if top > bottom { (top, bottom) = (bottom, top); }
+        if left > right { (left, right) = (right, left); }
+        prop_assume!(left < right);
+        let block = |whole: &[f32]| -> Vec<f32> {
+            (top..bottom).flat_map(|row| whole[row * columns + left..row * columns + right].to_vec()).collect()
+        };
+        set_kernel_threads(threads).unwrap();
+        let (pairs, coefficients) = ([3, 1], [0.5, -0.25]);
+        let element = address.element + (top * columns + left) as u64;
+        let place = Place {
+            address: NoiseAddress { element, ..address },
+            columns: (right - left) as u64,
+            stride: columns as u64,
+        };
+        let update = |place: Place| Update { place, pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
+        let master = weights(rows * columns);
+        for kernels in all_paths() {
+            let (mut whole, mut part) = (vec![0.0; master.len()], block(&master));
+            kernels.fill(address, &mut whole).unwrap();
+            kernels.fill(place, &mut part).unwrap();
+            prop_assert_eq!(bits(&part), bits(&block(&whole)));
+            kernels.perturb_into(Live::F32(&mut whole), &master, 0.5, address).unwrap();
+            kernels.perturb_into(Live::F32(&mut part), &block(&master), 0.5, place).unwrap();
+            prop_assert_eq!(bits(&part), bits(&block(&whole)));
+            (whole, part) = (master.clone(), block(&master));
+            kernels.accumulate(&mut whole, update(address.into())).unwrap();
+            kernels.accumulate(&mut part, update(place)).unwrap();
+            prop_assert_eq!(bits(&part), bits(&block(&whole)));
+            let mut digest = 0_u64;
+            for (row, part) in part.chunks(right - left).enumerate() {
+                digest = digest.wrapping_add(naive::digest(part, address.tensor, element + (row * columns) as u64));
+            }
+            prop_assert_eq!(kernels.digest(&part, place).unwrap(), digest);
+        }
+    }
+
+    #[test]
+    fn every_path_multiplies_low_rank_factors_as_the_naive_form(
+        address in addresses(),
+        rank in 1..9_usize,
+        shape in [0..20_usize, 0..40_usize],
+        first in [0..1000_u64, 0..1000_u64],
+        terms in proptest::collection::vec((any::<u32>(), -1.0_f32..1.0), 0..5),
+    ) {
+        let matrix = LowRank { address, rank, first, shape };
+        let (pairs, coefficients): (Vec<u32>, Vec<f32>) = terms.into_iter().unzip();
+        let update = LowRankUpdate { matrix, pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
+        let master = weights(shape[0] * shape[1]);
+        let mut expected = master.clone();
+        naive::accumulate_low_rank(&mut expected, update).unwrap();
+        let mut live = vec![0; master.len()];
+        naive::perturb_low_rank_into::<Bf16>(&mut live, &master, 0.1, matrix).unwrap();
+        let mut reports = Vec::new();
+        for kernels in all_paths() {
+            let (mut updated, mut written) = (master.clone(), vec![1; master.len()]);
+            reports.push(kernels.accumulate_low_rank(&mut updated, update).unwrap());
+            prop_assert_eq!(bits(&updated), bits(&expected), "{:?}", kernels);
+            let bad = kernels.perturb_low_rank_into(Live::Bf16(&mut written), &master, 0.1, matrix);
+            prop_assert_eq!(bad, Ok(0));
+            prop_assert_eq!(&written, &live, "{:?}", kernels);
+        }
+        prop_assert!(reports.iter().all(|report| *report == reports[0]));
     }
 
     #[test]
@@ -160,9 +235,9 @@ proptest! {
         change in 1..u32::MAX,
     ) {
         let mut master = weights(400);
-        let before = Kernels::best().digest(&master, address.tensor, address.element).unwrap();
+        let before = Kernels::best().digest(&master, address).unwrap();
         master[place] = f32::from_bits(master[place].to_bits() ^ change);
-        let after = Kernels::best().digest(&master, address.tensor, address.element).unwrap();
+        let after = Kernels::best().digest(&master, address).unwrap();
         prop_assert_ne!(before, after);
     }
 
@@ -181,6 +256,137 @@ proptest! {
     }
 }
 
+/// Larger than a panel in each direction, more terms than are drawn at once, on one thread and on two.
+#[test]
+fn blocks_of_a_low_rank_matrix_are_slices_of_the_whole() {
+    let (shape, rank) = ([500, 2100], 3);
+    let address = NoiseAddress {
+        run_seed: 5,
+        iteration: 1,
+        pair: 4,
+        tensor: 2,
+        element: 0,
+    };
+    let pairs: Vec<u32> = (0..50).rev().collect();
+    let coefficients: Vec<f32> = (0..50).map(|i| 1e-3 * (i - 20) as f32).collect();
+    let update = |first, shape| LowRankUpdate {
+        matrix: LowRank {
+            address,
+            rank,
+            first,
+            shape,
+        },
+        pairs: &pairs,
+        coefficients: &coefficients,
+        dtype: Dtype::F32,
+    };
+    let kernels = Kernels::best();
+    let mut whole = vec![0.0; shape[0] * shape[1]];
+    set_kernel_threads(2).unwrap();
+    kernels
+        .accumulate_low_rank(&mut whole, update([0, 0], shape))
+        .unwrap();
+    set_kernel_threads(1).unwrap();
+    let (first, part) = ([241, 1023], [20, 30]);
+    let mut block = vec![0.0; part[0] * part[1]];
+    kernels
+        .accumulate_low_rank(&mut block, update(first.map(|at| at as u64), part))
+        .unwrap();
+    for (i, block) in block.chunks(part[1]).enumerate() {
+        let start = (first[0] + i) * shape[1] + first[1];
+        assert_eq!(bits(block), bits(&whole[start..start + part[1]]));
+    }
+    let mut few = vec![0.0; 4];
+    naive::accumulate_low_rank(&mut few, update([499, 2096], [1, 4])).unwrap();
+    assert_eq!(bits(&few), bits(&whole[whole.len() - 4..]));
+}
+
+/// What IEEE arithmetic makes of them, the same on every path, and counted.
+#[test]
+fn denormals_infinities_and_nan_are_kept_and_counted() {
+    let address = NoiseAddress {
+        run_seed: 3,
+        iteration: 1,
+        pair: 2,
+        tensor: 0,
+        element: 7,
+    };
+    let denormal = f32::from_bits(1);
+    let master = [
+        denormal,
+        -denormal,
+        1e-39,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        7e4,
+        3.4e38,
+        -0.0,
+        1.0,
+    ];
+    let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+    for kernels in all_paths() {
+        let mut live = [9.0; 10];
+        assert_eq!(
+            kernels.perturb_into(Live::F32(&mut live), &master, 0.0, address),
+            Ok(3)
+        );
+        assert!(
+            live.iter()
+                .zip(master)
+                .all(|(live, master)| same(*live + 0.0, master + 0.0))
+        );
+        // A scale so small that the sum stays among the denormals, where a flushed one would show.
+        let mut expected = [0.0; 10];
+        naive::perturb_into::<F32>(&mut expected, &master, 1e-44, address).unwrap();
+        kernels
+            .perturb_into(Live::F32(&mut live), &master, 1e-44, address)
+            .unwrap();
+        assert!(
+            live.iter()
+                .zip(expected)
+                .all(|(live, expected)| same(*live, expected))
+        );
+        assert!(live[0].is_subnormal() || live[1].is_subnormal());
+        let mut half = [0; 10];
+        assert_eq!(
+            kernels.round_into(Live::F16(&mut half), &master),
+            Ok(5),
+            "70,000 is no half"
+        );
+        assert_eq!(half[3..8], [0x7c00, 0xfc00, 0x7e00, 0x7c00, 0x7c00]);
+        assert_eq!(
+            kernels.round_into(Live::Bf16(&mut half), &master),
+            Ok(4),
+            "3.4e38 is no bfloat16"
+        );
+        assert_eq!(half[3..8], [0x7f80, 0xff80, 0x7fc0, 0x4789, 0x7f80]);
+        assert_eq!(half[8], 0x8000);
+        let mut after = master;
+        let update = Update {
+            place: address.into(),
+            pairs: &[2],
+            coefficients: &[1e-44],
+            dtype: Dtype::F32,
+        };
+        let report = kernels.accumulate(&mut after, update).unwrap();
+        assert_eq!(report.nonfinite, 3);
+        let mut expected = master;
+        naive::accumulate(&mut expected, update).unwrap();
+        assert!(
+            after
+                .iter()
+                .zip(expected)
+                .all(|(after, expected)| same(*after, expected))
+        );
+        assert_ne!(
+            after[2].to_bits(),
+            master[2].to_bits(),
+            "a denormal moves by denormals"
+        );
+    }
+}
+
 #[test]
 fn the_report_says_what_moved() {
     let address = NoiseAddress {
@@ -191,7 +397,7 @@ fn the_report_says_what_moved() {
         element: 1,
     };
     let update = |coefficients| Update {
-        address,
+        place: address.into(),
         pairs: &[9],
         coefficients,
         dtype: Dtype::Bf16,
@@ -258,13 +464,13 @@ fn arguments_out_of_the_contract_are_errors() {
         Err(KernelError::Address(NoiseError::Tensor(MAX_TENSORS)))
     );
     assert_eq!(
-        kernels.digest(&out, MAX_TENSORS, 0),
+        kernels.digest(&out, tensor),
         Err(KernelError::Address(NoiseError::Tensor(MAX_TENSORS)))
     );
     let length = kernels.round_into(Live::F32(&mut out), &[0.0; 4]);
     assert_eq!(length, Err(KernelError::Length { live: 5, master: 4 }));
     let update = Update {
-        address: good,
+        place: good.into(),
         pairs: &[1],
         coefficients: &[],
         dtype: Dtype::F32,
@@ -277,6 +483,48 @@ fn arguments_out_of_the_contract_are_errors() {
             coefficients: 0
         })
     );
+    let rows = |columns, stride| Place {
+        address: good,
+        columns,
+        stride,
+    };
+    for place in [rows(2, 1), rows(0, 1), rows(3, 4)] {
+        let error = kernels.fill(place, &mut out[..4]);
+        assert!(
+            matches!(error, Err(KernelError::Rows { .. })),
+            "{place:?}: {error:?}"
+        );
+    }
+    assert_eq!(kernels.fill(rows(2, 2), &mut out[..4]), Ok(()));
+    assert!(matches!(
+        kernels.fill(rows(2, 3), &mut out[..4]),
+        Err(KernelError::Address(_))
+    ));
+    assert!(kernels.fill(rows(1, u64::MAX), &mut out[..4]).is_err());
+    let matrix = |rank, first, shape| LowRank {
+        address: good,
+        rank,
+        first,
+        shape,
+    };
+    for (matrix, expected) in [
+        (matrix(0, [0, 0], [2, 2]), KernelError::Rank(0)),
+        (matrix(1025, [0, 0], [2, 2]), KernelError::Rank(1025)),
+        (
+            matrix(1, [0, 0], [2, 3]),
+            KernelError::Shape {
+                rows: 2,
+                columns: 3,
+                values: 4,
+            },
+        ),
+    ] {
+        let error = kernels.perturb_low_rank_into(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, matrix);
+        assert_eq!(error, Err(expected));
+    }
+    let far = matrix(4, [MAX_ELEMENTS / 4 - 1, 0], [2, 2]);
+    let error = kernels.perturb_low_rank_into(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, far);
+    assert!(matches!(error, Err(KernelError::Address(_))));
     assert!(Dtype::from_name("float64").is_err());
     assert_eq!(
         set_kernel_threads(4096),

@@ -172,7 +172,7 @@ fn accumulated_masters() {
             floats(&inputs[2]),
         );
         let update = Update {
-            address: address(&[words[0], words[1], "0", words[2], words[3]]),
+            place: address(&[words[0], words[1], "0", words[2], words[3]]).into(),
             pairs: &pairs,
             coefficients: &coefficients,
             dtype: Dtype::Bf16,
@@ -199,7 +199,16 @@ fn digests() {
         assert_eq!(naive::digest(&master, tensor, element), digest);
         for kernels in all_paths() {
             assert_eq!(
-                kernels.digest(&master, tensor, element).unwrap(),
+                kernels
+                    .digest(
+                        &master,
+                        NoiseAddress {
+                            tensor,
+                            element,
+                            ..NoiseAddress::default()
+                        }
+                    )
+                    .unwrap(),
                 digest,
                 "{kernels:?}"
             );

@@ -1,6 +1,6 @@
 //! Noise addresses from Python integers, each word checked by name, and the bare generator.
 
-use es_core::noise::{self, NoiseAddress, NoiseError};
+use es_core::noise::{self, Kind, NoiseAddress, NoiseError};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 
@@ -85,4 +85,18 @@ pub fn words(values: Any<'_, '_>, name: &str) -> PyResult<Vec<u32>> {
         .try_iter()?
         .map(|value| word(&value?, name))
         .collect()
+}
+
+/// What the noise is for, by name.
+pub fn kind(py: Python<'_>, name: &str) -> PyResult<Kind> {
+    match name {
+        "dense" => Ok(Kind::Dense),
+        "low_rank_a" => Ok(Kind::LowRankA),
+        "low_rank_b" => Ok(Kind::LowRankB),
+        _ => Err(raise(
+            py,
+            "NoiseAddressError",
+            &format!("`kind` must be \"dense\", \"low_rank_a\" or \"low_rank_b\", got {name:?}"),
+        )),
+    }
 }

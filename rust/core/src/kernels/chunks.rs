@@ -2,14 +2,20 @@
 
 use std::ops::Range;
 
+use super::place::Place;
+
 /// Elements per chunk: the unit of work of one thread, 256 KiB of f32.
 pub(super) const CHUNK: usize = 1 << 16;
 
-/// Ranges of a slice of `len` elements, the first at absolute `element`, cut at absolute multiples of [`CHUNK`].
-pub(super) fn pieces(element: u64, len: usize) -> Vec<Range<usize>> {
+/// Ranges of a slice of `len` values: a run is cut at absolute multiples of [`CHUNK`] elements, a shard at multiples of
+/// [`CHUNK`] values.
+pub(super) fn pieces(place: &Place, len: usize) -> Vec<Range<usize>> {
     let mut cuts = Vec::with_capacity(len / CHUNK + 2);
     let mut start = 0;
-    let mut end = CHUNK - (element % CHUNK as u64) as usize;
+    let mut end = CHUNK;
+    if place.is_run() {
+        end -= (place.address.element % CHUNK as u64) as usize;
+    }
     while start < len {
         cuts.push(start..end.min(len));
         start = end;

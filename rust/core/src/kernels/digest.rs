@@ -6,11 +6,13 @@
 
 use super::naive::{digest_factor, digest_place};
 use super::path::Work;
+use super::place::Place;
+use super::simd::Simd;
 
-/// As [`super::naive::digest`].
+/// As [`super::naive::digest`], for the values `start..` of a place.
 pub(super) struct Digest<'a> {
-    pub tensor: u32,
-    pub element: u64,
+    pub place: Place,
+    pub start: u64,
     pub master: &'a [f32],
 }
 
@@ -18,12 +20,14 @@ impl Work for Digest<'_> {
     type Output = u64;
 
     #[inline(always)]
-    fn run(self) -> u64 {
-        let first = digest_place(self.tensor, self.element);
+    fn run<S: Simd>(self, _: S) -> u64 {
         let mut sum = 0_u64;
-        for (i, value) in self.master.iter().enumerate() {
-            let content = 2 * u64::from(value.to_bits()) + 1;
-            sum = sum.wrapping_add(digest_factor(first + i as u64).wrapping_mul(content));
+        for (element, part) in self.place.runs(self.start, self.master.len()) {
+            let first = digest_place(self.place.address.tensor, element);
+            for (i, value) in self.master[part].iter().enumerate() {
+                let content = 2 * u64::from(value.to_bits()) + 1;
+                sum = sum.wrapping_add(digest_factor(first + i as u64).wrapping_mul(content));
+            }
         }
         sum
     }

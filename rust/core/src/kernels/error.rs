@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::Path;
+use super::low_rank::MAX_RANK;
 use super::pool::MAX_THREADS;
 use crate::noise::NoiseError;
 
@@ -20,6 +21,32 @@ pub enum KernelError {
         /// Elements of master.
         master: usize,
     },
+    /// Rows that overlap, are empty, or don't fill the slice.
+    #[error(
+        "`stride` must be at least `columns`, and `columns` divide the number of values, \
+         got {stride}, {columns} and {count}"
+    )]
+    Rows {
+        /// Values per row.
+        columns: u64,
+        /// Elements between rows' firsts.
+        stride: u64,
+        /// Values.
+        count: usize,
+    },
+    /// A rank that no one needs, or none.
+    #[error("`rank` must be in [1, {MAX_RANK}], got {0}")]
+    Rank(usize),
+    /// The block's shape isn't the slice's.
+    #[error("a block of {rows} x {columns} weights can't have {values} values")]
+    Shape {
+        /// Rows of the block.
+        rows: usize,
+        /// Columns of the block.
+        columns: usize,
+        /// Values of the slice.
+        values: usize,
+    },
     /// Pairs and coefficients differ in number.
     #[error("`pairs` and `coefficients` must have the same length, got {pairs} and {coefficients}")]
     Coefficients {
@@ -34,6 +61,9 @@ pub enum KernelError {
     /// This machine lacks the instruction set.
     #[error("this machine can't run the {0:?} kernels")]
     Path(Path),
+    /// No instruction set has this name.
+    #[error("the kernels' path must be \"plain\", \"neon\", \"avx2\" or \"avx512\", got {0:?}")]
+    PathName(String),
     /// More threads than anyone needs.
     #[error("kernel threads must be 0 (one per core) to {MAX_THREADS}, got {0}")]
     ThreadCount(usize),

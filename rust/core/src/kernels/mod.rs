@@ -1,32 +1,40 @@
 //! The weight kernels: noise onto weights, updates into them, their digest. Every value is pure in its address.
 //!
-//! [`naive`] is the definition. [`Kernels`] runs the same arithmetic, element by element, in loops that the compiler
-//! vectorises for each instruction set ([`Path`]), over chunks that rayon's threads share; neither changes a bit.
+//! [`naive`] is the definition. [`Kernels`] runs the same arithmetic, element by element, in the registers of each
+//! instruction set ([`Path`]), over chunks that rayon's threads share; neither changes a bit.
 //! Knows nothing about models, members or populations.
 
-use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::ops::Range;
 
-use crate::noise::{NoiseAddress, NoiseError};
+use crate::noise::{Kind, NoiseAddress, Stream};
 
 mod chunks;
 mod digest;
 mod error;
+mod low_rank;
 pub mod naive;
+mod normals;
 mod path;
+mod place;
 mod pool;
 mod report;
 mod rounding;
+mod simd;
 mod tile;
 mod update;
 mod weights;
 
 pub use error::KernelError;
-pub use path::Path;
+pub use low_rank::{LowRank, MAX_RANK};
+pub use path::{Path, set_kernel_path};
+pub use place::Place;
 pub use pool::{MAX_THREADS, kernel_threads, set_kernel_threads};
 pub use report::UpdateReport;
 pub use rounding::{Bf16, Dtype, F16, F32, LiveType};
 
 use chunks::{pieces, split, split_mut};
+use low_rank::{AccumulateLowRank, Factors, PerturbLowRank, scaled};
 
 /// Live weights as the engine holds them; 16-bit types as their bit patterns.
 #[derive(Debug)]
@@ -43,7 +51,7 @@ pub enum Live<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Update<'a> {
     /// Where the weights lie; its `pair` is ignored.
-    pub address: NoiseAddress,
+    pub place: Place,
     /// Noise pairs, in the order of the sum.
     pub pairs: &'a [u32],
     /// One coefficient per pair.
@@ -51,6 +59,22 @@ pub struct Update<'a> {
     /// Type of the live weights, for the report.
     pub dtype: Dtype,
 }
+
+/// What an update with low-rank noise needs beside the weights.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRankUpdate<'a> {
+    /// Where the weights lie, and the rank.
+    pub matrix: LowRank,
+    /// Noise pairs, in the order of the sum.
+    pub pairs: &'a [u32],
+    /// One coefficient per pair.
+    pub coefficients: &'a [f32],
+    /// Type of the live weights, for the report.
+    pub dtype: Dtype,
+}
+
+/// A job: the live weights to write, their masters, and which part of the whole they are.
+type Written<'a, L, P> = ((&'a mut [<L as LiveType>::Bits], &'a [f32]), P);
 
 /// The kernels on one instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +86,13 @@ impl Kernels {
     /// On the fastest instruction set of this machine.
     pub fn best() -> Self {
         Self { path: Path::best() }
+    }
+
+    /// On the instruction set that [`set_kernel_path`] chose, by default the fastest.
+    pub fn chosen() -> Self {
+        Self {
+            path: path::chosen(),
+        }
     }
 
     /// On the given one.
@@ -81,27 +112,41 @@ impl Kernels {
         self.path
     }
 
-    /// out\[i\] = noise(element + i).
+    /// out\[i\] = noise of value i of the place.
     ///
     /// # Errors
-    /// [`NoiseError`] inside [`KernelError::Address`]; [`KernelError::Threads`].
-    pub fn fill(self, address: NoiseAddress, out: &mut [f32]) -> Result<(), KernelError> {
-        let stream = address.stream(out.len())?;
-        let cuts = pieces(address.element, out.len());
-        let outs = split_mut(out, &cuts);
-        pool::run(|| {
-            outs.into_par_iter().zip(&cuts).for_each(|(out, cut)| {
-                let element = address.element + cut.start as u64;
-                self.path.run(weights::Fill {
-                    stream,
-                    element,
-                    out,
-                });
-            });
-        })
+    /// [`KernelError::Address`], [`KernelError::Rows`], [`KernelError::Threads`].
+    pub fn fill(self, place: impl Into<Place>, out: &mut [f32]) -> Result<(), KernelError> {
+        self.fill_of(Kind::Dense, place, out)
     }
 
-    /// live\[i\] = round(fma(scale, noise(element + i), master\[i\])), the fma in f32, one rounding to nearest even.
+    /// As [`Kernels::fill`], for any kind of noise.
+    ///
+    /// # Errors
+    /// As [`Kernels::fill`].
+    pub fn fill_of(
+        self,
+        kind: Kind,
+        place: impl Into<Place>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let place = place.into();
+        let stream = place.stream(kind, out.len())?;
+        let cuts = pieces(&place, out.len());
+        let jobs = split_mut(out, &cuts).into_iter().zip(&cuts).collect();
+        let work = |(out, cut): (&mut [f32], &Range<usize>)| {
+            self.path.run(weights::Fill {
+                stream,
+                place,
+                start: cut.start as u64,
+                out,
+            });
+        };
+        pool::map(jobs, work).map(|_| ())
+    }
+
+    /// live\[i\] = round(fma(scale, noise of value i, master\[i\])), the fma in f32, one rounding to nearest even.
+    /// Returns how many live values are NaN or infinite.
     ///
     /// # Errors
     /// [`KernelError::Length`] if the slices differ in length; as [`Kernels::fill`].
@@ -110,25 +155,28 @@ impl Kernels {
         live: Live<'_>,
         master: &[f32],
         scale: f32,
-        address: NoiseAddress,
-    ) -> Result<(), KernelError> {
-        let noise = Some((scale, address));
+        place: impl Into<Place>,
+    ) -> Result<u64, KernelError> {
+        let place = place.into();
+        let stream = place.stream(Kind::Dense, master.len())?;
+        let noise = Some((scale, stream));
         match live {
-            Live::F32(live) => self.write::<F32>(live, master, noise),
-            Live::Bf16(live) => self.write::<Bf16>(live, master, noise),
-            Live::F16(live) => self.write::<F16>(live, master, noise),
+            Live::F32(live) => self.write::<F32>(live, master, place, noise),
+            Live::Bf16(live) => self.write::<Bf16>(live, master, place, noise),
+            Live::F16(live) => self.write::<F16>(live, master, place, noise),
         }
     }
 
-    /// live\[i\] = round(master\[i\]), to nearest even.
+    /// live\[i\] = round(master\[i\]), to nearest even. Returns how many live values are NaN or infinite.
     ///
     /// # Errors
     /// [`KernelError::Length`] if the slices differ in length; [`KernelError::Threads`].
-    pub fn round_into(self, live: Live<'_>, master: &[f32]) -> Result<(), KernelError> {
+    pub fn round_into(self, live: Live<'_>, master: &[f32]) -> Result<u64, KernelError> {
+        let place = Place::run(NoiseAddress::default());
         match live {
-            Live::F32(live) => self.write::<F32>(live, master, None),
-            Live::Bf16(live) => self.write::<Bf16>(live, master, None),
-            Live::F16(live) => self.write::<F16>(live, master, None),
+            Live::F32(live) => self.write::<F32>(live, master, place, None),
+            Live::Bf16(live) => self.write::<Bf16>(live, master, place, None),
+            Live::F16(live) => self.write::<F16>(live, master, place, None),
         }
     }
 
@@ -149,73 +197,88 @@ impl Kernels {
         }
     }
 
+    /// live = round(master + acc), where acc is the chain of fmas from 0 over k of L\[row, k\] * B\[column, k\], and L = (scale /
+    /// sqrt(rank)) * A: see [`naive::perturb_low_rank_into`]. Returns how many live values are NaN or infinite.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`], [`KernelError::Rank`], [`KernelError::Shape`], [`KernelError::Address`],
+    /// [`KernelError::Threads`].
+    pub fn perturb_low_rank_into(
+        self,
+        live: Live<'_>,
+        master: &[f32],
+        scale: f32,
+        matrix: LowRank,
+    ) -> Result<u64, KernelError> {
+        match live {
+            Live::F32(live) => self.write_low_rank::<F32>(live, master, scale, matrix),
+            Live::Bf16(live) => self.write_low_rank::<Bf16>(live, master, scale, matrix),
+            Live::F16(live) => self.write_low_rank::<F16>(live, master, scale, matrix),
+        }
+    }
+
+    /// As [`Kernels::accumulate`] with low-rank noise: see [`naive::accumulate_low_rank`]. One matrix product over the pairs;
+    /// the perturbations are never built.
+    ///
+    /// # Errors
+    /// [`KernelError::Coefficients`]; as [`Kernels::perturb_low_rank_into`].
+    pub fn accumulate_low_rank(
+        self,
+        master: &mut [f32],
+        update: LowRankUpdate<'_>,
+    ) -> Result<UpdateReport, KernelError> {
+        match update.dtype {
+            Dtype::F32 => self.accumulate_low_rank_as::<F32>(master, update),
+            Dtype::Bf16 => self.accumulate_low_rank_as::<Bf16>(master, update),
+            Dtype::F16 => self.accumulate_low_rank_as::<F16>(master, update),
+        }
+    }
+
     /// Sum modulo 2^64 over the elements of `h(tensor, element) * (2 * bits + 1)`: see [`naive::digest`].
     ///
     /// # Errors
     /// As [`Kernels::fill`].
-    pub fn digest(self, master: &[f32], tensor: u32, element: u64) -> Result<u64, KernelError> {
-        NoiseAddress {
-            run_seed: 0,
-            iteration: 0,
-            pair: 0,
-            tensor,
-            element,
-        }
-        .stream(master.len())?;
-        let cuts = pieces(element, master.len());
-        let work = |cut: &std::ops::Range<usize>| {
-            let element = element + cut.start as u64;
+    pub fn digest(self, master: &[f32], place: impl Into<Place>) -> Result<u64, KernelError> {
+        let place = place.into();
+        place.stream(Kind::Dense, master.len())?;
+        let cuts = pieces(&place, master.len());
+        let work = |cut: Range<usize>| {
             self.path.run(digest::Digest {
-                tensor,
-                element,
-                master: &master[cut.clone()],
+                place,
+                start: cut.start as u64,
+                master: &master[cut],
             })
         };
-        pool::run(|| cuts.par_iter().map(work).reduce(|| 0, u64::wrapping_add))
+        let digests = pool::map(cuts, work)?;
+        Ok(digests.into_iter().fold(0, u64::wrapping_add))
     }
 
     fn write<L: LiveType>(
         self,
         live: &mut [L::Bits],
         master: &[f32],
-        noise: Option<(f32, NoiseAddress)>,
-    ) -> Result<(), KernelError> {
-        if live.len() != master.len() {
-            return Err(KernelError::Length {
-                live: live.len(),
-                master: master.len(),
-            });
-        }
-        let noise =
-            noise.map(|(scale, address)| Ok((scale, address, address.stream(master.len())?)));
-        let noise = noise
-            .transpose()
-            .map_err(|error: NoiseError| KernelError::from(error))?;
-        let cuts = pieces(
-            noise.map_or(0, |(_, address, _)| address.element),
-            master.len(),
-        );
+        place: Place,
+        noise: Option<(f32, Stream)>,
+    ) -> Result<u64, KernelError> {
+        require_length(live.len(), master.len())?;
+        let cuts = pieces(&place, master.len());
         let jobs: Vec<_> = split_mut(live, &cuts)
             .into_iter()
             .zip(split(master, &cuts))
             .zip(&cuts)
             .collect();
-        pool::run(|| {
-            jobs.into_par_iter()
-                .for_each(|((live, master), cut)| match noise {
-                    None => self.path.run(weights::Round::<L> { live, master }),
-                    Some((scale, address, stream)) => {
-                        let element = address.element + cut.start as u64;
-                        self.path.run(weights::Perturb::<L> {
-                            stream,
-                            element,
-                            scale,
-                            live,
-                            master,
-                        });
-                    }
-                });
-        })
+        let work = |((live, master), cut): Written<'_, L, &Range<usize>>| match noise {
+            None => self.path.run(weights::Round::<L> { live, master }),
+            Some((scale, stream)) => self.path.run(weights::Perturb::<L> {
+                stream,
+                place,
+                start: cut.start as u64,
+                scale,
+                live,
+                master,
+            }),
+        };
+        Ok(pool::map(jobs, work)?.into_iter().sum())
     }
 
     fn accumulate_as<L: LiveType>(
@@ -224,33 +287,114 @@ impl Kernels {
         update: Update<'_>,
     ) -> Result<UpdateReport, KernelError> {
         let Update {
-            address,
+            place,
             pairs,
             coefficients,
             ..
         } = update;
-        if pairs.len() != coefficients.len() {
-            return Err(KernelError::Coefficients {
-                pairs: pairs.len(),
-                coefficients: coefficients.len(),
-            });
-        }
-        let stream = address.stream(master.len())?;
-        let cuts = pieces(address.element, master.len());
-        let jobs = split_mut(master, &cuts);
-        let work = |(master, cut): (&mut [f32], &std::ops::Range<usize>)| {
-            let element = address.element + cut.start as u64;
-            self.path.run(update::Accumulate::<L>::new(
+        require_coefficients(pairs, coefficients)?;
+        let stream = place.stream(Kind::Dense, master.len())?;
+        let cuts = pieces(&place, master.len());
+        let jobs = split_mut(master, &cuts).into_iter().zip(&cuts).collect();
+        let work = |(master, cut): (&mut [f32], &Range<usize>)| {
+            self.path.run(update::Accumulate::<L> {
                 stream,
-                element,
+                place,
+                start: cut.start as u64,
                 pairs,
                 coefficients,
                 master,
-            ))
+                live: PhantomData,
+            })
         };
-        // Collected first and summed in the order of the chunks, so that the report doesn't depend on the threads.
-        let reports: Vec<UpdateReport> =
-            pool::run(|| jobs.into_par_iter().zip(&cuts).map(work).collect())?;
-        Ok(reports.into_iter().sum())
+        // In the order of the chunks, so that the report doesn't depend on the threads.
+        Ok(pool::map(jobs, work)?.into_iter().sum())
+    }
+
+    fn write_low_rank<L: LiveType>(
+        self,
+        live: &mut [L::Bits],
+        master: &[f32],
+        scale: f32,
+        matrix: LowRank,
+    ) -> Result<u64, KernelError> {
+        require_length(live.len(), master.len())?;
+        matrix.check(master.len())?;
+        let factors = Factors {
+            matrix,
+            pairs: &[matrix.address.pair],
+            scales: &[scaled(scale, matrix.rank)],
+        };
+        let (panels, cuts) = (matrix.panels(), matrix.cuts());
+        let jobs = split_mut(live, &cuts)
+            .into_iter()
+            .zip(split(master, &cuts))
+            .zip(panels)
+            .collect();
+        let work = |((live, master), rows): Written<'_, L, Range<usize>>| {
+            self.path.run(PerturbLowRank::<L> {
+                factors,
+                rows,
+                live,
+                master,
+            })
+        };
+        Ok(pool::map(jobs, work)?.into_iter().sum())
+    }
+
+    fn accumulate_low_rank_as<L: LiveType>(
+        self,
+        master: &mut [f32],
+        update: LowRankUpdate<'_>,
+    ) -> Result<UpdateReport, KernelError> {
+        let LowRankUpdate {
+            matrix,
+            pairs,
+            coefficients,
+            ..
+        } = update;
+        require_coefficients(pairs, coefficients)?;
+        matrix.check(master.len())?;
+        let scales: Vec<f32> = coefficients
+            .iter()
+            .map(|coefficient| scaled(*coefficient, matrix.rank))
+            .collect();
+        let factors = Factors {
+            matrix,
+            pairs,
+            scales: &scales,
+        };
+        let jobs = split_mut(master, &matrix.cuts())
+            .into_iter()
+            .zip(matrix.panels())
+            .collect();
+        let work = |(master, rows): (&mut [f32], Range<usize>)| {
+            self.path.run(AccumulateLowRank::<L> {
+                factors,
+                rows,
+                master,
+                live: PhantomData,
+            })
+        };
+        Ok(pool::map(jobs, work)?.into_iter().sum())
+    }
+}
+
+fn require_length(live: usize, master: usize) -> Result<(), KernelError> {
+    if live == master {
+        Ok(())
+    } else {
+        Err(KernelError::Length { live, master })
+    }
+}
+
+fn require_coefficients(pairs: &[u32], coefficients: &[f32]) -> Result<(), KernelError> {
+    if pairs.len() == coefficients.len() {
+        Ok(())
+    } else {
+        Err(KernelError::Coefficients {
+            pairs: pairs.len(),
+            coefficients: coefficients.len(),
+        })
     }
 }

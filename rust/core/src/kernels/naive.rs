@@ -1,8 +1,8 @@
 //! The kernels' definition, one element at a time. Slow on purpose: fast paths are tested against it, bit for bit.
 
 use super::rounding::LiveType;
-use super::{KernelError, Update};
-use crate::noise::{NoiseAddress, noise_at};
+use super::{KernelError, LowRank, LowRankUpdate, Update};
+use crate::noise::{Kind, NoiseAddress, noise_at};
 
 /// out\[i\] = noise(element + i).
 ///
@@ -42,7 +42,7 @@ pub fn accumulate(master: &mut [f32], update: Update<'_>) -> Result<(), KernelEr
         for (pair, coefficient) in update.pairs.iter().zip(update.coefficients) {
             let address = NoiseAddress {
                 pair: *pair,
-                ..after(update.address, i)
+                ..after(update.place.address, i)
             };
             sum = coefficient.mul_add(noise_at(address)?, sum);
         }
@@ -51,6 +51,76 @@ pub fn accumulate(master: &mut [f32], update: Update<'_>) -> Result<(), KernelEr
         }
     }
     Ok(())
+}
+
+/// live = round(master + acc) for a block of a matrix, acc the chain `acc = fma(L[row, k], B[column, k], acc)` from 0 over k,
+/// and L\[row, k\] = c * A\[row, k\] with c = scale * (1 / sqrt(rank)), each step rounded to f32.
+///
+/// # Errors
+/// [`KernelError::Address`].
+pub fn perturb_low_rank_into<L: LiveType>(
+    live: &mut [L::Bits],
+    master: &[f32],
+    scale: f32,
+    matrix: LowRank,
+) -> Result<(), KernelError> {
+    for (i, (live, master)) in live.iter_mut().zip(master).enumerate() {
+        let sum = low_rank_sum(matrix, i, &[matrix.address.pair], &[scale])?;
+        *live = L::round(master + sum);
+    }
+    Ok(())
+}
+
+/// master += acc unless acc is zero, acc the same chain over the pairs in order and over k, c = coefficient * (1 / sqrt(rank)).
+///
+/// # Errors
+/// [`KernelError::Address`].
+pub fn accumulate_low_rank(
+    master: &mut [f32],
+    update: LowRankUpdate<'_>,
+) -> Result<(), KernelError> {
+    for (i, master) in master.iter_mut().enumerate() {
+        let sum = low_rank_sum(update.matrix, i, update.pairs, update.coefficients)?;
+        if sum != 0.0 {
+            *master += sum;
+        }
+    }
+    Ok(())
+}
+
+fn low_rank_sum(
+    matrix: LowRank,
+    index: usize,
+    pairs: &[u32],
+    coefficients: &[f32],
+) -> Result<f32, KernelError> {
+    let LowRank {
+        address,
+        rank,
+        first,
+        shape,
+    } = matrix;
+    let row = first[0] + (index / shape[1]) as u64;
+    let column = first[1] + (index % shape[1]) as u64;
+    let mut sum = 0.0_f32;
+    for (pair, coefficient) in pairs.iter().zip(coefficients) {
+        let scale = coefficient * (1.0 / (rank as f32).sqrt());
+        let factor = |kind: Kind, row: u64, k: usize| {
+            let element = row * rank as u64 + k as u64;
+            let stream = NoiseAddress {
+                pair: *pair,
+                element,
+                ..address
+            }
+            .stream_of(kind, 1)?;
+            Ok::<f32, KernelError>(stream.block(element / 4)[(element % 4) as usize])
+        };
+        for k in 0..rank {
+            let left = scale * factor(Kind::LowRankA, row, k)?;
+            sum = left.mul_add(factor(Kind::LowRankB, column, k)?, sum);
+        }
+    }
+    Ok(sum)
 }
 
 /// Sum modulo 2^64 over the elements of `h(tensor, element) * (2 * bits + 1)`.

@@ -1,14 +1,25 @@
 //! One instruction set per path, chosen once at run time; tests and benches can force each.
 //!
-//! The paths share one body of portable Rust: [`Path::run`] calls it inside a function that is compiled for the path's
-//! instruction set, and the compiler vectorises the loops there. Rust never contracts `a * b + c` into an fma, so the
-//! bits don't depend on the path.
+//! The paths share one body: [`Path::run`] calls it inside a function that is compiled for the path's instruction set,
+//! with the operations of that set ([`Simd`]); plain loops beside them are vectorised by the compiler there. Rust never
+//! contracts `a * b + c` into an fma, so the bits don't depend on the path.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::KernelError;
+#[cfg(target_arch = "aarch64")]
+use super::simd::Neon;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512};
+use super::simd::{Portable, Simd};
 
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// The target's baseline. On x86-64 an fma is then a call into libm: right, and slow.
     Plain,
+    /// aarch64, where it is part of the baseline.
+    Neon,
     /// x86-64 with AVX2 and FMA.
     Avx2,
     /// x86-64 with AVX-512 F, DQ, BW and VL.
@@ -19,12 +30,22 @@ pub enum Path {
 /// it calls: only what is inlined is compiled for the path.
 pub(super) trait Work {
     type Output;
-    fn run(self) -> Self::Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 impl Path {
     /// Every path, slowest first.
-    pub const ALL: [Self; 3] = [Self::Plain, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Neon, Self::Avx2, Self::Avx512];
+
+    /// Its name: "plain", "neon", "avx2" or "avx512".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Neon => "neon",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
 
     /// The fastest path of this machine.
     pub fn best() -> Self {
@@ -51,6 +72,10 @@ impl Path {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
             }
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::Neon => false,
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
         }
@@ -58,19 +83,16 @@ impl Path {
 
     /// Does the work, compiled for this path; on the baseline if this machine lacks the path.
     pub(super) fn run<W: Work>(self, work: W) -> W::Output {
-        if !self.is_available() {
-            return work.run();
-        }
         match self {
-            Self::Plain => work.run(),
             // SAFETY: `is_available` found AVX2 and FMA on this machine.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2(work) },
+            Self::Avx2 if self.is_available() => unsafe { avx2(work) },
             // SAFETY: `is_available` found AVX2, FMA and AVX-512 F, DQ, BW and VL on this machine.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512(work) },
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => work.run(),
+            Self::Avx512 if self.is_available() => unsafe { avx512(work) },
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => work.run(Neon),
+            _ => work.run(Portable),
         }
     }
 }
@@ -78,11 +100,45 @@ impl Path {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<W: Work>(work: W) -> W::Output {
-    work.run()
+    // SAFETY: this function runs only where AVX2 and FMA are.
+    work.run(unsafe { Avx2::new() })
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 fn avx512<W: Work>(work: W) -> W::Output {
-    work.run()
+    // SAFETY: this function runs only where AVX-512 F is.
+    work.run(unsafe { Avx512::new() })
+}
+
+/// 0 for the fastest, else one more than a path's position in [`Path::ALL`].
+static CHOSEN: AtomicUsize = AtomicUsize::new(0);
+
+/// The instruction set that [`Kernels::chosen`](super::Kernels::chosen) uses from now on, by name; `None` for the fastest.
+/// For benches and tests: it never changes the bits.
+///
+/// # Errors
+/// [`KernelError::PathName`] for a name that isn't one, [`KernelError::Path`] if this machine lacks it.
+pub fn set_kernel_path(name: Option<&str>) -> Result<(), KernelError> {
+    let mut chosen = 0;
+    if let Some(name) = name {
+        let index = Path::ALL
+            .iter()
+            .position(|path| path.name() == name)
+            .ok_or_else(|| KernelError::PathName(name.to_owned()))?;
+        if !Path::ALL[index].is_available() {
+            return Err(KernelError::Path(Path::ALL[index]));
+        }
+        chosen = index + 1;
+    }
+    CHOSEN.store(chosen, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The chosen instruction set.
+pub(super) fn chosen() -> Path {
+    match CHOSEN.load(Ordering::Relaxed) {
+        0 => Path::best(),
+        index => Path::ALL[index - 1],
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::KernelError;
@@ -45,12 +46,20 @@ pub fn kernel_threads() -> usize {
     )
 }
 
-/// Runs `work` on the pool, one thread or many: the caller's floating-point mode (it may flush denormals) never counts.
+/// Does every job, on the threads, and returns the results in the order of the jobs. The caller's floating-point mode (it
+/// may flush denormals) never counts. A single job isn't worth waking a thread for.
 ///
 /// # Errors
 /// [`KernelError::Threads`] if the system refuses the threads.
-pub(super) fn run<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R, KernelError> {
-    Ok(current()?.install(work))
+pub(super) fn map<J: Send, R: Send>(
+    mut jobs: Vec<J>,
+    work: impl Fn(J) -> R + Send + Sync,
+) -> Result<Vec<R>, KernelError> {
+    if jobs.len() <= 1 {
+        let _mode = DefaultFloatMode::enter();
+        return Ok(jobs.pop().map(work).into_iter().collect());
+    }
+    Ok(current()?.install(|| jobs.into_par_iter().map(work).collect()))
 }
 
 fn current() -> Result<Arc<ThreadPool>, KernelError> {
@@ -91,21 +100,74 @@ fn resolve(requested: usize) -> usize {
 }
 
 /// A new thread inherits its parent's control word, in which denormals may be flushed to zero (torch can do that):
-/// sets the default one, that is round to nearest even, denormals kept, exceptions masked.
+/// sets the default one for good.
 fn default_float_mode() {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let default = 0x1f80_u32;
-        // SAFETY: loads the MXCSR that Rust code assumes, from a live variable; touches no other state.
-        unsafe {
-            std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const default, options(nostack, readonly));
-        }
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        // SAFETY: writes the FPCR that Rust code assumes; touches no other state.
-        unsafe {
-            std::arch::asm!("msr fpcr, {}", in(reg) 0_u64, options(nostack, nomem));
-        }
+    set_float_mode(DEFAULT_FLOAT_MODE);
+}
+
+/// The default floating-point mode until it is dropped, then the mode from before.
+struct DefaultFloatMode {
+    before: FloatMode,
+}
+
+impl DefaultFloatMode {
+    fn enter() -> Self {
+        let before = float_mode();
+        set_float_mode(DEFAULT_FLOAT_MODE);
+        Self { before }
     }
 }
+
+impl Drop for DefaultFloatMode {
+    fn drop(&mut self) {
+        set_float_mode(self.before);
+    }
+}
+
+/// The control word: MXCSR. The default is to round to nearest even, keep denormals, mask exceptions.
+#[cfg(target_arch = "x86_64")]
+type FloatMode = u32;
+#[cfg(target_arch = "x86_64")]
+const DEFAULT_FLOAT_MODE: FloatMode = 0x1f80;
+
+/// The control word: FPCR.
+#[cfg(not(target_arch = "x86_64"))]
+type FloatMode = u64;
+#[cfg(not(target_arch = "x86_64"))]
+const DEFAULT_FLOAT_MODE: FloatMode = 0;
+
+#[cfg(target_arch = "x86_64")]
+fn float_mode() -> FloatMode {
+    let mut mode = 0;
+    // SAFETY: stores the MXCSR into a live variable; touches no other state.
+    unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &raw mut mode, options(nostack)) };
+    mode
+}
+
+#[cfg(target_arch = "x86_64")]
+fn set_float_mode(mode: FloatMode) {
+    // SAFETY: loads a valid MXCSR from a live variable: the default, or one that was in use.
+    unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const mode, options(nostack)) };
+}
+
+#[cfg(target_arch = "aarch64")]
+fn float_mode() -> FloatMode {
+    let mode;
+    // SAFETY: reads the FPCR; touches no other state.
+    unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) mode, options(nostack)) };
+    mode
+}
+
+#[cfg(target_arch = "aarch64")]
+fn set_float_mode(mode: FloatMode) {
+    // SAFETY: writes a valid FPCR: the default, or one that was in use.
+    unsafe { std::arch::asm!("msr fpcr, {}", in(reg) mode, options(nostack)) };
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn float_mode() -> FloatMode {
+    DEFAULT_FLOAT_MODE
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn set_float_mode(_: FloatMode) {}

@@ -38,6 +38,9 @@ pub trait LiveType: Send + Sync {
 
     /// The nearest value itself, as f32.
     fn nearest(value: f32) -> f32;
+
+    /// Whether the nearest value is neither infinite nor NaN.
+    fn stays_finite(value: f32) -> bool;
 }
 
 /// f32: nothing to round.
@@ -54,6 +57,8 @@ pub struct F16;
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
+/// The first magnitude that rounds to an infinite bfloat16.
+const BF16_OVERFLOW: u32 = 0x7f7f_8000;
 
 #[allow(
     clippy::inline_always,
@@ -70,6 +75,11 @@ impl LiveType for F32 {
     #[inline(always)]
     fn nearest(value: f32) -> f32 {
         value
+    }
+
+    #[inline(always)]
+    fn stays_finite(value: f32) -> bool {
+        value.to_bits() & MAGNITUDE < INFINITY
     }
 }
 
@@ -96,6 +106,11 @@ impl LiveType for Bf16 {
     #[inline(always)]
     fn nearest(value: f32) -> f32 {
         f32::from_bits(u32::from(Self::round(value)) << 16)
+    }
+
+    #[inline(always)]
+    fn stays_finite(value: f32) -> bool {
+        value.to_bits() & MAGNITUDE < BF16_OVERFLOW
     }
 }
 
@@ -160,5 +175,10 @@ impl LiveType for F16 {
         } else {
             f32::from_bits(signed)
         }
+    }
+
+    #[inline(always)]
+    fn stays_finite(value: f32) -> bool {
+        value.to_bits() & MAGNITUDE < OVERFLOW
     }
 }

@@ -1,21 +1,21 @@
-//! The noise of one tile, 64 blocks at once, in loops that the compiler vectorises.
-//!
-//! Equal to [`Stream::block`](crate::noise::Stream::block) block by block. What makes it fast: Philox's words lie in
-//! 64-bit lanes whose upper halves hold leftovers, so that a product needs no shuffle; words are kept apart from blocks
-//! (structure of arrays) in L1 between the two loops, because they want lanes of different width.
+//! Tiles: what a kernel works on between two looks at memory, small enough for the first-level cache.
 #![allow(
     clippy::inline_always,
     reason = "compiled into the kernels of every instruction set"
 )]
 
+use std::hint::black_box;
 use std::ops::Range;
 
-use crate::noise::{KEY_STEP, MULTIPLIERS, ROUNDS, Stream, bits};
+use super::normals::{BlockWords, Constants, PairWords};
+use super::place::Place;
+use super::simd::Simd;
+use crate::noise::Stream;
 
-const BLOCKS: usize = 64;
+const BLOCKS: u64 = 64;
 
-/// Elements per tile.
-pub(super) const TILE: usize = 4 * BLOCKS;
+/// Elements per tile; a multiple of every instruction set's group.
+pub(super) const TILE: usize = 4 * BLOCKS as usize;
 
 /// Where a tile meets a slice.
 pub(super) struct Span {
@@ -27,18 +27,20 @@ pub(super) struct Span {
     pub tile: Range<usize>,
 }
 
-/// The tiles that cover a slice of `len` elements, its first at absolute `element`; tiles start at multiples of [`TILE`].
+/// The tiles that cover the values `start..start + len` of a place; tiles start at multiples of [`TILE`] elements.
 pub(super) struct Tiles {
-    element: u64,
+    place: Place,
+    start: u64,
     done: usize,
     len: usize,
 }
 
 impl Tiles {
     #[inline(always)]
-    pub fn new(element: u64, len: usize) -> Self {
+    pub fn new(place: Place, start: u64, len: usize) -> Self {
         Self {
-            element,
+            place,
+            start,
             done: 0,
             len,
         }
@@ -53,9 +55,11 @@ impl Iterator for Tiles {
         if self.done == self.len {
             return None;
         }
-        let element = self.element + self.done as u64;
+        let (element, row_left) = self.place.position(self.start + self.done as u64);
         let skip = (element % TILE as u64) as usize;
-        let count = (TILE - skip).min(self.len - self.done);
+        let count = (TILE - skip)
+            .min(self.len - self.done)
+            .min(usize::try_from(row_left).unwrap_or(usize::MAX));
         let slice = self.done..self.done + count;
         self.done = slice.end;
         Some(Span {
@@ -66,68 +70,178 @@ impl Iterator for Tiles {
     }
 }
 
-/// The noise of the blocks `first..first + 64`.
+/// The groups of a tile that hold the values `part`: (first block within the tile, values within the tile).
 #[inline(always)]
-pub(super) fn noise(stream: &Stream, first: u64, out: &mut [f32; TILE]) {
-    let mut words = [[0_u32; BLOCKS]; 4];
-    philox(stream, first, &mut words);
-    let [w0, w1, w2, w3] = &words;
-    for i in 0..BLOCKS {
-        (out[4 * i], out[4 * i + 1]) = box_muller(w0[i], w1[i]);
-        (out[4 * i + 2], out[4 * i + 3]) = box_muller(w2[i], w3[i]);
-    }
+fn groups<S: Simd>(part: &Range<usize>) -> impl Iterator<Item = (u64, Range<usize>)> + use<S> {
+    let size = 4 * S::LANES;
+    (part.start / size..part.end.div_ceil(size))
+        .map(move |group| ((group * S::LANES) as u64, group * size..(group + 1) * size))
 }
 
-/// As [`crate::noise::philox4x32`]; only the lower half of c0..c3 counts.
-#[inline(always)]
-fn philox(stream: &Stream, first: u64, words: &mut [[u32; BLOCKS]; 4]) {
-    const LOW: u64 = 0xffff_ffff;
-    let [w0, w1, w2, w3] = words;
-    for i in 0..BLOCKS {
-        let block = first + i as u64;
-        let (mut c0, mut c1) = (block, u64::from(stream.high) | (block >> 32));
-        let (mut c2, mut c3) = (u64::from(stream.pair), u64::from(stream.iteration));
-        let [mut k0, mut k1] = stream.key;
-        for _ in 0..ROUNDS {
-            let p0 = (c0 & LOW) * u64::from(MULTIPLIERS[0]);
-            let p1 = (c2 & LOW) * u64::from(MULTIPLIERS[1]);
-            (c0, c1) = ((p1 >> 32) ^ c1 ^ u64::from(k0), p1);
-            (c2, c3) = ((p0 >> 32) ^ c3 ^ u64::from(k1), p0);
-            k0 = k0.wrapping_add(KEY_STEP[0]);
-            k1 = k1.wrapping_add(KEY_STEP[1]);
+/// One stream of noise, tile by tile.
+pub(super) struct Single<S: Simd> {
+    simd: S,
+    constants: Constants<S>,
+    stream: Stream,
+    high: u32,
+    pair: PairWords,
+    /// The words of the block `ready`, drawn ahead: see [`BlockWords::normals_and_words`].
+    words: [S::Ints; 4],
+    ready: u64,
+}
+
+impl<S: Simd> Single<S> {
+    #[inline(always)]
+    pub fn new(simd: S, stream: Stream) -> Self {
+        Self {
+            simd,
+            constants: Constants::new(simd, &stream),
+            stream,
+            high: 0,
+            pair: PairWords::new(&stream, 0),
+            words: [simd.int(0); 4],
+            ready: NOTHING,
         }
-        (w0[i], w1[i], w2[i], w3[i]) = (c0 as u32, c1 as u32, c2 as u32, c3 as u32);
+    }
+
+    /// The noise of a tile, at least where the span needs it.
+    #[inline(always)]
+    pub fn tile(&mut self, span: &Span, out: &mut [f32; TILE]) {
+        let (simd, high) = (self.simd, (span.block >> 32) as u32);
+        if self.high != high {
+            self.high = high;
+            self.pair = PairWords::new(&self.stream, high);
+        }
+        let constants = black_box(&self.constants);
+        for (block, values) in groups::<S>(&span.tile) {
+            let block = span.block + block;
+            if self.ready != block {
+                let first = BlockWords::new(simd, constants, block as u32);
+                self.words = first.words(simd, constants, &self.pair);
+            }
+            let next = block + S::LANES as u64;
+            let ahead = BlockWords::new(simd, constants, next as u32);
+            let normals;
+            (normals, self.words) =
+                ahead.normals_and_words(simd, constants, &self.pair, self.words);
+            self.ready = if same_high(block, next) {
+                next
+            } else {
+                NOTHING
+            };
+            simd.interleave(normals, &mut out[values]);
+        }
     }
 }
 
-/// As in `noise/normal.rs`, step by step.
-#[inline(always)]
-fn box_muller(w0: u32, w1: u32) -> (f32, f32) {
-    let r = minus_two_ln(w0).sqrt();
-    let x = w1.cast_signed() as f32 * (1.0 / 2_147_483_648.0);
-    let z = x * x;
-    let cosine = r * polynomial(bits::COS, z);
-    (
-        (r * x) * polynomial(bits::SIN, z),
-        f32::from_bits(cosine.to_bits() ^ (w0 & 0x8000_0000)),
-    )
+/// A sum over many pairs of coefficient * noise, tile by tile: the noise never leaves the registers.
+pub(super) struct Weighted<'a, S: Simd> {
+    simd: S,
+    constants: Constants<S>,
+    stream: Stream,
+    high: u32,
+    pairs: &'a [u32],
+    coefficients: &'a [f32],
+    terms: Vec<(PairWords, f32)>,
+    /// What the first two rounds make of the block `ready`, and its words for the first pair.
+    blocks: BlockWords<S>,
+    words: [S::Ints; 4],
+    ready: u64,
 }
 
-#[allow(clippy::many_single_char_names, reason = "the formula's own")]
-#[inline(always)]
-fn minus_two_ln(w: u32) -> f32 {
-    let m = ((w & 0x7fff_ffff) | 1).cast_signed() as f32;
-    let a = m.to_bits().wrapping_sub(bits::SPLIT);
-    let k = (a.cast_signed() >> 23) as f32;
-    let t = f32::from_bits((a & 0x007f_ffff) + bits::THREE_QUARTERS) - 1.0;
-    t.mul_add(polynomial(bits::LOG, t), k * f32::from_bits(bits::OCTAVE))
-}
-
-#[inline(always)]
-fn polynomial<const N: usize>(coefficients: [u32; N], t: f32) -> f32 {
-    let mut sum = f32::from_bits(coefficients[N - 1]);
-    for c in coefficients[..N - 1].iter().rev() {
-        sum = sum.mul_add(t, f32::from_bits(*c));
+impl<'a, S: Simd> Weighted<'a, S> {
+    #[inline(always)]
+    pub fn new(simd: S, stream: Stream, pairs: &'a [u32], coefficients: &'a [f32]) -> Self {
+        let constants = Constants::new(simd, &stream);
+        let mut new = Self {
+            simd,
+            blocks: BlockWords::new(simd, &constants, 0),
+            constants,
+            stream,
+            high: 0,
+            pairs,
+            coefficients,
+            terms: Vec::with_capacity(pairs.len()),
+            words: [simd.int(0); 4],
+            ready: NOTHING,
+        };
+        new.make_terms();
+        new
     }
-    sum
+
+    #[inline(always)]
+    fn make_terms(&mut self) {
+        self.terms.clear();
+        for (pair, coefficient) in self.pairs.iter().zip(self.coefficients) {
+            let stream = Stream {
+                pair: *pair,
+                ..self.stream
+            };
+            self.terms
+                .push((PairWords::new(&stream, self.high), *coefficient));
+        }
+    }
+
+    /// `acc = 0; for each pair in order: acc = fma(coefficient, noise, acc)`, at least where the span needs it.
+    #[inline(always)]
+    pub fn tile(&mut self, span: &Span, out: &mut [f32; TILE]) {
+        let (simd, high) = (self.simd, (span.block >> 32) as u32);
+        if self.high != high {
+            self.high = high;
+            self.make_terms();
+        }
+        let constants = black_box(&self.constants);
+        let Some((first, _)) = self.terms.first() else {
+            out.fill(0.0);
+            return;
+        };
+        for (block, values) in groups::<S>(&span.tile) {
+            let block = span.block + block;
+            if self.ready != block {
+                self.blocks = BlockWords::new(simd, constants, block as u32);
+                self.words = self.blocks.words(simd, constants, first);
+            }
+            let mut sums = [simd.float(0.0); 4];
+            let (blocks, mut words) = (self.blocks, self.words);
+            for i in 0..self.terms.len() - 1 {
+                let ((_, coefficient), (next, _)) = (&self.terms[i], &self.terms[i + 1]);
+                let normals;
+                (normals, words) = blocks.normals_and_words(simd, constants, next, words);
+                add_scaled(simd, &mut sums, *coefficient, normals);
+            }
+            let next = block + S::LANES as u64;
+            let normals;
+            self.blocks = BlockWords::new(simd, constants, next as u32);
+            (normals, self.words) = self.blocks.normals_and_words(simd, constants, first, words);
+            self.ready = if same_high(block, next) {
+                next
+            } else {
+                NOTHING
+            };
+            add_scaled(simd, &mut sums, self.terms[self.terms.len() - 1].1, normals);
+            simd.interleave(sums, &mut out[values]);
+        }
+    }
+}
+
+/// No block is ready.
+const NOTHING: u64 = u64::MAX;
+
+/// Whether words made for the pairs of one block hold for the other.
+#[inline(always)]
+fn same_high(block: u64, other: u64) -> bool {
+    block >> 32 == other >> 32
+}
+
+#[inline(always)]
+fn add_scaled<S: Simd>(
+    simd: S,
+    sums: &mut [S::Floats; 4],
+    coefficient: f32,
+    normals: [S::Floats; 4],
+) {
+    let coefficient = simd.float(coefficient);
+    for (sum, normal) in sums.iter_mut().zip(normals) {
+        *sum = simd.fma(coefficient, normal, *sum);
+    }
 }

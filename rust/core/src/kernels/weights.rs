@@ -5,14 +5,17 @@
 )]
 
 use super::path::Work;
+use super::place::Place;
 use super::rounding::LiveType;
-use super::tile::{TILE, Tiles, noise};
+use super::simd::Simd;
+use super::tile::{Single, TILE, Tiles};
 use crate::noise::Stream;
 
-/// out\[i\] = noise(element + i).
+/// out\[i\] = noise of value `start + i` of the place.
 pub(super) struct Fill<'a> {
     pub stream: Stream,
-    pub element: u64,
+    pub place: Place,
+    pub start: u64,
     pub out: &'a mut [f32],
 }
 
@@ -20,60 +23,83 @@ impl Work for Fill<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, simd: S) {
+        let mut noise = Single::new(simd, self.stream);
         let mut spare = [0.0; TILE];
-        for span in Tiles::new(self.element, self.out.len()) {
-            let out = &mut self.out[span.slice];
+        for span in Tiles::new(self.place, self.start, self.out.len()) {
+            let out = &mut self.out[span.slice.clone()];
             // A whole tile goes straight to its place.
             if let Ok(whole) = <&mut [f32; TILE]>::try_from(&mut *out) {
-                noise(&self.stream, span.block, whole);
+                noise.tile(&span, whole);
             } else {
-                noise(&self.stream, span.block, &mut spare);
+                noise.tile(&span, &mut spare);
                 out.copy_from_slice(&spare[span.tile]);
             }
         }
     }
 }
 
-/// live\[i\] = round(fma(scale, noise(element + i), master\[i\])).
+/// live\[i\] = round(fma(scale, noise of value `start + i`, master\[i\])); how many are not finite.
 pub(super) struct Perturb<'a, L: LiveType> {
     pub stream: Stream,
-    pub element: u64,
+    pub place: Place,
+    pub start: u64,
     pub scale: f32,
     pub live: &'a mut [L::Bits],
     pub master: &'a [f32],
 }
 
 impl<L: LiveType> Work for Perturb<'_, L> {
-    type Output = ();
+    type Output = u64;
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, simd: S) -> u64 {
+        let mut noise = Single::new(simd, self.stream);
         let mut values = [0.0; TILE];
-        for span in Tiles::new(self.element, self.master.len()) {
-            noise(&self.stream, span.block, &mut values);
+        let mut nonfinite = 0;
+        for span in Tiles::new(self.place, self.start, self.master.len()) {
+            noise.tile(&span, &mut values);
             let live = &mut self.live[span.slice.clone()];
             let master = &self.master[span.slice];
-            for ((live, master), value) in live.iter_mut().zip(master).zip(&values[span.tile]) {
-                *live = L::round(self.scale.mul_add(*value, *master));
-            }
+            let values = &values[span.tile];
+            nonfinite += write::<L>(live, master, |i, master| {
+                self.scale.mul_add(values[i], master)
+            });
         }
+        nonfinite
     }
 }
 
-/// live\[i\] = round(master\[i\]).
+/// live\[i\] = round(master\[i\]); how many are not finite.
 pub(super) struct Round<'a, L: LiveType> {
     pub live: &'a mut [L::Bits],
     pub master: &'a [f32],
 }
 
 impl<L: LiveType> Work for Round<'_, L> {
-    type Output = ();
+    type Output = u64;
 
     #[inline(always)]
-    fn run(self) {
-        for (live, master) in self.live.iter_mut().zip(self.master) {
-            *live = L::round(*master);
-        }
+    fn run<S: Simd>(self, _: S) -> u64 {
+        let parts = self.live.chunks_mut(TILE).zip(self.master.chunks(TILE));
+        parts
+            .map(|(live, master)| write::<L>(live, master, |_, master| master))
+            .sum()
     }
+}
+
+/// live\[i\] = round(value(i, master\[i\])), fewer than 2^32 of them; how many are not finite.
+#[inline(always)]
+pub(super) fn write<L: LiveType>(
+    live: &mut [L::Bits],
+    master: &[f32],
+    value: impl Fn(usize, f32) -> f32,
+) -> u64 {
+    let mut nonfinite = 0_u32;
+    for (i, (live, master)) in live.iter_mut().zip(master).enumerate() {
+        let value = value(i, *master);
+        *live = L::round(value);
+        nonfinite += u32::from(!L::stays_finite(value));
+    }
+    u64::from(nonfinite)
 }

@@ -21,7 +21,7 @@ pub const MAX_TENSORS: u32 = 1 << 20;
 pub const MAX_ELEMENTS: u64 = 1 << 42;
 
 /// Where a run of noise values starts. Elements are counted in the whole, unsharded tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NoiseAddress {
     /// Seed of the run; every value is valid, 0 as well.
     pub run_seed: u64,

@@ -1,0 +1,349 @@
+//! Low-rank noise: the perturbation of one pair is A B^T / sqrt(rank), and is never built.
+//!
+//! A (out x rank) and B (in x rank) have noise of their own kinds, value (row, k) at element row * rank + k. Over many
+//! pairs the update is one matrix product, L B^T, with L the scaled A of all pairs side by side and B likewise: rank x
+//! pairs terms per weight, summed in order by a chain of fmas. Panels of rows and columns are drawn and multiplied while
+//! they lie in the cache. The factor of a panel is drawn anew for every panel that crosses it: that costs little beside
+//! the product, and no memory.
+#![allow(
+    clippy::inline_always,
+    reason = "compiled into the kernels of every instruction set"
+)]
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::KernelError;
+use super::path::Work;
+use super::place::Place;
+use super::report::UpdateReport;
+use super::rounding::LiveType;
+use super::simd::Simd;
+use super::tile::{Single, TILE, Tiles};
+use super::update::Tally;
+use super::weights::write;
+use crate::noise::{Kind, NoiseAddress, Stream};
+
+/// Largest rank.
+pub const MAX_RANK: usize = 1024;
+
+/// Rows of a panel: the unit of work of one thread.
+const PANEL_ROWS: usize = 240;
+const PANEL_COLUMNS: usize = 1024;
+/// Terms that are drawn at once, about.
+const DEPTH: usize = 64;
+/// Rows of the part of a panel that is summed in registers; its columns are two registers wide.
+const ROWS: usize = 6;
+
+/// A block of a weight matrix, row by row, and the low-rank noise of the whole matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LowRank {
+    /// Its `pair` counts for a perturbation only; its `element` is ignored.
+    pub address: NoiseAddress,
+    /// Columns of A and of B; 1 to [`MAX_RANK`].
+    pub rank: usize,
+    /// The block's first row and column in the whole matrix.
+    pub first: [u64; 2],
+    /// The block's rows and columns.
+    pub shape: [usize; 2],
+}
+
+/// What one pair's A is multiplied by: s = 1 / sqrt(f32(rank)), then `factor` * s, each step rounded to f32.
+pub(super) fn scaled(factor: f32, rank: usize) -> f32 {
+    factor * (1.0 / (rank as f32).sqrt())
+}
+
+impl LowRank {
+    /// Fails where a factor's noise isn't, or the block doesn't match the slice.
+    pub(super) fn check(&self, values: usize) -> Result<(), KernelError> {
+        if !(1..=MAX_RANK).contains(&self.rank) {
+            return Err(KernelError::Rank(self.rank));
+        }
+        if self.shape[0].checked_mul(self.shape[1]) != Some(values) {
+            return Err(KernelError::Shape {
+                rows: self.shape[0],
+                columns: self.shape[1],
+                values,
+            });
+        }
+        for (kind, first, count) in [
+            (Kind::LowRankA, self.first[0], self.shape[0]),
+            (Kind::LowRankB, self.first[1], self.shape[1]),
+        ] {
+            let address = NoiseAddress {
+                element: first.saturating_mul(self.rank as u64),
+                ..self.address
+            };
+            address.stream_of(kind, count.saturating_mul(self.rank))?;
+        }
+        Ok(())
+    }
+
+    /// The panels' parts of the slice.
+    pub(super) fn cuts(&self) -> Vec<Range<usize>> {
+        let width = self.shape[1];
+        let part = |rows: Range<usize>| rows.start * width..rows.end * width;
+        self.panels().into_iter().map(part).collect()
+    }
+
+    /// The block's rows in panels.
+    pub(super) fn panels(&self) -> Vec<Range<usize>> {
+        let rows = self.shape[0];
+        (0..rows)
+            .step_by(PANEL_ROWS)
+            .map(|start| start..rows.min(start + PANEL_ROWS))
+            .collect()
+    }
+}
+
+/// The factors of a panel's rows and columns, for some pairs.
+#[derive(Clone, Copy)]
+pub(super) struct Factors<'a> {
+    pub matrix: LowRank,
+    pub pairs: &'a [u32],
+    /// One per pair: see [`scaled`].
+    pub scales: &'a [f32],
+}
+
+/// Space for the factors of a panel and for its sums.
+struct Panel {
+    values: Vec<f32>,
+    left: Vec<f32>,
+    right: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+impl Factors<'_> {
+    fn pairs_at_once(&self) -> usize {
+        (DEPTH / self.matrix.rank).clamp(1, self.pairs.len().max(1))
+    }
+
+    fn panel(&self, rows: usize) -> Panel {
+        let depth = self.pairs_at_once() * self.matrix.rank;
+        Panel {
+            values: vec![0.0; self.matrix.rank * PANEL_COLUMNS],
+            left: vec![0.0; depth * PANEL_ROWS],
+            right: vec![0.0; depth * PANEL_COLUMNS],
+            sums: vec![0.0; rows.next_multiple_of(ROWS) * PANEL_COLUMNS],
+        }
+    }
+
+    /// sums\[(row, column)\] = the chain over all terms, from 0, of fma(L, B, sum); rows of sums are `PANEL_COLUMNS` apart.
+    #[inline(always)]
+    fn sum<S: Simd>(
+        &self,
+        simd: S,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        panel: &mut Panel,
+    ) {
+        let rank = self.matrix.rank;
+        panel.sums.fill(0.0);
+        let at_once = self.pairs_at_once();
+        for (pairs, scales) in self.pairs.chunks(at_once).zip(self.scales.chunks(at_once)) {
+            let depth = pairs.len() * rank;
+            for (i, (pair, scale)) in pairs.iter().zip(scales).enumerate() {
+                let to = Packed {
+                    depth,
+                    term: i * rank,
+                    width: ROWS,
+                    factors: &mut panel.left,
+                };
+                self.draw(
+                    simd,
+                    Kind::LowRankA,
+                    *pair,
+                    *scale,
+                    rows,
+                    &mut panel.values,
+                    to,
+                );
+                let to = Packed {
+                    depth,
+                    term: i * rank,
+                    width: 2 * S::LANES,
+                    factors: &mut panel.right,
+                };
+                self.draw(
+                    simd,
+                    Kind::LowRankB,
+                    *pair,
+                    1.0,
+                    columns,
+                    &mut panel.values,
+                    to,
+                );
+            }
+            for column in (0..columns.len()).step_by(2 * S::LANES) {
+                for row in (0..rows.len()).step_by(ROWS) {
+                    multiply(
+                        simd,
+                        &panel.left[row * depth..(row + ROWS) * depth],
+                        &panel.right[column * depth..(column + 2 * S::LANES) * depth],
+                        &mut panel.sums[row * PANEL_COLUMNS + column..],
+                    );
+                }
+            }
+        }
+    }
+
+    /// One pair's factor, times its scale, for the given rows of the factor.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "where from, and where to")]
+    fn draw<S: Simd>(
+        &self,
+        simd: S,
+        kind: Kind,
+        pair: u32,
+        scale: f32,
+        rows: &Range<usize>,
+        values: &mut [f32],
+        to: Packed<'_>,
+    ) {
+        let rank = self.matrix.rank;
+        let first = self.matrix.first[usize::from(kind == Kind::LowRankB)] + rows.start as u64;
+        let place = Place::run(NoiseAddress {
+            element: first * rank as u64,
+            ..self.matrix.address
+        });
+        let mut noise = Single::new(simd, self.stream(kind, pair));
+        let mut tile = [0.0; TILE];
+        for span in Tiles::new(place, 0, rows.len() * rank) {
+            noise.tile(&span, &mut tile);
+            for (value, normal) in values[span.slice].iter_mut().zip(&tile[span.tile]) {
+                *value = scale * normal;
+            }
+        }
+        let Packed {
+            depth,
+            term,
+            width,
+            factors,
+        } = to;
+        for (group, values) in values[..rows.len() * rank].chunks(width * rank).enumerate() {
+            let factors = &mut factors[group * width * depth + term * width..];
+            for k in 0..rank {
+                let factors = &mut factors[k * width..(k + 1) * width];
+                let count = values.len() / rank;
+                for (row, factor) in factors[..count].iter_mut().enumerate() {
+                    *factor = values[row * rank + k];
+                }
+                factors[count..].fill(0.0);
+            }
+        }
+    }
+
+    fn stream(&self, kind: Kind, pair: u32) -> Stream {
+        let address = NoiseAddress {
+            pair,
+            element: 0,
+            ..self.matrix.address
+        };
+        address.stream_of(kind, 0).expect("checked before")
+    }
+}
+
+/// Where a pair's factor goes: groups of `width` rows, in each term by term, in each row by row.
+struct Packed<'a> {
+    depth: usize,
+    term: usize,
+    width: usize,
+    factors: &'a mut [f32],
+}
+
+/// sums += left right^T, term by term, for [`ROWS`] rows and two registers of columns.
+#[inline(always)]
+fn multiply<S: Simd>(simd: S, left: &[f32], right: &[f32], sums: &mut [f32]) {
+    let mut tile = [[simd.float(0.0); 2]; ROWS];
+    for (row, tile) in tile.iter_mut().enumerate() {
+        let sums = &sums[row * PANEL_COLUMNS..][..2 * S::LANES];
+        *tile = [simd.load(sums), simd.load(&sums[S::LANES..])];
+    }
+    for (left, right) in left
+        .as_chunks::<ROWS>()
+        .0
+        .iter()
+        .zip(right.chunks_exact(2 * S::LANES))
+    {
+        let right = [simd.load(right), simd.load(&right[S::LANES..])];
+        for (tile, left) in tile.iter_mut().zip(left) {
+            let left = simd.float(*left);
+            for (sum, right) in tile.iter_mut().zip(right) {
+                *sum = simd.fma(left, right, *sum);
+            }
+        }
+    }
+    for (row, tile) in tile.iter().enumerate() {
+        let sums = &mut sums[row * PANEL_COLUMNS..][..2 * S::LANES];
+        simd.store(tile[0], sums);
+        simd.store(tile[1], &mut sums[S::LANES..]);
+    }
+}
+
+/// Panels of columns, each as the part of a row.
+fn column_panels(columns: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..columns)
+        .step_by(PANEL_COLUMNS)
+        .map(move |start| start..columns.min(start + PANEL_COLUMNS))
+}
+
+/// master += L B^T for a panel of rows.
+pub(super) struct AccumulateLowRank<'a, L> {
+    pub factors: Factors<'a>,
+    pub rows: Range<usize>,
+    pub master: &'a mut [f32],
+    pub live: PhantomData<L>,
+}
+
+impl<L: LiveType> Work for AccumulateLowRank<'_, L> {
+    type Output = UpdateReport;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> UpdateReport {
+        let width = self.factors.matrix.shape[1];
+        let mut panel = self.factors.panel(self.rows.len());
+        let mut tally = Tally::default();
+        for columns in column_panels(width) {
+            self.factors.sum(simd, &self.rows, &columns, &mut panel);
+            for (master, sums) in self
+                .master
+                .chunks_mut(width)
+                .zip(panel.sums.chunks(PANEL_COLUMNS))
+            {
+                let masters = master[columns.clone()].chunks_mut(TILE);
+                for (master, sums) in masters.zip(sums.chunks(TILE)) {
+                    tally.update::<S, L>(simd, master, &sums[..master.len()]);
+                }
+            }
+        }
+        tally.report(self.master.len())
+    }
+}
+
+/// live = round(master + L B^T) for a panel of rows; how many are not finite.
+pub(super) struct PerturbLowRank<'a, L: LiveType> {
+    pub factors: Factors<'a>,
+    pub rows: Range<usize>,
+    pub live: &'a mut [L::Bits],
+    pub master: &'a [f32],
+}
+
+impl<L: LiveType> Work for PerturbLowRank<'_, L> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> u64 {
+        let width = self.factors.matrix.shape[1];
+        let mut panel = self.factors.panel(self.rows.len());
+        let mut nonfinite = 0;
+        for columns in column_panels(width) {
+            self.factors.sum(simd, &self.rows, &columns, &mut panel);
+            let rows = self.live.chunks_mut(width).zip(self.master.chunks(width));
+            for ((live, master), sums) in rows.zip(panel.sums.chunks(PANEL_COLUMNS)) {
+                let (live, master) = (&mut live[columns.clone()], &master[columns.clone()]);
+                nonfinite += write::<L>(live, master, |i, master| master + sums[i]);
+            }
+        }
+        nonfinite
+    }
+}

@@ -1,0 +1,103 @@
+//! Where the values of a slice lie in their whole tensor: a run of elements, or rows of a shard.
+#![allow(
+    clippy::inline_always,
+    reason = "compiled into the kernels of every instruction set"
+)]
+
+use std::ops::Range;
+
+use super::KernelError;
+use crate::noise::{Kind, NoiseAddress, Stream};
+
+/// Value i lies at element `address.element + (i / columns) * stride + i % columns` of the whole tensor.
+///
+/// A [`NoiseAddress`] alone is a run of consecutive elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The first value; the kernels of an update ignore its `pair`.
+    pub address: NoiseAddress,
+    /// Values per row; `u64::MAX` for a run.
+    pub columns: u64,
+    /// Elements from the first value of a row to the first of the next; at least `columns`.
+    pub stride: u64,
+}
+
+impl From<NoiseAddress> for Place {
+    fn from(address: NoiseAddress) -> Self {
+        Self::run(address)
+    }
+}
+
+impl Place {
+    /// Consecutive elements from the address on.
+    pub const fn run(address: NoiseAddress) -> Self {
+        Self {
+            address,
+            columns: u64::MAX,
+            stride: u64::MAX,
+        }
+    }
+
+    /// The noise that `count` values from here lie in.
+    ///
+    /// # Errors
+    /// [`KernelError::Rows`] for rows that overlap, are empty or don't fill the slice; [`KernelError::Address`].
+    pub(super) fn stream(&self, kind: Kind, count: usize) -> Result<Stream, KernelError> {
+        let Self {
+            address,
+            columns,
+            stride,
+        } = *self;
+        if self.is_run() {
+            return Ok(address.stream_of(kind, count)?);
+        }
+        let rows = KernelError::Rows {
+            columns,
+            stride,
+            count,
+        };
+        if columns == 0 || stride < columns || !(count as u64).is_multiple_of(columns) {
+            return Err(rows);
+        }
+        // The last row as a run of its own: its end is the end of all.
+        let last = (count as u64 / columns).saturating_sub(1);
+        let element = last
+            .checked_mul(stride)
+            .and_then(|offset| address.element.checked_add(offset))
+            .ok_or(rows)?;
+        let end = NoiseAddress { element, ..address };
+        Ok(end.stream_of(kind, usize::try_from(columns).unwrap_or(count).min(count))?)
+    }
+
+    pub(super) fn is_run(&self) -> bool {
+        self.columns == u64::MAX
+    }
+
+    /// The element of value `index`, and how many values of its row are left from there.
+    #[inline(always)]
+    pub(super) fn position(&self, index: u64) -> (u64, u64) {
+        if self.is_run() {
+            return (self.address.element + index, u64::MAX);
+        }
+        let (row, column) = (index / self.columns, index % self.columns);
+        (
+            self.address.element + row * self.stride + column,
+            self.columns - column,
+        )
+    }
+
+    /// The values `start..start + len` as runs of consecutive elements: (first element, part of the values).
+    #[inline(always)]
+    pub(super) fn runs(self, start: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            if done == len {
+                return None;
+            }
+            let (element, left) = self.position(start + done as u64);
+            let count = (len - done).min(usize::try_from(left).unwrap_or(usize::MAX));
+            done += count;
+            Some((element, done - count..done))
+        })
+    }
+}

@@ -1,0 +1,143 @@
+//! What the noise needs of an instruction set, and one file for each that has it.
+//!
+//! The algorithm is written once, over [`Simd`]; an instruction set says how it multiplies, rounds and shuffles. Every
+//! operation is exact or rounded to nearest even, so all of them make the same bits.
+#![allow(
+    clippy::inline_always,
+    reason = "compiled into the kernels of every instruction set"
+)]
+#![allow(
+    clippy::wrong_self_convention,
+    reason = "`self` is the proof that the machine has the instruction"
+)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::Neon;
+pub(super) use portable::Portable;
+
+/// Lanes of [`Squares`], the same on every instruction set, so that its sums are.
+pub(super) const SQUARES: usize = 8;
+
+/// Sums of intended^2, of actual^2 and of intended * actual.
+pub(super) type Squares = [[f64; SQUARES]; 3];
+
+/// The operations of one instruction set. A value of the type is the proof that this machine has it.
+///
+/// All work on [`Simd::LANES`] Philox blocks at once, one block per lane. A set may keep the blocks in an order of its
+/// own, as long as [`Simd::blocks`] and [`Simd::interleave`] agree on it.
+pub(super) trait Simd: Copy + Send + Sync {
+    /// Blocks per group, and 32-bit lanes of `Ints` and of `Floats`.
+    const LANES: usize;
+    /// One Philox word of every block, in the form that multiplies best.
+    type Wide: Copy;
+    /// One Philox word for all blocks, a constant.
+    type Word: Copy;
+    /// The 64-bit products of one word.
+    type Product: Copy;
+    /// 32-bit integers.
+    type Ints: Copy;
+    /// f32 values.
+    type Floats: Copy;
+
+    /// `first`, `first` + 1, ..., `first` + LANES - 1, in the set's order.
+    fn blocks(self, first: u32) -> Self::Wide;
+    /// The same word for every block.
+    fn word(self, value: u32) -> Self::Word;
+    /// a * B, 32 x 32 -> 64 bits. B is known to the compiler, so that it can see one instruction in it everywhere.
+    fn product<const B: u32>(self, a: Self::Wide) -> Self::Product;
+    /// Upper halves.
+    fn high(self, product: Self::Product) -> Self::Wide;
+    /// Lower halves.
+    fn low(self, product: Self::Product) -> Self::Wide;
+    /// a ^ b.
+    fn xor(self, a: Self::Wide, b: Self::Wide) -> Self::Wide;
+    /// a ^ b, b a constant.
+    fn xor_word(self, a: Self::Wide, b: Self::Word) -> Self::Wide;
+    /// a ^ b ^ c, c a constant.
+    #[inline(always)]
+    fn xor3(self, a: Self::Wide, b: Self::Wide, c: Self::Word) -> Self::Wide {
+        self.xor(a, self.xor_word(b, c))
+    }
+    /// Does nothing, in an order that the compiler keeps: what makes these values comes before, what uses them after.
+    #[inline(always)]
+    fn pin(self, _: &mut Self::Wide, _: &mut Self::Floats, _: &mut Self::Floats) {}
+    /// The words as 32-bit lanes.
+    fn narrow(self, word: Self::Wide) -> Self::Ints;
+
+    /// The same integer in every lane.
+    fn int(self, value: u32) -> Self::Ints;
+    /// a & b.
+    fn and(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// a | b.
+    fn or(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// a + b modulo 2^32.
+    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// a - b modulo 2^32.
+    fn sub_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// Arithmetic shift by 23 to the right: the exponent of a positive f32.
+    fn exponent(self, a: Self::Ints) -> Self::Ints;
+    /// Signed integers to f32, to nearest even.
+    fn to_floats(self, a: Self::Ints) -> Self::Floats;
+    /// Bits as f32.
+    fn from_bits(self, a: Self::Ints) -> Self::Floats;
+    /// f32 as bits.
+    fn to_bits(self, a: Self::Floats) -> Self::Ints;
+
+    /// The same value in every lane.
+    fn float(self, value: f32) -> Self::Floats;
+    /// a - b.
+    fn sub(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// a * b.
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// a * b + c, rounded once.
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// Correctly rounded.
+    fn sqrt(self, a: Self::Floats) -> Self::Floats;
+    /// a ^ (b & mask).
+    fn xor_masked(self, a: Self::Ints, b: Self::Ints, mask: Self::Ints) -> Self::Ints;
+
+    /// `columns[i]` holds value i of every block, in the set's order; writes the blocks one after the other.
+    ///
+    /// # Panics
+    /// If `out` isn't of 4 * LANES values.
+    fn interleave(self, columns: [Self::Floats; 4], out: &mut [f32]);
+    /// The first LANES values of `from`.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    fn load(self, from: &[f32]) -> Self::Floats;
+    /// Into the first LANES values of `to`.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    fn store(self, value: Self::Floats, to: &mut [f32]);
+
+    /// Adds the squares of `intended` and of `actual` and their products to the totals, lane by lane, in f64. A product of
+    /// two f32 is exact there, so an fma makes no difference.
+    #[inline(always)]
+    fn add_squares(
+        self,
+        intended: &[f32; SQUARES],
+        actual: &[f32; SQUARES],
+        [intended_square, actual_square, product]: &mut Squares,
+    ) {
+        for lane in 0..SQUARES {
+            let (u, d) = (f64::from(intended[lane]), f64::from(actual[lane]));
+            intended_square[lane] += u * u;
+            actual_square[lane] += d * d;
+            product[lane] += u * d;
+        }
+    }
+}
