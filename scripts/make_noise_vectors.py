@@ -24,6 +24,15 @@ HEADER = """\
 # perturb     dtype scale run_seed iteration pair tensor element : master = live
 # accumulate  run_seed iteration tensor element : pairs : coefficients : master = master
 # digest      tensor element : master = digest
+#
+# factor      kind run_seed iteration pair tensor element = f32
+# Shards: value i is element element + (i // columns) * stride + i % columns of the whole tensor.
+# shard_perturb     dtype scale run_seed iteration pair tensor element columns stride : master = live
+# shard_accumulate  run_seed iteration tensor element columns stride : pairs : coefficients : master = master
+# shard_digest      tensor element columns stride : master = digest
+# Low-rank noise: the block of rows x columns weights of a matrix that begins at (row, column), row by row.
+# low_rank_perturb     dtype scale run_seed iteration pair tensor rank row column rows columns : master = live
+# low_rank_accumulate  run_seed iteration tensor rank row column rows columns : pairs : coefficients : master = master
 """
 
 # Published with Random123 for Philox4x32-10 (kat_vectors): counter, key, words.
@@ -42,6 +51,28 @@ ADDRESSES = [
     NoiseAddress(1 << 32, 7, 0, 1, 2**32 - 3),
     NoiseAddress(0x0123456789ABCDEF, 1000, 511, 290, 2**34 - 2),
     NoiseAddress(0x0123456789ABCDEF, 1000, 511, 291, 2**40 + 7),
+]
+# element, columns, stride.
+SHARDS = [
+    (0, 3, 5),
+    (1, 3, 2**32),
+    (2**32 - 2, 3, 7),
+    (5, 3, 3),
+    (2**42 - 9, 3, 3),
+    (2**32 - 3, 3, 2**33 - 1),
+    (2**34 - 2, 3, 16),
+    (2**40 + 7, 3, 2**40),
+]
+# Of a matrix: rank, row, column, rows, columns.
+BLOCKS = [
+    (1, 0, 0, 2, 3),
+    (4, 0, 0, 3, 2),
+    (4, 1, 2, 3, 2),
+    (2, 5, 1, 1, 5),
+    (1024, 2**32 - 2, 2**32 - 1, 2, 1),
+    (3, 2**32 - 1, 0, 2, 3),
+    (1, 7, 2**33 + 1, 3, 3),
+    (16, 2**34 // 16 - 1, 9, 2, 2),
 ]
 # Signed zeros, subnormals, ties of bfloat16 and float16, the ends of their ranges, infinity and NaN.
 SPECIAL = """
@@ -68,6 +99,13 @@ def main() -> None:
         print(f"round {dtype} : {digits(values)} = {digits(reference.rounded(values, dtype))}")
     for number, address in enumerate(ADDRESSES):
         kernels(number, address)
+    for address in ADDRESSES:
+        for kind in ("low_rank_a", "low_rank_b"):
+            print(f"factor {kind} {place(address)} = {digits(reference.noise(address, 5, kind=kind))}")
+    for number, address in enumerate(ADDRESSES):
+        shards(number, address)
+    for number, (address, block) in enumerate(zip(ADDRESSES, BLOCKS, strict=True)):
+        low_rank(number, address, block)
 
 
 def kernels(number: int, address: NoiseAddress) -> None:
@@ -86,6 +124,46 @@ def kernels(number: int, address: NoiseAddress) -> None:
     print(f"accumulate {inputs} = {digits(moved)}")
     total = reference.digest(master, tensor=address.tensor, element=address.element)
     print(f"digest {address.tensor} {address.element} : {digits(master)} = {total:016x}")
+
+
+def shards(number: int, address: NoiseAddress) -> None:
+    """Three rows of three values."""
+    element, columns, stride = SHARDS[number]
+    at = NoiseAddress(address.run_seed, address.iteration, address.pair, address.tensor, element)
+    rows = {"columns": columns, "stride": stride}
+    where = join(rows.values())
+    master = reference.noise(NoiseAddress(8, number, 0, 0), 9) * np.float32(0.02)
+    for dtype, scale in (("float32", -1e-3), ("bfloat16", 1e-3), ("float16", 0.5)):
+        live = reference.perturbed(master, scale=scale, dtype=dtype, address=at, **rows)
+        print(
+            f"shard_perturb {dtype} {digits(np.float32([scale]))} {place(at)} {where}"
+            f" : {digits(master)} = {digits(live)}"
+        )
+    pairs, coefficients = [3, number, 2**32 - 1], np.float32([1e-3, -3e-4, 0.25])
+    names = {"run_seed": at.run_seed, "iteration": at.iteration, "tensor": at.tensor, "element": at.element}
+    moved = reference.accumulated(master, pairs=pairs, coefficients=coefficients, **names, **rows)
+    inputs = f"{join(names.values())} {where} : {join(pairs)} : {digits(coefficients)} : {digits(master)}"
+    print(f"shard_accumulate {inputs} = {digits(moved)}")
+    total = reference.digest(master, tensor=at.tensor, element=at.element, **rows)
+    print(f"shard_digest {at.tensor} {at.element} {where} : {digits(master)} = {total:016x}")
+
+
+def low_rank(number: int, address: NoiseAddress, numbers: tuple[int, ...]) -> None:
+    """Perturbed and accumulated weights of one block of a matrix."""
+    block = dict(zip(("rank", "row", "column"), numbers[:3], strict=True))
+    rows, columns = numbers[3:]
+    at = NoiseAddress(address.run_seed, address.iteration, address.pair, address.tensor)
+    words = join((at.run_seed, at.iteration, at.pair, at.tensor, *numbers))
+    values = reference.noise(NoiseAddress(9, number, 0, 0), rows * columns) * np.float32(0.02)
+    master = values.reshape(rows, columns)
+    for dtype, scale in (("float32", 1e-3), ("bfloat16", -1e-3), ("float16", 0.5)):
+        live = reference.perturbed_low_rank(master, scale=scale, dtype=dtype, address=at, **block)
+        print(f"low_rank_perturb {dtype} {digits(np.float32([scale]))} {words} : {digits(master)} = {digits(live)}")
+    pairs, coefficients = [2, number + 4, 2**32 - 1], np.float32([1e-3, -3e-4, 0.25])
+    names = {"run_seed": at.run_seed, "iteration": at.iteration, "tensor": at.tensor}
+    moved = reference.accumulated_low_rank(master, pairs=pairs, coefficients=coefficients, **names, **block)
+    inputs = f"{join((*names.values(), *numbers))} : {join(pairs)} : {digits(coefficients)} : {digits(master)}"
+    print(f"low_rank_accumulate {inputs} = {digits(moved)}")
 
 
 def place(address: NoiseAddress) -> str:

@@ -97,7 +97,7 @@ def dense(shard, dtype):
 def noise(shard):
     def launches(launch):
         master = torch.empty(shard.size)
-        launch.fill(master, shard, ADDRESS, 1)
+        launch.fill(master, shard, ADDRESS, "low_rank_a")
         launch.digest(master, shard=shard, tensor=2**20 - 1)
 
     return launches

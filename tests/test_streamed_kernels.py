@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from es_llm.errors import KernelError, NoiseAddressError
+from es_llm.noise import reference
 from es_llm.noise.cpu import CpuBackend
 from es_llm.noise.shard import Shard
 from es_llm.noise.streamed import StreamedBackend
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture
-from tests.test_cuda_kernels import ADDRESS, DTYPES, UPDATE, low_rank, quick, same, weights
+from tests.test_cuda_kernels import ADDRESS, DTYPES, UPDATE, quick, same, weights
 
 pytestmark = pytest.mark.usefixtures("like_the_device")
 
@@ -84,13 +85,14 @@ def test_chunks_of_low_rank_noise(streamed, shape, chunk):
     moved = host(backend, master)
     live = torch.empty(shape, dtype=torch.bfloat16, device=backend.device)
     backend.perturb_low_rank_into(live, moved, scale=-0.5, **ADDRESS, **block)
-    acc = low_rank(shape, pairs=[ADDRESS["pair"]], coefficients=[-0.5], **block)
+    scale = {"pairs": [ADDRESS["pair"]], "coefficients": np.float32([-0.5])}
+    acc = reference.low_rank_sum(shape, **scale, **UPDATE, **block)
     expected = torch.empty(shape, dtype=torch.bfloat16)
     CpuBackend().round_into(expected, master + torch.from_numpy(acc))
     assert same(live, expected)
     members = {"pairs": [4, 9], "coefficients": np.float32([0.25, -0.125])}
     report = backend.accumulate_low_rank(moved, live_dtype="bfloat16", **members, **UPDATE, **block)
-    acc = low_rank(shape, **members, **block)
+    acc = reference.low_rank_sum(shape, **members, **UPDATE, **block)
     assert same(moved, torch.from_numpy(np.where(acc == 0, master.numpy(), master.numpy() + acc)))
     assert report.update_norm == pytest.approx(np.sqrt((acc.astype(np.float64) ** 2).sum()), rel=1e-12)
 

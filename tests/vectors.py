@@ -30,13 +30,26 @@ def floats(group):
     return words(group).view(np.float32)
 
 
+def number(word):
+    return float(floats([word])[0])
+
+
 def bits(values):
     return (values.view(np.uint32) if values.dtype == np.float32 else values).tolist()
 
 
-def place(group):
-    names = ("run_seed", "iteration", "pair", "tensor", "element")
+ADDRESS = ("run_seed", "iteration", "pair", "tensor")
+UPDATE = ("run_seed", "iteration", "tensor")
+ROWS = ("element", "columns", "stride")
+BLOCK = ("rank", "row", "column")
+
+
+def named(names, group):
     return dict(zip(names, map(int, group), strict=True))
+
+
+def place(group):
+    return named((*ADDRESS, "element"), group)
 
 
 class OfTensors:
@@ -45,9 +58,9 @@ class OfTensors:
     def __init__(self, backend, device):
         self.backend, self.device = backend, device
 
-    def noise(self, address, count):
+    def noise(self, address, count, *, kind="dense"):
         out = torch.empty(count, device=self.device)
-        self.backend.fill(out, **vars(address))
+        self.backend.fill(out, **vars(address), kind=kind)
         return out.cpu().numpy()
 
     def rounded(self, values, dtype):
@@ -55,14 +68,25 @@ class OfTensors:
         self.backend.round_into(live, self._tensor(values))
         return self._array(live)
 
-    def perturbed(self, master, *, scale, dtype, address):
+    def perturbed(self, master, *, scale, dtype, address, **rows):
         live = self._live(len(master), dtype)
-        self.backend.perturb_into(live, self._tensor(master), scale=scale, **vars(address))
+        self.backend.perturb_into(live, self._tensor(master), scale=scale, **vars(address), **rows)
+        return self._array(live)
+
+    def perturbed_low_rank(self, master, *, scale, dtype, address, **block):
+        live = self._live(master.shape, dtype)
+        words = {name: getattr(address, name) for name in ADDRESS}
+        self.backend.perturb_low_rank_into(live, self._tensor(master), scale=scale, **words, **block)
         return self._array(live)
 
     def accumulated(self, master, **update):
         moved = self._tensor(master)
         self.backend.accumulate(moved, live_dtype="bfloat16", **update)
+        return self._array(moved)
+
+    def accumulated_low_rank(self, master, **update):
+        moved = self._tensor(master)
+        self.backend.accumulate_low_rank(moved, live_dtype="bfloat16", **update)
         return self._array(moved)
 
     def digest(self, master, **place):
@@ -71,8 +95,8 @@ class OfTensors:
     def _tensor(self, values):
         return torch.from_numpy(values.copy()).to(self.device)
 
-    def _live(self, count, dtype):
-        return torch.empty(count, dtype=getattr(torch, dtype), device=self.device)
+    def _live(self, shape, dtype):
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
 
     def _array(self, tensor):
         if tensor.dtype == torch.float32:
@@ -93,7 +117,7 @@ def check_rounding(backend):
 def check_perturbed_weights(backend):
     for ((dtype, scale, *group), master), expected in vectors("perturb"):
         address = NoiseAddress(**place(group))
-        live = backend.perturbed(floats(master), scale=float(floats([scale])[0]), dtype=dtype, address=address)
+        live = backend.perturbed(floats(master), scale=number(scale), dtype=dtype, address=address)
         assert bits(live) == bits(words(expected))
 
 
@@ -117,5 +141,57 @@ def check_digests(backend):
         assert backend.digest(floats(master), tensor=int(tensor), element=int(element)) == int(expected, 16)
 
 
-CHECKS = [check_noise, check_rounding, check_perturbed_weights, check_accumulated_masters, check_digests]
+def check_factors(backend):
+    for ((kind, *group),), expected in vectors("factor"):
+        assert bits(backend.noise(NoiseAddress(**place(group)), len(expected), kind=kind)) == bits(words(expected))
+
+
+def check_perturbed_shards(backend):
+    for ((dtype, scale, *group), master), expected in vectors("shard_perturb"):
+        address, rows = NoiseAddress(**place(group[:5])), named(ROWS[1:], group[5:])
+        live = backend.perturbed(floats(master), scale=number(scale), dtype=dtype, address=address, **rows)
+        assert bits(live) == bits(words(expected))
+
+
+def check_accumulated_shards(backend):
+    for (group, pairs, coefficients, master), expected in vectors("shard_accumulate"):
+        update = {"pairs": [int(pair) for pair in pairs], "coefficients": floats(coefficients)}
+        moved = backend.accumulated(floats(master), **update, **named((*UPDATE, *ROWS), group))
+        assert bits(moved) == bits(words(expected))
+
+
+def check_digests_of_shards(backend):
+    for (group, master), (expected,) in vectors("shard_digest"):
+        assert backend.digest(floats(master), **named(("tensor", *ROWS), group)) == int(expected, 16)
+
+
+def check_perturbed_blocks(backend):
+    for ((dtype, scale, *group), master), expected in vectors("low_rank_perturb"):
+        address, block = NoiseAddress(**named(ADDRESS, group[:4])), named(BLOCK, group[4:7])
+        values = floats(master).reshape([int(size) for size in group[7:]])
+        live = backend.perturbed_low_rank(values, scale=number(scale), dtype=dtype, address=address, **block)
+        assert bits(live.reshape(-1)) == bits(words(expected))
+
+
+def check_accumulated_blocks(backend):
+    for (group, pairs, coefficients, master), expected in vectors("low_rank_accumulate"):
+        update = {"pairs": [int(pair) for pair in pairs], "coefficients": floats(coefficients)}
+        values = floats(master).reshape([int(size) for size in group[6:]])
+        moved = backend.accumulated_low_rank(values, **update, **named((*UPDATE, *BLOCK), group[:6]))
+        assert bits(moved.reshape(-1)) == bits(words(expected))
+
+
+CHECKS = [
+    check_noise,
+    check_rounding,
+    check_perturbed_weights,
+    check_accumulated_masters,
+    check_digests,
+    check_factors,
+    check_perturbed_shards,
+    check_accumulated_shards,
+    check_digests_of_shards,
+    check_perturbed_blocks,
+    check_accumulated_blocks,
+]
 """For every backend; the lines "philox" and "normal" bind those that show these steps."""

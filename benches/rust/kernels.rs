@@ -130,10 +130,10 @@ fn accumulate(c: &mut Criterion) {
 fn digest(c: &mut Criterion) {
     let mut group = group(c, "digest");
     let master: Vec<f32> = (0..ELEMENTS).map(|i| (i % 97) as f32 * 1e-3).collect();
-    let expected = naive::digest(&master, ADDRESS.tensor, ADDRESS.element);
+    let expected = naive::digest(&master, ADDRESS);
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     group.bench_function("naive", |b| {
-        b.iter(|| naive::digest(black_box(&master), ADDRESS.tensor, ADDRESS.element));
+        b.iter(|| naive::digest(black_box(&master), ADDRESS));
     });
     for kernels in paths() {
         assert_eq!(kernels.digest(&master, ADDRESS), Ok(expected));

@@ -11,6 +11,7 @@ from typing_extensions import Self
 __all__ = [
     "JOURNAL_VERSION",
     "MAX_ELEMENTS",
+    "MAX_RANK",
     "MAX_TENSORS",
     "NOISE_VERSION",
     "Action",
@@ -27,13 +28,18 @@ __all__ = [
     "Unit",
     "UpdateReport",
     "accumulate",
+    "accumulate_low_rank",
     "digest",
     "fill",
+    "kernel_path",
+    "kernel_paths",
     "kernel_threads",
     "perturb_into",
+    "perturb_low_rank_into",
     "philox4x32",
     "plan_units",
     "round_into",
+    "set_kernel_path",
     "set_kernel_threads",
 ]
 
@@ -41,14 +47,25 @@ NOISE_VERSION: Final[int]
 JOURNAL_VERSION: Final[int]
 MAX_TENSORS: Final[int]
 MAX_ELEMENTS: Final[int]
+MAX_RANK: Final[int]
 
 # --- noise and kernels -------------------------------------------------------------------------------
 
 def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
     """Philox4x32-10 of four 32-bit counter words under two key words (Salmon et al., SC11)."""
 
-def fill(out: NDArray[np.float32], *, run_seed: int, iteration: int, pair: int, tensor: int, element: int = 0) -> None:
-    """Standard normals at elements [element, element + out.size) of one tensor's noise."""
+def fill(
+    out: NDArray[np.float32],
+    *,
+    run_seed: int,
+    iteration: int,
+    pair: int,
+    tensor: int,
+    element: int = 0,
+    kind: str = "dense",
+) -> None:
+    """Standard normals at elements [element, element + out.size) of one tensor's noise; `kind` is "dense",
+    "low_rank_a" or "low_rank_b"."""
 
 def perturb_into(
     live: NDArray[np.float32] | NDArray[np.uint16],
@@ -61,17 +78,52 @@ def perturb_into(
     pair: int,
     tensor: int,
     element: int = 0,
-) -> None:
+    columns: int | None = None,
+    stride: int | None = None,
+) -> int:
     """live = round_dtype(fma(scale, noise, master)); `scale` is sign * sigma as f32; dtype one of
-    "float32", "bfloat16", "float16" (the latter two viewed as uint16)."""
+    "float32", "bfloat16", "float16" (the latter two viewed as uint16). Value i is element
+    `element + (i // columns) * stride + i % columns`. Returns how many live values are NaN or infinite."""
 
-def round_into(live: NDArray[np.float32] | NDArray[np.uint16], master: NDArray[np.float32], *, dtype: str) -> None:
-    """live = round_dtype(master), to nearest even: the unperturbed weights."""
+def perturb_low_rank_into(
+    live: NDArray[np.float32] | NDArray[np.uint16],
+    master: NDArray[np.float32],
+    *,
+    dtype: str,
+    rank: int,
+    scale: float,
+    run_seed: int,
+    iteration: int,
+    pair: int,
+    tensor: int,
+    row: int = 0,
+    column: int = 0,
+) -> int:
+    """live = round_dtype(master + (scale / sqrt(rank)) A B^T), for the block of a matrix at (row, column).
+    Returns how many live values are NaN or infinite."""
+
+def round_into(live: NDArray[np.float32] | NDArray[np.uint16], master: NDArray[np.float32], *, dtype: str) -> int:
+    """live = round_dtype(master), to nearest even: the unperturbed weights. Returns how many live values are NaN or
+    infinite."""
 
 @final
 class UpdateReport:
-    """What an update did to one tensor or to several (reports add up with `+`)."""
+    """What an update did to one tensor or to several (reports add up with `+`).
 
+    With u the intended update of an element and d the change of its rounded live weight: `moved` counts d != 0, the
+    three sums are those of u^2, d^2 and u d.
+    """
+
+    def __new__(
+        cls,
+        *,
+        elements: int,
+        moved: int,
+        nonfinite: int,
+        intended_square: float,
+        actual_square: float,
+        product: float,
+    ) -> Self: ...
     @property
     def elements(self) -> int: ...
     @property
@@ -99,12 +151,51 @@ def accumulate(
     iteration: int,
     tensor: int,
     element: int = 0,
+    columns: int | None = None,
+    stride: int | None = None,
 ) -> UpdateReport:
     """master += sum over the pairs, in order, of coefficient * noise(pair): a chain of f32 FMAs starting at 0,
     then one f32 addition. One pass over the weights for all pairs. `dtype` is the live type, for the report."""
 
-def digest(master: NDArray[np.float32], *, tensor: int, element: int = 0) -> int:
+def accumulate_low_rank(
+    master: NDArray[np.float32],
+    *,
+    dtype: str,
+    rank: int,
+    pairs: Sequence[int],
+    coefficients: NDArray[np.float32],
+    run_seed: int,
+    iteration: int,
+    tensor: int,
+    row: int = 0,
+    column: int = 0,
+) -> UpdateReport:
+    """master += sum over the pairs, in order, of (coefficient / sqrt(rank)) A B^T, for the block of a matrix at
+    (row, column): one product over pairs and rank."""
+
+def digest(
+    master: NDArray[np.float32],
+    *,
+    tensor: int,
+    element: int = 0,
+    columns: int | None = None,
+    stride: int | None = None,
+) -> int:
     """Order-free 64-bit digest of the weights' bits; the digests of shards and tensors add up modulo 2**64."""
+
+def set_kernel_path(name: str | None) -> None:
+    """Instruction set that the kernels use: "plain", "neon", "avx2", "avx512"; None for the fastest. Never changes
+    the bits.
+
+    Raises:
+        KernelError: no such name, or this machine lacks it.
+    """
+
+def kernel_path() -> str:
+    """Instruction set that the kernels use."""
+
+def kernel_paths() -> list[str]:
+    """Instruction sets of this machine, slowest first."""
 
 def set_kernel_threads(count: int) -> None:
     """Threads that the kernels use (0: one per core). Never changes the bits."""

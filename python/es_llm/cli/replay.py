@@ -22,6 +22,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--output_dir", required=True, help="new directory for model/ and result.json")
     parser.add_argument("--model_name_or_path", help="the base model, if it isn't where the run found it")
     parser.add_argument("--steps", type=int, help="apply only that many iterations")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:<number> or auto; the bits are the same")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
 
 
@@ -49,6 +50,7 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
     from es_llm.checkpoint.export import export_model, require_replaceable
     from es_llm.checkpoint.replay import replay_records
     from es_llm.checkpoint.run_directory import RunDirectory, write_json
+    from es_llm.model.device import device_of_rank
     from es_llm.model.loading import load_model, load_tokenizer
     from es_llm.model.weights import Weights
 
@@ -62,7 +64,8 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
     where = {"revision": about.get("revision"), "trust_remote_code": options.trust_remote_code}
     config = saved["config"]
     model = load_model(name, **where)
-    weights = Weights(model, dtype=config["dtype"], frozen=config["frozen"])
+    device = device_of_rank(options.device, 0)
+    weights = Weights(model, dtype=config["dtype"], frozen=config["frozen"], device=device)
     base = {"base_sha256": weights.sha256(), "frozen_sha256": weights.frozen_sha256()}
     if any(saved["model"][key] != value for key, value in base.items()):
         raise ResumeError(

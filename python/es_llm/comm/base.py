@@ -15,12 +15,14 @@ Result = TypeVar("Result")
 class Communicator(ABC):
     """Ranks 0 .. size-1 that call the same collective operations in the same order.
 
+    `local_size` ranks are on this host; this one is number `local_rank` of them.
     `bytes_sent` counts the payload bytes that this rank gave to collective calls.
     """
 
     rank: int
     size: int
     local_size: int
+    local_rank: int
     bytes_sent: int = 0
 
     def allgather(self, payload: bytes) -> list[bytes]:

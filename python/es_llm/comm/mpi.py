@@ -22,6 +22,7 @@ class MPICommunicator(Communicator):
         self.size = self._world.Get_size()
         node = self._world.Split_type(self._mpi.COMM_TYPE_SHARED)
         self.local_size = node.Get_size()
+        self.local_rank = node.Get_rank()
         node.Free()
 
     def _allgather(self, payload: bytes) -> list[bytes]:

@@ -11,6 +11,7 @@ class SingleCommunicator(Communicator):
     rank = 0
     size = 1
     local_size = 1
+    local_rank = 0
 
     def _allgather(self, payload: bytes) -> list[bytes]:
         return [payload]

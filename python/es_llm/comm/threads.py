@@ -52,7 +52,7 @@ class ThreadCommunicator(Communicator):
     """One rank among the threads of `run_ranks`."""
 
     def __init__(self, rank: int, shared: _Shared) -> None:
-        self.rank = rank
+        self.rank = self.local_rank = rank
         self.size = self.local_size = len(shared.slots)
         self._shared = shared
 

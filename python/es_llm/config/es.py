@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from es_llm.config.fields import option
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPING_RULES = ("zscore", "centered_rank")
 FAILURE_POLICIES = ("zero", "worst", "drop_prompt", "raise")
+MASTER_DEVICES = ("auto", "device", "cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,17 @@ class ESConfig:
         None, help="type of the live weights; default: the model's own", identity=True, choices=DTYPES
     )
     frozen: list[str] = option([], help="name patterns of parameters that stay as they are", identity=True)
+    device: str = option(
+        "auto",
+        help="where the model lives: cpu, cuda (each rank takes one of the visible GPUs), cuda:<number>, or auto "
+        "(cuda if torch sees a GPU); the update's bits are the same everywhere",
+    )
+    master_device: str = option(
+        "auto",
+        help="where the float32 masters live: with the model (device), in host memory and streamed (cpu), or auto "
+        "(device if they fit into half of its free memory); never changes a bit",
+        choices=MASTER_DEVICES,
+    )
     torch_threads: int = option(
         1,
         help="threads of torch in each rank; part of the run, since another number may give other bits",
@@ -107,4 +120,10 @@ class ESConfig:
             require(self, name, lambda v: v > 0, "an integer > 0")
         for name in ("kernel_threads", "eval_steps", "num_completions_to_print", "digest_steps"):
             require(self, name, lambda v: v >= 0, "an integer >= 0")
+        require(
+            self,
+            "device",
+            lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None,
+            "auto, cpu, cuda or cuda:<number>",
+        )
         require(self, "temperature", lambda v: v == 0, "0 (greedy); sampled training is not built yet")

@@ -24,6 +24,7 @@ class Live:
         self.name = name
         self._weight = weight
         self._type = weight.dtype
+        self._device = weight.device
 
     @property
     def dtype(self) -> str:
@@ -37,9 +38,9 @@ class Live:
             ModelError: someone has moved or cast the module since the weights were taken over.
         """
         tensor = self._weight.detach()
-        if tensor.dtype != self._type or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        if tensor.dtype != self._type or tensor.device != self._device or not tensor.is_contiguous():
             raise ModelError(
-                f"`{self.name}` is now {tensor.dtype} on {tensor.device}, expected {self._type} on cpu: "
+                f"`{self.name}` is now {tensor.dtype} on {tensor.device}, expected {self._type} on {self._device}: "
                 "the module must not be moved or cast while it is trained"
             )
         return tensor
@@ -57,14 +58,15 @@ def check_parameters(module: torch.nn.Module, dtype: str | None) -> None:
     """Refuse parameters that the kernels can't hold; `dtype` as for `Weights`.
 
     Raises:
-        ModelError: a parameter that is not on the CPU, not contiguous, not finite, of a type that can't be a
-            live type, or that shares memory with another one.
+        ModelError: a parameter that is neither on the CPU nor on a CUDA device, or not where the others are, not
+            contiguous, not finite, of a type that can't be a live type, or that shares memory with another one.
     """
+    first = next((weight.device for weight in module.parameters()), None)
     for name, weight in module.named_parameters():
-        if weight.device.type != "cpu":
-            raise ModelError(
-                f"`{name}` is on {weight.device}, expected cpu: training there needs a CUDA backend, not built yet"
-            )
+        if weight.device.type not in ("cpu", "cuda"):
+            raise ModelError(f"`{name}` is on {weight.device}, expected cpu or cuda: no kernels work there")
+        if weight.device != first:
+            raise ModelError(f"`{name}` is on {weight.device}, others are on {first}; expected one device for all")
         if not weight.is_floating_point():
             continue
         if dtype is None and weight.requires_grad and weight.dtype not in DTYPES.values():
@@ -75,14 +77,16 @@ def check_parameters(module: torch.nn.Module, dtype: str | None) -> None:
     _require_apart(module)
 
 
-def cast_parameters(module: torch.nn.Module, dtype: str | None) -> None:
-    """Cast every floating parameter in place to `dtype` (None: nothing to do). Buffers stay: a rotary table in
-    bfloat16 would be wrong. Tied weights are one Parameter object, so they stay tied."""
-    if dtype is None:
-        return
+def cast_parameters(module: torch.nn.Module, dtype: str | None, device: torch.device) -> None:
+    """Cast every floating parameter in place to `dtype` (None: its own) and move the module to `device`.
+
+    Buffers keep their types: a rotary table in bfloat16 would be wrong. Tied weights are one Parameter object, so they
+    stay tied.
+    """
     for weight in module.parameters():
         if weight.is_floating_point():
-            weight.data = weight.data.to(DTYPES[dtype])
+            weight.data = weight.data.to(device, DTYPES[dtype] if dtype is not None else weight.dtype)
+    module.to(device)
 
 
 def _require_finite(name: str, tensor: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Master weights, the truth, and live weights, what the engine runs.
+"""Master weights, the truth, and live weights, what the engine runs: on a CPU or a CUDA device.
 
 `master` is float32 and changes only by `update`. The live weights are the module's own parameters; they are
 always written from the masters (never undone by subtraction), so nothing drifts. Knows nothing of prompts,
@@ -14,6 +14,7 @@ where `round` goes to the live type, to nearest even.
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Final, final
@@ -24,9 +25,12 @@ from numpy.typing import NDArray
 
 from es_llm._core import Member, Record, UpdateReport
 from es_llm.errors import ModelError
+from es_llm.model.device import master_place
 from es_llm.model.live import DTYPES, Live, cast_parameters, check_parameters
 from es_llm.model.table import ParameterTable
 from es_llm.noise.backend import NoiseBackend, backend_for
+
+logger = logging.getLogger(__name__)
 
 _DIGEST_MODULUS: Final = 1 << 64
 
@@ -39,28 +43,44 @@ class Weights:
         module: its parameters are cast in place to `dtype` (buffers stay) and tied weights stay tied.
         dtype: live type, "float32", "bfloat16" or "float16"; None keeps the type of each parameter.
         frozen: name patterns (`fnmatch`) of parameters that keep their values; they are cast too.
+        device: where the module is moved to and the live weights are; None keeps the module where it is.
+        master_device: "device" keeps the masters there too, "cpu" in host memory (pinned, and streamed through the
+            device), "auto" as `master_place` says.
 
     Raises:
         ModelError: parameters that can't be trained: another device or type, not contiguous, overlapping,
             not finite (also after rounding to `dtype`), or what `ParameterTable.from_module` refuses.
+        ConfigError: another `master_device`.
+        KernelError: a device that the kernels don't work on.
     """
 
-    def __init__(self, module: torch.nn.Module, *, dtype: str | None = None, frozen: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        *,
+        dtype: str | None = None,
+        frozen: Sequence[str] = (),
+        device: torch.device | None = None,
+        master_device: str = "auto",
+    ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise ModelError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
         self.table = ParameterTable.from_module(module, frozen)
         check_parameters(module, dtype)
         named = dict(module.named_parameters())
         trained = [named.pop(parameter.name) for parameter in self.table.parameters]
-        self.master: list[torch.Tensor] = [
-            weight.detach().to(torch.float32, copy=True).contiguous() for weight in trained
-        ]
-        cast_parameters(module, dtype)
+        self.device = _with_index(device if device is not None else trained[0].device)
+        place = master_place(
+            master_device, self.device, masters=4 * self.table.elements, coming=_coming(module, dtype, self.device)
+        )
+        self._backend: NoiseBackend = _backend(self.device, place)
+        self.master: list[torch.Tensor] = [_master(weight, place, self.device) for weight in trained]
+        cast_parameters(module, dtype, self.device)
         self._live = [
             Live(parameter.name, weight) for parameter, weight in zip(self.table.parameters, trained, strict=True)
         ]
         self._frozen = [Live(name, weight) for name, weight in named.items()]
-        self._backend: NoiseBackend = backend_for(torch.device("cpu"))
+        self._told: set[str] = set()
         self.unperturb()
         for live in (*self._live, *self._frozen):
             live.require_finite()
@@ -71,31 +91,41 @@ class Weights:
         used = {live.dtype for live in self._live}
         return tuple(name for name in DTYPES if name in used)
 
-    def perturb(self, member: Member, *, run_seed: int, sigma: float) -> None:
-        """Write the live weights of `member`; `sigma` is the scale of the noise, in the weights' unit."""
-        for parameter, live, master in self._tensors():
-            self._backend.perturb_into(
+    def perturb(self, member: Member, *, run_seed: int, sigma: float) -> int:
+        """Write the live weights of `member`; `sigma` is the scale of the noise, in the weights' unit.
+
+        Returns how many of them are NaN or infinite, and logs a warning for the first such member of each tensor.
+        """
+        total = 0
+        for tensor, live, master in self._tensors():
+            count = self._backend.perturb_into(
                 live.tensor(),
                 master,
                 scale=member.sign * sigma,
                 run_seed=run_seed,
                 iteration=member.iteration,
                 pair=member.pair,
-                tensor=parameter,
+                tensor=tensor,
             )
+            total += self._count(live, count, f"of {member}")
+        return total
 
-    def unperturb(self) -> None:
-        """Write live = round(master)."""
-        for _, live, master in self._tensors():
-            self._backend.round_into(live.tensor(), master)
+    def unperturb(self) -> int:
+        """Write live = round(master); returns how many are NaN or infinite, warning as `perturb` does."""
+        return sum(
+            self._count(live, self._backend.round_into(live.tensor(), master), "without noise")
+            for _, live, master in self._tensors()
+        )
 
     def update(self, record: Record, *, run_seed: int) -> UpdateReport:
-        """Move the masters by one iteration's record; returns the sum of the tensors' reports.
+        """Move the masters by one iteration's record; returns the sum of the tensors' reports. Logs a warning for a
+        tensor of which weights have become NaN or infinite.
 
         The live weights are left as they are: call `perturb` or `unperturb` before the next rollout.
         """
-        reports = [
-            self._backend.accumulate(
+        total = None
+        for tensor, live, master in self._tensors():
+            report = self._backend.accumulate(
                 master,
                 live_dtype=live.tensor().dtype,
                 pairs=record.pairs,
@@ -104,11 +134,9 @@ class Weights:
                 iteration=record.iteration,
                 tensor=tensor,
             )
-            for tensor, live, master in self._tensors()
-        ]
-        total = reports[0]
-        for report in reports[1:]:
-            total = total + report
+            self._count(live, report.nonfinite, f"after the update of iteration {record.iteration}")
+            total = report if total is None else total + report
+        assert total is not None, "a table has one tensor at least"
         return total
 
     def digest(self) -> int:
@@ -124,12 +152,48 @@ class Weights:
         """SHA-256 of the frozen parameters in the module's order, as little-endian words of their own types."""
         return _sha256([live.tensor() for live in self._frozen])
 
+    def _count(self, live: Live, count: int, when: str) -> int:
+        """`count`; the first time that it isn't 0, tell whose weights."""
+        if count and live.name not in self._told:
+            self._told.add(live.name)
+            logger.warning("%d weights of `%s` are NaN or infinite in %s %s", count, live.name, live.dtype, when)
+        return count
+
     def _tensors(self) -> list[tuple[int, Live, torch.Tensor]]:
         """(tensor id, live, master), in table order."""
         return [
             (parameter.tensor, live, master)
             for parameter, live, master in zip(self.table.parameters, self._live, self.master, strict=True)
         ]
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """A tensor's device has an index, "cuda" alone has none."""
+    index: int | None = device.index
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and index is None else device
+
+
+def _backend(device: torch.device, masters: torch.device) -> NoiseBackend:
+    if device == masters:
+        return backend_for(device)
+    from es_llm.noise.streamed import StreamedBackend
+
+    return StreamedBackend(device)
+
+
+def _coming(module: torch.nn.Module, dtype: str | None, device: torch.device) -> int:
+    """Bytes of live weights that aren't on the device yet."""
+    return sum(
+        weight.numel() * (DTYPES[dtype].itemsize if dtype is not None else weight.element_size())
+        for weight in module.parameters()
+        if weight.device != device
+    )
+
+
+def _master(weight: torch.Tensor, place: torch.device, device: torch.device) -> torch.Tensor:
+    """A float32 copy of a weight; pinned in host memory if the live weights are on another device."""
+    master = weight.detach().to(place, torch.float32, copy=True).contiguous()
+    return master.pin_memory() if place != device else master
 
 
 def _sha256(tensors: Sequence[torch.Tensor]) -> str:
@@ -140,8 +204,8 @@ def _sha256(tensors: Sequence[torch.Tensor]) -> str:
 
 
 def _little_endian(tensor: torch.Tensor) -> memoryview:
-    """The tensor's words as bytes, least significant first; no copy on a little-endian machine."""
-    octets: NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
+    """The tensor's words as bytes, least significant first; no copy of host memory on a little-endian machine."""
+    octets: NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).cpu().numpy()
     if sys.byteorder == "big":
         octets = np.ascontiguousarray(octets.reshape(-1, tensor.element_size())[:, ::-1])
     return octets.data

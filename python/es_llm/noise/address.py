@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from es_llm._core import MAX_ELEMENTS, MAX_TENSORS
-from es_llm.errors import NoiseAddressError
+from es_llm.errors import KernelError, NoiseAddressError
+
+KINDS: Final = {"dense": 0, "low_rank_a": 1, "low_rank_b": 2}
+"""What a value is for, and its number in the counter: one value per weight, or one of a factor A or B."""
+
+
+def kind_number(kind: str) -> int:
+    """The number of a kind of noise.
+
+    Raises:
+        KernelError: no such kind.
+    """
+    if kind not in KINDS:
+        raise KernelError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}")
+    return KINDS[kind]
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class NoiseAddress:
         """Philox key: the run seed, low half first."""
         return self.run_seed & 0xFFFF_FFFF, self.run_seed >> 32
 
-    def counters(self, count: int, *, kind: int = 0) -> NDArray[np.uint32]:
+    def counters(self, count: int, *, kind: str = "dense") -> NDArray[np.uint32]:
         """Philox counters, one row per block of four elements, of the blocks that hold `count` elements from here.
 
         c0 = low 32 bits of the block, c1 = kind (bits 31..28) | tensor (27..8) | bits 32..39 of the block (7..0),
@@ -51,6 +66,7 @@ class NoiseAddress:
 
         Raises:
             NoiseAddressError: the last element is out of range.
+            KernelError: no such kind.
         """
         if self.element + count > MAX_ELEMENTS:
             raise NoiseAddressError(
@@ -60,7 +76,7 @@ class NoiseAddress:
         blocks = np.arange(first, last, dtype=np.uint64)
         counters = np.empty((len(blocks), 4), np.uint32)
         counters[:, 0] = blocks & np.uint64(0xFFFF_FFFF)
-        counters[:, 1] = np.uint64(kind << 28 | self.tensor << 8) | blocks >> np.uint64(32)
+        counters[:, 1] = np.uint64(kind_number(kind) << 28 | self.tensor << 8) | blocks >> np.uint64(32)
         counters[:, 2] = self.pair
         counters[:, 3] = self.iteration
         return counters

@@ -22,14 +22,26 @@ class NoiseBackend(Protocol):
     """The kernels. Tensors are contiguous, on the backend's device; masters are float32.
 
     An address is (run_seed, iteration, pair, tensor, element); `element` is that of the first value, counted in the
-    whole, unsharded tensor. All raise NoiseAddressError for an address out of range and KernelError for a tensor that
-    they can't take.
+    whole, unsharded tensor. A shard that isn't one run of elements has rows: value i is element
+    `element + (i // columns) * stride + i % columns` (see `es_llm.noise.shard`). All raise NoiseAddressError for an
+    address out of range and KernelError for a tensor that they can't take, before anything is written.
+
+    What writes live weights returns how many of them are NaN or infinite.
     """
 
     def fill(
-        self, out: torch.Tensor, *, run_seed: int, iteration: int, pair: int, tensor: int, element: int = 0
+        self,
+        out: torch.Tensor,
+        *,
+        run_seed: int,
+        iteration: int,
+        pair: int,
+        tensor: int,
+        element: int = 0,
+        kind: str = "dense",
     ) -> None:
-        """out = noise: float32 standard normals."""
+        """out = noise: float32 standard normals. `kind` is "dense", or "low_rank_a" or "low_rank_b" for the factors
+        A (out, rank) and B (in, rank) of a matrix, row by row."""
 
     def perturb_into(
         self,
@@ -42,10 +54,30 @@ class NoiseBackend(Protocol):
         pair: int,
         tensor: int,
         element: int = 0,
-    ) -> None:
+        columns: int | None = None,
+        stride: int | None = None,
+    ) -> int:
         """live = round(fma(scale, noise, master)); the type of `live` is float32, bfloat16 or float16."""
 
-    def round_into(self, live: torch.Tensor, master: torch.Tensor) -> None:
+    def perturb_low_rank_into(
+        self,
+        live: torch.Tensor,
+        master: torch.Tensor,
+        *,
+        rank: int,
+        scale: float,
+        run_seed: int,
+        iteration: int,
+        pair: int,
+        tensor: int,
+        row: int = 0,
+        column: int = 0,
+    ) -> int:
+        """live = round(master + scale / sqrt(rank) * A B^T), for the block (rows, columns) of a matrix that begins at
+        (row, column).
+        E = A B^T / sqrt(rank) as in EGGROLL (arXiv 2511.16652)."""
+
+    def round_into(self, live: torch.Tensor, master: torch.Tensor) -> int:
         """live = round(master), to nearest even."""
 
     def accumulate(
@@ -59,11 +91,38 @@ class NoiseBackend(Protocol):
         iteration: int,
         tensor: int,
         element: int = 0,
+        columns: int | None = None,
+        stride: int | None = None,
     ) -> UpdateReport:
         """master += sum over the pairs, in order, of coefficient * noise(pair): a chain of float32 FMAs from 0, then
         one addition. `live_dtype` is for the report only."""
 
-    def digest(self, master: torch.Tensor, *, tensor: int, element: int = 0) -> int:
+    def accumulate_low_rank(
+        self,
+        master: torch.Tensor,
+        *,
+        rank: int,
+        live_dtype: torch.dtype,
+        pairs: Sequence[int],
+        coefficients: NDArray[np.float32],
+        run_seed: int,
+        iteration: int,
+        tensor: int,
+        row: int = 0,
+        column: int = 0,
+    ) -> UpdateReport:
+        """master += sum over the pairs, in order, of coefficient / sqrt(rank) * A B^T, for a block of a matrix: one
+        product over pairs and rank, without building any A B^T."""
+
+    def digest(
+        self,
+        master: torch.Tensor,
+        *,
+        tensor: int,
+        element: int = 0,
+        columns: int | None = None,
+        stride: int | None = None,
+    ) -> int:
         """Order-free 64-bit digest of the bits; digests of shards and tensors add up modulo 2**64."""
 
 

@@ -29,11 +29,20 @@ class CpuBackend:
         NoiseAddressError: an address out of range.
     """
 
-    def fill(self, out: Tensor, *, run_seed: int, iteration: int, pair: int, tensor: int, element: int = 0) -> None:
+    def fill(
+        self,
+        out: Tensor,
+        *,
+        run_seed: int,
+        iteration: int,
+        pair: int,
+        tensor: int,
+        element: int = 0,
+        kind: str = "dense",
+    ) -> None:
         """out = noise."""
-        _core.fill(
-            _master(out, "out"), run_seed=run_seed, iteration=iteration, pair=pair, tensor=tensor, element=element
-        )
+        words = {"run_seed": run_seed, "iteration": iteration, "pair": pair, "tensor": tensor, "element": element}
+        _core.fill(_master(out, "out"), kind=kind, **words)
 
     def perturb_into(
         self,
@@ -46,9 +55,11 @@ class CpuBackend:
         pair: int,
         tensor: int,
         element: int = 0,
-    ) -> None:
+        columns: int | None = None,
+        stride: int | None = None,
+    ) -> int:
         """live = round(fma(scale, noise, master))."""
-        _core.perturb_into(
+        return _core.perturb_into(
             _flat(live, "live"),
             _master(master, "master"),
             dtype=dtype_name(live.dtype),
@@ -58,11 +69,42 @@ class CpuBackend:
             pair=pair,
             tensor=tensor,
             element=element,
+            columns=columns,
+            stride=stride,
         )
 
-    def round_into(self, live: Tensor, master: Tensor) -> None:
+    def perturb_low_rank_into(
+        self,
+        live: Tensor,
+        master: Tensor,
+        *,
+        rank: int,
+        scale: float,
+        run_seed: int,
+        iteration: int,
+        pair: int,
+        tensor: int,
+        row: int = 0,
+        column: int = 0,
+    ) -> int:
+        """live = round(master + scale / sqrt(rank) * A B^T)."""
+        return _core.perturb_low_rank_into(
+            _flat(live, "live"),
+            _matrix(master, "master"),
+            dtype=dtype_name(live.dtype),
+            rank=rank,
+            scale=scale,
+            run_seed=run_seed,
+            iteration=iteration,
+            pair=pair,
+            tensor=tensor,
+            row=row,
+            column=column,
+        )
+
+    def round_into(self, live: Tensor, master: Tensor) -> int:
         """live = round(master), to nearest even."""
-        _core.round_into(_flat(live, "live"), _master(master, "master"), dtype=dtype_name(live.dtype))
+        return _core.round_into(_flat(live, "live"), _master(master, "master"), dtype=dtype_name(live.dtype))
 
     def accumulate(
         self,
@@ -75,6 +117,8 @@ class CpuBackend:
         iteration: int,
         tensor: int,
         element: int = 0,
+        columns: int | None = None,
+        stride: int | None = None,
     ) -> _core.UpdateReport:
         """master += sum over the pairs, in order, of coefficient * noise(pair)."""
         return _core.accumulate(
@@ -86,11 +130,49 @@ class CpuBackend:
             iteration=iteration,
             tensor=tensor,
             element=element,
+            columns=columns,
+            stride=stride,
         )
 
-    def digest(self, master: Tensor, *, tensor: int, element: int = 0) -> int:
+    def accumulate_low_rank(
+        self,
+        master: Tensor,
+        *,
+        rank: int,
+        live_dtype: torch.dtype | str,
+        pairs: Sequence[int],
+        coefficients: NDArray[np.float32],
+        run_seed: int,
+        iteration: int,
+        tensor: int,
+        row: int = 0,
+        column: int = 0,
+    ) -> _core.UpdateReport:
+        """master += sum over the pairs, in order, of coefficient / sqrt(rank) * A B^T."""
+        return _core.accumulate_low_rank(
+            _matrix(master, "master"),
+            dtype=dtype_name(live_dtype),
+            rank=rank,
+            pairs=pairs,
+            coefficients=coefficients,
+            run_seed=run_seed,
+            iteration=iteration,
+            tensor=tensor,
+            row=row,
+            column=column,
+        )
+
+    def digest(
+        self,
+        master: Tensor,
+        *,
+        tensor: int,
+        element: int = 0,
+        columns: int | None = None,
+        stride: int | None = None,
+    ) -> int:
         """Order-free 64-bit digest of the bits."""
-        return _core.digest(_master(master, "master"), tensor=tensor, element=element)
+        return _core.digest(_master(master, "master"), tensor=tensor, element=element, columns=columns, stride=stride)
 
 
 def dtype_name(dtype: torch.dtype | np.dtype[Any] | str) -> str:
@@ -109,6 +191,13 @@ def _master(tensor: Tensor, name: str) -> NDArray[np.float32]:
     if str(tensor.dtype).removeprefix("torch.") != "float32":
         raise KernelError(f"`{name}` must be float32, got {tensor.dtype}")
     return _flat(tensor, name)
+
+
+def _matrix(tensor: Tensor, name: str) -> NDArray[np.float32]:
+    """As `_master`, in its own two dimensions."""
+    if tensor.ndim != 2:
+        raise KernelError(f"`{name}` must be a matrix for low-rank noise, got shape {tuple(tensor.shape)}")
+    return _master(tensor, name).reshape(tuple(tensor.shape))
 
 
 def _flat(tensor: Tensor, name: str) -> NDArray[Any]:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from es_llm._core import UpdateReport
+from es_llm._core import MAX_RANK, UpdateReport
 from es_llm.errors import KernelError
-from es_llm.noise.address import NoiseAddress
+from es_llm.noise.address import NoiseAddress, kind_number
 from es_llm.noise.cpu import dtype_name
-from es_llm.noise.launch import KINDS, Kernels, Launcher
+from es_llm.noise.launch import Kernels, Launcher
 from es_llm.noise.shard import shard_of
 
 _CAPABILITY: Final = (8, 0)  # conversions to bfloat16
@@ -56,9 +56,9 @@ class CudaBackend:
         """out = noise."""
         address = NoiseAddress(run_seed, iteration, pair, tensor, element)
         shard = shard_of(check(out, "out", self.device).numel(), element=element, columns=None, stride=None)
-        word = kind_of(kind)
+        kind_number(kind)
         if shard.size:
-            self.launcher.fill(out.detach(), shard, address, word)
+            self.launcher.fill(out.detach(), shard, address, kind)
 
     def perturb_into(
         self,
@@ -222,17 +222,6 @@ def triton_kernels() -> Kernels:
     return kernels
 
 
-def kind_of(kind: str) -> int:
-    """The number of a kind of noise.
-
-    Raises:
-        KernelError: no such kind.
-    """
-    if kind not in KINDS:
-        raise KernelError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}")
-    return KINDS[kind]
-
-
 def check(tensor: Any, name: str, device: torch.device, *, live: bool = False) -> torch.Tensor:
     """A tensor that the kernels can take: contiguous, on the device, float32 or, for `live`, a live type.
 
@@ -287,15 +276,15 @@ def check_members(pairs: Sequence[int], coefficients: Any) -> None:
 
 
 def check_low_rank(master: torch.Tensor, rank: int, address: NoiseAddress, row: int, column: int) -> NoiseAddress:
-    """Refuse what isn't a matrix, a rank below 1, and factors beyond the last element; gives the address back.
+    """Refuse what isn't a matrix, a rank out of range, and factors beyond the last element; gives the address back.
 
     Raises:
         KernelError, NoiseAddressError: says what differs.
     """
     if getattr(master, "ndim", None) != 2:
         raise KernelError(f"`master` must have 2 dimensions for low-rank noise, got {tuple(np.shape(master))}")
-    if rank < 1:
-        raise KernelError(f"`rank` must be >= 1, got {rank}")
+    if not 1 <= rank <= MAX_RANK:
+        raise KernelError(f"`rank` must be in [1, {MAX_RANK}], got {rank}")
     for first, size in ((row, master.shape[0]), (column, master.shape[1])):
         shard_of(size * rank, element=first * rank, columns=None, stride=None)
     return address

@@ -14,11 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from es_llm.noise.address import NoiseAddress
+from es_llm.noise.address import NoiseAddress, kind_number
 from es_llm.noise.shard import BLOCK, Shard
-
-KINDS: Final = {"dense": 0, "low_rank_a": 1, "low_rank_b": 2}
-"""Kinds of noise, by name: bits 31..28 of counter word c1."""
 
 REPORT: Final = 5
 """Numbers in a program's part of an update's report: moved, not finite, sums of u^2, d^2 and u d."""
@@ -51,7 +48,7 @@ class Launcher:
         """(1,) int32, zero: becomes 1 when a kernel stores a live value that isn't finite."""
         return torch.zeros(1, dtype=torch.int32, device=self.device)
 
-    def fill(self, out: torch.Tensor, shard: Shard, address: NoiseAddress, kind: int) -> None:
+    def fill(self, out: torch.Tensor, shard: Shard, address: NoiseAddress, kind: str) -> None:
         """out = noise."""
         grid, common = _grid(shard, _TILES, _BLOCKS)
         self._run(self._kernels.weights.fill, grid, out, **common, **_words(address, kind), pair=address.pair)
@@ -78,7 +75,7 @@ class Launcher:
             LIVE=name_of(live.dtype),
             pair=address.pair,
             **common,
-            **_words(address, 0),
+            **_words(address, "dense"),
         )
 
     def round_into(self, live: torch.Tensor, master: torch.Tensor, flag: torch.Tensor) -> None:
@@ -122,7 +119,7 @@ class Launcher:
             count=pairs.numel(),
             LIVE=live_dtype,
             **common,
-            **_words(address, 0),
+            **_words(address, "dense"),
         )
         return sums.sum(0)
 
@@ -163,8 +160,8 @@ class Launcher:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Factors for the block of `shape` at row and column `first`: (N R, rows up to a multiple of the tile's) of A
         times coefficient / sqrt(R), and the same of B without a factor."""
-        left = self._lines(members, 1, rank, address, first[0], shape[0], _HEIGHT)
-        right = self._lines(members, 2, rank, address, first[1], shape[1], _WIDTH)
+        left = self._lines(members, "low_rank_a", rank, address, first[0], shape[0], _HEIGHT)
+        right = self._lines(members, "low_rank_b", rank, address, first[1], shape[1], _WIDTH)
         return left, right
 
     def members(self, pairs: Sequence[int], coefficients: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,7 +172,7 @@ class Launcher:
     def _lines(
         self,
         members: tuple[torch.Tensor, torch.Tensor],
-        kind: int,
+        kind: str,
         rank: int,
         address: NoiseAddress,
         first: int,
@@ -197,7 +194,7 @@ class Launcher:
                 pairs,
                 coefficients,
                 rank=rank,
-                SCALED=kind == 1,
+                SCALED=kind == "low_rank_a",
                 **common,
                 **_words(address, kind),
             )
@@ -234,10 +231,10 @@ def _grid(shard: Shard, tiles: int, blocks: int) -> tuple[int, dict[str, Any]]:
     return shard.rows * programs, place
 
 
-def _words(address: NoiseAddress, kind: int) -> dict[str, int]:
+def _words(address: NoiseAddress, kind: str) -> dict[str, int]:
     """The other words of the counter and the key."""
     k0, k1 = address.key
-    return {"word": kind << 28 | address.tensor << 8, "iteration": address.iteration, "k0": k0, "k1": k1}
+    return {"word": kind_number(kind) << 28 | address.tensor << 8, "iteration": address.iteration, "k0": k0, "k1": k1}
 
 
 def _matrix(master: torch.Tensor, lines: tuple[torch.Tensor, torch.Tensor]) -> tuple[int, dict[str, Any]]:

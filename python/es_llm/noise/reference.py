@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -108,11 +109,19 @@ def normals(words: U32) -> F32:
     return np.stack([*box_muller(w0, w1), *box_muller(w2, w3)], axis=-1)
 
 
-def noise(address: NoiseAddress, count: int) -> F32:
+def noise(address: NoiseAddress, count: int, *, kind: str = "dense") -> F32:
     """The values at elements [element, element + count): word e mod 4 of block e div 4."""
-    values = normals(philox4x32(address.counters(count), address.key)).reshape(-1)
+    values = normals(philox4x32(address.counters(count, kind=kind), address.key)).reshape(-1)
     start = address.element % 4
     return values[start : start + count]
+
+
+def rows_of_noise(address: NoiseAddress, count: int, columns: int | None, stride: int | None) -> F32:
+    """The values of a shard: value i is that of element `element + (i // columns) * stride + i % columns`."""
+    if columns is None or stride is None:
+        return noise(address, count)
+    rows = [noise(replace(address, element=address.element + row * stride), columns) for row in range(count // columns)]
+    return np.concatenate(rows) if rows else np.empty(0, np.float32)
 
 
 def rounded(values: F32, dtype: str) -> NDArray[Any]:
@@ -135,9 +144,17 @@ def rounded(values: F32, dtype: str) -> NDArray[Any]:
     raise KernelError(f'`dtype` must be "float32", "bfloat16" or "float16", got {dtype!r}')
 
 
-def perturbed(master: F32, *, scale: float, dtype: str, address: NoiseAddress) -> NDArray[Any]:
+def perturbed(
+    master: F32,
+    *,
+    scale: float,
+    dtype: str,
+    address: NoiseAddress,
+    columns: int | None = None,
+    stride: int | None = None,
+) -> NDArray[Any]:
     """Live weights: round(fma(scale, noise, master))."""
-    return rounded(fma(np.float32(scale), noise(address, master.size), master), dtype)
+    return rounded(fma(np.float32(scale), rows_of_noise(address, master.size, columns, stride), master), dtype)
 
 
 def accumulated(
@@ -149,22 +166,89 @@ def accumulated(
     iteration: int,
     tensor: int,
     element: int = 0,
+    columns: int | None = None,
+    stride: int | None = None,
 ) -> F32:
-    """New masters: acc = 0; for each pair in order, acc = fma(coefficient, noise, acc); then master + acc,
-    or master as it is where acc is zero (-0 + 0 would be +0)."""
+    """New masters: acc = 0; for each pair in order, acc = fma(coefficient, noise, acc); then `moved`."""
     total = np.zeros_like(master)
     for pair, coefficient in zip(pairs, coefficients, strict=True):
         address = NoiseAddress(run_seed, iteration, pair, tensor, element)
-        total = fma(coefficient, noise(address, master.size), total)
+        total = fma(coefficient, rows_of_noise(address, master.size, columns, stride), total)
+    return moved(master, total)
+
+
+def moved(master: F32, total: F32) -> F32:
+    """master + total, or master as it is where total is zero (-0 + 0 would be +0)."""
     return np.where(total == 0, master, master + total)
 
 
-def digest(master: F32, *, tensor: int, element: int = 0) -> int:
+def low_rank_sum(
+    shape: tuple[int, int],
+    *,
+    rank: int,
+    pairs: Sequence[int],
+    coefficients: F32,
+    run_seed: int,
+    iteration: int,
+    tensor: int,
+    row: int = 0,
+    column: int = 0,
+) -> F32:
+    """Sum over the pairs of coefficient / sqrt(rank) * A B^T, for the block of the matrix at (row, column).
+
+    A is (out, rank), B is (in, rank), each with noise of its own kind. s = 1 / sqrt(rank); L = (coefficient * s) * A;
+    acc = 0; for each pair in order, for each k: acc = fma(L[o, k], B[i, k], acc); every step rounded to float32.
+    """
+    total = np.zeros(shape, np.float32)
+    s = np.float32(1) / np.sqrt(np.float32(rank))
+    for pair, coefficient in zip(pairs, coefficients, strict=True):
+        a, b = (
+            noise(NoiseAddress(run_seed, iteration, pair, tensor, first * rank), size * rank, kind=kind)
+            for kind, first, size in (("low_rank_a", row, shape[0]), ("low_rank_b", column, shape[1]))
+        )
+        left = (np.float32(coefficient) * s) * a.reshape(shape[0], rank)
+        for k in range(rank):
+            total = fma(left[:, k, None], b.reshape(shape[1], rank)[None, :, k], total)
+    return total
+
+
+def perturbed_low_rank(
+    master: F32, *, scale: float, dtype: str, rank: int, address: NoiseAddress, row: int = 0, column: int = 0
+) -> NDArray[Any]:
+    """Live weights of a block: round(master + low_rank_sum)."""
+    total = low_rank_sum(
+        _matrix(master),
+        rank=rank,
+        pairs=[address.pair],
+        coefficients=np.array([scale], np.float32),
+        run_seed=address.run_seed,
+        iteration=address.iteration,
+        tensor=address.tensor,
+        row=row,
+        column=column,
+    )
+    return rounded(master + total, dtype)
+
+
+def accumulated_low_rank(master: F32, **update: Any) -> F32:
+    """New masters of a block: `moved` by `low_rank_sum(**update)`."""
+    return moved(master, low_rank_sum(_matrix(master), **update))
+
+
+def digest(master: F32, *, tensor: int, element: int = 0, columns: int | None = None, stride: int | None = None) -> int:
     """Sum modulo 2^64 of h(tensor, element) * (2 * bits + 1); h is SplitMix64's output of the place, made odd."""
-    x = np.uint64(tensor << 42) + np.arange(element, element + master.size, dtype=np.uint64)
+    index = np.arange(master.size, dtype=np.uint64)
+    if columns is not None and stride is not None:
+        index = index // np.uint64(columns) * np.uint64(stride) + index % np.uint64(columns)
+    x = np.uint64(tensor << 42) + np.uint64(element) + index
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     factor = (x ^ x >> np.uint64(31)) | np.uint64(1)
     content = np.uint64(2) * master.view(np.uint32).astype(np.uint64) + np.uint64(1)
     return int((factor * content).sum(dtype=np.uint64))
+
+
+def _matrix(master: F32) -> tuple[int, int]:
+    rows, columns = master.shape
+    return rows, columns

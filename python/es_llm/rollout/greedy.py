@@ -54,10 +54,11 @@ def decode(
     position_BT = (mask_BT.cumsum(-1) - 1).masked_fill(mask_BT == 0, 0)
     options = _options(model)
     cache = DynamicCache(config=model.config)
-    ends = torch.tensor(list(eos_ids), dtype=ids_BT.dtype)
+    device = ids_BT.device
+    ends = torch.tensor(list(eos_ids), dtype=ids_BT.dtype, device=device)
     generated_BT = ids_BT.new_full((rows, max_new_tokens), pad_id)
-    row_B = torch.arange(rows)  # rows of the unit that are still in the batch
-    open_B = torch.ones(rows, dtype=torch.bool)
+    row_B = torch.arange(rows, device=device)  # rows of the unit that are still in the batch
+    open_B = torch.ones(rows, dtype=torch.bool, device=device)
     start = 0
     for step in range(max_new_tokens):
         stop = width + step

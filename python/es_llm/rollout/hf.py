@@ -22,7 +22,7 @@ class HFEngine:
     length that it holds can't change greedy decoding.
 
     Args:
-        model: a transformers model; its weights may change between calls.
+        model: a transformers model, on any device; its weights may change between calls.
         tokenizer: with a pad token; pads on the left whatever its `padding_side`.
         max_completion_length: new tokens per completion at most.
         temperature: 0; sampling is not built.
@@ -66,7 +66,8 @@ class HFEngine:
         """
         if not prompts:
             return []
-        ids_BT, mask_BT = self._prompts.batch(prompts)
+        device = self._model.get_input_embeddings().weight.device
+        ids_BT, mask_BT = (words_BT.to(device) for words_BT in self._prompts.batch(prompts))
         decode = self._decode if self._loop else self._generate
         return self._prompts.completions(decode(ids_BT, mask_BT), self._eos_ids)
 

@@ -22,6 +22,7 @@ def iteration_metrics(iteration: Iteration) -> dict[str, Any]:
         "update/norm": report.update_norm,
         "update/cosine": report.cosine,
         "update/moved_ratio": report.moved / report.elements,
+        "update/nonfinite": report.nonfinite,
         "seconds": total,
         **{f"seconds/{name}": value for name, value in seconds.items()},
     }

@@ -20,6 +20,7 @@ from es_llm.comm import Communicator, select_communicator
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.errors import ConfigError, EsError, ModelError
+from es_llm.model.device import device_of_rank
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.weights import Weights
 from es_llm.rewards.scoring import RewardSet
@@ -37,7 +38,7 @@ from es_llm.types import RewardFunction, Row
 class ESTrainer:
     """Fine-tunes all parameters of a causal language model by Evolution Strategies (arXiv 2509.24372).
 
-    The weights of `model` are trained in place; its parameters are cast to `args.dtype`.
+    The weights of `model` are trained in place; its parameters are cast to `args.dtype` and moved to `args.device`.
 
     Args:
         model: a transformers model, or a local directory or hub id; None is the embedded tiny model.
@@ -98,7 +99,13 @@ class ESTrainer:
                 shaping=self.args.shaping,
                 failure_policy=self.args.failure_policy,
             ),
-            weights=Weights(self.model, dtype=self.args.dtype, frozen=self.args.frozen),
+            weights=Weights(
+                self.model,
+                dtype=self.args.dtype,
+                frozen=self.args.frozen,
+                device=device_of_rank(self.args.device, self.comm.local_rank),
+                master_device=self.args.master_device,
+            ),
             engine=engine,
             rewards=rewards,
             prompts=PromptOrder(
@@ -198,6 +205,7 @@ class ESTrainer:
             "es_llm": es_llm.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            "device": str(self.run.weights.device),
         }
 
     def _config_json(self) -> dict[str, Any]:

@@ -150,7 +150,7 @@ proptest! {
         }
         set_kernel_threads(0).unwrap();
         prop_assert_eq!(bits(&parts), bits(&whole));
-        prop_assert_eq!(digest, naive::digest(&whole, address.tensor, address.element));
+        prop_assert_eq!(digest, naive::digest(&whole, address));
     }
 
     #[test]
@@ -194,7 +194,7 @@ proptest! {
             prop_assert_eq!(bits(&part), bits(&block(&whole)));
             let mut digest = 0_u64;
             for (row, part) in part.chunks(right - left).enumerate() {
-                digest = digest.wrapping_add(naive::digest(part, address.tensor, element + (row * columns) as u64));
+                digest = digest.wrapping_add(naive::digest(part, NoiseAddress { element: element + (row * columns) as u64, ..address }));
             }
             prop_assert_eq!(kernels.digest(&part, place).unwrap(), digest);
         }

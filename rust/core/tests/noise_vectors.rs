@@ -1,7 +1,9 @@
 //! The known answers in `tests/data/noise_vectors.txt`, for the naive forms and for every path of this machine.
 
-use es_core::kernels::{Bf16, Dtype, F16, F32, Kernels, Live, LiveType, Path, Update, naive};
-use es_core::noise::{NoiseAddress, normals, philox4x32};
+use es_core::kernels::{
+    Bf16, Dtype, F16, F32, Kernels, Live, LowRank, LowRankUpdate, Path, Place, Update, naive,
+};
+use es_core::noise::{Kind, NoiseAddress, normals, philox4x32};
 
 const VECTORS: &str = include_str!("../../../tests/data/noise_vectors.txt");
 
@@ -59,6 +61,34 @@ fn address(words: &[&str]) -> NoiseAddress {
     }
 }
 
+/// The words of an update's address, of which the pairs are apart.
+fn address_of_update(words: &[&str]) -> NoiseAddress {
+    address(&[words[0], words[1], "0", words[2], "0"])
+}
+
+/// Words "element columns stride".
+fn rows(address: NoiseAddress, words: &[&str]) -> Place {
+    Place {
+        address: NoiseAddress {
+            element: decimal(words[0]),
+            ..address
+        },
+        columns: decimal(words[1]),
+        stride: decimal(words[2]),
+    }
+}
+
+/// Words "rank row column rows columns".
+fn block(address: NoiseAddress, words: &[&str]) -> LowRank {
+    let size = |word: &str| usize::try_from(decimal(word)).unwrap();
+    LowRank {
+        address,
+        rank: size(words[0]),
+        first: [decimal(words[1]), decimal(words[2])],
+        shape: [size(words[3]), size(words[4])],
+    }
+}
+
 fn all_paths() -> Vec<Kernels> {
     Path::ALL
         .into_iter()
@@ -86,18 +116,32 @@ fn normals_of_words() {
     }
 }
 
+fn check_fill(kind: Kind, at: NoiseAddress, expected: &[u32]) {
+    let mut out = vec![0.0; expected.len()];
+    naive::fill_of(kind, at, &mut out).unwrap();
+    assert_eq!(bits(&out), expected, "{kind:?} {at:?}");
+    for kernels in all_paths() {
+        out.fill(0.0);
+        kernels.fill_of(kind, at, &mut out).unwrap();
+        assert_eq!(bits(&out), expected, "{kind:?} {at:?} {kernels:?}");
+    }
+}
+
 #[test]
 fn noise_at_addresses() {
     for (_, inputs, values) in vectors("noise") {
-        let at = address(&inputs[0]);
-        let mut out = vec![0.0; values.len()];
-        naive::fill(at, &mut out).unwrap();
-        assert_eq!(bits(&out), hex(&values), "{at:?}");
-        for kernels in all_paths() {
-            out.fill(0.0);
-            kernels.fill(at, &mut out).unwrap();
-            assert_eq!(bits(&out), hex(&values), "{at:?} {kernels:?}");
-        }
+        check_fill(Kind::Dense, address(&inputs[0]), &hex(&values));
+    }
+}
+
+#[test]
+fn factors() {
+    for (_, inputs, values) in vectors("factor") {
+        let kind = match inputs[0][0] {
+            "low_rank_a" => Kind::LowRankA,
+            _ => Kind::LowRankB,
+        };
+        check_fill(kind, address(&inputs[0][1..]), &hex(&values));
     }
 }
 
@@ -119,99 +163,185 @@ fn rounded_values() {
     }
 }
 
-fn check_perturb<L: LiveType>(
-    inputs: &[Vec<&str>],
-    live: &[u32],
-    wrap: impl Fn(&mut [L::Bits]) -> Live<'_>,
-    widen: impl Fn(L::Bits) -> u32,
-) where
-    L::Bits: Default,
-{
-    let (scale, at) = (floats(&inputs[0][1..2])[0], address(&inputs[0][2..]));
-    let master = floats(&inputs[1]);
-    let mut out = vec![L::Bits::default(); master.len()];
-    naive::perturb_into::<L>(&mut out, &master, scale, at).unwrap();
-    assert_eq!(
-        out.iter().map(|value| widen(*value)).collect::<Vec<_>>(),
-        live
-    );
-    for kernels in all_paths() {
-        out.fill(L::Bits::default());
-        kernels
-            .perturb_into(wrap(&mut out), &master, scale, at)
-            .unwrap();
-        assert_eq!(
-            out.iter().map(|value| widen(*value)).collect::<Vec<_>>(),
-            live,
-            "{kernels:?}"
-        );
+/// The naive form and all paths write `live`; `None` is the naive form.
+fn check_live(dtype: &str, live: &[&str], write: impl Fn(Option<Kernels>, Live<'_>)) {
+    let (expected, ways) = (hex(live), all_paths().into_iter().map(Some).chain([None]));
+    for way in ways {
+        let (mut long, mut short) = (vec![0.0; live.len()], vec![0_u16; live.len()]);
+        let got: Vec<u32> = match Dtype::from_name(dtype).unwrap() {
+            Dtype::F32 => {
+                write(way, Live::F32(&mut long));
+                bits(&long)
+            }
+            Dtype::Bf16 => {
+                write(way, Live::Bf16(&mut short));
+                short.into_iter().map(u32::from).collect()
+            }
+            Dtype::F16 => {
+                write(way, Live::F16(&mut short));
+                short.into_iter().map(u32::from).collect()
+            }
+        };
+        assert_eq!(got, expected, "{dtype} {way:?}");
     }
+}
+
+fn check_place(dtype: &str, scale: &str, place: Place, master: &[f32], live: &[&str]) {
+    let scale = floats(&[scale])[0];
+    check_live(dtype, live, |way, live| match (way, live) {
+        (Some(kernels), live) => drop(kernels.perturb_into(live, master, scale, place).unwrap()),
+        (None, Live::F32(live)) => {
+            naive::perturb_into::<F32>(live, master, scale, place).unwrap();
+        }
+        (None, Live::Bf16(live)) => {
+            naive::perturb_into::<Bf16>(live, master, scale, place).unwrap();
+        }
+        (None, Live::F16(live)) => {
+            naive::perturb_into::<F16>(live, master, scale, place).unwrap();
+        }
+    });
 }
 
 #[test]
 fn perturbed_weights() {
     for (_, inputs, live) in vectors("perturb") {
-        let live = hex(&live);
-        match Dtype::from_name(inputs[0][0]).unwrap() {
-            Dtype::F32 => check_perturb::<F32>(&inputs, &live, |out| Live::F32(out), f32::to_bits),
-            Dtype::Bf16 => check_perturb::<Bf16>(&inputs, &live, |out| Live::Bf16(out), u32::from),
-            Dtype::F16 => check_perturb::<F16>(&inputs, &live, |out| Live::F16(out), u32::from),
-        }
+        let (words, master) = (&inputs[0], floats(&inputs[1]));
+        check_place(
+            words[0],
+            words[1],
+            address(&words[2..]).into(),
+            &master,
+            &live,
+        );
+    }
+}
+
+#[test]
+fn perturbed_shards() {
+    for (_, inputs, live) in vectors("shard_perturb") {
+        let (words, master) = (&inputs[0], floats(&inputs[1]));
+        let place = rows(address(&words[2..]), &words[6..]);
+        check_place(words[0], words[1], place, &master, &live);
+    }
+}
+
+#[test]
+fn perturbed_blocks() {
+    for (_, inputs, live) in vectors("low_rank_perturb") {
+        let (words, master) = (&inputs[0], floats(&inputs[1]));
+        let at = address(&[words[2], words[3], words[4], words[5], "0"]);
+        let (scale, matrix) = (floats(&words[1..2])[0], block(at, &words[6..]));
+        check_live(words[0], &live, |way, live| match (way, live) {
+            (Some(kernels), live) => drop(
+                kernels
+                    .perturb_low_rank_into(live, &master, scale, matrix)
+                    .unwrap(),
+            ),
+            (None, Live::F32(live)) => {
+                naive::perturb_low_rank_into::<F32>(live, &master, scale, matrix).unwrap();
+            }
+            (None, Live::Bf16(live)) => {
+                naive::perturb_low_rank_into::<Bf16>(live, &master, scale, matrix).unwrap();
+            }
+            (None, Live::F16(live)) => {
+                naive::perturb_low_rank_into::<F16>(live, &master, scale, matrix).unwrap();
+            }
+        });
+    }
+}
+
+/// Pairs, coefficients, master: the groups after the address.
+fn members(inputs: &[Vec<&str>]) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
+    let pairs = inputs[1].iter().map(|word| narrow(word)).collect();
+    (pairs, floats(&inputs[2]), floats(&inputs[3]))
+}
+
+fn check_accumulate(place: Place, inputs: &[Vec<&str>], moved: &[&str]) {
+    let (pairs, coefficients, before) = members(inputs);
+    let update = Update {
+        place,
+        pairs: &pairs,
+        coefficients: &coefficients,
+        dtype: Dtype::Bf16,
+    };
+    let mut master = before.clone();
+    naive::accumulate(&mut master, update).unwrap();
+    assert_eq!(bits(&master), hex(moved));
+    for kernels in all_paths() {
+        master.clone_from(&before);
+        kernels.accumulate(&mut master, update).unwrap();
+        assert_eq!(bits(&master), hex(moved), "{kernels:?}");
     }
 }
 
 #[test]
 fn accumulated_masters() {
     for (_, inputs, moved) in vectors("accumulate") {
-        let words = &inputs[0];
-        let (pairs, coefficients) = (
-            inputs[1]
-                .iter()
-                .map(|word| narrow(word))
-                .collect::<Vec<_>>(),
-            floats(&inputs[2]),
-        );
-        let update = Update {
-            place: address(&[words[0], words[1], "0", words[2], words[3]]).into(),
+        let at = address_of_update(&inputs[0]);
+        let element = decimal(inputs[0][3]);
+        let place = NoiseAddress { element, ..at }.into();
+        check_accumulate(place, &inputs, &moved);
+    }
+}
+
+#[test]
+fn accumulated_shards() {
+    for (_, inputs, moved) in vectors("shard_accumulate") {
+        let place = rows(address_of_update(&inputs[0]), &inputs[0][3..]);
+        check_accumulate(place, &inputs, &moved);
+    }
+}
+
+#[test]
+fn accumulated_blocks() {
+    for (_, inputs, moved) in vectors("low_rank_accumulate") {
+        let (pairs, coefficients, before) = members(&inputs);
+        let update = LowRankUpdate {
+            matrix: block(address_of_update(&inputs[0]), &inputs[0][3..]),
             pairs: &pairs,
             coefficients: &coefficients,
             dtype: Dtype::Bf16,
         };
-        let mut master = floats(&inputs[3]);
-        naive::accumulate(&mut master, update).unwrap();
+        let mut master = before.clone();
+        naive::accumulate_low_rank(&mut master, update).unwrap();
         assert_eq!(bits(&master), hex(&moved));
         for kernels in all_paths() {
-            master = floats(&inputs[3]);
-            kernels.accumulate(&mut master, update).unwrap();
+            master.clone_from(&before);
+            kernels.accumulate_low_rank(&mut master, update).unwrap();
             assert_eq!(bits(&master), hex(&moved), "{kernels:?}");
         }
+    }
+}
+
+fn check_digest(place: Place, master: &[&str], digest: &str) {
+    let (master, digest) = (floats(master), u64::from_str_radix(digest, 16).unwrap());
+    assert_eq!(naive::digest(&master, place), digest);
+    for kernels in all_paths() {
+        let got = kernels.digest(&master, place).unwrap();
+        assert_eq!(got, digest, "{kernels:?}");
+    }
+}
+
+fn address_of_digest(tensor: &str, element: &str) -> NoiseAddress {
+    NoiseAddress {
+        tensor: narrow(tensor),
+        element: decimal(element),
+        ..NoiseAddress::default()
     }
 }
 
 #[test]
 fn digests() {
     for (_, inputs, digest) in vectors("digest") {
-        let (tensor, element) = (narrow(inputs[0][0]), decimal(inputs[0][1]));
-        let (master, digest) = (
-            floats(&inputs[1]),
-            u64::from_str_radix(digest[0], 16).unwrap(),
-        );
-        assert_eq!(naive::digest(&master, tensor, element), digest);
-        for kernels in all_paths() {
-            assert_eq!(
-                kernels
-                    .digest(
-                        &master,
-                        NoiseAddress {
-                            tensor,
-                            element,
-                            ..NoiseAddress::default()
-                        }
-                    )
-                    .unwrap(),
-                digest,
-                "{kernels:?}"
-            );
-        }
+        let at = address_of_digest(inputs[0][0], inputs[0][1]);
+        check_digest(at.into(), &inputs[1], digest[0]);
+    }
+}
+
+#[test]
+fn digests_of_shards() {
+    for (_, inputs, digest) in vectors("shard_digest") {
+        let at = address_of_digest(inputs[0][0], inputs[0][1]);
+        check_digest(rows(at, &inputs[0][1..]), &inputs[1], digest[0]);
     }
 }

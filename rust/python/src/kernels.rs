@@ -2,7 +2,7 @@
 
 use es_core::kernels::{
     self, Bf16, Dtype, F16, F32, KernelError, Kernels, Live, LiveType, LowRank, LowRankUpdate,
-    Path, Place, Update,
+    MAX_RANK, Path, Place, Update,
 };
 use es_core::noise::NoiseAddress;
 use numpy::Element;
@@ -14,6 +14,7 @@ use crate::noise::{Any, address, element_word, kind, word, words};
 
 /// Adds this file's functions to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("MAX_RANK", MAX_RANK)?;
     m.add_class::<UpdateReport>()?;
     m.add_function(wrap_pyfunction!(fill, m)?)?;
     m.add_function(wrap_pyfunction!(perturb_into, m)?)?;

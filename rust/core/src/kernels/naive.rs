@@ -1,21 +1,30 @@
 //! The kernels' definition, one element at a time. Slow on purpose: fast paths are tested against it, bit for bit.
 
 use super::rounding::LiveType;
-use super::{KernelError, LowRank, LowRankUpdate, Update};
+use super::{KernelError, LowRank, LowRankUpdate, Place, Update};
 use crate::noise::{Kind, NoiseAddress, noise_at};
 
-/// out\[i\] = noise(element + i).
+/// out\[i\] = noise of value i of the place.
 ///
 /// # Errors
 /// [`KernelError::Address`].
-pub fn fill(address: NoiseAddress, out: &mut [f32]) -> Result<(), KernelError> {
+pub fn fill(place: impl Into<Place>, out: &mut [f32]) -> Result<(), KernelError> {
+    fill_of(Kind::Dense, place, out)
+}
+
+/// As [`fill`], for any kind of noise.
+///
+/// # Errors
+/// As [`fill`].
+pub fn fill_of(kind: Kind, place: impl Into<Place>, out: &mut [f32]) -> Result<(), KernelError> {
+    let place = place.into();
     for (i, out) in out.iter_mut().enumerate() {
-        *out = noise_at(after(address, i))?;
+        *out = noise_at(kind, at(place, i))?;
     }
     Ok(())
 }
 
-/// live\[i\] = round(fma(scale, noise(element + i), master\[i\])).
+/// live\[i\] = round(fma(scale, noise of value i, master\[i\])).
 ///
 /// # Errors
 /// [`KernelError::Address`].
@@ -23,10 +32,11 @@ pub fn perturb_into<L: LiveType>(
     live: &mut [L::Bits],
     master: &[f32],
     scale: f32,
-    address: NoiseAddress,
+    place: impl Into<Place>,
 ) -> Result<(), KernelError> {
+    let place = place.into();
     for (i, (live, master)) in live.iter_mut().zip(master).enumerate() {
-        *live = L::round(scale.mul_add(noise_at(after(address, i))?, *master));
+        *live = L::round(scale.mul_add(noise_at(Kind::Dense, at(place, i))?, *master));
     }
     Ok(())
 }
@@ -42,9 +52,9 @@ pub fn accumulate(master: &mut [f32], update: Update<'_>) -> Result<(), KernelEr
         for (pair, coefficient) in update.pairs.iter().zip(update.coefficients) {
             let address = NoiseAddress {
                 pair: *pair,
-                ..after(update.place.address, i)
+                ..at(update.place, i)
             };
-            sum = coefficient.mul_add(noise_at(address)?, sum);
+            sum = coefficient.mul_add(noise_at(Kind::Dense, address)?, sum);
         }
         if sum != 0.0 {
             *master += sum;
@@ -107,13 +117,12 @@ fn low_rank_sum(
         let scale = coefficient * (1.0 / (rank as f32).sqrt());
         let factor = |kind: Kind, row: u64, k: usize| {
             let element = row * rank as u64 + k as u64;
-            let stream = NoiseAddress {
+            let element = NoiseAddress {
                 pair: *pair,
                 element,
                 ..address
-            }
-            .stream_of(kind, 1)?;
-            Ok::<f32, KernelError>(stream.block(element / 4)[(element % 4) as usize])
+            };
+            noise_at(kind, element)
         };
         for k in 0..rank {
             let left = scale * factor(Kind::LowRankA, row, k)?;
@@ -127,9 +136,11 @@ fn low_rank_sum(
 ///
 /// h is odd, and the contents of an element differ by an even number below 2^33 that isn't 0: so a single changed
 /// element always changes the digest. The order of the elements doesn't count, so shards' digests add up.
-pub fn digest(master: &[f32], tensor: u32, element: u64) -> u64 {
+pub fn digest(master: &[f32], place: impl Into<Place>) -> u64 {
+    let place = place.into();
     let term = |(i, value): (usize, &f32)| {
-        let factor = digest_factor(digest_place(tensor, element + i as u64));
+        let address = at(place, i);
+        let factor = digest_factor(digest_place(address.tensor, address.element));
         factor.wrapping_mul(2 * u64::from(value.to_bits()) + 1)
     };
     master
@@ -162,9 +173,10 @@ pub(super) fn digest_factor(place: u64) -> u64 {
     (x ^ (x >> 31)) | 1
 }
 
-fn after(address: NoiseAddress, elements: usize) -> NoiseAddress {
+fn at(place: Place, index: usize) -> NoiseAddress {
+    let (row, column) = (index as u64 / place.columns, index as u64 % place.columns);
     NoiseAddress {
-        element: address.element + elements as u64,
-        ..address
+        element: place.address.element + row * place.stride + column,
+        ..place.address
     }
 }

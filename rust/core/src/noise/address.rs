@@ -41,9 +41,9 @@ pub struct NoiseAddress {
 pub enum Kind {
     /// One value per weight.
     Dense = 0,
-    /// Reserved: left factor of a low-rank perturbation.
+    /// Left factor A (out, rank) of a low-rank perturbation, row by row.
     LowRankA = 1,
-    /// Reserved: right factor of a low-rank perturbation.
+    /// Right factor B (in, rank) of a low-rank perturbation, row by row.
     LowRankB = 2,
 }
 

@@ -20,7 +20,7 @@ pub const NOISE_VERSION: u32 = 1;
 ///
 /// # Errors
 /// [`NoiseError`] if the tensor or the element is out of range.
-pub fn noise_at(address: NoiseAddress) -> Result<f32, NoiseError> {
-    let stream = address.stream(1)?;
+pub fn noise_at(kind: Kind, address: NoiseAddress) -> Result<f32, NoiseError> {
+    let stream = address.stream_of(kind, 1)?;
     Ok(stream.block(address.element / 4)[(address.element % 4) as usize])
 }

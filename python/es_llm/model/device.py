@@ -1,0 +1,59 @@
+"""Where a rank's weights live: the device that an option names, and whether the masters fit on it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from es_llm.config.es import MASTER_DEVICES
+from es_llm.errors import ConfigError
+
+_SHARE: Final = 0.5
+"""Of the device's free memory, at most this for masters: the rest is for caches and activations."""
+
+
+def device_of_rank(name: str, local_rank: int) -> torch.device:
+    """The device that `name` means to the rank with this number on its host.
+
+    Args:
+        name: "auto" (CUDA if torch sees a device, else the CPU), "cpu", "cuda" (GPU `local_rank` modulo the number of
+            visible ones; "auto" too), or "cuda:1".
+
+    Raises:
+        ConfigError: another name, or no such device.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if name not in ("auto", "cuda") and (kind != "cuda" or not index.isdigit()):
+        raise ConfigError(f"`device` must be auto, cpu, cuda or cuda:<number>, got {name!r}")
+    if not count:
+        built = "sees none" if torch.version.cuda else "is built without CUDA"
+        raise ConfigError(f"`device` {name!r} needs a CUDA device, but torch {torch.__version__} {built}; use cpu")
+    number = int(index) if index else local_rank % count
+    if number >= count:
+        raise ConfigError(f"`device` {name!r}: torch sees {count} CUDA devices, expected a number below that")
+    return torch.device("cuda", number)
+
+
+def master_place(name: str, device: torch.device, *, masters: int, coming: int) -> torch.device:
+    """Where the float32 masters go: `device`, or the CPU's memory. The bits are the same in both places.
+
+    Args:
+        name: "device", "cpu", or "auto": the device if they fit into half of what will be free there.
+        masters: their bytes.
+        coming: bytes of the live weights that are still to arrive on the device.
+
+    Raises:
+        ConfigError: another name.
+    """
+    if name not in MASTER_DEVICES:
+        raise ConfigError(f"`master_device` must be one of {', '.join(MASTER_DEVICES)}, got {name!r}")
+    if device.type == "cpu" or name == "cpu":
+        return torch.device("cpu")
+    if name == "device":
+        return device
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if masters <= _SHARE * (free - coming) else torch.device("cpu")
