@@ -21,6 +21,7 @@ mod pool;
 mod report;
 mod rounding;
 mod simd;
+mod stream;
 mod tile;
 mod update;
 mod weights;
@@ -35,6 +36,7 @@ pub use rounding::{Bf16, Dtype, F16, F32, LiveType};
 
 use chunks::{pieces, split, split_mut};
 use low_rank::{AccumulateLowRank, Factors, PerturbLowRank, scaled};
+use stream::PAST_CACHE;
 
 /// Live weights as the engine holds them; 16-bit types as their bit patterns.
 #[derive(Debug)]
@@ -262,13 +264,18 @@ impl Kernels {
     ) -> Result<u64, KernelError> {
         require_length(live.len(), master.len())?;
         let cuts = pieces(&place, master.len());
+        let past_cache = size_of_val(live) >= PAST_CACHE;
         let jobs: Vec<_> = split_mut(live, &cuts)
             .into_iter()
             .zip(split(master, &cuts))
             .zip(&cuts)
             .collect();
         let work = |((live, master), cut): Written<'_, L, &Range<usize>>| match noise {
-            None => self.path.run(weights::Round::<L> { live, master }),
+            None => self.path.run(weights::Round::<L> {
+                live,
+                master,
+                past_cache,
+            }),
             Some((scale, stream)) => self.path.run(weights::Perturb::<L> {
                 stream,
                 place,

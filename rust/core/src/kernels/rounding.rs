@@ -1,5 +1,7 @@
 //! f32 -> live types, to nearest even, without branches so that loops vectorise. NaN becomes the type's default NaN.
 
+use bytemuck::Pod;
+
 use super::KernelError;
 
 /// Types of live weights.
@@ -31,7 +33,7 @@ impl Dtype {
 /// A type of live weights, at compile time.
 pub trait LiveType: Send + Sync {
     /// How the weights are stored.
-    type Bits: Copy + Send + Sync;
+    type Bits: Pod + Send + Sync;
 
     /// The stored form of the nearest value, ties to even.
     fn round(value: f32) -> Self::Bits;
@@ -39,8 +41,11 @@ pub trait LiveType: Send + Sync {
     /// The nearest value itself, as f32.
     fn nearest(value: f32) -> f32;
 
-    /// Whether the nearest value is neither infinite nor NaN.
-    fn stays_finite(value: f32) -> bool;
+    /// As [`LiveType::round`], if the nearest value is neither infinite nor NaN.
+    fn round_finite(value: f32) -> Self::Bits;
+
+    /// The first magnitude, as f32 bits, of which the nearest value is infinite or NaN.
+    const OVERFLOW: u32;
 }
 
 /// f32: nothing to round.
@@ -57,8 +62,16 @@ pub struct F16;
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
-/// The first magnitude that rounds to an infinite bfloat16.
-const BF16_OVERFLOW: u32 = 0x7f7f_8000;
+
+/// The bits without the sign.
+#[allow(
+    clippy::inline_always,
+    reason = "compiled into the kernels of every instruction set"
+)]
+#[inline(always)]
+pub(super) fn magnitude(value: f32) -> u32 {
+    value.to_bits() & MAGNITUDE
+}
 
 #[allow(
     clippy::inline_always,
@@ -77,9 +90,11 @@ impl LiveType for F32 {
         value
     }
 
+    const OVERFLOW: u32 = INFINITY;
+
     #[inline(always)]
-    fn stays_finite(value: f32) -> bool {
-        value.to_bits() & MAGNITUDE < INFINITY
+    fn round_finite(value: f32) -> f32 {
+        value
     }
 }
 
@@ -94,13 +109,11 @@ impl LiveType for Bf16 {
     /// carry goes into the exponent, up to infinity.
     #[inline(always)]
     fn round(value: f32) -> u16 {
-        let bits = value.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-        (if bits & MAGNITUDE > INFINITY {
+        if magnitude(value) > INFINITY {
             0x7fc0
         } else {
-            rounded
-        }) as u16
+            Self::round_finite(value)
+        }
     }
 
     #[inline(always)]
@@ -108,16 +121,17 @@ impl LiveType for Bf16 {
         f32::from_bits(u32::from(Self::round(value)) << 16)
     }
 
+    const OVERFLOW: u32 = 0x7f7f_8000;
+
     #[inline(always)]
-    fn stays_finite(value: f32) -> bool {
-        value.to_bits() & MAGNITUDE < BF16_OVERFLOW
+    fn round_finite(value: f32) -> u16 {
+        let bits = value.to_bits();
+        (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16
     }
 }
 
 /// Smallest normal half, 2^-14, as f32 bits.
 const SMALLEST_NORMAL: u32 = 0x3880_0000;
-/// 65520, the first magnitude that rounds to an infinite half.
-const OVERFLOW: u32 = 0x477f_f000;
 /// 0.5: adding it puts the last bit of a subnormal half, 2^-24, into the last place of an f32.
 const HALF: u32 = 0x3f00_0000;
 /// 127 - 15 in the exponent's place.
@@ -132,6 +146,18 @@ impl LiveType for F16 {
 
     #[inline(always)]
     fn round(value: f32) -> u16 {
+        let sign = (value.to_bits() >> 16) as u16 & 0x8000;
+        if magnitude(value) > INFINITY {
+            0x7e00
+        } else if magnitude(value) >= Self::OVERFLOW {
+            sign | 0x7c00
+        } else {
+            Self::round_finite(value)
+        }
+    }
+
+    #[inline(always)]
+    fn round_finite(value: f32) -> u16 {
         let bits = value.to_bits();
         let magnitude = bits & MAGNITUDE;
         let carry = 0xfff + ((magnitude >> 13) & 1);
@@ -144,12 +170,7 @@ impl LiveType for F16 {
         } else {
             normal
         };
-        let signed = (if magnitude >= OVERFLOW {
-            0x7c00
-        } else {
-            finite
-        }) | ((bits >> 16) & 0x8000);
-        (if magnitude > INFINITY { 0x7e00 } else { signed }) as u16
+        (finite | ((bits >> 16) & 0x8000)) as u16
     }
 
     #[inline(always)]
@@ -165,7 +186,7 @@ impl LiveType for F16 {
         } else {
             normal
         };
-        let signed = (if magnitude >= OVERFLOW {
+        let signed = (if magnitude >= Self::OVERFLOW {
             INFINITY
         } else {
             finite
@@ -177,8 +198,6 @@ impl LiveType for F16 {
         }
     }
 
-    #[inline(always)]
-    fn stays_finite(value: f32) -> bool {
-        value.to_bits() & MAGNITUDE < OVERFLOW
-    }
+    /// 65520.
+    const OVERFLOW: u32 = 0x477f_f000;
 }

@@ -6,8 +6,9 @@
 
 use super::path::Work;
 use super::place::Place;
-use super::rounding::LiveType;
+use super::rounding::{LiveType, magnitude};
 use super::simd::Simd;
+use super::stream::{Writer, fetch_next, fetch_next_to_write};
 use super::tile::{Single, TILE, Tiles};
 use crate::noise::Stream;
 
@@ -58,9 +59,11 @@ impl<L: LiveType> Work for Perturb<'_, L> {
         let mut values = [0.0; TILE];
         let mut nonfinite = 0;
         for span in Tiles::new(self.place, self.start, self.master.len()) {
-            noise.tile(&span, &mut values);
             let live = &mut self.live[span.slice.clone()];
-            let master = &self.master[span.slice];
+            let master = &self.master[span.slice.clone()];
+            fetch_next(master);
+            fetch_next_to_write(live);
+            noise.tile(&span, &mut values);
             let values = &values[span.tile];
             nonfinite += write::<L>(live, master, |i, master| {
                 self.scale.mul_add(values[i], master)
@@ -74,6 +77,7 @@ impl<L: LiveType> Work for Perturb<'_, L> {
 pub(super) struct Round<'a, L: LiveType> {
     pub live: &'a mut [L::Bits],
     pub master: &'a [f32],
+    pub past_cache: bool,
 }
 
 impl<L: LiveType> Work for Round<'_, L> {
@@ -81,25 +85,37 @@ impl<L: LiveType> Work for Round<'_, L> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> u64 {
+        let mut writer = Writer::new(self.past_cache);
         let parts = self.live.chunks_mut(TILE).zip(self.master.chunks(TILE));
         parts
-            .map(|(live, master)| write::<L>(live, master, |_, master| master))
+            .map(|(live, master)| {
+                writer.write(live, |live| write::<L>(live, master, |_, master| master))
+            })
             .sum()
     }
 }
 
-/// live\[i\] = round(value(i, master\[i\])), fewer than 2^32 of them; how many are not finite.
+/// live\[i\] = round(value(i, master\[i\])); how many are not finite. Rarely any: then it is done a second time.
 #[inline(always)]
 pub(super) fn write<L: LiveType>(
     live: &mut [L::Bits],
     master: &[f32],
     value: impl Fn(usize, f32) -> f32,
 ) -> u64 {
-    let mut nonfinite = 0_u32;
+    let mut largest = 0;
+    for (i, (live, master)) in live.iter_mut().zip(master).enumerate() {
+        let value = value(i, *master);
+        largest = largest.max(magnitude(value));
+        *live = L::round_finite(value);
+    }
+    if largest < L::OVERFLOW {
+        return 0;
+    }
+    let mut nonfinite = 0;
     for (i, (live, master)) in live.iter_mut().zip(master).enumerate() {
         let value = value(i, *master);
         *live = L::round(value);
-        nonfinite += u32::from(!L::stays_finite(value));
+        nonfinite += u64::from(magnitude(value) >= L::OVERFLOW);
     }
-    u64::from(nonfinite)
+    nonfinite
 }
