@@ -201,7 +201,7 @@ def test_parameters_that_the_kernels_cannot_hold_are_refused():
         Weights(model)
     with pytest.raises(ModelError, match=r"has type torch\.float64, expected one of"):
         Weights(tiny_model("llama").double())
-    with pytest.raises(ModelError, match=r"is on meta, expected cpu.*CUDA backend"):
+    with pytest.raises(ModelError, match=r"is on meta, expected cpu or cuda"):
         Weights(tiny_model("llama").to("meta"))
     with pytest.raises(ModelError, match="`dtype` must be one of float32, bfloat16, float16, got 'fp8'"):
         Weights(tiny_model("llama"), dtype="fp8")
@@ -221,3 +221,24 @@ def test_a_module_that_was_cast_meanwhile_is_noticed():
     model.to(torch.bfloat16)
     with pytest.raises(ModelError, match=r"is now torch\.bfloat16 on cpu, expected torch\.float32"):
         weights.unperturb()
+
+
+def test_weights_that_are_not_finite_are_counted_and_told_once(caplog):
+    module = torch.nn.Linear(64, 64, bias=False)
+    weights = Weights(module, dtype="float16")
+    weights.master[0][0, :3] = torch.tensor([65600.0, 1e30, -1e30])
+    weights.master[0][1, 0] = torch.nan
+    members = population(2).ask()
+    with caplog.at_level("WARNING"):
+        assert weights.unperturb() == 4
+        assert [weights.perturb(member, run_seed=RUN_SEED, sigma=SIGMA) for member in members] == [4, 4]
+    (message,) = caplog.messages
+    assert message == "`weight`: 4 weights are NaN or infinite, in float16, without noise"
+    people = population(2)
+    record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=0.05)
+    assert weights.update(record, run_seed=RUN_SEED).nonfinite == 1  # of the masters, in float32
+    finite = Weights(torch.nn.Linear(64, 64, bias=False), dtype="bfloat16")
+    with caplog.at_level("WARNING"):
+        record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=3e38)
+        assert finite.update(record, run_seed=RUN_SEED).nonfinite > 0
+    assert "after the update by iteration 0" in caplog.messages[-1]

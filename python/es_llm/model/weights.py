@@ -107,13 +107,13 @@ class Weights:
                 pair=member.pair,
                 tensor=tensor,
             )
-            total += self._count(live, count, f"of {member}")
+            total += self._count(live, count, f"in {live.dtype}, of {member}")
         return total
 
     def unperturb(self) -> int:
         """Write live = round(master); returns how many are NaN or infinite, warning as `perturb` does."""
         return sum(
-            self._count(live, self._backend.round_into(live.tensor(), master), "without noise")
+            self._count(live, self._backend.round_into(live.tensor(), master), f"in {live.dtype}, without noise")
             for _, live, master in self._tensors()
         )
 
@@ -134,7 +134,7 @@ class Weights:
                 iteration=record.iteration,
                 tensor=tensor,
             )
-            self._count(live, report.nonfinite, f"after the update of iteration {record.iteration}")
+            self._count(live, report.nonfinite, f"after the update by iteration {record.iteration}")
             total = report if total is None else total + report
         assert total is not None, "a table has one tensor at least"
         return total
@@ -152,11 +152,11 @@ class Weights:
         """SHA-256 of the frozen parameters in the module's order, as little-endian words of their own types."""
         return _sha256([live.tensor() for live in self._frozen])
 
-    def _count(self, live: Live, count: int, when: str) -> int:
-        """`count`; the first time that it isn't 0, tell whose weights."""
+    def _count(self, live: Live, count: int, where: str) -> int:
+        """`count`; the first time that it isn't 0 for a tensor, say where."""
         if count and live.name not in self._told:
             self._told.add(live.name)
-            logger.warning("%d weights of `%s` are NaN or infinite in %s %s", count, live.name, live.dtype, when)
+            logger.warning("`%s`: %d weights are NaN or infinite, %s", live.name, count, where)
         return count
 
     def _tensors(self) -> list[tuple[int, Live, torch.Tensor]]:
