@@ -2,6 +2,7 @@
 # make train   the main job: the embedded model on Countdown, two ranks
 # make test    all Rust and Python tests, lints and type checks
 # make test-faults   many more kills than `make test`
+# make test-neon, make test-avx512   the kernels' tests on instruction sets that this machine lacks, emulated (Debian, root)
 # make bench   the benches, with their checks
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup train test test-rust test-python test-faults lint format bench clean
+.PHONY: setup train test test-rust test-python test-faults test-neon test-avx512 lint format bench clean
 
 setup: $(STAMP)
 
@@ -55,9 +56,15 @@ format: setup
 test-faults: setup
 	ES_LLM_KILLS=200 $(BIN)/python -m pytest --timeout 3600 tests/test_kill.py tests/test_journal.py
 
+test-neon:
+	scripts/test_neon.sh es_core kernels noise_vectors
+
+test-avx512:
+	scripts/test_avx512.sh es_core kernels noise_vectors
+
 bench: setup
 	cargo bench --workspace --exclude es-python
-	$(BIN)/python benches/python/perturb_update.py
+	$(BIN)/python benches/python/kernels.py
 
 clean:
 	rm -rf target $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

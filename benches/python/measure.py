@@ -1,0 +1,108 @@
+"""Times, memory and bandwidth of this machine, for the benches."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from es_llm.noise.backend import backend_for
+
+
+def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each over `runs` rounds in which every one has a turn, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for round_ in range(runs + 1):
+        for name, work in works.items():
+            taken = seconds_of(work, device)
+            if round_:
+                seconds[name].append(taken)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Of one call, to the end of its work on the device."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
+    """Memory that `work` needs for itself while it runs, beyond what was held before; None where it can't be told."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    work()
+    return max(_status("VmHWM") - before, 0)
+
+
+def _status(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def copy_bandwidth(device: torch.device, size: int) -> float:
+    """Bytes read and written per second by a plain copy of up to `size` float32 values."""
+    size = min(size, 1 << 30 if device.type == "cuda" else 100_000_000)
+    source, target = torch.ones(size, device=device), torch.zeros(size, device=device)
+    return 8 * size / in_turn({"copy": lambda: target.copy_(source)}, 5, device)["copy"]
+
+
+def noise_rate(device: torch.device) -> float:
+    """Noise values per second where memory doesn't count: an update of 64 pairs over weights that fit the cache."""
+    pairs, coefficients = list(range(64)), np.ones(64, np.float32)
+    master = torch.zeros(1 << 22 if device.type == "cuda" else 1 << 18, device=device)
+    backend = backend_for(device)
+
+    def work() -> None:
+        for _ in range(10):
+            backend.accumulate(
+                master,
+                live_dtype=torch.float32,
+                pairs=pairs,
+                coefficients=coefficients,
+                run_seed=1,
+                iteration=0,
+                tensor=0,
+            )
+
+    return 10 * 64 * master.numel() / in_turn({"noise": work}, 5, device)["noise"]
+
+
+def machine(device: torch.device) -> str:
+    """Processor or card, and the commit."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
+    changed = " with changes" if _git("status", "--porcelain") else ""
+    return f"{name}; commit {_git('rev-parse', '--short', 'HEAD') or 'unknown'}{changed}; torch {torch.__version__}"
+
+
+def _git(*words: str) -> str:
+    here = Path(__file__).parent
+    return subprocess.run(["git", *words], check=False, cwd=here, capture_output=True, text=True).stdout.strip()
