@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,11 +16,16 @@ import torch
 from es_llm.noise.backend import backend_for
 
 
+PAUSE: Final = 0.3
+"""Seconds before each turn: torch's threads go on spinning for a while after their last work."""
+
+
 def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, float]:
     """Median seconds of each over `runs` rounds in which every one has a turn, after one round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(runs + 1):
         for name, work in works.items():
+            time.sleep(PAUSE)
             taken = seconds_of(work, device)
             if round_:
                 seconds[name].append(taken)

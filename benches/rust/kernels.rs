@@ -10,13 +10,17 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
 use es_core::kernels::{
-    Bf16, Dtype, Kernels, Live, Path, Place, Update, naive, set_kernel_threads,
+    Bf16, Dtype, Kernels, Live, LowRank, LowRankUpdate, Path, Place, Update, naive,
+    set_kernel_threads,
 };
 use es_core::noise::NoiseAddress;
 
 const ELEMENTS: usize = 1 << 20;
 /// The naive form is slow: it gets this many.
 const FEW: usize = 1 << 14;
+/// Of a low-rank matrix.
+const WIDTH: usize = 1 << 11;
+const RANK: usize = 4;
 const ADDRESS: NoiseAddress = NoiseAddress {
     run_seed: 42,
     iteration: 3,
@@ -146,6 +150,46 @@ fn digest(c: &mut Criterion) {
     }
 }
 
+/// Rank 4, 8 pairs. Throughput counts multiplications: elements times pairs times rank.
+fn low_rank(c: &mut Criterion) {
+    let mut group = group(c, "accumulate_low_rank_4_8_pairs");
+    let update = |rows: usize| LowRankUpdate {
+        matrix: LowRank {
+            address: ADDRESS,
+            rank: RANK,
+            first: [3, 5],
+            shape: [rows, WIDTH],
+        },
+        pairs: &PAIRS,
+        coefficients: &COEFFICIENTS,
+        dtype: Dtype::Bf16,
+    };
+    let products = |elements: usize| Throughput::Elements((elements * PAIRS.len() * RANK) as u64);
+    let rows = FEW / WIDTH;
+    let mut expected = vec![1.0; FEW];
+    naive::accumulate_low_rank(&mut expected, update(rows)).unwrap();
+    let mut master = vec![1.0; FEW];
+    group.throughput(products(FEW));
+    group.bench_function("naive", |b| {
+        b.iter(|| naive::accumulate_low_rank(black_box(&mut master), update(rows)));
+    });
+    group.throughput(products(ELEMENTS));
+    for kernels in paths() {
+        let mut master = vec![1.0; ELEMENTS];
+        let rows = ELEMENTS / WIDTH;
+        kernels
+            .accumulate_low_rank(&mut master, update(rows))
+            .unwrap();
+        assert_eq!(bits(&master[..FEW]), bits(&expected));
+        group.bench_function(
+            BenchmarkId::new("path", format!("{:?}", kernels.path())),
+            |b| {
+                b.iter(|| kernels.accumulate_low_rank(black_box(&mut master), update(rows)));
+            },
+        );
+    }
+}
+
 /// What memory allows: a copy of the same size, in f32 values per second.
 fn copy(c: &mut Criterion) {
     let mut group = group(c, "copy");
@@ -157,5 +201,5 @@ fn copy(c: &mut Criterion) {
     assert_eq!(bits(&to), bits(&from));
 }
 
-criterion_group!(benches, fill, perturb, accumulate, digest, copy);
+criterion_group!(benches, fill, perturb, accumulate, low_rank, digest, copy);
 criterion_main!(benches);

@@ -30,6 +30,8 @@ pub const MAX_RANK: usize = 1024;
 /// Rows of a panel: the unit of work of one thread.
 const PANEL_ROWS: usize = 240;
 const PANEL_COLUMNS: usize = 1024;
+/// From a row of sums to the next: a line more than the columns, so that rows don't share a set of the cache.
+const STRIDE: usize = PANEL_COLUMNS + 16;
 /// Terms that are drawn at once, about.
 const DEPTH: usize = 64;
 /// Rows of the part of a panel that is summed in registers; its columns are two registers wide.
@@ -119,16 +121,20 @@ impl Factors<'_> {
     }
 
     fn panel(&self, rows: usize) -> Panel {
+        // One chunk of pairs needs the sums of a few rows only: see `sum`.
+        let one = self.pairs_at_once() >= self.pairs.len();
+        let rows = if one { ROWS } else { rows };
         let depth = self.pairs_at_once() * self.matrix.rank;
         Panel {
             values: vec![0.0; self.matrix.rank * PANEL_COLUMNS],
             left: vec![0.0; depth * PANEL_ROWS],
             right: vec![0.0; depth * PANEL_COLUMNS],
-            sums: vec![0.0; rows.next_multiple_of(ROWS) * PANEL_COLUMNS],
+            sums: vec![0.0; rows.next_multiple_of(ROWS) * STRIDE],
         }
     }
 
-    /// sums\[(row, column)\] = the chain over all terms, from 0, of fma(L, B, sum); rows of sums are `PANEL_COLUMNS` apart.
+    /// Calls `take` with the first of [`ROWS`] rows and their sums, for all rows; sums\[(row, column)\] = the chain over all
+    /// terms, from 0, of fma(L, B, sum); rows of sums are [`STRIDE`] apart.
     #[inline(always)]
     fn sum<S: Simd>(
         &self,
@@ -136,11 +142,15 @@ impl Factors<'_> {
         rows: &Range<usize>,
         columns: &Range<usize>,
         panel: &mut Panel,
+        mut take: impl FnMut(usize, &[f32]),
     ) {
         let rank = self.matrix.rank;
-        panel.sums.fill(0.0);
         let at_once = self.pairs_at_once();
-        for (pairs, scales) in self.pairs.chunks(at_once).zip(self.scales.chunks(at_once)) {
+        panel.sums.fill(0.0);
+        let chunks = self.pairs.len().div_ceil(at_once).max(1);
+        for chunk in 0..chunks {
+            let part = chunk * at_once..self.pairs.len().min((chunk + 1) * at_once);
+            let (pairs, scales) = (&self.pairs[part.clone()], &self.scales[part]);
             let depth = pairs.len() * rank;
             for (i, (pair, scale)) in pairs.iter().zip(scales).enumerate() {
                 let to = Packed {
@@ -174,15 +184,29 @@ impl Factors<'_> {
                     to,
                 );
             }
-            for column in (0..columns.len()).step_by(2 * S::LANES) {
-                for row in (0..rows.len()).step_by(ROWS) {
-                    multiply(
-                        simd,
-                        &panel.left[row * depth..(row + ROWS) * depth],
-                        &panel.right[column * depth..(column + 2 * S::LANES) * depth],
-                        &mut panel.sums[row * PANEL_COLUMNS + column..],
-                    );
+            let (left, right) = (&panel.left, &panel.right);
+            let left = |row: usize| &left[row * depth..(row + ROWS) * depth];
+            let right = |column: usize| &right[column * depth..(column + 2 * S::LANES) * depth];
+            if chunk + 1 < chunks {
+                for column in (0..columns.len()).step_by(2 * S::LANES) {
+                    for row in (0..rows.len()).step_by(ROWS) {
+                        let sums = &mut panel.sums[row * STRIDE + column..];
+                        multiply(simd, left(row), right(column), sums);
+                    }
                 }
+                continue;
+            }
+            // The sums of a few rows are used as soon as they are complete.
+            for row in (0..rows.len()).step_by(ROWS) {
+                let first = if chunks == 1 { 0 } else { row };
+                let sums = &mut panel.sums[first * STRIDE..][..ROWS * STRIDE];
+                if chunks == 1 {
+                    sums.fill(0.0);
+                }
+                for column in (0..columns.len()).step_by(2 * S::LANES) {
+                    multiply(simd, left(row), right(column), &mut sums[column..]);
+                }
+                take(row, sums);
             }
         }
     }
@@ -256,7 +280,7 @@ struct Packed<'a> {
 fn multiply<S: Simd>(simd: S, left: &[f32], right: &[f32], sums: &mut [f32]) {
     let mut tile = [[simd.float(0.0); 2]; ROWS];
     for (row, tile) in tile.iter_mut().enumerate() {
-        let sums = &sums[row * PANEL_COLUMNS..][..2 * S::LANES];
+        let sums = &sums[row * STRIDE..][..2 * S::LANES];
         *tile = [simd.load(sums), simd.load(&sums[S::LANES..])];
     }
     for (left, right) in left
@@ -274,7 +298,7 @@ fn multiply<S: Simd>(simd: S, left: &[f32], right: &[f32], sums: &mut [f32]) {
         }
     }
     for (row, tile) in tile.iter().enumerate() {
-        let sums = &mut sums[row * PANEL_COLUMNS..][..2 * S::LANES];
+        let sums = &mut sums[row * STRIDE..][..2 * S::LANES];
         simd.store(tile[0], sums);
         simd.store(tile[1], &mut sums[S::LANES..]);
     }
@@ -304,17 +328,17 @@ impl<L: LiveType> Work for AccumulateLowRank<'_, L> {
         let mut panel = self.factors.panel(self.rows.len());
         let mut tally = Tally::default();
         for columns in column_panels(width) {
-            self.factors.sum(simd, &self.rows, &columns, &mut panel);
-            for (master, sums) in self
-                .master
-                .chunks_mut(width)
-                .zip(panel.sums.chunks(PANEL_COLUMNS))
-            {
-                let masters = master[columns.clone()].chunks_mut(TILE);
-                for (master, sums) in masters.zip(sums.chunks(TILE)) {
-                    tally.update::<S, L>(simd, master, &sums[..master.len()]);
+            let take = |row: usize, sums: &[f32]| {
+                let masters = self.master[row * width..].chunks_mut(width);
+                for (master, sums) in masters.zip(sums.chunks(STRIDE)) {
+                    let masters = master[columns.clone()].chunks_mut(TILE);
+                    for (master, sums) in masters.zip(sums.chunks(TILE)) {
+                        tally.update::<S, L>(simd, master, &sums[..master.len()]);
+                    }
                 }
-            }
+            };
+            self.factors
+                .sum(simd, &self.rows, &columns, &mut panel, take);
         }
         tally.report(self.master.len())
     }
@@ -337,12 +361,17 @@ impl<L: LiveType> Work for PerturbLowRank<'_, L> {
         let mut panel = self.factors.panel(self.rows.len());
         let mut nonfinite = 0;
         for columns in column_panels(width) {
-            self.factors.sum(simd, &self.rows, &columns, &mut panel);
-            let rows = self.live.chunks_mut(width).zip(self.master.chunks(width));
-            for ((live, master), sums) in rows.zip(panel.sums.chunks(PANEL_COLUMNS)) {
-                let (live, master) = (&mut live[columns.clone()], &master[columns.clone()]);
-                nonfinite += write::<L>(live, master, |i, master| master + sums[i]);
-            }
+            let take = |row: usize, sums: &[f32]| {
+                let first = row * width;
+                let masters = self.master[first..].chunks(width);
+                let rows = self.live[first..].chunks_mut(width).zip(masters);
+                for ((live, master), sums) in rows.zip(sums.chunks(STRIDE)) {
+                    let (live, master) = (&mut live[columns.clone()], &master[columns.clone()]);
+                    nonfinite += write::<L>(live, master, |i, master| master + sums[i]);
+                }
+            };
+            self.factors
+                .sum(simd, &self.rows, &columns, &mut panel, take);
         }
         nonfinite
     }

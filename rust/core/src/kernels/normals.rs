@@ -161,7 +161,7 @@ impl<S: Simd> BlockWords<S> {
             simd.mul(simd.mul(rb, tb.x), sb),
             turn_sign(simd, c, simd.mul(rb, cb), w2),
         ];
-        (normals, state.map(|word| simd.narrow(word)))
+        (normals, narrow(simd, state))
     }
 
     /// Rounds 3 to 10.
@@ -171,7 +171,7 @@ impl<S: Simd> BlockWords<S> {
         for index in 3..10 {
             state = round(simd, constants, index, state);
         }
-        state.map(|word| simd.narrow(word))
+        narrow(simd, state)
     }
 
     #[inline(always)]
@@ -283,4 +283,15 @@ fn polynomial<S: Simd, const N: usize>(
         sum = simd.fma(sum, t, *coefficient);
     }
     sum
+}
+
+/// Written out: `map` would be a call, compiled without the instruction set.
+#[inline(always)]
+fn narrow<S: Simd>(simd: S, [a, b, c, d]: [S::Wide; 4]) -> [S::Ints; 4] {
+    [
+        simd.narrow(a),
+        simd.narrow(b),
+        simd.narrow(c),
+        simd.narrow(d),
+    ]
 }

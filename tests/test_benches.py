@@ -1,0 +1,17 @@
+"""The benches run, and their checks hold; the figures don't matter here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHES = Path(__file__).parent.parent / "benches" / "python"
+
+
+def test_the_kernels_bench():
+    small = "--parameters 2e5 --members 3 --runs 1 --threads 1 --replay_iterations 5".split()
+    done = subprocess.run(
+        [sys.executable, BENCHES / "kernels.py", *small], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for row in ("perturb + restore", "per member", "update, N = 3", "low rank 1", "replay of 5 iterations"):
+        assert done.stdout.count(f"\n{row}") == 2, row
