@@ -8,7 +8,7 @@ BENCHES = Path(__file__).parent.parent / "benches" / "python"
 
 
 def test_the_kernels_bench():
-    small = "--parameters 2e5 --members 3 --runs 1 --threads 1 --replay_iterations 5".split()
+    small = ["--parameters", "2e5", "--members", "3", "--runs", "1", "--threads", "1", "--replay_iterations", "5"]
     done = subprocess.run(
         [sys.executable, BENCHES / "kernels.py", *small], capture_output=True, text=True, timeout=300, check=False
     )

@@ -230,12 +230,10 @@ def bench_replay(setting: Setting, iterations: int, update: float) -> None:
     peak = peak_bytes(work, setting.device)
     check_update(before, weights, journal.records, run_seed=RUN_SEED)
     each = seconds[0] / iterations
-    print(
-        f"replay of {iterations} iterations from a journal of {size / 1e3:.1f} kB: {seconds[0]:.1f} s, "
-        f"{each:.3f} s each, {update / each:.0%} of\nthe speed of the update above (500 at this speed: {500 * each:.0f} s); "
-        f"peak memory beyond the weights {megabytes(peak)}: noise\nlives in registers and in tiles of 1 kB, "
-        "so nothing grows with the model or with N"
-    )
+    took, speed = f"{seconds[0]:.1f} s, {each:.3f} s each", f"{update / each:.0%} of the speed of the update above"
+    print(f"replay of {iterations} iterations from a journal of {size / 1e3:.1f} kB: {took}, {speed}")
+    print(f"  500 at this speed: {500 * each:.0f} s; peak memory beyond the weights: {megabytes(peak)}, since")
+    print("  noise lives in registers and in tiles of 1 kB: nothing grows with the model or with N")
 
 
 def write_journal(path: Path, members: int, iterations: int) -> None:

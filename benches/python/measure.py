@@ -15,7 +15,6 @@ import torch
 
 from es_llm.noise.backend import backend_for
 
-
 PAUSE: Final = 0.3
 """Seconds before each turn: torch's threads go on spinning for a while after their last work."""
 
