@@ -211,6 +211,9 @@ def print_table(setting: Setting, seconds: dict[str, float], weights: list[torch
             f"{values / our_s / setting.cores / 1e6:>10.0f} M{moved / our_s / 1e9:>9.1f}"
             f"{moved / our_s / setting.bandwidth:>8.0%}{noise:>8}"
         )
+    copy, noise_share = live / seconds["perturb"] / setting.bandwidth, elements / seconds["perturb"] / setting.rate
+    limit = "memory" if copy > noise_share else "arithmetic"
+    print(f"perturb is nearer to the limit of {limit}: {max(copy, noise_share):.0%} of it")
 
 
 def bench_replay(setting: Setting, iterations: int, update: float) -> None:
@@ -262,7 +265,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", nargs="+", help="default: float32 bfloat16; bfloat16 on a GPU")
     parser.add_argument("--kernel_path", nargs="*", help="instruction sets to force; default: all but plain")
     parser.add_argument("--replay_iterations", type=int, default=10, help="0: no replay")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.device not in ("cpu", "cuda"):
+        parser.error(f"--device must be cpu or cuda, got {options.device}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device cuda: torch {torch.__version__} sees no CUDA device")
+    return options
 
 
 def main() -> None:
@@ -270,8 +278,8 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     _core.set_kernel_threads(options.threads)
-    device = torch.device("cuda", 0) if options.device == "cuda" else torch.device(options.device)
-    cuda = device.type == "cuda"
+    cuda = options.device == "cuda"
+    device = torch.device("cuda", 0) if cuda else torch.device("cpu")
     paths = options.kernel_path
     if paths is None:
         paths = [path for path in _core.kernel_paths() if path != "plain" and not cuda]
