@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from es_llm import _core
-from es_llm.errors import KernelError
+from es_llm.errors import KernelError, NoiseAddressError
 from es_llm.noise.backend import backend_for
 from es_llm.noise.cpu import CpuBackend, dtype_name
 
@@ -210,6 +210,50 @@ def test_refused_arrays():
         _core.accumulate(master, pairs=[1, 2], coefficients=master[:2], **update)
     with pytest.raises(KernelError, match="kernel threads"):
         _core.set_kernel_threads(100_000)
+
+
+def test_refused_paths_ranks_and_kinds():
+    assert _core.kernel_path() == _core.kernel_paths()[-1]
+    assert _core.kernel_paths()[0] == "plain"
+    with pytest.raises(KernelError, match='"plain", "neon", "avx2" or "avx512", got "sse"'):
+        _core.set_kernel_path("sse")
+    absent = "avx2" if "neon" in _core.kernel_paths() else "neon"
+    with pytest.raises(KernelError, match=absent):
+        _core.set_kernel_path(absent)
+    with pytest.raises(KernelError, match="kernel threads must be >= 0, got -1"):
+        _core.set_kernel_threads(-1)
+    with pytest.raises(KernelError, match="`kind` must be"):
+        _core.fill(np.zeros(4, np.float32), kind="sparse", **ADDRESS)
+    master = np.zeros((2, 3), np.float32)
+    update = {"dtype": "float32", "pairs": [1], "coefficients": np.ones(1, np.float32)}
+    for rank in (-1, 0, _core.MAX_RANK + 1):
+        with pytest.raises(KernelError, match=rf"`rank` must be in \[1, 1024\], got {rank}"):
+            _core.accumulate_low_rank(master, rank=rank, run_seed=1, iteration=2, tensor=4, **update)
+    with pytest.raises(NoiseAddressError, match="`row`"):
+        _core.accumulate_low_rank(master, rank=1, row=-1, run_seed=1, iteration=2, tensor=4, **update)
+    with pytest.raises(KernelError, match="matrix"):
+        _core.accumulate_low_rank(master[0], rank=1, run_seed=1, iteration=2, tensor=4, **update)
+    assert not master.any()
+
+
+@pytest.mark.parametrize("path", _core.kernel_paths())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_tensors_written_past_the_cache_at_any_alignment(backend, dtype, path):
+    """From a few megabytes on, live weights go past the cache, if their lines allow it."""
+    count = 2_100_000
+    master = patterns(count)
+    for start in (0, 1, 16, 33):
+        live = torch.zeros(count, dtype=dtype)
+        _core.set_kernel_path(path)
+        backend.round_into(live[start:], master[start:])
+        _core.set_kernel_path("plain")
+        expected = torch.zeros(count, dtype=dtype)
+        for first in range(start, count, 300_000):
+            part = slice(first, min(first + 300_000, count))
+            backend.round_into(expected[part], master[part])
+        _core.set_kernel_path(None)
+        kind = torch.int32 if dtype is torch.float32 else torch.int16
+        assert torch.equal(live.view(kind), expected.view(kind))
 
 
 def test_empty_arrays(backend):

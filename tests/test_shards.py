@@ -140,6 +140,8 @@ def test_refused_slices():
         (KernelError, "start <= stop", lambda: Slice(1, (4, 4), 0, 0, 5)),
         (KernelError, "matrices", lambda: Slice(1, (4, 4, 4)).corner),
         (NoiseAddressError, "2\\*\\*42", lambda: Slice(1, (2**22, 2**21))),
+        (NoiseAddressError, "`tensor`", lambda: Slice(2**20, (4, 4))),
+        (TypeError, "integer", lambda: Slice(1, (4, 4), 0, 1.5)),
     ):
         with pytest.raises(error, match=message):
             make()
@@ -154,6 +156,7 @@ def test_refused_fused_tensors():
         ("can't hold", torch.empty(13, 4), [q, k]),
         ("can't hold", torch.empty(12, 5), [q, k]),
         ("overlap", torch.empty(10, 4), [q, tied]),
+        ("can't hold", torch.tensor(1.0), []),
     ):
         with pytest.raises(KernelError, match=message):
             split(fused, parts)

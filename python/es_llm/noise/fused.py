@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from es_llm.errors import KernelError
+from es_llm.noise.address import NoiseAddress
 from es_llm.noise.shard import Shard, shard_of
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Slice:
 
     Raises:
         KernelError: a dimension or an index that the tensor doesn't have.
-        NoiseAddressError: more elements than an address can number.
+        NoiseAddressError: a tensor, or more elements, than an address can number.
+        TypeError: an index that is not an integer.
     """
 
     tensor: int
@@ -45,6 +48,10 @@ class Slice:
     stop: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("tensor", "dim", "start"):
+            object.__setattr__(self, name, operator.index(getattr(self, name)))
+        object.__setattr__(self, "stop", None if self.stop is None else operator.index(self.stop))
+        NoiseAddress(0, 0, 0, self.tensor)
         if not 0 <= self.dim < len(self.shape):
             raise KernelError(f"`dim` must be in [0, {len(self.shape)}) for shape {self.shape}, got {self.dim}")
         size = self.shape[self.dim]
@@ -100,7 +107,11 @@ def split(fused: torch.Tensor, slices: Sequence[Slice]) -> list[torch.Tensor]:
     if not fused.is_contiguous():
         raise KernelError(f"a fused tensor must be contiguous, got strides {fused.stride()} for {tuple(fused.shape)}")
     rows = [part.own_shape[0] for part in slices]
-    if any(part.own_shape[1:] != tuple(fused.shape[1:]) for part in slices) or sum(rows) != fused.shape[0]:
+    if (
+        not fused.ndim
+        or any(part.own_shape[1:] != tuple(fused.shape[1:]) for part in slices)
+        or sum(rows) != fused.shape[0]
+    ):
         raise KernelError(
             f"a fused tensor of shape {tuple(fused.shape)} can't hold slices of shapes "
             f"{', '.join(str(part.own_shape) for part in slices)} along its first dimension"

@@ -10,7 +10,9 @@ use pyo3::prelude::*;
 
 use crate::arrays::{apart, readable, writable};
 use crate::door::{CoreError, detached, raise, to_python};
-use crate::noise::{Any, address, element_word, kind, word, words};
+use crate::noise::{
+    Any, address, column_word, element_word, in_range, kind, row_word, word, words,
+};
 
 /// Adds this file's functions to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -110,14 +112,14 @@ fn perturb_low_rank_into(
     live: Any<'_, '_>,
     master: Any<'_, '_>,
     dtype: &str,
-    rank: usize,
+    #[pyo3(from_py_with = rank)] rank: usize,
     scale: f32,
     run_seed: Any<'_, '_>,
     iteration: Any<'_, '_>,
     pair: Any<'_, '_>,
     tensor: Any<'_, '_>,
-    #[pyo3(from_py_with = element_word)] row: u64,
-    #[pyo3(from_py_with = element_word)] column: u64,
+    #[pyo3(from_py_with = row_word)] row: u64,
+    #[pyo3(from_py_with = column_word)] column: u64,
 ) -> PyResult<u64> {
     let matrix = LowRank {
         address: address(run_seed, iteration, Some(pair), tensor, 0)?,
@@ -183,14 +185,14 @@ fn accumulate(
 fn accumulate_low_rank(
     master: Any<'_, '_>,
     dtype: &str,
-    rank: usize,
+    #[pyo3(from_py_with = rank)] rank: usize,
     pairs: Any<'_, '_>,
     coefficients: Any<'_, '_>,
     run_seed: Any<'_, '_>,
     iteration: Any<'_, '_>,
     tensor: Any<'_, '_>,
-    #[pyo3(from_py_with = element_word)] row: u64,
-    #[pyo3(from_py_with = element_word)] column: u64,
+    #[pyo3(from_py_with = row_word)] row: u64,
+    #[pyo3(from_py_with = column_word)] column: u64,
 ) -> PyResult<UpdateReport> {
     let matrix = LowRank {
         address: address(run_seed, iteration, None, tensor, 0)?,
@@ -256,9 +258,19 @@ fn kernel_paths() -> Vec<&'static str> {
         .collect()
 }
 
+/// The argument `rank`, for `from_py_with`.
+fn rank(value: Any<'_, '_>) -> PyResult<usize> {
+    in_range(value, "KernelError", || {
+        format!("`rank` must be in [1, {MAX_RANK}], got {value}")
+    })
+}
+
 /// Threads that the kernels use (0: one per core). Never changes the bits.
 #[pyfunction]
-fn set_kernel_threads(py: Python<'_>, count: usize) -> PyResult<()> {
+fn set_kernel_threads(py: Python<'_>, count: Any<'_, '_>) -> PyResult<()> {
+    let count = in_range(count, "KernelError", || {
+        format!("kernel threads must be >= 0, got {count}")
+    })?;
     kernels::set_kernel_threads(count).map_err(|error| to_python(py, &error))
 }
 

@@ -60,22 +60,43 @@ pub fn element_word(value: Any<'_, '_>) -> PyResult<u64> {
     word(value, "element")
 }
 
+/// The word `row`, for `from_py_with`.
+pub fn row_word(value: Any<'_, '_>) -> PyResult<u64> {
+    word(value, "row")
+}
+
+/// The word `column`, for `from_py_with`.
+pub fn column_word(value: Any<'_, '_>) -> PyResult<u64> {
+    word(value, "column")
+}
+
 /// One unsigned word of an address; out of its range is a `NoiseAddressError`.
 pub fn word<'py, T>(value: &Bound<'py, PyAny>, name: &str) -> PyResult<T>
 where
     T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
 {
+    let width = 8 * size_of::<T>();
+    in_range(value, "NoiseAddressError", || {
+        format!("`{name}` must be in [0, 2**{width}), got {value}")
+    })
+}
+
+/// An integer; what its type can't hold is an error of the given class.
+pub fn in_range<'py, T>(
+    value: &Bound<'py, PyAny>,
+    class: &str,
+    message: impl Fn() -> String,
+) -> PyResult<T>
+where
+    T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
+{
     let py = value.py();
     value.extract().map_err(|error: PyErr| {
-        if !error.is_instance_of::<PyOverflowError>(py) {
-            return error;
+        if error.is_instance_of::<PyOverflowError>(py) {
+            raise(py, class, &message())
+        } else {
+            error
         }
-        let width = 8 * size_of::<T>();
-        raise(
-            py,
-            "NoiseAddressError",
-            &format!("`{name}` must be in [0, 2**{width}), got {value}"),
-        )
     })
 }
 
@@ -95,7 +116,7 @@ pub fn kind(py: Python<'_>, name: &str) -> PyResult<Kind> {
         "low_rank_b" => Ok(Kind::LowRankB),
         _ => Err(raise(
             py,
-            "NoiseAddressError",
+            "KernelError",
             &format!("`kind` must be \"dense\", \"low_rank_a\" or \"low_rank_b\", got {name:?}"),
         )),
     }

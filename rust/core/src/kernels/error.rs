@@ -59,7 +59,7 @@ pub enum KernelError {
     #[error("`dtype` must be \"float32\", \"bfloat16\" or \"float16\", got {0:?}")]
     Dtype(String),
     /// This machine lacks the instruction set.
-    #[error("this machine can't run the {0:?} kernels")]
+    #[error("this machine can't run the \"{}\" kernels", .0.name())]
     Path(Path),
     /// No instruction set has this name.
     #[error("the kernels' path must be \"plain\", \"neon\", \"avx2\" or \"avx512\", got {0:?}")]
