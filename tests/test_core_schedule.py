@@ -52,17 +52,22 @@ def test_survivors_take_the_open_units():
     assert steps_of(RankMachine(rank=0, ranks=1, units=[], digest=False))[0][0] == "exchange"
 
 
+def even(workers):
+    return dict.fromkeys(workers, 0.0)
+
+
 def test_the_schedule_replans_after_a_loss_and_finishes_once():
-    schedule = Schedule(3, [0, 1])
+    schedule = Schedule([1.0] * 3, even([0, 1]), "static")
     assert [repr(a) for a in schedule.handle_event(0.0, Event.WorkerReady(0))] == [
-        'Action(kind="assign", worker=0, unit=0)'
+        'Action(kind="assign", worker=0, unit=0)',
+        'Action(kind="assign", worker=0, unit=1)',
     ]
     assert schedule.handle_event(0.0, Event.WorkerReady(1))[0].unit == 2
     assert schedule.handle_event(0.5, Event.UnitDone(1, 2)) == []
-    assert schedule.handle_event(0.5, Event.WorkerLost(0))[0].worker == 1
+    assert [a.unit for a in schedule.handle_event(0.5, Event.WorkerLost(0))] == [0, 1]
     schedule.handle_event(0.6, Event.WorkerJoined(5))
     assert not schedule.is_done(0)
-    assert schedule.handle_event(0.7, Event.UnitDone(1, 0))[0].unit == 1
+    assert schedule.handle_event(0.7, Event.UnitDone(1, 0)) == []
     assert [a.kind for a in schedule.handle_event(0.8, Event.UnitDone(1, 1))] == ["finish"]
     assert schedule.handle_event(0.9, Event.UnitDone(1, 1)) == []
     assert schedule.handle_event(1.0, Event.Tick()) == []
@@ -70,15 +75,34 @@ def test_the_schedule_replans_after_a_loss_and_finishes_once():
     assert schedule.finished
 
 
+def test_dynamic_measures_speeds_duplicates_late_units_and_reports_what_differs():
+    schedule = Schedule([1.0, 1.0, 2.0], even([0, 1]))
+    assert [a.unit for a in schedule.handle_event(0.0, Event.WorkerReady(0))] == [2]
+    assert [a.unit for a in schedule.handle_event(0.0, Event.WorkerReady(1))] == [0]
+    assert [a.unit for a in schedule.handle_event(0.5, Event.UnitDone(1, 0, 7))] == [1]
+    assert schedule.handle_event(1.0, Event.UnitDone(1, 1, 8)) == []
+    assert schedule.speeds == {1: 2.0}
+    late = schedule.handle_event(2.5, Event.Tick())
+    assert [(a.kind, a.worker, a.unit) for a in late] == [("assign", 1, 2)]
+    first = schedule.handle_event(3.0, Event.UnitDone(1, 2, 9))
+    assert [(a.kind, a.worker, a.unit) for a in first] == [("cancel", 0, 2), ("finish", None, None)]
+    (differs,) = schedule.handle_event(3.1, Event.UnitDone(0, 2, 10))
+    assert repr(differs) == 'Action(kind="differs", worker=0, unit=2, first=1)'
+    assert (differs.worker, differs.unit, differs.first) == (0, 2, 1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Schedule(0, [0]), "at least 1 unit"),
-        (lambda: Schedule(1, []), "no worker is left for 1 open units"),
-        (lambda: Schedule(1, [3, 3]), "worker 3 is there already"),
-        (lambda: Schedule(1, [0]).handle_event(0.0, Event.WorkerReady(1)), "worker 1 is unknown"),
-        (lambda: Schedule(2, [0]).handle_event(0.0, Event.UnitDone(0, 2)), "unit 2 is unknown.* 0 to 1"),
-        (lambda: Schedule(2, [0]).handle_event(0.0, Event.WorkerLost(0)), "no worker is left for 2 open units"),
+        (lambda: Schedule([], even([0])), "at least 1 unit"),
+        (lambda: Schedule([1.0], {}), "no worker is left for 1 open units"),
+        (lambda: Schedule([1.0, -2.0], even([0])), "unit 1 must have an expected cost > 0 and finite, got -2"),
+        (lambda: Schedule([1.0], {3: float("nan")}), "worker 3 must have a speed >= 0 and finite .*, got NaN"),
+        (lambda: Schedule([1.0], even([0]), "greedy"), '`schedule` must be "static" or "dynamic", got "greedy"'),
+        (lambda: Schedule([1.0], even([0])).handle_event(0.0, Event.WorkerReady(1)), "worker 1 is unknown"),
+        (lambda: Schedule([1.0] * 2, even([0])).handle_event(0.0, Event.UnitDone(0, 2)), "unit 2 is unknown.* 0 to 1"),
+        (lambda: Schedule([1.0] * 2, even([0])).handle_event(0.0, Event.WorkerLost(0)), "no worker is left for 2 open"),
+        (lambda: Schedule([1.0], even([0])).handle_event(0.0, Event.WorkerJoined(0)), "worker 0 is there already"),
         (lambda: RankMachine(rank=2, ranks=2, units=[], digest=False), "`rank` must be from 0 to 1, got 2"),
         (lambda: plan_units(1, 0, 1), "`prompts` must be at least 1"),
     ],

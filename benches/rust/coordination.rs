@@ -1,6 +1,7 @@
 //! What the coordination of a run costs beside the work itself: schedule, ask / tell / apply, journal. Each bench checks
 //! its answer while it is timed; the curve at the end shows that the schedule's cost per decision doesn't grow.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::{Seek, Write};
@@ -23,60 +24,79 @@ criterion_group! {
 }
 criterion_main!(benches);
 
-/// Plans and completes all units: every worker starts, and each result brings the next unit. Gives the decisions taken.
-fn complete(units: u32, workers: u32) -> u64 {
-    let ids: Vec<WorkerId> = (0..workers).collect();
-    let mut schedule = Schedule::new(units, &ids, PolicyKind::Static).unwrap();
-    let mut work: Vec<(WorkerId, u32)> = Vec::with_capacity(workers as usize);
-    let (mut decisions, mut finishes) = (0, 0);
-    let mut take = |schedule: &mut Schedule, event, work: &mut Vec<(WorkerId, u32)>| {
+/// A schedule of equal units over workers 0, 1, ... of unknown speed, and of speeds that differ fourfold.
+fn schedule(units: u32, workers: u32, policy: PolicyKind) -> Schedule {
+    let workers: Vec<(WorkerId, f64)> = (0..workers).map(|id| (id, 0.0)).collect();
+    Schedule::new(&vec![1.0; units as usize], &workers, policy).unwrap()
+}
+
+/// Plans and completes all units in simulated time: workers are up to four times as fast as others, report unit by
+/// unit, and say when they hold no more. Gives the decisions taken (one per event).
+fn complete(units: u32, workers: u32, policy: PolicyKind) -> u64 {
+    let mut schedule = schedule(units, workers, policy);
+    let mut queues: Vec<VecDeque<u32>> = vec![VecDeque::new(); workers as usize];
+    let (mut decisions, mut counted, mut finishes) = (0, 0, 0);
+    let mut handle = |now: f64, event, queues: &mut Vec<VecDeque<u32>>| {
         decisions += 1;
-        for action in schedule.handle_event(0.0, event).unwrap() {
+        for action in schedule.handle_event(now, event).unwrap() {
             match action {
-                Action::Assign(worker, unit) => work.push((worker, unit)),
-                Action::Cancel(..) => panic!("nothing is done twice"),
+                Action::Assign(worker, unit) => queues[worker as usize].push_back(unit),
+                Action::Cancel(worker, unit) => {
+                    queues[worker as usize].retain(|&held| held != unit);
+                }
+                Action::Differs { .. } => panic!("all results are equal"),
                 Action::Finish => finishes += 1,
             }
         }
     };
-    for &worker in &ids {
-        take(&mut schedule, Event::WorkerReady(worker), &mut work);
+    for worker in 0..workers {
+        handle(0.0, Event::WorkerReady(worker), &mut queues);
     }
-    // Round by round over the workers: neighbours in time are never neighbours in memory.
-    while !work.is_empty() {
-        for (worker, unit) in std::mem::take(&mut work) {
-            take(&mut schedule, Event::UnitDone(worker, unit), &mut work);
+    // Rounds over the workers: neighbours in time are never neighbours in memory.
+    let mut round = 0_u64;
+    while queues.iter().any(|queue| !queue.is_empty()) {
+        round += 1;
+        for worker in 0..workers {
+            if round.is_multiple_of(1 + u64::from(worker % 4))
+                && let Some(unit) = queues[worker as usize].pop_front()
+            {
+                counted += 1;
+                handle(round as f64, Event::UnitDone(worker, unit, 0), &mut queues);
+            }
         }
     }
-    assert!(schedule.finished() && finishes == 1 && decisions == u64::from(units + workers));
+    assert!(finishes == 1 && counted >= units, "{finishes} {counted}");
     decisions
 }
 
+/// One event in the middle of an iteration: a worker has a result and gets its next unit.
 fn decision(c: &mut Criterion) {
     let mut group = c.benchmark_group("one_decision");
-    for workers in [16, 10_000_u32] {
-        let units = 100 * workers;
-        let ids: Vec<WorkerId> = (0..workers).collect();
+    for (workers, policy) in [16, 10_000].into_iter().zip([PolicyKind::Dynamic; 2]) {
         let ready = || {
-            let mut schedule = Schedule::new(units, &ids, PolicyKind::Static).unwrap();
-            for &worker in &ids {
+            let mut schedule = schedule(100 * workers, workers, policy);
+            for worker in 0..workers {
                 schedule
                     .handle_event(0.0, Event::WorkerReady(worker))
                     .unwrap();
             }
             schedule
         };
-        let middle = workers / 2;
-        group.throughput(Throughput::Elements(50));
+        let (middle, events) = (workers / 2, 50);
+        group.throughput(Throughput::Elements(events));
         group.bench_function(BenchmarkId::new("workers", workers), |b| {
             b.iter_batched_ref(
                 ready,
                 |schedule| {
-                    for unit in 100 * middle..100 * middle + 50 {
-                        let actions = schedule
-                            .handle_event(0.0, Event::UnitDone(middle, unit))
-                            .unwrap();
-                        assert_eq!(actions, [Action::Assign(middle, unit + 1)]);
+                    let mut unit = middle;
+                    for _ in 0..events {
+                        // No time passes, so no speed is known and a batch is one unit.
+                        let actions = schedule.handle_event(0.0, Event::UnitDone(middle, unit, 0));
+                        let [Action::Assign(worker, next)] = actions.unwrap()[..] else {
+                            panic!("one unit is done, the next one is given");
+                        };
+                        assert_eq!(worker, middle);
+                        unit = next;
                     }
                 },
                 BatchSize::LargeInput,
@@ -87,38 +107,42 @@ fn decision(c: &mut Criterion) {
 
 fn whole_iteration(c: &mut Criterion) {
     let mut group = c.benchmark_group("plan_and_complete");
-    for (units, workers) in [(960, 16), (1_000_000, 10_000)] {
-        group.throughput(Throughput::Elements(u64::from(units)));
-        group.bench_function(
-            BenchmarkId::new("units_workers", format!("{units}_{workers}")),
-            |b| {
-                b.iter(|| complete(black_box(units), workers));
-            },
-        );
+    for policy in PolicyKind::ALL {
+        for (units, workers) in [(960, 16), (1_000_000, 10_000)] {
+            group.throughput(Throughput::Elements(u64::from(units)));
+            let name = format!("{}_{units}_{workers}", policy.name());
+            group.bench_function(BenchmarkId::new("units_workers", name), |b| {
+                b.iter(|| complete(black_box(units), workers, policy));
+            });
+        }
     }
 }
 
 /// Half of the workers die, one after another; the others take everything over.
 fn losses(c: &mut Criterion) {
     let (units, workers) = (100_000, 1_000);
-    let ids: Vec<WorkerId> = (0..workers).collect();
     let mut group = c.benchmark_group("lose_half_of");
     group.throughput(Throughput::Elements(u64::from(workers / 2)));
-    group.bench_function(BenchmarkId::new("workers", workers), |b| {
-        b.iter(|| {
-            let mut schedule = Schedule::new(units, &ids, PolicyKind::Static).unwrap();
-            for &worker in &ids[..ids.len() / 2] {
-                let actions = schedule
-                    .handle_event(0.0, Event::WorkerLost(worker))
-                    .unwrap();
-                assert!(actions.is_empty(), "nobody was waiting");
-            }
-            let first = schedule
-                .handle_event(0.0, Event::WorkerReady(workers - 1))
-                .unwrap();
-            assert!(matches!(first[..], [Action::Assign(..)]));
-        });
-    });
+    for policy in PolicyKind::ALL {
+        group.bench_function(
+            BenchmarkId::new("workers", format!("{}_{workers}", policy.name())),
+            |b| {
+                b.iter(|| {
+                    let mut schedule = schedule(units, workers, policy);
+                    for worker in 0..workers / 2 {
+                        let ready = Event::WorkerReady(worker);
+                        assert!(!schedule.handle_event(0.0, ready).unwrap().is_empty());
+                        let lost = Event::WorkerLost(worker);
+                        let actions = schedule.handle_event(0.0, lost).unwrap();
+                        assert!(actions.is_empty(), "nobody was waiting");
+                    }
+                    let ready = Event::WorkerReady(workers - 1);
+                    let first = schedule.handle_event(0.0, ready).unwrap();
+                    assert!(matches!(first[..], [Action::Assign(..), ..]));
+                });
+            },
+        );
+    }
 }
 
 fn population(size: usize) -> Population {
@@ -197,30 +221,34 @@ fn journal(c: &mut Criterion) {
 /// Seconds and nanoseconds per decision as the run grows: the last column stays flat.
 fn curve(_: &mut Criterion) {
     println!(
-        "\n{:>10} {:>8} {:>10} {:>12}",
-        "units", "workers", "seconds", "ns/decision"
+        "\n{:>8} {:>10} {:>8} {:>10} {:>12}",
+        "policy", "units", "workers", "seconds", "ns/decision"
     );
-    for (units, workers) in [
+    let sizes = [
         (1_000, 10),
         (10_000, 100),
         (100_000, 1_000),
         (1_000_000, 10_000),
         (4_000_000, 10_000),
-    ] {
-        let mut best = f64::INFINITY;
-        let mut decisions = 0;
-        for _ in 0..3 {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "a bench reads the clock; the core doesn't"
-            )]
-            let start = std::time::Instant::now();
-            decisions = complete(units, workers);
-            best = best.min(start.elapsed().as_secs_f64());
+    ];
+    for policy in PolicyKind::ALL {
+        for (units, workers) in sizes {
+            let mut best = f64::INFINITY;
+            let mut decisions = 0;
+            for _ in 0..3 {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a bench reads the clock; the core doesn't"
+                )]
+                let start = std::time::Instant::now();
+                decisions = complete(units, workers, policy);
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            println!(
+                "{:>8} {units:>10} {workers:>8} {best:>10.4} {:>12.0}",
+                policy.name(),
+                1e9 * best / decisions as f64
+            );
         }
-        println!(
-            "{units:>10} {workers:>8} {best:>10.4} {:>12.0}",
-            1e9 * best / decisions as f64
-        );
     }
 }

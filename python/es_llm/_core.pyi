@@ -1,7 +1,7 @@
 """The Rust core: noise, weight kernels, shaping, population, schedule and journal."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 
 import numpy as np
@@ -306,13 +306,14 @@ def plan_units(members: int, prompts: int, prompts_per_unit: int) -> list[Unit]:
 
 @final
 class Event:
-    """What happened: `Event.WorkerReady(worker)`, `Event.UnitDone(worker, unit)`, `Event.WorkerLost(worker)`,
-    `Event.WorkerJoined(worker)`, `Event.Tick()`. A worker that is done with a unit is free for the next."""
+    """What happened: `Event.WorkerReady(worker)`, `Event.UnitDone(worker, unit, result)`,
+    `Event.WorkerLost(worker)`, `Event.WorkerJoined(worker)`, `Event.Tick()`. `result` stands for the unit's result and
+    is compared with that of a second worker. A worker that holds no more units is free for the next."""
 
     @staticmethod
     def WorkerReady(worker: int) -> Event: ...
     @staticmethod
-    def UnitDone(worker: int, unit: int) -> Event: ...
+    def UnitDone(worker: int, unit: int, result: int = 0) -> Event: ...
     @staticmethod
     def WorkerLost(worker: int) -> Event: ...
     @staticmethod
@@ -322,7 +323,8 @@ class Event:
 
 @final
 class Action:
-    """What to do: kind "assign" (worker, unit), "cancel" (worker, unit) or "finish"."""
+    """What to do: kind "assign" (worker, unit), "cancel" (worker, unit), "differs" (worker, unit, first: the worker
+    whose result counted) or "finish"."""
 
     @property
     def kind(self) -> str: ...
@@ -330,18 +332,27 @@ class Action:
     def worker(self) -> int | None: ...
     @property
     def unit(self) -> int | None: ...
+    @property
+    def first(self) -> int | None: ...
 
 @final
 class Schedule:
-    """State machine over opaque unit and worker ids; the static policy gives each worker one run of units."""
+    """State machine over opaque unit and worker ids: which worker evaluates which unit.
 
-    def __new__(cls, units: int, workers: Sequence[int]) -> Self: ...
+    `costs` are the expected costs of the units 0, 1, ... in any measure; `workers` maps ids to speeds in cost per
+    second (0: unknown); `policy` is "static" (one run of units per worker, as long as its speed says) or "dynamic"
+    (units as workers become ready, the longest first; late ones are given to a second worker near the end)."""
+
+    def __new__(cls, costs: Sequence[float], workers: Mapping[int, float], policy: str = "dynamic") -> Self: ...
     def handle_event(self, now: float, event: Event) -> list[Action]:
         """Takes one event and says what to do; "finish" comes once, with the last unit.
 
         Losing the last worker before the end is a ScheduleError; one that joins later takes all open units."""
     def is_done(self, unit: int) -> bool:
         """Whether a result of this unit was counted: asked before `UnitDone`, it tells whether that one counts."""
+    @property
+    def speeds(self) -> dict[int, float]:
+        """Cost per second of each living worker that was measured: the `workers` of the next schedule."""
     @property
     def finished(self) -> bool: ...
 

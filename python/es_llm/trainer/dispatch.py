@@ -18,12 +18,10 @@ Scores = NDArray[np.float64]
 
 def own_units(rank: int, ranks: int, units: Sequence[Unit]) -> Iterator[Unit]:
     """The units that the static schedule gives to `rank`, one by one."""
-    schedule = Schedule(len(units), list(range(ranks)))
-    actions = schedule.handle_event(0.0, Event.WorkerReady(rank))
-    while mine := [a.unit for a in actions if a.kind == "assign" and a.worker == rank and a.unit is not None]:
-        for index in mine:
-            yield units[index]
-            actions = schedule.handle_event(0.0, Event.UnitDone(rank, index))
+    schedule = Schedule([1.0] * len(units), dict.fromkeys(range(ranks), 0.0), "static")
+    for action in schedule.handle_event(0.0, Event.WorkerReady(rank)):
+        assert action.unit is not None
+        yield units[action.unit]
 
 
 def gather(comm: Communicator, units: Sequence[Unit], own: Mapping[int, Scores], columns: int) -> Scores:

@@ -7,6 +7,8 @@
 //! tell another what to do. When a rank is lost before the exchange is complete, the survivors agree on the units that
 //! are still open and build new machines for those, with their new numbers: results don't depend on who made them.
 
+use std::collections::VecDeque;
+
 use crate::schedule::{Action, Event, PolicyKind, Schedule, ScheduleError, Unit};
 
 /// What to do now.
@@ -43,6 +45,8 @@ pub struct RankMachine {
     schedule: Option<Schedule>,
     digest: bool,
     step: Step,
+    /// Places in `units` of this rank's next units.
+    queue: VecDeque<usize>,
     /// Place in `units` of the unit in work.
     current: usize,
 }
@@ -64,8 +68,9 @@ impl RankMachine {
         if rank >= ranks {
             return Err(ScheduleError::Rank { rank, ranks });
         }
-        let workers: Vec<u32> = (0..ranks).collect();
-        let plan = || Schedule::new(units.len() as u32, &workers, PolicyKind::Static);
+        let workers: Vec<(u32, f64)> = (0..ranks).map(|rank| (rank, 0.0)).collect();
+        let costs = vec![1.0; units.len()];
+        let plan = || Schedule::new(&costs, &workers, PolicyKind::Static);
         let schedule = if units.is_empty() {
             None
         } else {
@@ -77,6 +82,7 @@ impl RankMachine {
             schedule,
             digest,
             step: Step::Exchange,
+            queue: VecDeque::new(),
             current: 0,
         };
         // The static policy ignores time.
@@ -100,7 +106,11 @@ impl RankMachine {
             },
             Step::Evaluate { .. } => {
                 let (place, member) = (self.current, self.units[self.current].member);
-                return self.follow(now, Event::UnitDone(self.rank, place as u32), Some(member));
+                return self.follow(
+                    now,
+                    Event::UnitDone(self.rank, place as u32, 0),
+                    Some(member),
+                );
             }
             Step::Exchange => Step::Journal,
             Step::Journal => Step::Update,
@@ -117,11 +127,12 @@ impl RankMachine {
             Some(schedule) => schedule.handle_event(now, event)?,
             None => Vec::new(),
         };
-        let mine = actions.iter().find_map(|action| match *action {
+        let mine = actions.iter().filter_map(|action| match *action {
             Action::Assign(worker, place) if worker == self.rank => Some(place as usize),
             _ => None,
         });
-        self.step = match mine {
+        self.queue.extend(mine);
+        self.step = match self.queue.pop_front() {
             None => Step::Exchange,
             Some(place) => {
                 let Unit { index, member, .. } = self.units[place];

@@ -5,15 +5,29 @@ use std::collections::BTreeMap;
 use es_core::schedule::{Action, Event, PolicyKind, Schedule, ScheduleError, Unit, plan_units};
 use proptest::prelude::*;
 
-fn schedule(units: u32, workers: &[u32]) -> Schedule {
-    Schedule::new(units, workers, PolicyKind::Static).unwrap()
+const POLICIES: [PolicyKind; 2] = PolicyKind::ALL;
+
+/// Equal units over workers of unknown speed.
+fn schedule(units: u32, workers: &[u32], policy: PolicyKind) -> Schedule {
+    let workers: Vec<(u32, f64)> = workers.iter().map(|&id| (id, 0.0)).collect();
+    Schedule::new(&vec![1.0; units as usize], &workers, policy).unwrap()
+}
+
+/// What stands for the result of a unit.
+fn result(unit: u32) -> u64 {
+    u64::from(unit) * 31 + 7
+}
+
+fn done(worker: u32, unit: u32) -> Event {
+    Event::UnitDone(worker, unit, result(unit))
 }
 
 /// The workers and their transport, as small as it gets: what each worker was told, and what was counted.
 struct World {
     schedule: Schedule,
-    /// Alive workers and the unit each works on.
-    tasks: BTreeMap<u32, Option<u32>>,
+    now: f64,
+    /// Alive workers and the units each holds, in order.
+    tasks: BTreeMap<u32, Vec<u32>>,
     /// Results of lost workers that are still on their way.
     late: Vec<(u32, u32)>,
     counted: Vec<u32>,
@@ -21,11 +35,12 @@ struct World {
 }
 
 impl World {
-    fn new(units: u32, workers: u32) -> Self {
+    fn new(units: u32, workers: u32, policy: PolicyKind) -> Self {
         let ids: Vec<u32> = (0..workers).collect();
         Self {
-            schedule: schedule(units, &ids),
-            tasks: ids.iter().map(|&id| (id, None)).collect(),
+            schedule: schedule(units, &ids, policy),
+            now: 0.0,
+            tasks: ids.iter().map(|&id| (id, Vec::new())).collect(),
             late: Vec::new(),
             counted: vec![0; units as usize],
             finishes: 0,
@@ -33,15 +48,16 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) {
-        if let Event::UnitDone(worker, unit) = event {
+        self.now += 0.125;
+        if let Event::UnitDone(worker, unit, _) = event {
             if !self.schedule.is_done(unit).unwrap() {
                 self.counted[unit as usize] += 1;
             }
             self.tasks
                 .entry(worker)
-                .and_modify(|task| *task = task.filter(|&held| held != unit));
+                .and_modify(|held| held.retain(|&other| other != unit));
         }
-        let actions = match self.schedule.handle_event(0.0, event) {
+        let actions = match self.schedule.handle_event(self.now, event) {
             Ok(actions) => actions,
             Err(ScheduleError::NoWorkers { open }) => {
                 assert!(open > 0 && self.tasks.is_empty(), "{event:?}");
@@ -52,47 +68,45 @@ impl World {
         for action in actions {
             match action {
                 Action::Assign(worker, unit) => {
-                    let task = self
+                    let held = self
                         .tasks
                         .get_mut(&worker)
                         .expect("only living workers get work");
-                    assert!(
-                        task.is_none_or(|held| held == unit),
-                        "worker {worker} has work already"
-                    );
-                    assert_eq!(
-                        self.counted[unit as usize], 0,
-                        "unit {unit} is done already"
-                    );
-                    *task = Some(unit);
+                    assert!(!held.contains(&unit), "worker {worker} has it already");
+                    held.push(unit);
+                    let count = self.counted[unit as usize];
+                    assert_eq!(count, 0, "unit {unit} is done already");
+                    let holders = self.tasks.values().filter(|held| held.contains(&unit));
+                    assert!(holders.count() <= 2, "unit {unit} is with three workers");
                 }
                 Action::Cancel(worker, unit) => {
-                    assert_eq!(self.tasks.insert(worker, None), Some(Some(unit)));
+                    let held = self.tasks.get_mut(&worker).expect("it lives");
+                    assert!(held.contains(&unit), "worker {worker} doesn't hold {unit}");
+                    held.retain(|&other| other != unit);
                 }
+                Action::Differs { unit, .. } => panic!("the results of {unit} are all equal"),
                 Action::Finish => self.finishes += 1,
             }
         }
     }
 
     fn lose(&mut self, worker: u32) {
-        if let Some(unit) = self.tasks.remove(&worker).expect("it lives") {
-            self.late.push((worker, unit));
-        }
+        let held = self.tasks.remove(&worker).expect("it lives");
+        self.late.extend(held.first().map(|&unit| (worker, unit)));
         self.handle(Event::WorkerLost(worker));
     }
 
     fn join(&mut self, worker: u32) {
-        self.tasks.insert(worker, None);
+        self.tasks.insert(worker, Vec::new());
         self.handle(Event::WorkerJoined(worker));
     }
 
     /// Every living worker works until nothing is left.
     fn drain(&mut self) {
         for _ in 0..2 * self.counted.len() + 2 {
-            for (worker, task) in self.tasks.clone() {
-                self.handle(task.map_or(Event::WorkerReady(worker), |unit| {
-                    Event::UnitDone(worker, unit)
-                }));
+            for worker in self.tasks.keys().copied().collect::<Vec<_>>() {
+                let unit = self.tasks[&worker].first().copied();
+                self.handle(unit.map_or(Event::WorkerReady(worker), |unit| done(worker, unit)));
             }
         }
         assert!(self.schedule.finished());
@@ -102,6 +116,7 @@ impl World {
             "{:?}",
             self.counted
         );
+        assert!(self.tasks.values().all(Vec::is_empty), "nobody works on");
     }
 }
 
@@ -137,105 +152,188 @@ fn plan_is_member_by_member_in_prompt_chunks() {
     }
 }
 
-#[test]
-fn static_runs_are_contiguous_and_balanced() {
-    let mut schedule = schedule(10, &[7, 3, 5]);
-    let mut own = |worker| {
-        let mut units = Vec::new();
-        let mut actions = schedule
-            .handle_event(0.0, Event::WorkerReady(worker))
-            .unwrap();
-        while let [Action::Assign(to, unit), ..] = actions[..] {
-            assert_eq!(to, worker);
-            units.push(unit);
-            actions = schedule
-                .handle_event(0.0, Event::UnitDone(worker, unit))
-                .unwrap();
-        }
-        units
+/// The units that the worker is given at once.
+fn batch(schedule: &mut Schedule, now: f64, event: Event) -> Vec<u32> {
+    let actions = schedule.handle_event(now, event).unwrap();
+    let unit = |action: &Action| match *action {
+        Action::Assign(_, unit) => Some(unit),
+        _ => None,
     };
-    assert_eq!(own(7), [0, 1, 2, 3]);
-    assert_eq!(own(3), [4, 5, 6]);
-    assert_eq!(own(5), [7, 8, 9]);
-    assert!(schedule.finished());
+    actions.iter().filter_map(unit).collect()
+}
+
+#[test]
+fn static_runs_are_contiguous_and_as_long_as_the_speeds_say() {
+    let mut schedule = schedule(10, &[7, 3, 5], PolicyKind::Static);
+    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(7)), [0, 1, 2]);
+    assert_eq!(
+        batch(&mut schedule, 0.0, Event::WorkerReady(3)),
+        [3, 4, 5, 6]
+    );
+    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(5)), [7, 8, 9]);
+
+    let speeds = [(0, 1.0), (1, 3.0), (2, 0.0)];
+    let mut schedule = Schedule::new(&[1.0; 12], &speeds, PolicyKind::Static).unwrap();
+    let sizes = [0, 1, 2].map(|worker| batch(&mut schedule, 0.0, Event::WorkerReady(worker)).len());
+    assert_eq!(
+        sizes,
+        [2, 6, 4],
+        "an unknown speed is the mean of the others"
+    );
+
+    let costs = [4.0, 1.0, 1.0, 1.0, 1.0];
+    let mut schedule = Schedule::new(&costs, &[(0, 0.0), (1, 0.0)], PolicyKind::Static).unwrap();
+    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(0)), [0]);
+}
+
+#[test]
+fn dynamic_hands_out_the_longest_first_and_batches_by_measured_speed() {
+    let costs = [1.0, 1.0, 3.0, 2.0];
+    let mut schedule = Schedule::new(&costs, &[(0, 0.0), (1, 0.0)], PolicyKind::Dynamic).unwrap();
+    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(0)), [2]);
+    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(1)), [3]);
+
+    let mut schedule =
+        Schedule::new(&[1.0; 101], &[(0, 0.0), (1, 1.0)], PolicyKind::Dynamic).unwrap();
+    assert_eq!(
+        batch(&mut schedule, 0.0, Event::WorkerReady(0)),
+        [0],
+        "one, to measure"
+    );
+    // 3 units a second against 1: half of three quarters of 100.
+    let units = batch(&mut schedule, 1.0 / 3.0, done(0, 0));
+    assert_eq!(units, (1..=37).collect::<Vec<u32>>());
+    // Half of a quarter of 63.
+    let units = batch(&mut schedule, 0.4, Event::WorkerReady(1));
+    assert_eq!(units, (38..=44).collect::<Vec<u32>>());
+    let speeds: Vec<_> = schedule.speeds().collect();
+    assert_eq!(speeds, [(0, 3.0), (1, 1.0)]);
+}
+
+#[test]
+fn near_the_end_an_idle_worker_takes_a_late_unit_and_the_first_result_counts() {
+    let workers = [(0, 1.0), (1, 1.0)];
+    let mut schedule = Schedule::new(&[1.0; 2], &workers, PolicyKind::Dynamic).unwrap();
+    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(0)), [0]);
+    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(1)), [1]);
+    assert_eq!(
+        batch(&mut schedule, 1.0, done(1, 1)),
+        [0_u32; 0],
+        "worker 0 is on time"
+    );
+    assert_eq!(batch(&mut schedule, 1.05, Event::Tick), [0_u32; 0]);
+    assert_eq!(batch(&mut schedule, 1.2, Event::Tick), [0], "late");
+    assert_eq!(batch(&mut schedule, 1.3, Event::Tick), [0_u32; 0], "once");
+    let actions = schedule.handle_event(2.2, done(1, 0)).unwrap();
+    assert_eq!(actions, [Action::Cancel(0, 0), Action::Finish]);
+    assert_eq!(schedule.handle_event(2.3, done(0, 0)).unwrap(), [], "equal");
+    let differs = Action::Differs {
+        unit: 0,
+        first: 1,
+        second: 0,
+    };
+    let other = Event::UnitDone(0, 0, result(0) + 1);
+    assert_eq!(schedule.handle_event(2.4, other).unwrap(), [differs]);
+}
+
+#[test]
+fn a_fast_worker_takes_what_a_slow_one_would_finish_later() {
+    let workers = [(0, 1.0), (1, 8.0)];
+    let mut schedule = Schedule::new(&[1.0; 6], &workers, PolicyKind::Dynamic).unwrap();
+    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(0)), [0]);
+    let mut units = batch(&mut schedule, 0.0, Event::WorkerReady(1));
+    let mut now = 0.0;
+    while let Some(unit) = units.pop() {
+        now += 0.125;
+        units.extend(batch(&mut schedule, now, done(1, unit)));
+    }
+    assert!(schedule.finished() && now < 0.8, "{now}");
+}
+
+#[test]
+fn a_duplicate_survives_the_loss_of_either_holder() {
+    for lost in [0, 1] {
+        let workers = [(0, 1.0), (1, 1.0)];
+        let mut schedule = Schedule::new(&[1.0; 2], &workers, PolicyKind::Dynamic).unwrap();
+        for worker in [0, 1] {
+            batch(&mut schedule, 0.0, Event::WorkerReady(worker));
+        }
+        batch(&mut schedule, 1.0, done(1, 1));
+        assert_eq!(batch(&mut schedule, 2.0, Event::Tick), [0]);
+        assert_eq!(
+            schedule.handle_event(2.1, Event::WorkerLost(lost)).unwrap(),
+            []
+        );
+        let actions = schedule.handle_event(3.0, done(1 - lost, 0)).unwrap();
+        assert_eq!(actions, [Action::Finish]);
+    }
 }
 
 #[test]
 fn bad_arguments_and_unknown_ids_are_refused_without_a_change() {
-    let make =
-        |units, workers: &[u32]| Schedule::new(units, workers, PolicyKind::Static).unwrap_err();
-    assert_eq!(make(0, &[1]), ScheduleError::NoUnits);
-    assert_eq!(make(1, &[]), ScheduleError::NoWorkers { open: 1 });
-    assert_eq!(make(1, &[4, 4]), ScheduleError::Repeated { worker: 4 });
-
-    let mut schedule = schedule(1, &[0]);
-    let mut refused = |event| schedule.handle_event(0.0, event).unwrap_err();
-    assert_eq!(
-        refused(Event::WorkerReady(9)),
-        ScheduleError::UnknownWorker { worker: 9 }
+    for policy in POLICIES {
+        let make = |costs: &[f64], workers: &[(u32, f64)]| {
+            Schedule::new(costs, workers, policy)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(make(&[], &[(1, 0.0)]).contains("at least 1 unit"));
+        assert!(make(&[1.0], &[]).contains("no worker is left"));
+        assert!(make(&[1.0], &[(4, 0.0), (4, 0.0)]).contains("worker 4 is there already"));
+        for cost in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(make(&[1.0, cost], &[(0, 0.0)]).contains("unit 1 must have"));
+        }
+        for speed in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(make(&[1.0], &[(3, speed)]).contains("worker 3 must have"));
+        }
+        let mut schedule = schedule(1, &[0], policy);
+        let mut refused = |event| schedule.handle_event(0.0, event).unwrap_err();
+        let unknown = ScheduleError::UnknownWorker { worker: 9 };
+        assert_eq!(refused(Event::WorkerReady(9)), unknown);
+        assert_eq!(refused(Event::WorkerLost(9)), unknown);
+        assert_eq!(refused(done(9, 0)), unknown);
+        assert_eq!(
+            refused(done(0, 1)),
+            ScheduleError::UnknownUnit { unit: 1, units: 1 }
+        );
+        assert_eq!(
+            refused(Event::WorkerJoined(0)),
+            ScheduleError::Repeated { worker: 0 }
+        );
+        assert!(!schedule.is_done(0).unwrap() && schedule.is_done(1).is_err());
+        assert_eq!(schedule.handle_event(0.0, Event::Tick).unwrap(), []);
+    }
+    assert_eq!("dynamic".parse(), Ok(PolicyKind::Dynamic));
+    assert!(
+        "fast"
+            .parse::<PolicyKind>()
+            .unwrap_err()
+            .to_string()
+            .contains("fast")
     );
-    assert_eq!(
-        refused(Event::WorkerLost(9)),
-        ScheduleError::UnknownWorker { worker: 9 }
-    );
-    assert_eq!(
-        refused(Event::UnitDone(9, 0)),
-        ScheduleError::UnknownWorker { worker: 9 }
-    );
-    assert_eq!(
-        refused(Event::UnitDone(0, 1)),
-        ScheduleError::UnknownUnit { unit: 1, units: 1 }
-    );
-    assert_eq!(
-        refused(Event::WorkerJoined(0)),
-        ScheduleError::Repeated { worker: 0 }
-    );
-    assert!(!schedule.is_done(0).unwrap() && schedule.is_done(1).is_err());
-    assert_eq!(schedule.handle_event(0.0, Event::Tick).unwrap(), []);
 }
 
 #[test]
 fn a_waiting_worker_takes_over_from_a_lost_one() {
-    let mut schedule = schedule(3, &[0, 1]);
-    schedule.handle_event(0.0, Event::WorkerReady(0)).unwrap();
+    let mut schedule = schedule(3, &[0, 1], PolicyKind::Static);
+    let mut handle = |event| schedule.handle_event(0.0, event);
+    let assign = |unit| Action::Assign(1, unit);
+    handle(Event::WorkerReady(0)).unwrap();
+    assert_eq!(handle(Event::WorkerReady(1)).unwrap(), [assign(2)]);
+    assert_eq!(handle(done(1, 2)).unwrap(), [], "nothing is left for it");
     assert_eq!(
-        schedule.handle_event(0.0, Event::WorkerReady(1)).unwrap(),
-        [Action::Assign(1, 2)]
+        handle(Event::WorkerLost(0)).unwrap(),
+        [assign(0), assign(1)]
     );
-    assert_eq!(
-        schedule.handle_event(0.0, Event::UnitDone(1, 2)).unwrap(),
-        [],
-        "nothing is left for it"
-    );
-    assert_eq!(
-        schedule.handle_event(0.0, Event::WorkerLost(0)).unwrap(),
-        [Action::Assign(1, 0)]
-    );
-    assert_eq!(
-        schedule.handle_event(0.0, Event::WorkerLost(0)).unwrap(),
-        [],
-        "said twice"
-    );
-    let refused = schedule.handle_event(0.0, Event::WorkerReady(0));
-    assert_eq!(
-        refused.unwrap_err(),
-        ScheduleError::LostWorker { worker: 0 }
-    );
+    assert_eq!(handle(Event::WorkerLost(0)).unwrap(), [], "said twice");
+    let refused = handle(Event::WorkerReady(0)).unwrap_err();
+    assert_eq!(refused, ScheduleError::LostWorker { worker: 0 });
     // The lost worker's result of unit 0 arrives after all: it counts, and worker 1 needn't go on with it.
+    assert_eq!(handle(done(0, 0)).unwrap(), [Action::Cancel(1, 0)]);
+    assert_eq!(handle(Event::WorkerReady(1)).unwrap(), []);
+    assert_eq!(handle(done(1, 1)).unwrap(), [Action::Finish]);
     assert_eq!(
-        schedule.handle_event(0.0, Event::UnitDone(0, 0)).unwrap(),
-        [Action::Cancel(1, 0)]
-    );
-    assert_eq!(
-        schedule.handle_event(0.0, Event::WorkerReady(1)).unwrap(),
-        [Action::Assign(1, 1)]
-    );
-    assert_eq!(
-        schedule.handle_event(0.0, Event::UnitDone(1, 1)).unwrap(),
-        [Action::Finish]
-    );
-    assert_eq!(
-        schedule.handle_event(0.0, Event::UnitDone(1, 1)).unwrap(),
+        handle(done(1, 1)).unwrap(),
         [],
         "a second result is ignored"
     );
@@ -243,12 +341,14 @@ fn a_waiting_worker_takes_over_from_a_lost_one() {
 
 #[test]
 fn when_all_are_lost_a_worker_that_joins_takes_everything() {
-    let mut world = World::new(5, 2);
-    world.handle(Event::WorkerReady(0));
-    world.lose(0);
-    world.lose(1);
-    world.join(8);
-    world.drain();
+    for policy in POLICIES {
+        let mut world = World::new(5, 2, policy);
+        world.handle(Event::WorkerReady(0));
+        world.lose(0);
+        world.lose(1);
+        world.join(8);
+        world.drain();
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -259,6 +359,7 @@ enum Move {
     Late,
     Lose,
     Join,
+    Tick,
 }
 
 fn any_move() -> impl Strategy<Value = Move> {
@@ -269,6 +370,7 @@ fn any_move() -> impl Strategy<Value = Move> {
         1 => Just(Move::Late),
         1 => Just(Move::Lose),
         1 => Just(Move::Join),
+        2 => Just(Move::Tick),
     ]
 }
 
@@ -279,31 +381,33 @@ proptest! {
     fn any_events_count_each_unit_once_and_one_living_worker_finishes(
         units in 1_u32..40,
         workers in 1_u32..8,
+        policy in prop::sample::select(POLICIES.to_vec()),
         moves in proptest::collection::vec((any_move(), any::<prop::sample::Index>()), 0..200),
     ) {
-        let mut world = World::new(units, workers);
+        let mut world = World::new(units, workers, policy);
         for (step, index) in moves {
             let living: Vec<u32> = world.tasks.keys().copied().collect();
             let pick = || (!living.is_empty()).then(|| living[index.index(living.len())]);
             match step {
                 Move::Ready => pick().into_iter().for_each(|worker| world.handle(Event::WorkerReady(worker))),
                 Move::Done => {
-                    let task = pick().and_then(|worker| world.tasks[&worker].map(|unit| (worker, unit)));
+                    let task = pick().and_then(|worker| world.tasks[&worker].first().map(|&unit| (worker, unit)));
                     if let Some((worker, unit)) = task {
-                        world.handle(Event::UnitDone(worker, unit));
+                        world.handle(done(worker, unit));
                     }
                 }
                 Move::Repeat => {
                     let done: Vec<u32> = (0..units).filter(|&unit| world.schedule.is_done(unit).unwrap()).collect();
                     if let (Some(worker), false) = (pick(), done.is_empty()) {
-                        world.handle(Event::UnitDone(worker, done[index.index(done.len())]));
+                        world.handle(self::done(worker, done[index.index(done.len())]));
                     }
                 }
                 Move::Late => {
                     if let Some((worker, unit)) = world.late.pop() {
-                        world.handle(Event::UnitDone(worker, unit));
+                        world.handle(done(worker, unit));
                     }
                 }
+                Move::Tick => world.handle(Event::Tick),
                 Move::Lose => pick().into_iter().for_each(|worker| world.lose(worker)),
                 Move::Join => {
                     let away = (0..1000).find(|id| !world.tasks.contains_key(id));

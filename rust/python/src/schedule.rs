@@ -1,5 +1,6 @@
 //! Units and the schedule.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use es_core::schedule::{
@@ -81,18 +82,18 @@ pub struct Event(CoreEvent);
 
 #[pymethods]
 impl Event {
-    /// A worker waits for work.
+    /// A worker wants more work.
     #[staticmethod]
     #[pyo3(name = "WorkerReady")]
     fn worker_ready(worker: u32) -> Self {
         Self(CoreEvent::WorkerReady(worker))
     }
 
-    /// A worker has the result of a unit, and waits for the next one.
+    /// A worker has the result of a unit; `result` stands for it and is compared with that of a second worker.
     #[staticmethod]
-    #[pyo3(name = "UnitDone")]
-    fn unit_done(worker: u32, unit: u32) -> Self {
-        Self(CoreEvent::UnitDone(worker, unit))
+    #[pyo3(name = "UnitDone", signature = (worker, unit, result = 0))]
+    fn unit_done(worker: u32, unit: u32, result: u64) -> Self {
+        Self(CoreEvent::UnitDone(worker, unit, result))
     }
 
     /// A worker is gone; what it had is open again.
@@ -119,7 +120,9 @@ impl Event {
     fn __repr__(&self) -> String {
         match self.0 {
             CoreEvent::WorkerReady(worker) => format!("Event.WorkerReady({worker})"),
-            CoreEvent::UnitDone(worker, unit) => format!("Event.UnitDone({worker}, {unit})"),
+            CoreEvent::UnitDone(worker, unit, result) => {
+                format!("Event.UnitDone({worker}, {unit}, {result})")
+            }
             CoreEvent::WorkerLost(worker) => format!("Event.WorkerLost({worker})"),
             CoreEvent::WorkerJoined(worker) => format!("Event.WorkerJoined({worker})"),
             CoreEvent::Tick => "Event.Tick()".to_owned(),
@@ -127,7 +130,8 @@ impl Event {
     }
 }
 
-/// What to do: kind "assign" (worker, unit), "cancel" (worker, unit) or "finish".
+/// What to do: kind "assign" (worker, unit), "cancel" (worker, unit), "differs" (worker, unit, first: the worker whose
+/// result counted) or "finish".
 #[pyclass(frozen, eq, module = "es_llm._core")]
 #[derive(PartialEq)]
 pub struct Action(CoreAction);
@@ -139,6 +143,7 @@ impl Action {
         match self.0 {
             CoreAction::Assign(..) => "assign",
             CoreAction::Cancel(..) => "cancel",
+            CoreAction::Differs { .. } => "differs",
             CoreAction::Finish => "finish",
         }
     }
@@ -146,15 +151,27 @@ impl Action {
     #[getter]
     fn worker(&self) -> Option<u32> {
         match self.0 {
-            CoreAction::Assign(worker, _) | CoreAction::Cancel(worker, _) => Some(worker),
+            CoreAction::Assign(worker, _)
+            | CoreAction::Cancel(worker, _)
+            | CoreAction::Differs { second: worker, .. } => Some(worker),
             CoreAction::Finish => None,
+        }
+    }
+
+    #[getter]
+    fn first(&self) -> Option<u32> {
+        match self.0 {
+            CoreAction::Differs { first, .. } => Some(first),
+            _ => None,
         }
     }
 
     #[getter]
     fn unit(&self) -> Option<u32> {
         match self.0 {
-            CoreAction::Assign(_, unit) | CoreAction::Cancel(_, unit) => Some(unit),
+            CoreAction::Assign(_, unit)
+            | CoreAction::Cancel(_, unit)
+            | CoreAction::Differs { unit, .. } => Some(unit),
             CoreAction::Finish => None,
         }
     }
@@ -167,24 +184,42 @@ impl Action {
                     self.kind()
                 )
             }
+            CoreAction::Differs {
+                unit,
+                first,
+                second,
+            } => {
+                format!("Action(kind=\"differs\", worker={second}, unit={unit}, first={first})")
+            }
             CoreAction::Finish => "Action(kind=\"finish\")".to_owned(),
         }
     }
 }
 
-/// State machine over opaque unit and worker ids; the static policy gives each worker one run of units.
+/// State machine over opaque unit and worker ids: which worker evaluates which unit.
+///
+/// `costs` are the expected costs of the units 0, 1, ... in any measure; `workers` maps ids to speeds in cost per second
+/// (0: unknown); `policy` is "static" (one run of units per worker) or "dynamic" (as they become ready).
 #[pyclass(frozen, module = "es_llm._core")]
 pub struct Schedule(Mutex<core::Schedule>);
 
 #[pymethods]
 impl Schedule {
     #[new]
+    #[pyo3(signature = (costs, workers, policy = "dynamic"))]
     #[expect(
         clippy::needless_pass_by_value,
-        reason = "extracted from a Python sequence"
+        reason = "extracted from Python containers"
     )]
-    fn new(py: Python<'_>, units: u32, workers: Vec<u32>) -> PyResult<Self> {
-        let schedule = core::Schedule::new(units, &workers, PolicyKind::Static);
+    fn new(
+        py: Python<'_>,
+        costs: Vec<f64>,
+        workers: BTreeMap<u32, f64>,
+        policy: &str,
+    ) -> PyResult<Self> {
+        let workers: Vec<(u32, f64)> = workers.into_iter().collect();
+        let make = |policy| core::Schedule::new(&costs, &workers, policy);
+        let schedule = policy.parse::<PolicyKind>().and_then(make);
         schedule
             .map(|core| Self(Mutex::new(core)))
             .map_err(|error| to_python(py, &error))
@@ -201,6 +236,12 @@ impl Schedule {
     fn is_done(&self, py: Python<'_>, unit: u32) -> PyResult<bool> {
         self.with(|core| core.is_done(unit))
             .map_err(|error| to_python(py, &error))
+    }
+
+    /// Cost per second of each living worker that was measured: the `workers` of the next schedule.
+    #[getter]
+    fn speeds(&self) -> BTreeMap<u32, f64> {
+        self.with(|core| core.speeds().collect())
     }
 
     #[getter]
@@ -227,7 +268,10 @@ impl CoreError for ScheduleError {
             | Self::Zero { .. }
             | Self::TooMany { .. }
             | Self::Rank { .. }
-            | Self::Finished => "ScheduleError",
+            | Self::Finished
+            | Self::Cost { .. }
+            | Self::Speed { .. }
+            | Self::UnknownPolicy { .. } => "ScheduleError",
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The static policy: one run of consecutive units per worker, so that a worker's units share members.
+//! The static policy: one run of consecutive units per worker, so that a worker's units share members. The runs cost as
+//! much as the workers' speeds say.
 //!
 //! Units of a lost worker go to the others, those with the least left first. A worker that joins gets what nobody has,
 //! and else waits for the next loss.
@@ -20,23 +21,45 @@ pub(super) struct StaticRuns {
 }
 
 impl StaticRuns {
-    pub(super) fn new(units: u32, workers: &[WorkerId]) -> Self {
-        let mut all = Runs::new();
-        all.push_back(0..units);
-        let sizes = shares(units, workers.len() as u32);
-        let runs = workers
+    pub(super) fn new(costs: &[f64], workers: &[(WorkerId, f64)]) -> Self {
+        let known: Vec<f64> = workers
             .iter()
-            .zip(sizes)
-            .map(|(&worker, size)| (worker, take(&mut all, size)));
+            .map(|worker| worker.1)
+            .filter(|&speed| speed > 0.0)
+            .collect();
+        let usual = if known.is_empty() {
+            1.0
+        } else {
+            known.iter().sum::<f64>() / known.len() as f64
+        };
+        let speed = |speed: f64| if speed > 0.0 { speed } else { usual };
+        let all_speeds: f64 = workers.iter().map(|worker| speed(worker.1)).sum();
+        let per_speed = costs.iter().sum::<f64>() / all_speeds;
+        let mut runs = BTreeMap::new();
+        let (mut start, mut planned, mut passed) = (0, 0.0, 0.0);
+        for (place, &(worker, own)) in workers.iter().enumerate() {
+            planned += per_speed * speed(own);
+            let mut stop = start;
+            // A unit belongs to the run in which its middle lies; the last run takes what rounding left.
+            while let Some(&cost) = costs.get(stop)
+                && (place + 1 == workers.len() || passed + cost / 2.0 <= planned)
+            {
+                passed += cost;
+                stop += 1;
+            }
+            let run = start as UnitId..stop as UnitId;
+            runs.insert(worker, Runs::from_iter((start < stop).then_some(run)));
+            start = stop;
+        }
         Self {
-            runs: runs.collect(),
+            runs,
             orphans: Runs::new(),
         }
     }
 }
 
 impl Policy for StaticRuns {
-    fn next(&mut self, _now: f64, worker: WorkerId) -> Option<UnitId> {
+    fn next(&mut self, worker: WorkerId) -> Option<UnitId> {
         let runs = self.runs.get_mut(&worker)?;
         let unit = runs.front_mut()?.next();
         if runs.front().is_some_and(|run| run.start == run.end) {
@@ -45,9 +68,9 @@ impl Policy for StaticRuns {
         unit
     }
 
-    fn lost(&mut self, worker: WorkerId, held: Option<UnitId>) {
+    fn lost(&mut self, worker: WorkerId, held: Vec<UnitId>) {
         let mut open = self.runs.remove(&worker).unwrap_or_default();
-        if let Some(unit) = held {
+        for unit in held.into_iter().rev() {
             open.push_front(unit..unit + 1);
         }
         if self.runs.is_empty() {
@@ -71,6 +94,14 @@ impl Policy for StaticRuns {
 
     fn joined(&mut self, worker: WorkerId) {
         self.runs.insert(worker, std::mem::take(&mut self.orphans));
+    }
+
+    fn all_at_once(&self) -> bool {
+        true
+    }
+
+    fn duplicates(&self) -> bool {
+        false
     }
 }
 
