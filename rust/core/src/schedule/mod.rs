@@ -410,16 +410,7 @@ impl Schedule {
             return;
         };
         if self.late.is_none() {
-            let mut late = LateUnits::default();
-            for &unit in self.workers.values().flat_map(|worker| &worker.holds) {
-                if let UnitState::Held(Held {
-                    second: None, eta, ..
-                }) = self.units[unit as usize]
-                {
-                    late.insert(eta, unit);
-                }
-            }
-            self.late = Some(late);
+            self.late = Some(self.late_units(usual));
         }
         let speed = self.worker(id).speed().unwrap_or(usual);
         let seconds = |unit: UnitId| self.costs[unit as usize] / speed;
@@ -441,6 +432,22 @@ impl Schedule {
         self.assign(now, id, unit, actions);
         let second = Some(id);
         self.units[unit as usize] = UnitState::Held(Held { second, ..held });
+    }
+
+    /// The units that one worker holds; where no speed was known when it was given, the usual one of today counts.
+    fn late_units(&mut self, usual: f64) -> LateUnits {
+        let mut late = LateUnits::default();
+        for &unit in self.workers.values().flat_map(|worker| &worker.holds) {
+            if let UnitState::Held(held) = &mut self.units[unit as usize]
+                && held.second.is_none()
+            {
+                if held.eta.is_infinite() {
+                    held.eta = held.given + self.costs[unit as usize] / usual;
+                }
+                late.insert(held.eta, unit);
+            }
+        }
+        late
     }
 
     /// Puts a unit behind those that a worker holds; the answer is when it should be finished.
