@@ -83,7 +83,7 @@ def test_dynamic_measures_speeds_duplicates_late_units_and_reports_what_differs(
     assert schedule.handle_event(1.0, Event.UnitDone(1, 1, 8)) == []
     assert schedule.speeds == {1: 2.0}
     late = schedule.handle_event(2.5, Event.Tick())
-    assert [(a.kind, a.worker, a.unit) for a in late] == [("assign", 1, 2)]
+    assert [(a.kind, a.worker, a.unit) for a in late] == [("duplicate", 1, 2)]
     first = schedule.handle_event(3.0, Event.UnitDone(1, 2, 9))
     assert [(a.kind, a.worker, a.unit) for a in first] == [("cancel", 0, 2), ("finish", None, None)]
     (differs,) = schedule.handle_event(3.1, Event.UnitDone(0, 2, 10))

@@ -40,7 +40,9 @@ fn complete(units: u32, workers: u32, policy: PolicyKind) -> u64 {
         decisions += 1;
         for action in schedule.handle_event(now, event).unwrap() {
             match action {
-                Action::Assign(worker, unit) => queues[worker as usize].push_back(unit),
+                Action::Assign(worker, unit) | Action::Duplicate(worker, unit) => {
+                    queues[worker as usize].push_back(unit)
+                }
                 Action::Cancel(worker, unit) => {
                     queues[worker as usize].retain(|&held| held != unit);
                 }

@@ -323,7 +323,7 @@ class Event:
 
 @final
 class Action:
-    """What to do: kind "assign" (worker, unit), "cancel" (worker, unit), "differs" (worker, unit, first: the worker
+    """What to do: kind "assign" or "duplicate" (worker, unit), "cancel" (worker, unit), "differs" (worker, unit, first: the worker
     whose result counted) or "finish"."""
 
     @property

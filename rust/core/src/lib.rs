@@ -10,3 +10,4 @@ pub mod population;
 pub mod rank;
 pub mod schedule;
 pub mod shaping;
+pub mod team;

@@ -67,7 +67,7 @@ impl World {
         };
         for action in actions {
             match action {
-                Action::Assign(worker, unit) => {
+                Action::Assign(worker, unit) | Action::Duplicate(worker, unit) => {
                     let held = self
                         .tasks
                         .get_mut(&worker)
@@ -156,7 +156,7 @@ fn plan_is_member_by_member_in_prompt_chunks() {
 fn batch(schedule: &mut Schedule, now: f64, event: Event) -> Vec<u32> {
     let actions = schedule.handle_event(now, event).unwrap();
     let unit = |action: &Action| match *action {
-        Action::Assign(_, unit) => Some(unit),
+        Action::Assign(_, unit) | Action::Duplicate(_, unit) => Some(unit),
         _ => None,
     };
     actions.iter().filter_map(unit).collect()

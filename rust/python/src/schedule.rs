@@ -130,7 +130,7 @@ impl Event {
     }
 }
 
-/// What to do: kind "assign" (worker, unit), "cancel" (worker, unit), "differs" (worker, unit, first: the worker whose
+/// What to do: kind "assign" or "duplicate" (worker, unit), "cancel" (worker, unit), "differs" (worker, unit, first: the worker whose
 /// result counted) or "finish".
 #[pyclass(frozen, eq, module = "es_llm._core")]
 #[derive(PartialEq)]
@@ -142,6 +142,7 @@ impl Action {
     fn kind(&self) -> &'static str {
         match self.0 {
             CoreAction::Assign(..) => "assign",
+            CoreAction::Duplicate(..) => "duplicate",
             CoreAction::Cancel(..) => "cancel",
             CoreAction::Differs { .. } => "differs",
             CoreAction::Finish => "finish",
@@ -152,6 +153,7 @@ impl Action {
     fn worker(&self) -> Option<u32> {
         match self.0 {
             CoreAction::Assign(worker, _)
+            | CoreAction::Duplicate(worker, _)
             | CoreAction::Cancel(worker, _)
             | CoreAction::Differs { second: worker, .. } => Some(worker),
             CoreAction::Finish => None,
@@ -170,6 +172,7 @@ impl Action {
     fn unit(&self) -> Option<u32> {
         match self.0 {
             CoreAction::Assign(_, unit)
+            | CoreAction::Duplicate(_, unit)
             | CoreAction::Cancel(_, unit)
             | CoreAction::Differs { unit, .. } => Some(unit),
             CoreAction::Finish => None,
@@ -178,7 +181,9 @@ impl Action {
 
     fn __repr__(&self) -> String {
         match self.0 {
-            CoreAction::Assign(worker, unit) | CoreAction::Cancel(worker, unit) => {
+            CoreAction::Assign(worker, unit)
+            | CoreAction::Duplicate(worker, unit)
+            | CoreAction::Cancel(worker, unit) => {
                 format!(
                     "Action(kind={:?}, worker={worker}, unit={unit})",
                     self.kind()

@@ -58,6 +58,8 @@ pub enum Event {
 pub enum Action {
     /// Give the unit to the worker, behind those it holds.
     Assign(WorkerId, UnitId),
+    /// Give a late unit to a second worker, one that holds nothing.
+    Duplicate(WorkerId, UnitId),
     /// The worker's unit was finished by another: it may drop it, and says `WorkerReady` if it holds no more.
     Cancel(WorkerId, UnitId),
     /// Two results of a unit aren't equal: a worker's weights or its machine are not right.
@@ -369,7 +371,8 @@ impl Schedule {
                 last = self.costs[unit as usize];
                 given += last;
                 self.open_cost -= last;
-                let eta = self.assign(now, id, unit, actions);
+                let eta = self.assign(now, id, unit);
+                actions.push(Action::Assign(id, unit));
                 let (first, second) = (id, None);
                 let held = Held {
                     first,
@@ -429,7 +432,8 @@ impl Schedule {
             .as_mut()
             .expect("made above")
             .remove(held.eta, unit);
-        self.assign(now, id, unit, actions);
+        self.assign(now, id, unit);
+        actions.push(Action::Duplicate(id, unit));
         let second = Some(id);
         self.units[unit as usize] = UnitState::Held(Held { second, ..held });
     }
@@ -451,10 +455,9 @@ impl Schedule {
     }
 
     /// Puts a unit behind those that a worker holds; the answer is when it should be finished.
-    fn assign(&mut self, now: f64, id: WorkerId, unit: UnitId, actions: &mut Vec<Action>) -> f64 {
+    fn assign(&mut self, now: f64, id: WorkerId, unit: UnitId) -> f64 {
         let (cost, usual) = (self.costs[unit as usize], self.usual_speed());
         self.waiting.remove(&id);
-        actions.push(Action::Assign(id, unit));
         self.worker(id).assign(now, unit, cost, usual)
     }
 

@@ -1,0 +1,85 @@
+//! How a call ends, also for ranks that miss its end.
+//!
+//! ```text
+//! leader --Finish--> all --Done--> leader --Release--> all       everybody knows the result before anybody goes
+//! ```
+//! A rank that knows the result and loses its leader goes at once, and tells the others (`Left`). Whoever hears that and
+//! has the same records goes as well; whoever lacks some asks for them, or makes them itself.
+
+use super::message::Message;
+use super::{Rank, RankId, Step};
+
+impl Rank {
+    /// A rank knows how the call ended and has left it.
+    pub(super) fn parted(&mut self, now: f64, rank: RankId) {
+        self.left.insert(rank);
+        self.dismiss(now, rank);
+        self.elect(now);
+    }
+
+    /// A rank left the call, which ended with so many records and this result.
+    pub(super) fn hear_end(&mut self, now: f64, from: RankId, have: u32, payload: Vec<u8>) {
+        self.parted(now, from);
+        if self.lost.contains_key(&self.me) {
+            return self.end(payload);
+        }
+        self.known_end = Some((have, payload));
+        if !self.leave_if_over() && self.finished.is_none() {
+            // It would make the same records itself; asking is quicker.
+            let first = self.history.len();
+            self.post(from, &Message::Fetch { first });
+        }
+    }
+
+    /// The result is known and the leader that said it is gone: this rank leaves, and tells the others.
+    pub(super) fn leave(&mut self, payload: Vec<u8>) {
+        let have = self.history.len();
+        for rank in self.others() {
+            let payload = payload.clone();
+            self.post(rank, &Message::Left { have, payload });
+        }
+        self.end(payload);
+    }
+
+    /// Leaves the call if others did, and this rank has all its records.
+    pub(super) fn leave_if_over(&mut self) -> bool {
+        let have = self.history.len();
+        let known = self.known_end.take_if(|end| end.0 == have);
+        let over = self.finished.is_none() && known.is_some();
+        if let (true, Some((_, payload))) = (over, known) {
+            self.finished = Some(payload.clone());
+            self.worker.forget();
+            self.leave(payload);
+        }
+        over
+    }
+
+    /// The main thread learns that the call is over.
+    pub(super) fn end(&mut self, payload: Vec<u8>) {
+        self.leader = None;
+        self.ended = Some((self.call, self.history.len(), payload.clone()));
+        self.todo.push_back(Step::Finished { payload });
+    }
+
+    /// Tells a rank that missed the end of a call how it ended, and the records that it lacks.
+    pub(super) fn tell_end(&mut self, call: u32, rank: RankId, asked: &Message) {
+        let Some((of, have, payload)) = self.ended.clone().filter(|end| end.0 == call) else {
+            return;
+        };
+        let answer = match *asked {
+            Message::Fetch { first } => {
+                let count = have.saturating_sub(first) as usize;
+                let records = self
+                    .history
+                    .since(first)
+                    .iter()
+                    .take(count)
+                    .cloned()
+                    .collect();
+                Message::Records { first, records }
+            }
+            _ => Message::Left { have, payload },
+        };
+        self.post_as(of, rank, &answer);
+    }
+}

@@ -1,0 +1,60 @@
+//! The records that a rank has, from the first on, with a checksum over each prefix.
+
+/// Records by iteration. What they say is the caller's matter.
+#[derive(Debug, Default)]
+pub struct History {
+    records: Vec<Vec<u8>>,
+    /// Checksum over records 0..=i, for each i.
+    checksums: Vec<u64>,
+}
+
+impl History {
+    /// How many there are: the iteration that comes next.
+    pub fn len(&self) -> u32 {
+        self.records.len() as u32
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Appends the next record.
+    pub fn push(&mut self, record: Vec<u8>) {
+        let before = self.checksum(self.len()).expect("its own length");
+        self.checksums.push(mix(before, &record));
+        self.records.push(record);
+    }
+
+    /// The record of an iteration.
+    pub fn get(&self, iteration: u32) -> Option<&[u8]> {
+        self.records.get(iteration as usize).map(Vec::as_slice)
+    }
+
+    /// The records from `first` on; none if there are fewer.
+    pub fn since(&self, first: u32) -> &[Vec<u8>] {
+        self.records.get(first as usize..).unwrap_or_default()
+    }
+
+    /// Checksum over the first `count` records, if there are as many: equal for equal prefixes.
+    pub fn checksum(&self, count: u32) -> Option<u64> {
+        match count {
+            0 => Some(0),
+            count => self.checksums.get(count as usize - 1).copied(),
+        }
+    }
+}
+
+/// Continues a checksum; not cryptographic.
+pub(super) fn mix(seed: u64, bytes: &[u8]) -> u64 {
+    let word = |state: u64, word: u64| {
+        let mixed = (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ mixed >> 29
+    };
+    let state = bytes.chunks(8).fold(seed, |state, chunk| {
+        let mut padded = [0; 8];
+        padded[..chunk.len()].copy_from_slice(chunk);
+        word(state, u64::from_le_bytes(padded))
+    });
+    word(state, bytes.len() as u64 + 1)
+}

@@ -1,0 +1,592 @@
+//! What the leader does: greet, hand out, count, publish, compare, end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::schedule::{Action, Event, ScheduleError};
+
+use super::digests::{Digests, Verdict};
+use super::message::{Hello, Message, Round};
+use super::open_round::OpenRound;
+use super::{Loss, Rank, RankId, Step, Table};
+
+#[derive(Debug, Default)]
+pub(super) struct Leader {
+    /// Ranks that said hello to this leader and haven't been lost since.
+    greeted: BTreeSet<RankId>,
+    /// Deals so far, and the one in which each rank's units are assigned: a new one makes what was assigned void.
+    deals: u32,
+    deal_of: BTreeMap<RankId, u32>,
+    /// When it heard each rank last.
+    heard: BTreeMap<RankId, f64>,
+    /// Ranks that have later records than this one, and what they said.
+    later: BTreeMap<RankId, Hello>,
+    round: Option<OpenRound>,
+    /// Whether the table was handed over.
+    complete: bool,
+    /// Records that all greeted ranks were sent.
+    shared: u32,
+    digests: Digests,
+    /// Whether digests differ: until they agree nothing is handed out and nothing counted.
+    paused: bool,
+    welcome: Option<Vec<u8>>,
+    /// Ranks that know the call's result, once it is said.
+    done: Option<BTreeSet<RankId>>,
+}
+
+impl Leader {
+    /// All ranks know `shared` records.
+    pub fn new(shared: u32) -> Self {
+        Self {
+            shared,
+            ..Self::default()
+        }
+    }
+
+    /// What these ranks were assigned is void.
+    fn deal_anew(&mut self, ranks: impl IntoIterator<Item = RankId>) {
+        self.deals += 1;
+        for rank in ranks {
+            self.deal_of.insert(rank, self.deals);
+        }
+    }
+
+    /// A rank spoke.
+    pub fn hear(&mut self, now: f64, rank: RankId) {
+        self.heard.insert(rank, now);
+    }
+}
+
+impl Rank {
+    /// Opens a round of units with these expected costs. Ranks that come later join it.
+    ///
+    /// # Errors
+    /// If there is no unit or a cost is no number for it.
+    ///
+    /// # Panics
+    /// If this rank doesn't lead.
+    pub fn begin(&mut self, now: f64, round: Round, costs: &[f64]) -> Result<(), ScheduleError> {
+        let workers = self.workers();
+        let opened = OpenRound::new(round, costs.to_vec(), &workers, self.settings.policy)?;
+        let leader = self.leader.as_mut().expect("a leader begins rounds");
+        leader.round = Some(opened);
+        leader.complete = false;
+        leader.deal_anew(workers.iter().map(|worker| worker.0));
+        if !leader.paused {
+            self.set_to_work(now);
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    /// The complete table, after [`Step::Complete`].
+    ///
+    /// # Panics
+    /// If this rank doesn't lead or has no round open.
+    pub fn take_table(&mut self) -> Table {
+        let leader = self.leader.as_mut().expect("a leader has the table");
+        leader.round.as_mut().expect("it was complete").take_table()
+    }
+
+    /// The record of an iteration, which is on the disk: all ranks get it, and apply it. Not if this rank has learnt of
+    /// one in the meantime; the answer says so.
+    pub fn publish(&mut self, now: f64, iteration: u32, payload: Vec<u8>) -> bool {
+        let next = iteration == self.history.len();
+        if next {
+            self.learn(payload);
+            self.share_records(now);
+        }
+        next
+    }
+
+    /// What ranks must be told before anything else, those that are there and those that come.
+    pub fn set_welcome(&mut self, now: f64, payload: Vec<u8>) {
+        for rank in self.greeted_others() {
+            self.post(
+                rank,
+                &Message::Welcome {
+                    payload: payload.clone(),
+                },
+            );
+        }
+        if let Some(leader) = &mut self.leader {
+            leader.welcome = Some(payload);
+        }
+        self.settle(now);
+    }
+
+    /// Something for the other nodes' journals.
+    pub fn note(&mut self, payload: &[u8]) {
+        for rank in self.greeted_others() {
+            self.post(
+                rank,
+                &Message::Note {
+                    payload: payload.to_vec(),
+                },
+            );
+        }
+    }
+
+    /// The call's result: [`Step::Finished`] comes when all living ranks know it.
+    pub fn finish(&mut self, now: f64, payload: Vec<u8>) {
+        for rank in self.listeners() {
+            self.post(
+                rank,
+                &Message::Finish {
+                    payload: payload.clone(),
+                },
+            );
+        }
+        self.finished = Some(payload);
+        self.worker.forget();
+        if let Some(leader) = &mut self.leader {
+            leader.round = None;
+            leader.done = Some(BTreeSet::from([self.me]));
+        }
+        self.settle(now);
+    }
+
+    /// The call ends with an error on all ranks.
+    pub fn stop(&mut self, payload: &[u8]) {
+        for rank in self.others() {
+            self.post(
+                rank,
+                &Message::Stop {
+                    payload: payload.to_vec(),
+                },
+            );
+        }
+    }
+
+    /// What a rank says to its leader.
+    pub(super) fn lead(&mut self, now: f64, from: RankId, message: Message) {
+        let Some(leader) = &mut self.leader else {
+            return;
+        };
+        match message {
+            Message::Report(report) => {
+                let Some(round) = leader
+                    .round
+                    .as_mut()
+                    .filter(|round| round.round == report.round)
+                else {
+                    return;
+                };
+                // Of another deal, only a unit by itself is sure to be counted right.
+                let dealt = leader.deal_of.get(&from) == Some(&report.deal);
+                let right = dealt || report.results.len() <= 1;
+                if right && round.is_alive(from) && !leader.paused {
+                    let actions = round.report(now, from, &report);
+                    self.deliver(&actions);
+                }
+            }
+            Message::Digest { iteration, digest } => {
+                if let Some(hello) = leader.later.get_mut(&from) {
+                    // Of an iteration that this rank has yet to catch up with.
+                    hello.digest = Some((iteration, digest));
+                } else if iteration < self.history.len() {
+                    leader.digests.note(from, iteration, digest);
+                    self.judge(now);
+                }
+            }
+            Message::Records { first, records } => self.catch_up(now, from, first, records),
+            Message::Done => {
+                if let Some(done) = &mut leader.done {
+                    done.insert(from);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A rank says hello.
+    pub(super) fn greeted(&mut self, now: f64, from: RankId, hello: Hello) {
+        let mine = self.history.len();
+        let known = self.history.checksum(hello.have.min(mine));
+        let records = hello.have <= mine && known != Some(hello.history);
+        if hello.identity != self.identity || records {
+            self.todo.push_back(Step::Stranger {
+                rank: from,
+                records,
+            });
+            return;
+        }
+        let Some(leader) = &mut self.leader else {
+            return;
+        };
+        if hello.have > mine {
+            leader.later.insert(from, hello);
+            self.post(from, &Message::Fetch { first: mine });
+            return;
+        }
+        let again = !leader.greeted.insert(from);
+        leader.deal_anew([from]);
+        if let Some((iteration, digest)) = hello.digest {
+            leader.digests.note(from, iteration, digest);
+        }
+        if from != self.me {
+            self.introduce(from, hello.have);
+        }
+        let leader = self.leader.as_mut().expect("it leads");
+        if let Some(round) = &mut leader.round {
+            if again && round.is_alive(from) {
+                // It knows nothing any more of what it was given.
+                let actions = round.event(now, Event::WorkerLost(from));
+                self.deliver(&actions);
+            }
+            self.join(now, from, hello);
+        }
+        self.judge(now);
+    }
+
+    /// Tells a rank what it doesn't know.
+    fn introduce(&mut self, rank: RankId, have: u32) {
+        let leader = self.leader.as_ref().expect("it leads");
+        let (welcome, done) = (leader.welcome.clone(), leader.done.is_some());
+        if let Some(payload) = welcome {
+            self.post(rank, &Message::Welcome { payload });
+        }
+        for iteration in have..self.history.len() {
+            let payload = self
+                .history
+                .get(iteration)
+                .expect("below its length")
+                .to_vec();
+            self.post(rank, &Message::Record { iteration, payload });
+        }
+        if let (true, Some(payload)) = (done, self.finished.clone()) {
+            self.post(rank, &Message::Finish { payload });
+        }
+    }
+
+    /// A rank takes part in the open round, with what it has of it.
+    fn join(&mut self, now: f64, rank: RankId, hello: Hello) {
+        let leader = self.leader.as_mut().expect("it leads");
+        let Some(round) = &mut leader.round else {
+            return;
+        };
+        let mut actions = round.event(now, Event::WorkerJoined(rank));
+        if leader.paused {
+            return;
+        }
+        if let Some((of, results)) = hello.results
+            && of == round.round
+        {
+            actions.extend(round.results(now, rank, &results));
+        }
+        actions.extend(round.event(now, Event::WorkerReady(rank)));
+        self.deliver(&actions);
+    }
+
+    /// Records that another rank has and this one lacked.
+    fn catch_up(&mut self, now: f64, from: RankId, first: u32, records: Vec<Vec<u8>>) {
+        for (iteration, record) in (first..).zip(records) {
+            if iteration == self.history.len() {
+                self.learn(record);
+            }
+        }
+        let leader = self.leader.as_mut().expect("it leads");
+        let hellos = std::mem::take(&mut leader.later);
+        if leader
+            .round
+            .as_ref()
+            .is_some_and(|round| round.round.step < self.history.len())
+        {
+            leader.round = None;
+            self.todo.push_back(Step::Superseded);
+        }
+        if self.leave_if_over() {
+            return;
+        }
+        self.share_records(now);
+        for (rank, hello) in hellos {
+            if rank == from || hello.have <= self.history.len() {
+                self.greeted(now, rank, hello);
+            } else {
+                self.leader
+                    .as_mut()
+                    .expect("it leads")
+                    .later
+                    .insert(rank, hello);
+            }
+        }
+    }
+
+    /// Sends the last records to all ranks; those that have them ignore them.
+    pub(super) fn share_records(&mut self, now: f64) {
+        let Some(leader) = &mut self.leader else {
+            return;
+        };
+        let first = std::mem::replace(&mut leader.shared, self.history.len());
+        for iteration in first..self.history.len() {
+            for rank in self.greeted_others() {
+                let payload = self
+                    .history
+                    .get(iteration)
+                    .expect("below its length")
+                    .to_vec();
+                self.post(rank, &Message::Record { iteration, payload });
+            }
+        }
+        self.settle(now);
+    }
+
+    /// A rank of this leader's is gone.
+    pub(super) fn worker_lost(&mut self, now: f64, rank: RankId, loss: Loss) {
+        if loss == Loss::Silent {
+            self.post(rank, &Message::Evict);
+        }
+        self.todo.push_back(Step::Lost { rank, loss });
+        self.dismiss(now, rank);
+    }
+
+    /// A rank takes no part any more.
+    pub(super) fn dismiss(&mut self, now: f64, rank: RankId) {
+        if let Some(leader) = &mut self.leader {
+            leader.greeted.remove(&rank);
+            leader.later.remove(&rank);
+            self.tell_round(now, Event::WorkerLost(rank));
+            self.judge(now);
+        }
+    }
+
+    /// Late units, and ranks that take too long or say nothing.
+    pub(super) fn lead_tick(&mut self, now: f64) {
+        self.tell_round(now, Event::Tick);
+        let timeout = self.settings.unit_timeout_s;
+        if timeout <= 0.0 {
+            return;
+        }
+        let awaited = self.awaited();
+        let leader = self.leader.as_mut().expect("it leads");
+        let too_long = |since: f64| now - since > timeout;
+        let in_work = leader.round.iter().flat_map(OpenRound::in_work);
+        let mut late: BTreeSet<RankId> = in_work
+            .filter(|work| too_long(work.2))
+            .map(|work| work.0)
+            .collect();
+        for rank in awaited.into_iter().filter(|&rank| rank != self.me) {
+            if too_long(*leader.heard.entry(rank).or_insert(now)) {
+                late.insert(rank);
+            }
+        }
+        for rank in late {
+            if rank == self.me {
+                // Its main thread hangs; the others take its units, and it joins again when it comes back.
+                self.tell_round(now, Event::WorkerLost(rank));
+                self.greet = true;
+            } else {
+                self.lose(now, rank, Loss::Silent);
+            }
+        }
+    }
+
+    /// This process itself stood still: nobody is to blame for having been silent.
+    pub(super) fn forgive(&mut self, now: f64) {
+        if let Some(leader) = &mut self.leader {
+            leader.heard.values_mut().for_each(|heard| *heard = now);
+        }
+    }
+
+    /// The living ranks that haven't left this call.
+    fn awaited(&self) -> BTreeSet<RankId> {
+        let mut living = self.living();
+        living.retain(|rank| !self.left.contains(rank));
+        living
+    }
+
+    /// The leader's next step, when there is nothing else to do.
+    pub(super) fn leader_step(&mut self) -> Step {
+        let living = self.awaited();
+        let Some(leader) = &mut self.leader else {
+            return Step::Wait;
+        };
+        if let Some(done) = &leader.done {
+            if !living.is_subset(done) {
+                return Step::Wait;
+            }
+            for rank in self.listeners() {
+                self.post(rank, &Message::Release);
+            }
+            self.end(self.finished.clone().expect("said with `done`"));
+            return self.todo.pop_front().expect("the end");
+        }
+        let finished = leader.round.as_ref().is_some_and(OpenRound::finished);
+        let known = living.is_subset(&leader.greeted) && leader.digests.settled();
+        if finished && known && !leader.complete {
+            leader.complete = true;
+            let round = leader.round.as_ref().expect("it is finished");
+            self.speeds.extend(round.speeds());
+            return Step::Complete;
+        }
+        Step::Wait
+    }
+
+    /// Compares the digests as far as they are known.
+    fn judge(&mut self, now: f64) {
+        let living = self.awaited();
+        let Some(leader) = &mut self.leader else {
+            return;
+        };
+        if !living.is_subset(&leader.greeted) {
+            return;
+        }
+        let Some(iteration) = leader.digests.iteration() else {
+            return;
+        };
+        let (ranks, hopeless) = match leader.digests.judge(&living) {
+            Verdict::Open if leader.digests.disputed() => return self.pause(),
+            Verdict::Open => return,
+            Verdict::Agreed(digest) => {
+                for rank in self.greeted_others() {
+                    self.post(rank, &Message::Agreed { iteration, digest });
+                }
+                self.todo.push_back(Step::Agreed { iteration, digest });
+                return self.resume(now);
+            }
+            Verdict::Differ(ranks) => (ranks, false),
+            Verdict::Hopeless(ranks) => (ranks, true),
+        };
+        self.pause();
+        let named = ranks.clone();
+        self.todo.push_back(Step::Diverged {
+            ranks: named,
+            iteration,
+            hopeless,
+        });
+        for rank in ranks.into_iter().filter(|_| !hopeless) {
+            self.deliver_to(rank, Message::Heal { iteration });
+        }
+    }
+
+    /// Results of the open round may come from wrong weights: it begins anew when the weights are right.
+    fn pause(&mut self) {
+        let (workers, policy) = (self.workers(), self.settings.policy);
+        let leader = self.leader.as_mut().expect("it leads");
+        if !std::mem::replace(&mut leader.paused, true)
+            && let Some(open) = &leader.round
+        {
+            let anew = OpenRound::new(open.round, open.costs().to_vec(), &workers, policy);
+            leader.round = Some(anew.expect("it was opened before"));
+            leader.deal_anew(workers.iter().map(|worker| worker.0));
+        }
+    }
+
+    fn resume(&mut self, now: f64) {
+        let leader = self.leader.as_mut().expect("it leads");
+        if std::mem::replace(&mut leader.paused, false) {
+            self.set_to_work(now);
+        }
+    }
+
+    fn set_to_work(&mut self, now: f64) {
+        for (worker, _) in self.workers() {
+            self.tell_round(now, Event::WorkerReady(worker));
+        }
+    }
+
+    /// The ranks that take part, with their speeds (0: unknown).
+    fn workers(&self) -> Vec<(RankId, f64)> {
+        let greeted = self.leader.iter().flat_map(|leader| &leader.greeted);
+        let speed = |rank| self.speeds.get(rank).copied().unwrap_or(0.0);
+        greeted.map(|rank| (*rank, speed(rank))).collect()
+    }
+
+    /// The ranks that take part, and those that resigned and wait for the end.
+    fn listeners(&self) -> Vec<RankId> {
+        let mut ranks = self.greeted_others();
+        let resigned = self
+            .lost
+            .iter()
+            .filter(|lost| matches!(lost.1, Loss::Resigned(_)));
+        ranks.extend(resigned.map(|lost| *lost.0).filter(|&rank| rank != self.me));
+        ranks
+    }
+
+    fn greeted_others(&self) -> Vec<RankId> {
+        let greeted = self.leader.iter().flat_map(|leader| &leader.greeted);
+        greeted.copied().filter(|&rank| rank != self.me).collect()
+    }
+
+    fn tell_round(&mut self, now: f64, event: Event) {
+        let round = self
+            .leader
+            .as_mut()
+            .and_then(|leader| leader.round.as_mut());
+        if let Some(round) = round {
+            let actions = round.event(now, event);
+            self.deliver(&actions);
+        }
+    }
+
+    fn deal_of(&self, rank: RankId) -> u32 {
+        let leader = self.leader.as_ref().expect("it leads");
+        leader.deal_of.get(&rank).copied().unwrap_or(0)
+    }
+
+    /// Carries out what the schedule says.
+    fn deliver(&mut self, actions: &[Action]) {
+        let Some(round) = self
+            .leader
+            .iter()
+            .find_map(|leader| leader.round.as_ref())
+            .map(|open| open.round)
+        else {
+            return;
+        };
+        let together = |a: &Action, b: &Action| matches!((a, b), (Action::Assign(a, _), Action::Assign(b, _)) if a == b);
+        for run in actions.chunk_by(together) {
+            match run[0] {
+                Action::Assign(worker, _) => {
+                    let unit = |action: &Action| match *action {
+                        Action::Assign(_, unit) => Some(unit),
+                        _ => None,
+                    };
+                    let units = run.iter().filter_map(unit).collect();
+                    self.deliver_to(
+                        worker,
+                        Message::Assign {
+                            round,
+                            deal: self.deal_of(worker),
+                            units,
+                            alone: false,
+                        },
+                    );
+                }
+                Action::Duplicate(worker, unit) => {
+                    self.deliver_to(
+                        worker,
+                        Message::Assign {
+                            round,
+                            deal: self.deal_of(worker),
+                            units: vec![unit],
+                            alone: true,
+                        },
+                    );
+                }
+                Action::Cancel(worker, unit) => {
+                    self.deliver_to(worker, Message::Cancel { round, unit });
+                }
+                Action::Differs {
+                    unit,
+                    first,
+                    second,
+                } => {
+                    self.todo.push_back(Step::Differs {
+                        unit,
+                        first,
+                        second,
+                    });
+                }
+                Action::Finish => {}
+            }
+        }
+    }
+
+    fn deliver_to(&mut self, rank: RankId, message: Message) {
+        if rank == self.me {
+            self.inbox.push_back(message);
+        } else {
+            self.post(rank, &message);
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! What ranks tell each other, as bytes. Only scalars and the journal's records: never weights, never text of prompts or
+//! completions.
+//!
+//! ```text
+//! call varint | kind u8 | fields        integers as varints (7 bits a byte, the lowest first), floats as 8 bytes
+//! ```
+//! `call` numbers the collective calls of a job, so that a late message of an earlier one is known as such.
+
+use crate::schedule::UnitId;
+
+use super::wire::{Reader, WireError, Writer};
+
+/// One round of work: all units of an iteration, or of an evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Round {
+    /// What is done: 0 an iteration, and any other number as the caller likes.
+    pub kind: u32,
+    /// Records that were applied to the weights it is done with.
+    pub step: u32,
+}
+
+/// The result of one unit: what the table needs, and counts that are only ever summed up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Numbers that the table keeps per unit.
+    pub values: Vec<f64>,
+    /// Numbers that are added up over all units.
+    pub counts: Vec<u64>,
+}
+
+/// What a rank says when it comes, or when it has a new leader.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Hello {
+    /// Records it has, and a checksum over them.
+    pub have: u32,
+    /// See [`super::History::checksum`].
+    pub history: u64,
+    /// Stands for everything that must be the same on all ranks.
+    pub identity: u64,
+    /// The digest it made last: (iteration, digest).
+    pub digest: Option<(u32, u64)>,
+    /// What it has of the round it was in.
+    pub results: Option<(Round, Vec<(UnitId, Outcome)>)>,
+}
+
+/// Results of units, and whether their worker wants more.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The round they belong to.
+    pub round: Round,
+    /// The deal in which the units were assigned.
+    pub deal: u32,
+    /// Whether the worker will soon hold nothing.
+    pub ready: bool,
+    /// The units' values.
+    pub results: Vec<(UnitId, Vec<f64>)>,
+    /// Their counts, summed up.
+    pub counts: Vec<u64>,
+}
+
+/// Everything that ranks say.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the fields are named")]
+pub enum Message {
+    /// To the leader: I am here.
+    Hello(Hello),
+    /// To the leader: results.
+    Report(Report),
+    /// To the leader: the digest of my master weights after an iteration.
+    Digest { iteration: u32, digest: u64 },
+    /// To the leader: records it asked for.
+    Records { first: u32, records: Vec<Vec<u8>> },
+    /// To the leader: I know how the call ended.
+    Done,
+    /// To all: I can't go on; why.
+    Resign { reason: String },
+    /// To all: I know how the call ended, with these many records, and leave it.
+    Left { have: u32, payload: Vec<u8> },
+    /// From the leader: what a rank must know to take part.
+    Welcome { payload: Vec<u8> },
+    /// From the leader: units to evaluate, behind those you hold of the same deal, instead of those of an earlier one;
+    /// `alone`: report each by itself.
+    Assign {
+        round: Round,
+        deal: u32,
+        units: Vec<UnitId>,
+        alone: bool,
+    },
+    /// From the leader: another rank has the result.
+    Cancel { round: Round, unit: UnitId },
+    /// From the leader: the next record.
+    Record { iteration: u32, payload: Vec<u8> },
+    /// From the leader: send me your records from `first` on.
+    Fetch { first: u32 },
+    /// From the leader: all ranks have this digest.
+    Agreed { iteration: u32, digest: u64 },
+    /// From the leader: your weights are wrong; make them anew.
+    Heal { iteration: u32 },
+    /// From the leader: for the journals of other nodes.
+    Note { payload: Vec<u8> },
+    /// From the leader: the call's result.
+    Finish { payload: Vec<u8> },
+    /// From the leader: everybody knows it; go.
+    Release,
+    /// From the leader: the call ends with this error.
+    Stop { payload: Vec<u8> },
+    /// From the leader: you were taken for lost; say hello.
+    Evict,
+    /// To the leader, and from it to all: I live.
+    Beat,
+}
+
+impl Message {
+    /// Its bytes.
+    pub fn encode(&self, call: u32) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.word(u64::from(call));
+        match self {
+            Self::Hello(hello) => {
+                out.kind(1);
+                out.hello(hello);
+            }
+            Self::Report(report) => {
+                out.kind(2);
+                out.report(report);
+            }
+            Self::Digest { iteration, digest } => out.pair(3, *iteration, *digest),
+            Self::Records { first, records } => {
+                out.kind(4);
+                out.word(u64::from(*first));
+                out.word(records.len() as u64);
+                for record in records {
+                    out.bytes(record);
+                }
+            }
+            Self::Done => out.kind(5),
+            Self::Resign { reason } => out.blob(6, reason.as_bytes()),
+            Self::Welcome { payload } => out.blob(7, payload),
+            Self::Assign {
+                round,
+                deal,
+                units,
+                alone,
+            } => {
+                out.kind(8);
+                out.round(*round);
+                out.word(u64::from(*deal));
+                out.word(u64::from(*alone));
+                out.units(units);
+            }
+            Self::Cancel { round, unit } => {
+                out.kind(9);
+                out.round(*round);
+                out.word(u64::from(*unit));
+            }
+            Self::Record { iteration, payload } => {
+                out.kind(10);
+                out.word(u64::from(*iteration));
+                out.bytes(payload);
+            }
+            Self::Fetch { first } => {
+                out.kind(11);
+                out.word(u64::from(*first));
+            }
+            Self::Agreed { iteration, digest } => out.pair(12, *iteration, *digest),
+            Self::Heal { iteration } => {
+                out.kind(13);
+                out.word(u64::from(*iteration));
+            }
+            Self::Note { payload } => out.blob(14, payload),
+            Self::Finish { payload } => out.blob(15, payload),
+            Self::Release => out.kind(16),
+            Self::Stop { payload } => out.blob(17, payload),
+            Self::Evict => out.kind(18),
+            Self::Beat => out.kind(19),
+            Self::Left { have, payload } => {
+                out.kind(20);
+                out.word(u64::from(*have));
+                out.bytes(payload);
+            }
+        }
+        out.0
+    }
+
+    /// The call and the message of some bytes.
+    ///
+    /// # Errors
+    /// If the bytes are no message.
+    pub fn decode(bytes: &[u8]) -> Result<(u32, Self), WireError> {
+        let mut from = Reader::new(bytes);
+        let call = from.small()?;
+        let message = match from.kind()? {
+            1 => Self::Hello(from.hello()?),
+            2 => Self::Report(from.report()?),
+            3 => {
+                let (iteration, digest) = from.pair()?;
+                Self::Digest { iteration, digest }
+            }
+            4 => {
+                let (first, count) = (from.small()?, from.count()?);
+                let records = (0..count).map(|_| from.bytes()).collect::<Result<_, _>>()?;
+                Self::Records { first, records }
+            }
+            5 => Self::Done,
+            6 => Self::Resign {
+                reason: String::from_utf8_lossy(&from.bytes()?).into_owned(),
+            },
+            7 => Self::Welcome {
+                payload: from.bytes()?,
+            },
+            8 => Self::Assign {
+                round: from.round()?,
+                deal: from.small()?,
+                alone: from.flag()?,
+                units: from.units()?,
+            },
+            9 => Self::Cancel {
+                round: from.round()?,
+                unit: from.small()?,
+            },
+            10 => Self::Record {
+                iteration: from.small()?,
+                payload: from.bytes()?,
+            },
+            11 => Self::Fetch {
+                first: from.small()?,
+            },
+            12 => {
+                let (iteration, digest) = from.pair()?;
+                Self::Agreed { iteration, digest }
+            }
+            13 => Self::Heal {
+                iteration: from.small()?,
+            },
+            14 => Self::Note {
+                payload: from.bytes()?,
+            },
+            15 => Self::Finish {
+                payload: from.bytes()?,
+            },
+            16 => Self::Release,
+            17 => Self::Stop {
+                payload: from.bytes()?,
+            },
+            18 => Self::Evict,
+            19 => Self::Beat,
+            20 => Self::Left {
+                have: from.small()?,
+                payload: from.bytes()?,
+            },
+            kind => return Err(WireError::Kind(kind)),
+        };
+        from.end()?;
+        Ok((call, message))
+    }
+}
+
+impl Writer {
+    fn blob(&mut self, kind: u8, bytes: &[u8]) {
+        self.kind(kind);
+        self.bytes(bytes);
+    }
+
+    fn pair(&mut self, kind: u8, iteration: u32, digest: u64) {
+        self.kind(kind);
+        self.word(u64::from(iteration));
+        self.fixed(digest);
+    }
+
+    fn round(&mut self, round: Round) {
+        self.word(u64::from(round.kind));
+        self.word(u64::from(round.step));
+    }
+
+    /// Runs of consecutive units: how many runs, then (first, length) of each.
+    fn units(&mut self, units: &[UnitId]) {
+        let runs: Vec<&[UnitId]> = units.chunk_by(|a, b| *b == a.wrapping_add(1)).collect();
+        self.word(runs.len() as u64);
+        for run in runs {
+            self.word(u64::from(run[0]));
+            self.word(run.len() as u64);
+        }
+    }
+
+    fn counts(&mut self, counts: &[u64]) {
+        self.word(counts.len() as u64);
+        for &count in counts {
+            self.word(count);
+        }
+    }
+
+    /// Runs of consecutive units with equally many values: how many runs, then (first, length, values of each unit) and
+    /// the values of each.
+    fn report(&mut self, report: &Report) {
+        self.round(report.round);
+        self.word(u64::from(report.deal));
+        self.word(u64::from(report.ready));
+        self.counts(&report.counts);
+        let next = |a: &(UnitId, Vec<f64>), b: &(UnitId, Vec<f64>)| {
+            b.0 == a.0.wrapping_add(1) && b.1.len() == a.1.len()
+        };
+        let runs: Vec<_> = report.results.chunk_by(next).collect();
+        self.word(runs.len() as u64);
+        for run in runs {
+            self.word(u64::from(run[0].0));
+            self.word(run.len() as u64);
+            self.word(run[0].1.len() as u64);
+            for value in run.iter().flat_map(|(_, values)| values) {
+                self.fixed(value.to_bits());
+            }
+        }
+    }
+
+    fn hello(&mut self, hello: &Hello) {
+        self.word(u64::from(hello.have));
+        self.fixed(hello.history);
+        self.fixed(hello.identity);
+        self.option(hello.digest.as_ref(), |out, &(iteration, digest)| {
+            out.word(u64::from(iteration));
+            out.fixed(digest);
+        });
+        self.option(hello.results.as_ref(), |out, (round, results)| {
+            out.round(*round);
+            out.word(results.len() as u64);
+            for (unit, outcome) in results {
+                out.word(u64::from(*unit));
+                out.word(outcome.values.len() as u64);
+                for value in &outcome.values {
+                    out.fixed(value.to_bits());
+                }
+                out.counts(&outcome.counts);
+            }
+        });
+    }
+}
+
+impl Reader<'_> {
+    fn pair(&mut self) -> Result<(u32, u64), WireError> {
+        Ok((self.small()?, self.fixed()?))
+    }
+
+    fn round(&mut self) -> Result<Round, WireError> {
+        Ok(Round {
+            kind: self.small()?,
+            step: self.small()?,
+        })
+    }
+
+    fn units(&mut self) -> Result<Vec<UnitId>, WireError> {
+        let mut units = Vec::new();
+        for _ in 0..self.count()? {
+            let (first, length) = (self.small()?, self.small()?);
+            let end = first.checked_add(length).ok_or(WireError::Range)?;
+            // A run is two words however long it is, so its length is bounded by hand.
+            if units.len() + length as usize > super::MAX_UNITS {
+                return Err(WireError::Range);
+            }
+            units.extend(first..end);
+        }
+        Ok(units)
+    }
+
+    fn counts(&mut self) -> Result<Vec<u64>, WireError> {
+        (0..self.count()?).map(|_| self.word()).collect()
+    }
+
+    fn values(&mut self, width: usize) -> Result<Vec<f64>, WireError> {
+        (0..width)
+            .map(|_| Ok(f64::from_bits(self.fixed()?)))
+            .collect()
+    }
+
+    fn report(&mut self) -> Result<Report, WireError> {
+        let (round, deal) = (self.round()?, self.small()?);
+        let (ready, counts) = (self.flag()?, self.counts()?);
+        let mut results = Vec::new();
+        for _ in 0..self.count()? {
+            let (first, length) = (self.small()?, self.small()?);
+            let width = self.count()?;
+            if results.len() + length as usize > super::MAX_UNITS {
+                return Err(WireError::Range);
+            }
+            for place in 0..length {
+                let unit = first.checked_add(place).ok_or(WireError::Range)?;
+                results.push((unit, self.values(width)?));
+            }
+        }
+        Ok(Report {
+            round,
+            deal,
+            ready,
+            results,
+            counts,
+        })
+    }
+
+    fn hello(&mut self) -> Result<Hello, WireError> {
+        let (have, history, identity) = (self.small()?, self.fixed()?, self.fixed()?);
+        let digest = if self.flag()? {
+            Some(self.pair()?)
+        } else {
+            None
+        };
+        let results = if self.flag()? {
+            let (round, count) = (self.round()?, self.count()?);
+            let mut results = Vec::new();
+            for _ in 0..count {
+                let (unit, width) = (self.small()?, self.count()?);
+                let values = self.values(width)?;
+                let counts = self.counts()?;
+                results.push((unit, Outcome { values, counts }));
+            }
+            Some((round, results))
+        } else {
+            None
+        };
+        Ok(Hello {
+            have,
+            history,
+            identity,
+            digest,
+            results,
+        })
+    }
+}

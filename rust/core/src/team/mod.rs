@@ -1,0 +1,568 @@
+//! The ranks of a job as a team: one leads, all evaluate, any may be lost at any moment. No I/O: messages and losses go
+//! in, messages and steps come out, time is an argument. So a whole job can be simulated.
+//!
+//! ```text
+//! wire thread    receive(from, bytes)  lost(rank)  tick()   ->  take_sends()
+//! main thread    next() -> Step        evaluated(outcome)  digest(..)  resign(..)
+//! leader's main  begin(round, costs)   -> Complete -> take_table()   publish(record)   finish(..)
+//! ```
+//! The leader is the lowest rank that isn't lost; it hands out units, fills the table, and publishes records. Whoever
+//! becomes leader goes on from the records it has: every rank keeps them all (they are small), and what a rank has done
+//! of the open round is told to the new leader. Results are functions of (round, unit) alone, so it never matters which
+//! leader asked for them.
+//!
+//! Before a record is published, every living rank must have said hello to this leader (else one might know of a later
+//! record), and the digests of the living ranks must agree (else results may come from wrong weights).
+
+mod digests;
+mod ending;
+mod history;
+mod leader;
+mod message;
+mod open_round;
+mod step;
+mod wire;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+pub use history::History;
+pub use message::{Hello, Message, Outcome, Report, Round};
+pub use open_round::Table;
+pub use step::{Loss, Step};
+pub use wire::WireError;
+
+use crate::schedule::PolicyKind;
+use leader::Leader;
+use worker::Worker;
+
+/// Number of a rank in its job, from 0.
+pub type RankId = u32;
+
+/// Units that one message may name at most.
+pub const MAX_UNITS: usize = 1 << 26;
+
+/// A rank says that it lives this often within the time after which it would count as lost.
+const BEATS: f64 = 4.0;
+
+/// How the team works.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// How units are handed out.
+    pub policy: PolicyKind,
+    /// A rank that needs longer for a unit, or says nothing for so long, counts as lost; 0: never.
+    pub unit_timeout_s: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            policy: PolicyKind::Dynamic,
+            unit_timeout_s: 0.0,
+        }
+    }
+}
+
+/// One rank of a job.
+#[derive(Debug)]
+pub struct Rank {
+    me: RankId,
+    ranks: u32,
+    settings: Settings,
+    identity: u64,
+    call: u32,
+    lost: BTreeMap<RankId, Loss>,
+    history: History,
+    /// Records that the main thread has been given.
+    applied: u32,
+    digest: Option<(u32, u64)>,
+    worker: Worker,
+    leader: Option<Leader>,
+    /// Who leads, as far as this rank knows.
+    head: RankId,
+    /// What ranks said that take this one for the leader before it does.
+    early: BTreeMap<RankId, Vec<Message>>,
+    speeds: BTreeMap<RankId, f64>,
+    todo: VecDeque<Step>,
+    finished: Option<Vec<u8>>,
+    /// How this call ended, as ranks say that left it: with so many records, and this result.
+    known_end: Option<(u32, Vec<u8>)>,
+    /// How an earlier call ended, for ranks that missed it: its number, records, result.
+    ended: Option<(u32, u32, Vec<u8>)>,
+    /// A hello is due when the main thread is free: this rank was taken for lost.
+    greet: bool,
+    /// Ranks that left this call already.
+    left: BTreeSet<RankId>,
+    /// Messages of the next call, which another rank began already.
+    ahead: Vec<(RankId, Vec<u8>)>,
+    /// When it heard its leader last, and when it said last that it lives.
+    heard: f64,
+    spoke: f64,
+    /// When it looked at the clock last.
+    ticked: f64,
+    /// Messages to itself.
+    inbox: VecDeque<Message>,
+    sends: Vec<(RankId, Vec<u8>)>,
+    sent: u64,
+    received: u64,
+}
+
+impl Rank {
+    /// Rank `me` of a job. `identity` stands for everything that must be the same on all ranks.
+    pub fn new(me: RankId, ranks: u32, identity: u64, settings: Settings) -> Self {
+        Self {
+            me,
+            ranks,
+            settings,
+            identity,
+            call: 0,
+            lost: BTreeMap::new(),
+            history: History::default(),
+            applied: 0,
+            digest: None,
+            worker: Worker::default(),
+            leader: None,
+            head: 0,
+            early: BTreeMap::new(),
+            speeds: BTreeMap::new(),
+            todo: VecDeque::new(),
+            finished: None,
+            known_end: None,
+            ended: None,
+            greet: false,
+            left: BTreeSet::new(),
+            ahead: Vec::new(),
+            heard: 0.0,
+            spoke: 0.0,
+            ticked: 0.0,
+            inbox: VecDeque::new(),
+            sends: Vec::new(),
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    /// Begins the next collective call. All ranks make the same calls in the same order.
+    pub fn enter(&mut self, now: f64) {
+        self.call += 1;
+        self.finished = None;
+        self.known_end = None;
+        self.left.clear();
+        self.todo.retain(|step| matches!(step, Step::Apply { .. }));
+        self.leader = None;
+        self.early.clear();
+        self.worker.forget();
+        (self.heard, self.spoke, self.ticked) = (now, now, now);
+        self.head = RankId::MAX;
+        self.elect(now);
+        self.settle(now);
+        for (from, bytes) in std::mem::take(&mut self.ahead) {
+            self.received -= bytes.len() as u64;
+            self.receive(now, from, &bytes).expect("it was read before");
+        }
+    }
+
+    /// Records this rank has from before, such as those of its own journal: they are applied first.
+    pub fn restore(&mut self, now: f64, records: Vec<Vec<u8>>) {
+        for record in records {
+            self.learn(record);
+        }
+        self.share_records(now);
+    }
+
+    /// The rank that leads, as far as this one knows.
+    pub fn head(&self) -> RankId {
+        self.head
+    }
+
+    /// Whether this rank leads.
+    pub fn leads(&self) -> bool {
+        self.leader.is_some()
+    }
+
+    /// Whether this rank has a leader that isn't itself.
+    fn follows(&self) -> bool {
+        self.head != self.me && self.head < self.ranks
+    }
+
+    /// Who was lost, and why.
+    pub fn losses(&self) -> &BTreeMap<RankId, Loss> {
+        &self.lost
+    }
+
+    /// The records it has.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Payload bytes (sent, received) so far.
+    pub fn traffic(&self) -> (u64, u64) {
+        (self.sent, self.received)
+    }
+
+    /// Messages to be sent, (to, bytes), in order.
+    pub fn take_sends(&mut self) -> Vec<(RankId, Vec<u8>)> {
+        std::mem::take(&mut self.sends)
+    }
+
+    /// A message came.
+    ///
+    /// # Errors
+    /// If it is no message; nothing changes.
+    pub fn receive(&mut self, now: f64, from: RankId, bytes: &[u8]) -> Result<(), WireError> {
+        let (call, message) = Message::decode(bytes)?;
+        self.received += bytes.len() as u64;
+        if call < self.call {
+            match message {
+                Message::Hello(_) | Message::Fetch { .. } => self.tell_end(call, from, &message),
+                Message::Resign { reason } => self.lose(now, from, Loss::Resigned(reason)),
+                _ => {}
+            }
+            self.settle(now);
+            return Ok(());
+        }
+        if call > self.call {
+            if self.lost.contains_key(&self.me) {
+                self.end(Vec::new());
+            } else {
+                // This call is over for it: it tells how it ended.
+                let hello = Message::Hello(self.hello());
+                self.post(from, &hello);
+                self.parted(now, from);
+            }
+            self.settle(now);
+            self.ahead.push((from, bytes.to_vec()));
+            return Ok(());
+        }
+        if self.lost.get(&from) == Some(&Loss::Dead) {
+            return Ok(());
+        }
+        self.handle(now, from, message);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// A rank's process is gone.
+    pub fn lost(&mut self, now: f64, rank: RankId) {
+        self.lose(now, rank, Loss::Dead);
+        self.settle(now);
+    }
+
+    /// Time passed: call it a few times a second.
+    pub fn tick(&mut self, now: f64) {
+        self.look_at_the_clock(now);
+        self.settle(now);
+    }
+
+    /// The next step of the main thread; the one before is finished.
+    pub fn next(&mut self, now: f64) -> Step {
+        if std::mem::take(&mut self.greet) {
+            self.say_hello();
+            self.settle(now);
+        }
+        if let Some(step) = self.todo.pop_front() {
+            if let Step::Apply { iteration, .. } = step {
+                self.applied = iteration + 1;
+            }
+            return step;
+        }
+        if self.finished.is_none()
+            && let Some((round, unit, message)) = self.worker.next(now, self.applied)
+        {
+            if let Some(message) = message {
+                self.tell_head(message);
+                self.settle(now);
+            }
+            return Step::Evaluate { round, unit };
+        }
+        self.leader_step()
+    }
+
+    /// The unit of the last [`Step::Evaluate`] has this outcome.
+    pub fn evaluated(&mut self, now: f64, outcome: Outcome) {
+        for message in self.worker.done(now, outcome) {
+            self.tell_head(message);
+        }
+        self.settle(now);
+    }
+
+    /// The master weights have this digest after an iteration.
+    pub fn digest(&mut self, now: f64, iteration: u32, digest: u64) {
+        self.digest = Some((iteration, digest));
+        self.tell_head(Message::Digest { iteration, digest });
+        self.settle(now);
+    }
+
+    /// This rank can't go on: it is told to all, and takes no more work.
+    pub fn resign(&mut self, now: f64, reason: &str) {
+        self.worker.forget();
+        let reason = reason.to_owned();
+        for rank in self.others() {
+            self.post(
+                rank,
+                &Message::Resign {
+                    reason: reason.clone(),
+                },
+            );
+        }
+        self.lose(now, self.me, Loss::Resigned(reason));
+        self.settle(now);
+    }
+
+    /// All ranks but this one.
+    fn others(&self) -> Vec<RankId> {
+        (0..self.ranks).filter(|&rank| rank != self.me).collect()
+    }
+
+    /// Handles messages to itself until there is none.
+    fn settle(&mut self, now: f64) {
+        while let Some(message) = self.inbox.pop_front() {
+            self.handle(now, self.me, message);
+        }
+    }
+
+    fn tell_head(&mut self, message: Message) {
+        if self.head == self.me {
+            self.inbox.push_back(message);
+        } else {
+            self.post(self.head, &message);
+        }
+    }
+
+    fn post(&mut self, to: RankId, message: &Message) {
+        self.post_as(self.call, to, message);
+    }
+
+    fn post_as(&mut self, call: u32, to: RankId, message: &Message) {
+        if to < self.ranks && to != self.me && !matches!(self.lost.get(&to), Some(Loss::Dead)) {
+            let bytes = message.encode(call);
+            self.sent += bytes.len() as u64;
+            self.sends.push((to, bytes));
+        }
+    }
+
+    /// The lowest rank that takes part leads.
+    fn elect(&mut self, now: f64) {
+        let mut all = 0..self.ranks;
+        let head = all.find(|rank| !self.lost.contains_key(rank) && !self.left.contains(rank));
+        let head = head.unwrap_or(RankId::MAX);
+        if head == self.head {
+            return;
+        }
+        self.head = head;
+        self.heard = now;
+        if let Some(payload) = self.finished.clone() {
+            // One that resigned may lack records, so what it would tell the others is of no use.
+            return if self.lost.contains_key(&self.me) {
+                self.end(payload);
+            } else {
+                self.leave(payload);
+            };
+        }
+        if head == self.me {
+            self.leader = Some(Leader::new(self.history.len()));
+            self.todo.push_back(Step::Lead);
+            self.worker.reset();
+            self.say_hello();
+            for (rank, messages) in std::mem::take(&mut self.early) {
+                for message in messages {
+                    self.handle(now, rank, message);
+                }
+            }
+            return;
+        }
+        if self.leader.take().is_some() {
+            self.todo.push_back(Step::Follow);
+        }
+        if self.lost.contains_key(&self.me) {
+            // A rank that resigned does no more than wait for the end.
+            if head == RankId::MAX && self.left.is_empty() {
+                let payload = Vec::new();
+                self.todo.push_back(Step::Stopped { payload });
+            } else if head == RankId::MAX {
+                self.end(Vec::new());
+            }
+            return;
+        }
+        self.worker.reset();
+        self.say_hello();
+    }
+
+    fn say_hello(&mut self) {
+        if !self.lost.contains_key(&self.me) {
+            self.worker.reset();
+            let hello = self.hello();
+            self.tell_head(Message::Hello(hello));
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        let have = self.history.len();
+        Hello {
+            have,
+            history: self.history.checksum(have).expect("its own length"),
+            identity: self.identity,
+            digest: self.digest,
+            results: self.worker.results(),
+        }
+    }
+
+    /// A record this rank didn't have.
+    fn learn(&mut self, payload: Vec<u8>) {
+        let iteration = self.history.len();
+        self.history.push(payload.clone());
+        self.todo.push_back(Step::Apply { iteration, payload });
+    }
+
+    fn lose(&mut self, now: f64, rank: RankId, loss: Loss) {
+        let before = self.lost.get(&rank);
+        // What is worse stays: dead, resigned, silent.
+        let known = match (before, &loss) {
+            (None | Some(Loss::Silent), _) => before == Some(&loss),
+            (Some(_), Loss::Dead) => before == Some(&Loss::Dead),
+            (Some(_), _) => true,
+        };
+        if known || rank >= self.ranks {
+            return;
+        }
+        self.lost.insert(rank, loss.clone());
+        self.early.remove(&rank);
+        if self.leader.is_some() && rank != self.me {
+            self.worker_lost(now, rank, loss);
+        }
+        self.elect(now);
+    }
+
+    fn look_at_the_clock(&mut self, now: f64) {
+        let timeout = self.settings.unit_timeout_s;
+        let paused = now - std::mem::replace(&mut self.ticked, now);
+        if timeout > 0.0 && paused > timeout / 2.0 {
+            self.heard = now;
+            self.forgive(now);
+        }
+        if timeout > 0.0 && now - self.spoke > timeout / BEATS {
+            self.spoke = now;
+            let all = self.others();
+            let listeners = if self.leads() { all } else { vec![self.head] };
+            for rank in listeners {
+                self.post(rank, &Message::Beat);
+            }
+        }
+        if self.leads() {
+            self.lead_tick(now);
+        } else if timeout > 0.0 && now - self.heard > timeout && self.follows() {
+            self.lose(now, self.head, Loss::Silent);
+        }
+    }
+
+    fn handle(&mut self, now: f64, from: RankId, message: Message) {
+        if self.lost.get(&from) == Some(&Loss::Silent) && !self.come_back(now, from, &message) {
+            return;
+        }
+        if from == self.head {
+            self.heard = now;
+        }
+        if let Some(leader) = &mut self.leader {
+            leader.hear(now, from);
+        }
+        match message {
+            Message::Hello(_)
+            | Message::Report(_)
+            | Message::Digest { .. }
+            | Message::Records { .. }
+            | Message::Done
+                if self.leader.is_none() =>
+            {
+                self.early.entry(from).or_default().push(message);
+            }
+            Message::Hello(hello) => self.greeted(now, from, hello),
+            Message::Resign { reason } => self.lose(now, from, Loss::Resigned(reason)),
+            Message::Left { have, payload } => self.hear_end(now, from, have, payload),
+            Message::Report(_)
+            | Message::Digest { .. }
+            | Message::Records { .. }
+            | Message::Done => {
+                self.lead(now, from, message);
+            }
+            // One that resigned has no leader to say hello to, and takes the end from anybody.
+            _ if from == self.head || self.lost.contains_key(&self.me) => self.follow(message),
+            _ => {}
+        }
+    }
+
+    /// A silent rank speaks. Whether what it says is listened to.
+    fn come_back(&mut self, now: f64, from: RankId, message: &Message) -> bool {
+        if matches!(message, Message::Resign { .. }) {
+            return true;
+        }
+        if self.leader.is_some() && from > self.me && !matches!(message, Message::Hello(_)) {
+            self.post(from, &Message::Evict);
+            return false;
+        }
+        self.lost.remove(&from);
+        if self.leader.is_some() && from > self.me {
+            self.todo.push_back(Step::Back { rank: from });
+        }
+        // A lower rank leads again.
+        self.elect(now);
+        true
+    }
+
+    /// What the leader says.
+    fn follow(&mut self, message: Message) {
+        match message {
+            Message::Assign {
+                round,
+                deal,
+                units,
+                alone,
+            } if !self.lost.contains_key(&self.me) => {
+                for report in self.worker.assign(round, deal, &units, alone) {
+                    self.tell_head(report);
+                }
+            }
+            Message::Cancel { round, unit } => {
+                if let Some(report) = self.worker.cancel(round, unit) {
+                    self.tell_head(report);
+                }
+            }
+            Message::Record { iteration, payload } if iteration == self.history.len() => {
+                self.learn(payload);
+            }
+            Message::Fetch { first } => {
+                let records = self.history.since(first).to_vec();
+                self.tell_head(Message::Records { first, records });
+            }
+            Message::Agreed { iteration, digest } => {
+                self.todo.push_back(Step::Agreed { iteration, digest });
+            }
+            Message::Heal { iteration } => {
+                self.worker.forget();
+                self.todo.push_back(Step::Heal { iteration });
+            }
+            Message::Welcome { payload } => self.todo.push_back(Step::Welcome { payload }),
+            Message::Note { payload } => self.todo.push_back(Step::Note { payload }),
+            Message::Finish { payload } => {
+                self.finished = Some(payload);
+                self.worker.forget();
+                self.tell_head(Message::Done);
+            }
+            Message::Release => {
+                if let Some(payload) = self.finished.clone() {
+                    self.end(payload);
+                }
+            }
+            Message::Stop { payload } => self.todo.push_back(Step::Stopped { payload }),
+            Message::Evict if self.worker.busy() => self.greet = true,
+            Message::Evict => self.say_hello(),
+            _ => {}
+        }
+    }
+
+    /// All ranks that take part, as far as this one knows.
+    fn living(&self) -> BTreeSet<RankId> {
+        (0..self.ranks)
+            .filter(|rank| !self.lost.contains_key(rank))
+            .collect()
+    }
+}

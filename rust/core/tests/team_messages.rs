@@ -1,0 +1,141 @@
+//! Messages between ranks: what is sent is read, whatever comes is refused or read, and results cost 8 bytes a unit.
+
+use es_core::team::{Hello, Message, Outcome, Report, Round};
+use proptest::prelude::*;
+
+fn round() -> impl Strategy<Value = Round> {
+    (any::<u32>(), any::<u32>()).prop_map(|(kind, step)| Round { kind, step })
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 0..40)
+}
+
+/// Values as they are compared: by their bits would be needed for NaN, so there is none.
+fn values() -> impl Strategy<Value = Vec<f64>> {
+    proptest::collection::vec(-1e300..1e300, 0..4)
+}
+
+fn units() -> impl Strategy<Value = Vec<u32>> {
+    // Short runs and single units, in any order.
+    proptest::collection::vec((0..u32::MAX - 8, 1_u32..6), 0..8).prop_map(|runs| {
+        runs.into_iter()
+            .flat_map(|(first, count)| first..first + count)
+            .collect()
+    })
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    (values(), proptest::collection::vec(any::<u64>(), 0..4))
+        .prop_map(|(values, counts)| Outcome { values, counts })
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let results = proptest::collection::vec((any::<u32>(), outcome()), 0..6);
+    let hello = (
+        any::<(u32, u64, u64)>(),
+        any::<Option<(u32, u64)>>(),
+        proptest::option::of((round(), results)),
+    );
+    let hello = hello.prop_map(|((have, history, identity), digest, results)| {
+        Message::Hello(Hello {
+            have,
+            history,
+            identity,
+            digest,
+            results,
+        })
+    });
+    let told = proptest::collection::vec((any::<u32>(), values()), 0..6);
+    let counts = proptest::collection::vec(any::<u64>(), 0..4);
+    let report = (round(), any::<(u32, bool)>(), told, counts);
+    let report = report.prop_map(|(round, (deal, ready), results, counts)| {
+        Message::Report(Report {
+            round,
+            deal,
+            ready,
+            results,
+            counts,
+        })
+    });
+    prop_oneof![
+        hello,
+        report,
+        any::<(u32, u64)>().prop_map(|(iteration, digest)| Message::Digest { iteration, digest }),
+        (any::<u32>(), proptest::collection::vec(bytes(), 0..4))
+            .prop_map(|(first, records)| Message::Records { first, records }),
+        ".*".prop_map(|reason| Message::Resign { reason }),
+        (any::<u32>(), bytes()).prop_map(|(have, payload)| Message::Left { have, payload }),
+        bytes().prop_map(|payload| Message::Welcome { payload }),
+        (round(), any::<(u32, bool)>(), units()).prop_map(|(round, (deal, alone), units)| {
+            Message::Assign {
+                round,
+                deal,
+                units,
+                alone,
+            }
+        }),
+        (round(), any::<u32>()).prop_map(|(round, unit)| Message::Cancel { round, unit }),
+        (any::<u32>(), bytes())
+            .prop_map(|(iteration, payload)| Message::Record { iteration, payload }),
+        any::<u32>().prop_map(|first| Message::Fetch { first }),
+        any::<(u32, u64)>().prop_map(|(iteration, digest)| Message::Agreed { iteration, digest }),
+        any::<u32>().prop_map(|iteration| Message::Heal { iteration }),
+        bytes().prop_map(|payload| Message::Note { payload }),
+        bytes().prop_map(|payload| Message::Finish { payload }),
+        bytes().prop_map(|payload| Message::Stop { payload }),
+        Just(Message::Done),
+        Just(Message::Release),
+        Just(Message::Evict),
+        Just(Message::Beat),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_sent_is_read(call in any::<u32>(), message in message()) {
+        let bytes = message.encode(call);
+        prop_assert_eq!(Message::decode(&bytes), Ok((call, message)));
+    }
+
+    #[test]
+    fn a_message_that_is_cut_or_longer_is_refused(message in message(), extra in any::<u8>()) {
+        let mut bytes = message.encode(3);
+        for cut in 0..bytes.len() {
+            prop_assert!(Message::decode(&bytes[..cut]).is_err(), "cut at {}", cut);
+        }
+        bytes.push(extra);
+        prop_assert!(Message::decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        if let Ok((call, message)) = Message::decode(&bytes) {
+            prop_assert_eq!(Message::decode(&message.encode(call)).is_ok(), true);
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_results_costs_eight_bytes_a_unit_and_a_batch_of_units_a_few() {
+    let round = Round { kind: 0, step: 100 };
+    let results = (0..1000).map(|unit| (unit, vec![0.5])).collect();
+    let report = Message::Report(Report {
+        round,
+        deal: 5,
+        ready: true,
+        results,
+        counts: vec![123_456, 1000],
+    });
+    assert!(report.encode(1).len() <= 8 * 1000 + 32);
+    let units = (0..1000).collect();
+    let assign = Message::Assign {
+        round,
+        deal: 5,
+        units,
+        alone: false,
+    };
+    assert!(assign.encode(1).len() <= 16);
+}
