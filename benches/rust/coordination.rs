@@ -41,7 +41,7 @@ fn complete(units: u32, workers: u32, policy: PolicyKind) -> u64 {
         for action in schedule.handle_event(now, event).unwrap() {
             match action {
                 Action::Assign(worker, unit) | Action::Duplicate(worker, unit) => {
-                    queues[worker as usize].push_back(unit)
+                    queues[worker as usize].push_back(unit);
                 }
                 Action::Cancel(worker, unit) => {
                     queues[worker as usize].retain(|&held| held != unit);
