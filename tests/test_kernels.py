@@ -118,7 +118,7 @@ def test_threads_never_change_the_bits(threads):
 
 
 def test_flushed_denormals_of_the_caller_do_not_count(backend, threads):
-    master = torch.tensor([1e-40, -1e-42, 1.0]).repeat(100)
+    master = torch.tensor([1e-40, -1e-42, 1.0]).repeat(100_000)  # several chunks: the calling thread isn't alone
     live = torch.empty_like(master)
     if not torch.set_flush_denormal(True):
         pytest.skip("this machine can't flush denormals")
@@ -176,7 +176,7 @@ def test_refused_tensors(backend, message):
 def test_overlapping_tensors_are_refused(backend):
     memory = torch.zeros(100)
     for live, master in ((memory, memory), (memory[:60], memory[40:]), (memory.view(torch.bfloat16)[:100], memory)):
-        with pytest.raises(KernelError, match=r"share memory|already borrowed"):
+        with pytest.raises(KernelError, match="share memory"):
             backend.round_into(live, master)
     backend.round_into(memory[:50], memory[50:])
 
@@ -206,7 +206,7 @@ def test_refused_arrays():
     update = {"dtype": "float32", "run_seed": 1, "iteration": 2, "tensor": 4}
     with pytest.raises(KernelError, match="same length"):
         _core.accumulate(master, pairs=[1, 2], coefficients=np.float32([1]), **update)
-    with pytest.raises(KernelError, match=r"share memory|already borrowed"):
+    with pytest.raises(KernelError, match="share memory"):
         _core.accumulate(master, pairs=[1, 2], coefficients=master[:2], **update)
     with pytest.raises(KernelError, match="kernel threads"):
         _core.set_kernel_threads(100_000)

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from es_llm import _core
 from es_llm.errors import KernelError, NoiseAddressError
+from es_llm.noise import reference
+from es_llm.noise.address import NoiseAddress
 from es_llm.noise.cpu import CpuBackend
 from es_llm.noise.fused import Slice, split
+from es_llm.noise.shard import shard_of
 
 ADDRESS = {"run_seed": 5, "iteration": 6, "pair": 7}
 MEMBERS = {"pairs": [7, 2, 2**32 - 1], "coefficients": np.float32([1e-2, -3e-3, 0.5]), "run_seed": 5, "iteration": 6}
@@ -160,3 +163,18 @@ def test_refused_fused_tensors():
     ):
         with pytest.raises(KernelError, match=message):
             split(fused, parts)
+
+
+@pytest.mark.parametrize("value", [1.5, "1", None])
+def test_words_that_are_no_integers_are_refused_by_name(value):
+    with pytest.raises(NoiseAddressError, match=f"`pair` must be an integer, got {value!r}"):
+        NoiseAddress(1, 2, value, 3)
+    with pytest.raises(NoiseAddressError, match="`element` must be an integer"):
+        shard_of(4, element=value, columns=None, stride=None)
+
+
+def test_numpy_integers_are_words_like_any_other():
+    master = np.arange(8, dtype=np.float32)
+    assert reference.digest(master, tensor=np.int32(5)) == reference.digest(master, tensor=5)
+    address = NoiseAddress(1, 0, 0, np.int32(1), np.int32(2**31 - 2))
+    assert np.array_equal(reference.noise(address, 8), reference.noise(NoiseAddress(1, 0, 0, 1, 2**31 - 2), 8))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,24 @@ def kind_number(kind: str) -> int:
     return KINDS[kind]
 
 
+def whole(value: Any, name: str) -> int:
+    """A Python int of any integer, numpy's too, whose fixed width would overflow.
+
+    Raises:
+        NoiseAddressError: no integer; names the argument.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise NoiseAddressError(f"`{name}` must be an integer, got {value!r}") from None
+
+
 @dataclass(frozen=True)
 class NoiseAddress:
     """The address of one value; `element` is counted in the whole, unsharded tensor.
 
     Raises:
-        NoiseAddressError: a word out of its range.
+        NoiseAddressError: a word that is no integer, or out of its range.
     """
 
     run_seed: int
@@ -49,7 +62,8 @@ class NoiseAddress:
             "element": MAX_ELEMENTS,
         }
         for name, limit in limits.items():
-            value = getattr(self, name)
+            value = whole(getattr(self, name), name)
+            object.__setattr__(self, name, value)
             if not 0 <= value < limit:
                 raise NoiseAddressError(f"`{name}` must be in [0, {limit}), got {value}")
 

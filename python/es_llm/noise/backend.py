@@ -1,6 +1,6 @@
 """What a noise backend must do, on tensors. Knows nothing about models, members or ranks.
 
-A backend is one file: `cpu` runs the Rust kernels; one for CUDA would run Triton. All give the same bits.
+A backend is one file: `cpu` runs the Rust kernels, `cuda` and `streamed` the Triton ones. All give the same bits.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from es_llm._core import MAX_RANK, UpdateReport
 from es_llm.errors import KernelError
-from es_llm.noise.address import NoiseAddress, kind_number
+from es_llm.noise.address import NoiseAddress, kind_number, whole
 from es_llm.noise.cpu import dtype_name
 from es_llm.noise.launch import Kernels, Launcher
 from es_llm.noise.shard import shard_of
@@ -108,7 +108,7 @@ class CudaBackend:
         """master += sum over the pairs, in order, of coefficient * noise(pair)."""
         address = NoiseAddress(run_seed, iteration, 0, tensor, element)
         check(master, "master", self.device)
-        check_members(pairs, coefficients)
+        pairs = check_members(pairs, coefficients)
         shard = shard_of(master.numel(), element=element, columns=columns, stride=stride)
         name = dtype_name(live_dtype)
         if not shard.size:
@@ -127,7 +127,7 @@ class CudaBackend:
         stride: int | None = None,
     ) -> int:
         """Order-free 64-bit digest of the bits."""
-        NoiseAddress(0, 0, 0, tensor, element)
+        tensor = NoiseAddress(0, 0, 0, tensor, element).tensor
         shard = shard_of(check(master, "master", self.device).numel(), element=element, columns=columns, stride=stride)
         if not shard.size:
             return 0
@@ -177,7 +177,7 @@ class CudaBackend:
         4 * rank * (rows + columns) bytes each beside."""
         address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, 0, tensor), row, column)
         check(master, "master", self.device)
-        check_members(pairs, coefficients)
+        pairs = check_members(pairs, coefficients)
         name = dtype_name(live_dtype)
         if not master.numel():
             return report(0, None)
@@ -258,8 +258,8 @@ def check_pair(live: Any, master: Any, live_device: torch.device, master_device:
         raise KernelError("`live` and `master` share memory, expected two tensors")
 
 
-def check_members(pairs: Sequence[int], coefficients: Any) -> None:
-    """Refuse pairs and coefficients that don't belong together.
+def check_members(pairs: Sequence[int], coefficients: Any) -> list[int]:
+    """The pairs as ints; refuses pairs and coefficients that don't belong together.
 
     Raises:
         KernelError: different lengths, or coefficients that aren't float32.
@@ -271,8 +271,7 @@ def check_members(pairs: Sequence[int], coefficients: Any) -> None:
         raise KernelError(
             f"`pairs` and `coefficients` must have the same length, got {len(pairs)} and {len(coefficients)}"
         )
-    for pair in pairs:
-        NoiseAddress(0, 0, pair, 0)
+    return [NoiseAddress(0, 0, pair, 0).pair for pair in pairs]
 
 
 def check_low_rank(master: torch.Tensor, rank: int, address: NoiseAddress, row: int, column: int) -> NoiseAddress:
@@ -283,7 +282,7 @@ def check_low_rank(master: torch.Tensor, rank: int, address: NoiseAddress, row: 
     """
     if getattr(master, "ndim", None) != 2:
         raise KernelError(f"`master` must have 2 dimensions for low-rank noise, got {tuple(np.shape(master))}")
-    if not 1 <= rank <= MAX_RANK:
+    if not 1 <= whole(rank, "rank") <= MAX_RANK:
         raise KernelError(f"`rank` must be in [1, {MAX_RANK}], got {rank}")
     for first, size in ((row, master.shape[0]), (column, master.shape[1])):
         shard_of(size * rank, element=first * rank, columns=None, stride=None)

@@ -51,7 +51,10 @@ class Slice:
         for name in ("tensor", "dim", "start"):
             object.__setattr__(self, name, operator.index(getattr(self, name)))
         object.__setattr__(self, "stop", None if self.stop is None else operator.index(self.stop))
+        object.__setattr__(self, "shape", tuple(operator.index(size) for size in self.shape))
         NoiseAddress(0, 0, 0, self.tensor)
+        if any(size < 0 for size in self.shape):
+            raise KernelError(f"`shape` must have sizes >= 0, got {self.shape}")
         if not 0 <= self.dim < len(self.shape):
             raise KernelError(f"`dim` must be in [0, {len(self.shape)}) for shape {self.shape}, got {self.dim}")
         size = self.shape[self.dim]
@@ -120,6 +123,8 @@ def split(fused: torch.Tensor, slices: Sequence[Slice]) -> list[torch.Tensor]:
         for other in slices[:i]:
             if _overlap(part, other):
                 raise KernelError(f"slices overlap: {other} and {part}; tied weights are perturbed once")
+            if part.tensor == other.tensor and part.shape != other.shape:
+                raise KernelError(f"one tensor has one shape: {other} and {part}")
     ends = list(itertools.accumulate(rows))
     return [fused.detach()[end - size : end] for size, end in zip(rows, ends, strict=True)]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_llm.errors import KernelError
-from es_llm.noise.address import NoiseAddress
+from es_llm.noise.address import NoiseAddress, whole
 
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
@@ -237,6 +237,7 @@ def accumulated_low_rank(master: F32, **update: Any) -> F32:
 
 def digest(master: F32, *, tensor: int, element: int = 0, columns: int | None = None, stride: int | None = None) -> int:
     """Sum modulo 2^64 of h(tensor, element) * (2 * bits + 1); h is SplitMix64's output of the place, made odd."""
+    tensor = whole(tensor, "tensor")
     index = np.arange(master.size, dtype=np.uint64)
     if columns is not None and stride is not None:
         index = index // np.uint64(columns) * np.uint64(stride) + index % np.uint64(columns)

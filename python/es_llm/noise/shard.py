@@ -8,6 +8,7 @@ from typing import Final
 
 from es_llm._core import MAX_ELEMENTS
 from es_llm.errors import KernelError, NoiseAddressError
+from es_llm.noise.address import whole
 
 BLOCK: Final = 4
 """Values of one Philox block."""
@@ -66,8 +67,11 @@ def shard_of(size: int, *, element: int, columns: int | None, stride: int | None
 
     Raises:
         KernelError: only one of `columns` and `stride`, or values that don't fit them.
-        NoiseAddressError: an element out of range.
+        NoiseAddressError: an element out of range, or a word that is no integer.
     """
+    element = whole(element, "element")
+    columns = columns if columns is None else whole(columns, "columns")
+    stride = stride if stride is None else whole(stride, "stride")
     if (columns is None) != (stride is None):
         raise KernelError(f"`columns` and `stride` go together, got columns = {columns} and stride = {stride}")
     if columns is None or stride is None:

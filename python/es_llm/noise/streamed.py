@@ -136,7 +136,7 @@ class StreamedBackend:
         """master += sum over the pairs, in order, of coefficient * noise(pair)."""
         address = NoiseAddress(run_seed, iteration, 0, tensor, element)
         check(master, "master", _HOST)
-        check_members(pairs, coefficients)
+        pairs = check_members(pairs, coefficients)
         shard = shard_of(master.numel(), element=element, columns=columns, stride=stride)
         name, members = dtype_name(live_dtype), self._launch.members(pairs, coefficients)
         sums: list[torch.Tensor] = []
@@ -213,7 +213,7 @@ class StreamedBackend:
         """master += sum over the pairs, in order, of coefficient * E(pair)."""
         address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, 0, tensor), row, column)
         check(master, "master", _HOST)
-        check_members(pairs, coefficients)
+        pairs = check_members(pairs, coefficients)
         name, members = dtype_name(live_dtype), self._launch.members(pairs, coefficients)
         sums: list[torch.Tensor] = []
 

@@ -1,6 +1,8 @@
 //! numpy arrays as slices: refuses what a kernel can't take, and says why.
 
-use numpy::{Element, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn};
+use numpy::{
+    BorrowError, Element, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn,
+};
 use numpy::{PyReadwriteArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
@@ -15,7 +17,7 @@ pub fn readable<'py, T: Element>(
     let checked = checked::<T>(array, name)?;
     checked
         .try_readonly()
-        .map_err(|error| refuse(array.py(), &format!("can't read `{name}`: {error}")))
+        .map_err(|error| refuse(array.py(), &borrowed("read", name, &error)))
 }
 
 /// A contiguous, aligned array of this type, to write.
@@ -26,7 +28,7 @@ pub fn writable<'py, T: Element>(
     let checked = checked::<T>(array, name)?;
     checked
         .try_readwrite()
-        .map_err(|error| refuse(array.py(), &format!("can't write `{name}`: {error}")))
+        .map_err(|error| refuse(array.py(), &borrowed("write", name, &error)))
 }
 
 /// The array, if it has this dtype, is C-contiguous and lies where such values may lie.
@@ -70,6 +72,16 @@ fn checked<'a, 'py, T: Element>(
         ));
     }
     Ok(typed)
+}
+
+/// Why numpy lends no array: it is read-only, or another argument's memory.
+fn borrowed(action: &str, name: &str, error: &BorrowError) -> String {
+    match error {
+        BorrowError::AlreadyBorrowed => {
+            format!("`{name}` must not share memory with another argument")
+        }
+        _ => format!("can't {action} `{name}`: {error}"),
+    }
 }
 
 /// Refuses two slices that share memory.

@@ -70,7 +70,7 @@ impl Place {
     }
 
     pub(super) fn is_run(&self) -> bool {
-        self.columns == u64::MAX
+        self.columns == u64::MAX && self.stride == u64::MAX
     }
 
     /// The element of value `index`, and how many values of its row are left from there.
