@@ -40,6 +40,7 @@ RUN_SEED = 1
 SMALL = ((2048, 2048), (2048, 512), (2048, 5504), (5504, 2048), (2048,))
 LARGE = (*((4096, 4096),) * 4, *((11008, 4096),) * 2, (4096, 11008), (4096,), (4096,))
 """Shapes of one block of a 1B and of a 7B model, repeated until there are enough parameters."""
+DTYPES = ("float32", "bfloat16", "float16")
 MEMORY_LIMIT = 64e6
 """Bytes that perturb and update may need beyond the weights, on a CPU."""
 
@@ -135,6 +136,8 @@ def bench(setting: Setting, paths: list[str]) -> float:
     """Print one table; seconds of our update."""
     ours = Ours(setting)
     memory = ours.check(setting.device)
+    for path in paths:
+        with_path(path, partial(ours.check, setting.device))
     peer = PeerLoop(module_of(setting), sigma=SIGMA)
     start = [weight.detach().clone() for weight in peer.weights[:4]]
     works: dict[str, Callable[[], object]] = {
@@ -168,8 +171,10 @@ def bench(setting: Setting, paths: list[str]) -> float:
 def with_path(path: str, work: Callable[[], object]) -> None:
     """Do it with another instruction set."""
     _core.set_kernel_path(path)
-    work()
-    _core.set_kernel_path(None)
+    try:
+        work()
+    finally:
+        _core.set_kernel_path(None)
 
 
 def print_table(setting: Setting, seconds: dict[str, float], weights: list[torch.Tensor], paths: list[str]) -> None:
@@ -254,17 +259,34 @@ def megabytes(size: int | None) -> str:
     return "unknown" if size is None else f"{size / 1e6:.1f} MB"
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """A number of the command line."""
+
+    def number(text: str) -> int:
+        value = int(float(text))
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be >= {least}, got {text}")
+        return value
+
+    return number
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--parameters", type=float, help="default: 100e6, or 6.7e9 on a GPU")
-    parser.add_argument("--members", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--rank", type=int, default=1, help="of the low-rank update")
-    parser.add_argument("--dtype", nargs="+", help="default: float32 bfloat16; bfloat16 on a GPU")
-    parser.add_argument("--kernel_path", nargs="*", help="instruction sets to force; default: all but plain")
-    parser.add_argument("--replay_iterations", type=int, default=10, help="0: no replay")
+    parser.add_argument("--parameters", type=at_least(1), help="default: 100e6, or 6.7e9 on a GPU")
+    parser.add_argument("--members", type=at_least(2), default=30)
+    parser.add_argument("--threads", type=at_least(1), default=2)
+    parser.add_argument("--runs", type=at_least(1), default=3)
+    parser.add_argument("--rank", type=at_least(1), default=1, help="of the low-rank update")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: float32 bfloat16; bfloat16 on a GPU")
+    parser.add_argument(
+        "--kernel_path",
+        nargs="*",
+        choices=_core.kernel_paths(),
+        help="instruction sets to force; default: all but plain",
+    )
+    parser.add_argument("--replay_iterations", type=at_least(0), default=10, help="0: no replay")
     options = parser.parse_args()
     if options.device not in ("cpu", "cuda"):
         parser.error(f"--device must be cpu or cuda, got {options.device}")
@@ -285,7 +307,7 @@ def main() -> None:
         paths = [path for path in _core.kernel_paths() if path != "plain" and not cuda]
     parameters = options.parameters or (6.7e9 if cuda else 100e6)
     cores = 1 if cuda else options.threads
-    bandwidth, rate = copy_bandwidth(device, int(parameters)), noise_rate(device)
+    bandwidth, rate = copy_bandwidth(device), noise_rate(device)
     print(machine(device))
     print("" if cuda else f"{cores} threads, fastest instruction set {_core.kernel_path()}; ", end="")
     print(f"copy {bandwidth / 1e9:.1f} GB/s read + written, noise {rate / cores / 1e6:.0f} M values/s per core or card")

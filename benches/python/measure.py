@@ -67,9 +67,9 @@ def _status(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def copy_bandwidth(device: torch.device, size: int) -> float:
-    """Bytes read and written per second by a plain copy of up to `size` float32 values."""
-    size = min(size, 1 << 30 if device.type == "cuda" else 100_000_000)
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written per second by a plain copy that fits no cache."""
+    size = 1 << 30 if device.type == "cuda" else 100_000_000
     source, target = torch.ones(size, device=device), torch.zeros(size, device=device)
     return 8 * size / in_turn({"copy": lambda: target.copy_(source)}, 5, device)["copy"]
 
