@@ -178,3 +178,10 @@ def test_numpy_integers_are_words_like_any_other():
     assert reference.digest(master, tensor=np.int32(5)) == reference.digest(master, tensor=5)
     address = NoiseAddress(1, 0, 0, np.int32(1), np.int32(2**31 - 2))
     assert np.array_equal(reference.noise(address, 8), reference.noise(NoiseAddress(1, 0, 0, 1, 2**31 - 2), 8))
+
+
+def test_a_live_matrix_of_another_shape_is_refused():
+    live, master = torch.zeros(4, 3), torch.zeros(3, 4)
+    words = {"rank": 1, "scale": 1.0, "run_seed": 1, "iteration": 0, "pair": 0, "tensor": 0}
+    with pytest.raises(KernelError, match=r"one shape for low-rank noise, got \(4, 3\) and \(3, 4\)"):
+        CpuBackend().perturb_low_rank_into(live, master, **words)

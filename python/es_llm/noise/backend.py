@@ -6,7 +6,7 @@ A backend is one file: `cpu` runs the Rust kernels, `cuda` and `streamed` the Tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,3 +141,16 @@ def backend_for(device: torch.device) -> NoiseBackend:
 
         return CudaBackend(device)
     raise KernelError(f"the noise kernels work on CPUs and CUDA devices, got the device {str(device)!r}")
+
+
+def require_one_shape(live: Any, master: Any) -> None:
+    """Refuse a live matrix of another shape than its master's: low-rank noise has rows and columns.
+
+    Raises:
+        KernelError: names both shapes.
+    """
+    if tuple(live.shape) != tuple(master.shape):
+        raise KernelError(
+            f"`live` and `master` must have one shape for low-rank noise, got {tuple(live.shape)} and "
+            f"{tuple(master.shape)}"
+        )

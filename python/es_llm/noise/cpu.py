@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from es_llm import _core
 from es_llm.errors import KernelError
+from es_llm.noise.backend import require_one_shape
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,7 @@ class CpuBackend:
         column: int = 0,
     ) -> int:
         """live = round(master + scale / sqrt(rank) * A B^T)."""
+        require_one_shape(live, master)
         return _core.perturb_low_rank_into(
             _flat(live, "live"),
             _matrix(master, "master"),

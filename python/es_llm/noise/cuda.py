@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from es_llm._core import MAX_RANK, UpdateReport
 from es_llm.errors import KernelError
 from es_llm.noise.address import NoiseAddress, kind_number, whole
+from es_llm.noise.backend import require_one_shape
 from es_llm.noise.cpu import dtype_name
 from es_llm.noise.launch import Kernels, Launcher
 from es_llm.noise.shard import shard_of
@@ -149,6 +150,7 @@ class CudaBackend:
     ) -> int:
         """live = round(master + scale * E), E the pair's low-rank noise; how many live values aren't finite."""
         address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, pair, tensor), row, column)
+        require_one_shape(live, master)
         check_pair(live, master, self.device, self.device)
         flag = self.launcher.flag()
         if master.numel():

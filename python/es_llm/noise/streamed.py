@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from es_llm._core import UpdateReport
 from es_llm.errors import KernelError
 from es_llm.noise.address import NoiseAddress
+from es_llm.noise.backend import require_one_shape
 from es_llm.noise.cpu import dtype_name
 from es_llm.noise.cuda import (
     CudaBackend,
@@ -184,6 +185,7 @@ class StreamedBackend:
     ) -> int:
         """live = round(master + scale * E), E the pair's low-rank noise; how many live values aren't finite."""
         address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, pair, tensor), row, column)
+        require_one_shape(live, master)
         check_pair(live, master, self.device, _HOST)
         flat, flag = live.detach().view(-1), self._launch.flag()
         members = self._launch.members([pair], np.array([scale], np.float32))
