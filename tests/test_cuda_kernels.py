@@ -109,6 +109,27 @@ def test_what_is_not_finite(backend, dtype, word):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("coefficient", [0.0, 1e-3, 3e38])
+def test_weights_that_are_not_finite_spoil_no_report(backend, dtype, coefficient):
+    master = weights(600)
+    odd = torch.tensor([torch.nan, -torch.nan, torch.inf, -torch.inf, 7e4, -7e4, 3.4e38, -3.4e38])
+    master[::7] = odd.repeat(11)[:86]
+    update = {"pairs": [5], "coefficients": np.float32([coefficient]), **UPDATE}
+    with np.errstate(all="ignore"):
+        total = reference.accumulated(np.zeros_like(master.numpy()), **update)
+        moved, wrong, *sums = reference.update_report(master.numpy(), total, str(dtype).removeprefix("torch."))
+    assert np.isfinite(sums).all()
+    for kernels, values in ((backend, on(backend, master)), (CpuBackend(), master.clone())):
+        with np.errstate(all="ignore"):
+            report = kernels.accumulate(values, live_dtype=dtype, **update)
+        assert (report.moved, report.nonfinite) == (moved, wrong)
+        assert report.update_norm == pytest.approx(sums[0] ** 0.5, rel=1e-9)
+        cosine = sums[2] / (sums[0] ** 0.5 * sums[1] ** 0.5) if sums[0] and sums[1] else np.nan
+        assert report.cosine == pytest.approx(cosine, rel=1e-9, nan_ok=True)
+    assert moved == 0 or coefficient
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("count", "element", "pairs"), [(1, 2, 1), (2048, 0, 3), (1500, BORDER - 600, 2), (9, 0, 30)])
 def test_updates(backend, dtype, count, element, pairs):
     master = weights(count)
@@ -195,7 +216,9 @@ def test_low_rank_noise(backend, shape, rank, pairs, first, dtype):
     report = backend.accumulate_low_rank(moved, live_dtype=dtype, **update, **block)
     assert same(moved, torch.from_numpy(reference.moved(master.numpy(), acc)))
     assert report.elements == master.numel()
-    assert report.update_norm == pytest.approx(np.sqrt((acc.astype(np.float64) ** 2).sum()), rel=1e-12)
+    known = reference.update_report(master.numpy(), acc, str(dtype).removeprefix("torch."))
+    assert (report.moved, report.nonfinite) == known[:2]
+    assert report.update_norm == pytest.approx(np.sqrt(known[2]), rel=1e-12)
     live = torch.empty(shape, dtype=dtype, device=backend.device)
     wrong = backend.perturb_low_rank_into(live, on(backend, master), scale=-0.5, **ADDRESS, **block)
     acc = reference.low_rank_sum(shape, **UPDATE, pairs=[ADDRESS["pair"]], coefficients=np.float32([-0.5]), **block)

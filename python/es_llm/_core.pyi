@@ -110,8 +110,9 @@ def round_into(live: NDArray[np.float32] | NDArray[np.uint16], master: NDArray[n
 class UpdateReport:
     """What an update did to one tensor or to several (reports add up with `+`).
 
-    With u the intended update of an element and d the change of its rounded live weight: `moved` counts d != 0, the
-    three sums are those of u^2, d^2 and u d.
+    With u the intended update of an element and d the change of its rounded live weight: `moved` counts the live
+    weights that became another value, `nonfinite` those that are NaN or infinite afterwards; the three sums are those
+    of u^2, d^2 and u d over the elements of which d is finite.
     """
 
     def __new__(
@@ -128,16 +129,16 @@ class UpdateReport:
     def elements(self) -> int: ...
     @property
     def moved(self) -> int:
-        """Elements whose rounded live value changed."""
+        """Elements whose rounded live value became another, NaN and infinity among them; one that was NaN stays."""
     @property
     def update_norm(self) -> float:
-        """L2 norm of the intended update."""
+        """L2 norm of the intended update, weights that aren't finite left out."""
     @property
     def cosine(self) -> float:
         """Cosine between the intended update and the change of the rounded live weights; NaN if either is zero."""
     @property
     def nonfinite(self) -> int:
-        """Elements that are NaN or infinite after the update."""
+        """Elements whose rounded live value is NaN or infinite after the update."""
     def __add__(self, other: UpdateReport, /) -> UpdateReport: ...
     def __radd__(self, other: UpdateReport, /) -> UpdateReport: ...
 

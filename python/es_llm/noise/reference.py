@@ -144,6 +144,15 @@ def rounded(values: F32, dtype: str) -> NDArray[Any]:
     raise KernelError(f'`dtype` must be "float32", "bfloat16" or "float16", got {dtype!r}')
 
 
+def widened(live: NDArray[Any], dtype: str) -> F32:
+    """The values that `rounded` stored, as float32."""
+    if dtype == "float32":
+        return live
+    if dtype == "bfloat16":
+        return (live.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return live.view(np.float16).astype(np.float32)
+
+
 def perturbed(
     master: F32,
     *,
@@ -180,6 +189,21 @@ def accumulated(
 def moved(master: F32, total: F32) -> F32:
     """master + total, or master as it is where total is zero (-0 + 0 would be +0)."""
     return np.where(total == 0, master, master + total)
+
+
+def update_report(master: F32, total: F32, live_dtype: str) -> tuple[int, int, float, float, float]:
+    """What an update's report counts and sums, of the masters before it and the intended update u (`total`):
+
+    live weights that become another value (NaN stays itself), live weights that are NaN or infinite afterwards, and
+    the sums of u^2, d^2 and u d over the elements of which d, the change of the live weight in float32, is finite.
+    """
+    before, after = (widened(rounded(values, live_dtype), live_dtype) for values in (master, moved(master, total)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = after - before
+    finite = np.isfinite(change)
+    u, d = (np.float64(values[finite]) for values in (total, change))
+    count = int(((before != after) & ~np.isnan(before)).sum())
+    return count, int((~np.isfinite(after)).sum()), float(u @ u), float(d @ d), float(u @ d)
 
 
 def low_rank_sum(

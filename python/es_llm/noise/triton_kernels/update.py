@@ -72,13 +72,16 @@ def accumulate(
 
 @triton.jit
 def report(sums, intended, old, new, LIVE: tl.constexpr):
-    """Five f64: how many live values change, how many masters aren't finite, the sums of u^2, d^2 and u d, with u
-    the intended update and d the change of the rounded live value."""
+    """Five f64: how many live values change, how many aren't finite afterwards, the sums of u^2, d^2 and u d, with u
+    the intended update and d the change of the rounded live value, over the elements of which d is finite."""
     before, after = nearest_f32(old, LIVE), nearest_f32(new, LIVE)
-    u = intended.to(tl.float64)
-    d = after.to(tl.float64) - before.to(tl.float64)
-    tl.store(sums, tl.reduce((before != after).to(tl.int32), None, add).to(tl.float64))
-    tl.store(sums + 1, tl.reduce(((tl.abs(new) < float("inf")) == 0).to(tl.int32), None, add).to(tl.float64))
+    change = after - before
+    finite = tl.abs(change) < float("inf")
+    u = tl.where(finite, intended, 0.0).to(tl.float64)
+    d = tl.where(finite, change, 0.0).to(tl.float64)
+    moved = (before != after) & (before == before)
+    tl.store(sums, tl.reduce(moved.to(tl.int32), None, add).to(tl.float64))
+    tl.store(sums + 1, tl.reduce(((tl.abs(after) < float("inf")) == 0).to(tl.int32), None, add).to(tl.float64))
     tl.store(sums + 2, tl.reduce(u * u, None, add))
     tl.store(sums + 3, tl.reduce(d * d, None, add))
     tl.store(sums + 4, tl.reduce(u * d, None, add))

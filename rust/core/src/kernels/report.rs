@@ -5,14 +5,15 @@ use std::ops::Add;
 
 /// Counts and sums over the elements of one tensor or of several: reports add up.
 ///
-/// With u the intended update of an element (before it is added to master) and d the change of the rounded live weight:
+/// With u the intended update of an element (before it is added to master) and d the change of the rounded live weight.
+/// The sums are over the elements of which d is finite: a weight that isn't finite is counted, and spoils no sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct UpdateReport {
     /// Elements.
     pub elements: u64,
-    /// Elements with d != 0; NaN counts as moved.
+    /// Elements of which the live weight became another value, NaN and infinity among them; one that was NaN stays.
     pub moved: u64,
-    /// Elements that are NaN or infinite after the update.
+    /// Elements of which the live weight is NaN or infinite after the update.
     pub nonfinite: u64,
     /// Sum of u^2, in f64.
     pub intended_square: f64,

@@ -54,7 +54,8 @@ impl Tally {
     #[inline(always)]
     #[allow(clippy::float_cmp, reason = "moved means any change, and zero is zero")]
     pub fn update<S: Simd, L: LiveType>(&mut self, simd: S, master: &mut [f32], sums: &[f32]) {
-        let (mut new, mut changes) = ([0.0_f32; TILE], [0.0_f32; TILE]);
+        let (mut new, mut changes, mut intended) =
+            ([0.0_f32; TILE], [0.0_f32; TILE], [0.0_f32; TILE]);
         let mut counts = [0_u32; 2];
         let len = master.len().min(TILE);
         for i in 0..len {
@@ -62,25 +63,29 @@ impl Tally {
             // -0 + 0 = +0 would change a weight that nothing moves.
             new[i] = if sum == 0.0 { old } else { old + sum };
             let (before, after) = (L::nearest(old), L::nearest(new[i]));
-            changes[i] = after - before;
-            counts[0] += u32::from(before != after);
-            counts[1] += u32::from(!new[i].is_finite());
+            let change = after - before;
+            let finite = change.abs() < f32::INFINITY;
+            changes[i] = if finite { change } else { 0.0 };
+            intended[i] = if finite { sum } else { 0.0 };
+            // A NaN stays one whatever is added.
+            counts[0] += u32::from((before != after) & !before.is_nan());
+            counts[1] += u32::from(!after.is_finite());
         }
         // Not in the loop above: the compiler would make it a masked store, which some machines are very slow at.
         master.copy_from_slice(&new[..len]);
         self.moved += u64::from(counts[0]);
         self.nonfinite += u64::from(counts[1]);
-        let (sums, rest) = sums[..len].as_chunks();
+        let (intended, rest) = intended[..len].as_chunks();
         let (changes, rest_of_changes) = changes[..len].as_chunks();
         // A copy, so that the totals stay in registers.
         let mut squares = self.squares;
-        for (sums, changes) in sums.iter().zip(changes) {
-            simd.add_squares(sums, changes, &mut squares);
+        for (intended, changes) in intended.iter().zip(changes) {
+            simd.add_squares(intended, changes, &mut squares);
         }
-        let (mut sums, mut changes) = ([0.0; SQUARES], [0.0; SQUARES]);
-        sums[..rest.len()].copy_from_slice(rest);
+        let (mut intended, mut changes) = ([0.0; SQUARES], [0.0; SQUARES]);
+        intended[..rest.len()].copy_from_slice(rest);
         changes[..rest.len()].copy_from_slice(rest_of_changes);
-        simd.add_squares(&sums, &changes, &mut squares);
+        simd.add_squares(&intended, &changes, &mut squares);
         self.squares = squares;
     }
 
