@@ -240,6 +240,7 @@ REFUSED = {
     "must be on": lambda new: (torch.empty(4, device="meta"), new(4)),
     "must be a torch tensor": lambda new: (np.zeros(4, np.float32), new(4)),
     "share memory": lambda new: overlapping(new(100)),
+    "negated": lambda new: (new(4), torch._neg_view(new(4))),
 }
 
 

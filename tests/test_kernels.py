@@ -220,7 +220,7 @@ def test_refused_paths_ranks_and_kinds():
     absent = "avx2" if "neon" in _core.kernel_paths() else "neon"
     with pytest.raises(KernelError, match=absent):
         _core.set_kernel_path(absent)
-    with pytest.raises(KernelError, match="kernel threads must be >= 0, got -1"):
+    with pytest.raises(KernelError, match="kernel threads must be an integer >= 0, got -1"):
         _core.set_kernel_threads(-1)
     with pytest.raises(KernelError, match="`kind` must be"):
         _core.fill(np.zeros(4, np.float32), kind="sparse", **ADDRESS)
@@ -283,3 +283,36 @@ def test_an_update_of_zero_changes_no_bit():
         master, dtype="float32", pairs=[0, 1], coefficients=np.zeros(2, np.float32), run_seed=1, iteration=0, tensor=0
     )
     assert master.tobytes() == before
+
+
+def test_what_is_no_array_is_named(backend):
+    live, master = torch.zeros(3, 4), torch.zeros(3, 4)
+    update = {"run_seed": 1, "iteration": 2, "tensor": 4, "pairs": [1], "coefficients": np.float32([1])}
+    low_rank = {**ADDRESS, "rank": 1, "scale": 1.0}
+    with pytest.raises(KernelError, match=r"`master` must be a torch tensor or a numpy array, got NoneType"):
+        backend.digest(None, tensor=0)
+    with pytest.raises(KernelError, match=r"`live` must be a torch tensor or a numpy array, got list"):
+        backend.perturb_low_rank_into([0.0], master, **low_rank)
+    with pytest.raises(KernelError, match=r"`master` must be a torch tensor"):
+        backend.perturb_low_rank_into(live, 3, **low_rank)
+    with pytest.raises(KernelError, match=r"`master` must be a numpy array of float32, got <class 'list'>"):
+        _core.perturb_low_rank_into(live.numpy(), [1.0], dtype="float32", **low_rank)
+    with pytest.raises(KernelError, match=r"`pairs` must be a sequence of integers, got None"):
+        backend.accumulate(master, live_dtype="float32", **{**update, "pairs": None})
+    with pytest.raises(NoiseAddressError, match=r"`pairs` must be an integer in \[0, 2\*\*32\), got a"):
+        backend.accumulate(master, live_dtype="float32", **{**update, "pairs": ["a"]})
+    with pytest.raises(KernelError, match=r"`coefficients` must have one dimension, got shape \[1, 1\]"):
+        backend.accumulate(master, live_dtype="float32", **{**update, "coefficients": np.float32([[1]])})
+    with pytest.raises(KernelError, match=r"`live` must be contiguous \(C order\), got strides \[8\] for shape \[2\]"):
+        _core.round_into(np.zeros(4, np.float32)[::2], np.zeros(2, np.float32), dtype="float32")
+    with pytest.raises(KernelError, match=r"`rank` must be in \[1, 1024\], got 1.5"):
+        backend.perturb_low_rank_into(live, master, **{**low_rank, "rank": 1.5})
+
+
+def test_a_view_of_negated_values_is_refused(backend):
+    live = torch.zeros(4)
+    for negated in (torch._neg_view(torch.ones(4)), torch._neg_view(torch.ones(4, dtype=torch.bfloat16))):
+        with pytest.raises(KernelError, match=r"must hold its own values, got a view of negated ones"):
+            backend.round_into(negated, live)
+    with pytest.raises(KernelError, match=r"`master` must hold its own values"):
+        backend.round_into(live, torch._neg_view(torch.ones(4)))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from es_llm import _core
-from es_llm.errors import ModelError
+from es_llm.errors import KernelError, ModelError
 from es_llm.model.live import DTYPES
 from es_llm.model.weights import Weights
 from tests.tiny_models import ARCHITECTURES, tiny_model
@@ -242,3 +242,10 @@ def test_weights_that_are_not_finite_are_counted_and_told_once(caplog):
         record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=3e38)
         assert finite.update(record, run_seed=RUN_SEED).nonfinite > 0
     assert "after the update by iteration 0" in caplog.messages[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(KernelError, match=r"'cuda(:0)?': no such device, torch .* sees 0 CUDA devices"):
+        Weights(torch.nn.Linear(2, 2), device=torch.device(device))

@@ -65,7 +65,14 @@ def fill(
     kind: str = "dense",
 ) -> None:
     """Standard normals at elements [element, element + out.size) of one tensor's noise; `kind` is "dense",
-    "low_rank_a" or "low_rank_b"."""
+    "low_rank_a" or "low_rank_b".
+
+    This and the kernels below take C-contiguous, aligned arrays of any shape that share no memory.
+
+    Raises:
+        KernelError: an array that is none of that, or read-only, of another type or length; another `kind` or `dtype`.
+        NoiseAddressError: a word of the address out of its range.
+    """
 
 def perturb_into(
     live: NDArray[np.float32] | NDArray[np.uint16],
@@ -83,7 +90,11 @@ def perturb_into(
 ) -> int:
     """live = round_dtype(fma(scale, noise, master)); `scale` is sign * sigma as f32; dtype one of
     "float32", "bfloat16", "float16" (the latter two viewed as uint16). Value i is element
-    `element + (i // columns) * stride + i % columns`. Returns how many live values are NaN or infinite."""
+    `element + (i // columns) * stride + i % columns`. Returns how many live values are NaN or infinite.
+
+    Raises:
+        KernelError, NoiseAddressError: as `fill`; `columns` without `stride`, or rows that aren't whole.
+    """
 
 def perturb_low_rank_into(
     live: NDArray[np.float32] | NDArray[np.uint16],
@@ -99,8 +110,12 @@ def perturb_low_rank_into(
     row: int = 0,
     column: int = 0,
 ) -> int:
-    """live = round_dtype(master + (scale / sqrt(rank)) A B^T), for the block of a matrix at (row, column).
-    Returns how many live values are NaN or infinite."""
+    """live = round_dtype(master + (scale / sqrt(rank)) A B^T), for the block of a matrix at (row, column); master
+    (rows, columns), live of as many elements. Returns how many live values are NaN or infinite.
+
+    Raises:
+        KernelError, NoiseAddressError: as `fill`; a `rank` outside [1, MAX_RANK], or a master that is no matrix.
+    """
 
 def round_into(live: NDArray[np.float32] | NDArray[np.uint16], master: NDArray[np.float32], *, dtype: str) -> int:
     """live = round_dtype(master), to nearest even: the unperturbed weights. Returns how many live values are NaN or
@@ -156,7 +171,12 @@ def accumulate(
     stride: int | None = None,
 ) -> UpdateReport:
     """master += sum over the pairs, in order, of coefficient * noise(pair): a chain of f32 FMAs starting at 0,
-    then one f32 addition. One pass over the weights for all pairs. `dtype` is the live type, for the report."""
+    then one f32 addition. One pass over the weights for all pairs. `dtype` is the live type, for the report;
+    `pairs` N numbers in [0, 2**32), `coefficients` (N,).
+
+    Raises:
+        KernelError, NoiseAddressError: as `perturb_into`, or another length of `coefficients`.
+    """
 
 def accumulate_low_rank(
     master: NDArray[np.float32],
@@ -172,7 +192,11 @@ def accumulate_low_rank(
     column: int = 0,
 ) -> UpdateReport:
     """master += sum over the pairs, in order, of (coefficient / sqrt(rank)) A B^T, for the block of a matrix at
-    (row, column): one product over pairs and rank."""
+    (row, column): master (rows, columns), `coefficients` (N,). One product over pairs and rank.
+
+    Raises:
+        KernelError, NoiseAddressError: as `perturb_low_rank_into`, or another length of `coefficients`.
+    """
 
 def digest(
     master: NDArray[np.float32],
@@ -182,7 +206,11 @@ def digest(
     columns: int | None = None,
     stride: int | None = None,
 ) -> int:
-    """Order-free 64-bit digest of the weights' bits; the digests of shards and tensors add up modulo 2**64."""
+    """Order-free 64-bit digest of the weights' bits; the digests of shards and tensors add up modulo 2**64.
+
+    Raises:
+        KernelError, NoiseAddressError: as `perturb_into`.
+    """
 
 def set_kernel_path(name: str | None) -> None:
     """Instruction set that the kernels use: "plain", "neon", "avx2", "avx512"; None for the fastest. Never changes

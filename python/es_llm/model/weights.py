@@ -69,7 +69,7 @@ class Weights:
         check_parameters(module, dtype)
         named = dict(module.named_parameters())
         trained = [named.pop(parameter.name) for parameter in self.table.parameters]
-        self.device = _with_index(device if device is not None else trained[0].device)
+        self.device = _numbered(device if device is not None else trained[0].device)
         place = master_place(
             master_device, self.device, masters=4 * self.table.elements, coming=_coming(module, dtype, self.device)
         )
@@ -167,10 +167,13 @@ class Weights:
         ]
 
 
-def _with_index(device: torch.device) -> torch.device:
-    """A tensor's device has an index, "cuda" alone has none."""
-    index: int | None = device.index
-    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and index is None else device
+def _numbered(device: torch.device) -> torch.device:
+    """The device as its tensors name it: "cuda" alone has no index."""
+    if device.type != "cuda":
+        return device
+    from es_llm.noise.cuda import cuda_device
+
+    return cuda_device(device)
 
 
 def _backend(device: torch.device, masters: torch.device) -> NoiseBackend:

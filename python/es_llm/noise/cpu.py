@@ -89,10 +89,11 @@ class CpuBackend:
         column: int = 0,
     ) -> int:
         """live = round(master + scale / sqrt(rank) * A B^T)."""
+        memory, matrix = _flat(live, "live"), _matrix(master, "master")
         require_one_shape(live, master)
         return _core.perturb_low_rank_into(
-            _flat(live, "live"),
-            _matrix(master, "master"),
+            memory,
+            matrix,
             dtype=dtype_name(live.dtype),
             rank=rank,
             scale=scale,
@@ -190,6 +191,7 @@ def dtype_name(dtype: torch.dtype | np.dtype[Any] | str) -> str:
 
 
 def _master(tensor: Tensor, name: str) -> NDArray[np.float32]:
+    _require_array(tensor, name)
     if str(tensor.dtype).removeprefix("torch.") != "float32":
         raise KernelError(f"`{name}` must be float32, got {tensor.dtype}")
     return _flat(tensor, name)
@@ -197,6 +199,7 @@ def _master(tensor: Tensor, name: str) -> NDArray[np.float32]:
 
 def _matrix(tensor: Tensor, name: str) -> NDArray[np.float32]:
     """As `_master`, in its own two dimensions."""
+    _require_array(tensor, name)
     if tensor.ndim != 2:
         raise KernelError(f"`{name}` must be a matrix for low-rank noise, got shape {tuple(tensor.shape)}")
     return _master(tensor, name).reshape(tuple(tensor.shape))
@@ -204,6 +207,7 @@ def _matrix(tensor: Tensor, name: str) -> NDArray[np.float32]:
 
 def _flat(tensor: Tensor, name: str) -> NDArray[Any]:
     """All elements as one numpy dimension over the same memory; 16-bit types as uint16."""
+    _require_array(tensor, name)
     array = tensor if isinstance(tensor, np.ndarray) else _view(tensor, name)
     if not array.flags.c_contiguous:
         raise KernelError(f"`{name}` must be contiguous, got strides {array.strides} for shape {array.shape}")
@@ -211,14 +215,21 @@ def _flat(tensor: Tensor, name: str) -> NDArray[Any]:
     return flat.view(np.uint16) if flat.dtype.itemsize == 2 else flat
 
 
-def _view(tensor: Any, name: str) -> NDArray[Any]:
+def _require_array(tensor: Any, name: str) -> None:
     torch: Any = sys.modules.get("torch")  # a tensor can't exist before torch is loaded
-    if torch is None or not isinstance(tensor, torch.Tensor):
+    if not isinstance(tensor, np.ndarray) and (torch is None or not isinstance(tensor, torch.Tensor)):
         raise KernelError(f"`{name}` must be a torch tensor or a numpy array, got {type(tensor).__name__}")
+
+
+def _view(tensor: torch.Tensor, name: str) -> NDArray[Any]:
+    import torch
+
     if tensor.device.type != "cpu":
         raise KernelError(f"`{name}` must be on the CPU, got {tensor.device}")
     if not tensor.is_contiguous():
         raise KernelError(f"`{name}` must be contiguous, got strides {tensor.stride()} for {tuple(tensor.shape)}")
+    if tensor.is_neg():
+        raise KernelError(f"`{name}` must hold its own values, got a view of negated ones (call resolve_neg())")
     plain = tensor.detach()
     array: NDArray[Any] = (plain.view(torch.int16) if plain.element_size() == 2 else plain).numpy()
     return array

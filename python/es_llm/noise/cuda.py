@@ -150,8 +150,8 @@ class CudaBackend:
     ) -> int:
         """live = round(master + scale * E), E the pair's low-rank noise; how many live values aren't finite."""
         address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, pair, tensor), row, column)
-        require_one_shape(live, master)
         check_pair(live, master, self.device, self.device)
+        require_one_shape(live, master)
         flag = self.launcher.flag()
         if master.numel():
             members = self.launcher.members([pair], np.array([scale], np.float32))
@@ -240,6 +240,8 @@ def check(tensor: Any, name: str, device: torch.device, *, live: bool = False) -
         raise KernelError(f"`{name}` must be float32, got {tensor.dtype}")
     if not tensor.is_contiguous():
         raise KernelError(f"`{name}` must be contiguous, got strides {tensor.stride()} for {tuple(tensor.shape)}")
+    if tensor.is_neg():
+        raise KernelError(f"`{name}` must hold its own values, got a view of negated ones (call resolve_neg())")
     return tensor
 
 

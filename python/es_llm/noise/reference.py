@@ -201,7 +201,7 @@ def update_report(master: F32, total: F32, live_dtype: str) -> tuple[int, int, f
     with np.errstate(invalid="ignore", over="ignore"):
         change = after - before
     finite = np.isfinite(change)
-    u, d = (np.float64(values[finite]) for values in (total, change))
+    u, d = (values[finite].astype(np.float64) for values in (total, change))
     count = int(((before != after) & ~np.isnan(before)).sum())
     return count, int((~np.isfinite(after)).sum()), float(u @ u), float(d @ d), float(u @ d)
 

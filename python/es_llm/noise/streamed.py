@@ -185,8 +185,8 @@ class StreamedBackend:
     ) -> int:
         """live = round(master + scale * E), E the pair's low-rank noise; how many live values aren't finite."""
         address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, pair, tensor), row, column)
-        require_one_shape(live, master)
         check_pair(live, master, self.device, _HOST)
+        require_one_shape(live, master)
         flat, flag = live.detach().view(-1), self._launch.flag()
         members = self._launch.members([pair], np.array([scale], np.float32))
 

@@ -32,7 +32,7 @@ pub fn writable<'py, T: Element>(
 }
 
 /// The array, if it has this dtype, is C-contiguous and lies where such values may lie.
-fn checked<'a, 'py, T: Element>(
+pub fn checked<'a, 'py, T: Element>(
     array: Any<'a, 'py>,
     name: &str,
 ) -> PyResult<&'a Bound<'py, PyArrayDyn<T>>> {
@@ -57,7 +57,8 @@ fn checked<'a, 'py, T: Element>(
         return Err(refuse(
             py,
             &format!(
-                "`{name}` must be contiguous (C order), got shape {:?}",
+                "`{name}` must be contiguous (C order), got strides {:?} for shape {:?}",
+                untyped.strides(),
                 untyped.shape()
             ),
         ));

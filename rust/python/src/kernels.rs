@@ -5,10 +5,10 @@ use es_core::kernels::{
     MAX_RANK, Path, Place, Update,
 };
 use es_core::noise::NoiseAddress;
-use numpy::Element;
+use numpy::{Element, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
-use crate::arrays::{apart, readable, writable};
+use crate::arrays::{apart, checked, readable, writable};
 use crate::door::{CoreError, detached, raise, to_python};
 use crate::noise::{
     Any, address, column_word, element_word, in_range, kind, row_word, word, words,
@@ -269,7 +269,7 @@ fn rank(value: Any<'_, '_>) -> PyResult<usize> {
 #[pyfunction]
 fn set_kernel_threads(py: Python<'_>, count: Any<'_, '_>) -> PyResult<()> {
     let count = in_range(count, "KernelError", || {
-        format!("kernel threads must be >= 0, got {count}")
+        format!("kernel threads must be an integer >= 0, got {count}")
     })?;
     kernels::set_kernel_threads(count).map_err(|error| to_python(py, &error))
 }
@@ -411,6 +411,11 @@ fn update(
     let dtype = Dtype::from_name(dtype).map_err(|error| to_python(py, &error))?;
     let pairs = words(pairs, "pairs")?;
     let coefficients = readable::<f32>(coefficients, "coefficients")?;
+    if coefficients.ndim() != 1 {
+        let shape = coefficients.shape();
+        let message = format!("`coefficients` must have one dimension, got shape {shape:?}");
+        return Err(raise(py, "KernelError", &message));
+    }
     let mut master = writable::<f32>(master, "master")?;
     let terms = Terms {
         pairs: &pairs,
@@ -451,8 +456,9 @@ fn place(
 
 /// The shape of a matrix.
 fn matrix_shape(array: Any<'_, '_>, name: &str) -> PyResult<[usize; 2]> {
-    let shape: Vec<usize> = array.getattr("shape")?.extract()?;
-    <[usize; 2]>::try_from(shape).map_err(|shape| {
+    let array = checked::<f32>(array, name)?;
+    let shape = array.shape();
+    <[usize; 2]>::try_from(shape).map_err(|_| {
         let message = format!("`{name}` must be a matrix for low-rank noise, got shape {shape:?}");
         raise(array.py(), "KernelError", &message)
     })

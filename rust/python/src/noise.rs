@@ -1,7 +1,7 @@
 //! Noise addresses from Python integers, each word checked by name, and the bare generator.
 
 use es_core::noise::{self, Kind, NoiseAddress, NoiseError};
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::door::{CoreError, raise};
@@ -77,11 +77,11 @@ where
 {
     let width = 8 * size_of::<T>();
     in_range(value, "NoiseAddressError", || {
-        format!("`{name}` must be in [0, 2**{width}), got {value}")
+        format!("`{name}` must be an integer in [0, 2**{width}), got {value}")
     })
 }
 
-/// An integer; what its type can't hold is an error of the given class.
+/// An integer; anything else, and what its type can't hold, is an error of the given class.
 pub fn in_range<'py, T>(
     value: &Bound<'py, PyAny>,
     class: &str,
@@ -92,7 +92,7 @@ where
 {
     let py = value.py();
     value.extract().map_err(|error: PyErr| {
-        if error.is_instance_of::<PyOverflowError>(py) {
+        if error.is_instance_of::<PyOverflowError>(py) || error.is_instance_of::<PyTypeError>(py) {
             raise(py, class, &message())
         } else {
             error
@@ -102,10 +102,11 @@ where
 
 /// Several 32-bit words.
 pub fn words(values: Any<'_, '_>, name: &str) -> PyResult<Vec<u32>> {
-    values
-        .try_iter()?
-        .map(|value| word(&value?, name))
-        .collect()
+    let Ok(values) = values.try_iter() else {
+        let message = format!("`{name}` must be a sequence of integers, got {values}");
+        return Err(raise(values.py(), "KernelError", &message));
+    };
+    values.map(|value| word(&value?, name)).collect()
 }
 
 /// What the noise is for, by name.

@@ -79,7 +79,7 @@ def report(sums, intended, old, new, LIVE: tl.constexpr):
     finite = tl.abs(change) < float("inf")
     u = tl.where(finite, intended, 0.0).to(tl.float64)
     d = tl.where(finite, change, 0.0).to(tl.float64)
-    moved = (before != after) & (before == before)
+    moved = (before != after) & (tl.abs(before) <= float("inf"))
     tl.store(sums, tl.reduce(moved.to(tl.int32), None, add).to(tl.float64))
     tl.store(sums + 1, tl.reduce(((tl.abs(after) < float("inf")) == 0).to(tl.int32), None, add).to(tl.float64))
     tl.store(sums + 2, tl.reduce(u * u, None, add))
