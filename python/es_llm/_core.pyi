@@ -407,6 +407,92 @@ class RankMachine:
     def done(self, now: float) -> None:
         """The current step is finished."""
 
+# --- team ---------------------------------------------------------------------------------------------
+
+@final
+class TeamStep:
+    """What the main thread of a rank does next; see `es_llm.team.program` for what each kind means."""
+
+    @property
+    def kind(self) -> str:
+        """ "wait", "evaluate", "apply", "agreed", "heal", "welcome", "note", "lead", "follow", "complete", "halt",
+        "superseded", "lost", "back", "stranger", "differs", "diverged", "finished" or "stopped"."""
+    @property
+    def unit(self) -> tuple[int, int, int] | None:
+        """Of "evaluate": kind and step of the round, and the unit."""
+    @property
+    def iteration(self) -> int | None: ...
+    @property
+    def payload(self) -> bytes | None: ...
+    @property
+    def digest(self) -> int | None: ...
+    @property
+    def ranks(self) -> list[int]:
+        """The ranks it is about; of "differs", the one whose result counted and the one whose result differs."""
+    @property
+    def loss(self) -> str | None:
+        """Why a rank was lost: "dead", "silent", or "resigned: " and its words."""
+    @property
+    def worse(self) -> bool:
+        """Of "stranger": its records differ; of "diverged": making the weights anew didn't help."""
+
+@final
+class TeamRank:
+    """One rank of a job as a machine without I/O: messages and losses go in, messages and steps come out. Times are
+    seconds of any clock that never goes back. May be used from two threads."""
+
+    def __new__(cls, rank: int, ranks: int) -> Self: ...
+    def renew(self, identity: int, *, policy: str = "dynamic", unit_timeout_s: float = 0.0) -> None:
+        """Another run begins, on all ranks at the same place."""
+    def enter(self, now: float) -> None:
+        """The next collective call begins."""
+    def restore(self, now: float, records: Sequence[bytes]) -> None:
+        """Records from before: they are applied first."""
+    def receive(self, now: float, from_: int, payload: bytes, /) -> None:
+        """A message came.
+
+        Raises:
+            CommunicationError: it is none.
+        """
+    def lost(self, now: float, rank: int) -> None:
+        """A rank's process is gone."""
+    def tick(self, now: float) -> None:
+        """Time passed; call it a few times a second."""
+    def take_sends(self) -> list[tuple[int, bytes]]:
+        """Messages to be sent, (to, bytes), in order."""
+    def next(self, now: float) -> TeamStep:
+        """The next step of the main thread; the one before is finished."""
+    def evaluated(self, now: float, values: Sequence[float], counts: Sequence[int]) -> None:
+        """The unit of the last "evaluate" gave this."""
+    def digest(self, now: float, iteration: int, digest: int) -> None: ...
+    def halt(self, now: float) -> None:
+        """This rank was asked to end the call soon."""
+    def resign(self, now: float, reason: str) -> None:
+        """This rank can't go on."""
+    def begin(self, now: float, kind: int, step: int, costs: Sequence[float]) -> None:
+        """Leader: opens a round.
+
+        Raises:
+            ScheduleError: no units, or a cost that is none.
+        """
+    def take_table(self) -> tuple[list[list[float]], list[int]] | None:
+        """Leader, after "complete": values of each unit and the sums of the counts; None if the round became void."""
+    def publish(self, now: float, iteration: int, payload: bytes) -> bool: ...
+    def set_welcome(self, now: float, payload: bytes) -> None: ...
+    def note(self, payload: bytes) -> None: ...
+    def finish(self, now: float, payload: bytes) -> None: ...
+    def stop(self, payload: bytes) -> None: ...
+    @property
+    def leads(self) -> bool: ...
+    @property
+    def head(self) -> int: ...
+    @property
+    def losses(self) -> dict[int, str]: ...
+    def records(self, first: int = 0) -> list[bytes]: ...
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Payload bytes (sent, received) so far."""
+
 # --- journal ----------------------------------------------------------------------------------------
 
 @final

@@ -33,6 +33,14 @@ class ScheduleError(EsError, ValueError):
     """An event that the schedule can't accept: unknown unit or worker, or a differing second result."""
 
 
+class CommunicationError(EsError, RuntimeError):
+    """Ranks that don't understand each other, or a job that can't go on without the ranks it lost."""
+
+
+class LeftOutError(CommunicationError):
+    """This rank failed or was too late, and the others ended their work without it."""
+
+
 class JournalError(EsError, RuntimeError):
     """The journal can't be written or read: full disk, missing file, wrong version."""
 

@@ -88,6 +88,7 @@ fn message() -> impl Strategy<Value = Message> {
         Just(Message::Release),
         Just(Message::Evict),
         Just(Message::Beat),
+        Just(Message::Halt),
     ]
 }
 

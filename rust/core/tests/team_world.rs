@@ -596,7 +596,8 @@ impl World {
 
     fn publish(&mut self, rank: u32) {
         let process = &mut self.processes[rank as usize];
-        let (step, table) = (process.applied, process.machine.take_table());
+        let step = process.applied;
+        let table = process.machine.take_table().expect("it is complete");
         let units = u64::from(self.units);
         assert_eq!(
             table.counts,

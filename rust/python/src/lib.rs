@@ -12,6 +12,7 @@ mod noise;
 mod population;
 mod rank;
 mod schedule;
+mod team;
 
 /// The Rust core: noise, weight kernels, shaping, population, schedule and journal.
 #[pymodule]
@@ -22,6 +23,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     fitness::register(m)?;
     schedule::register(m)?;
     rank::register(m)?;
+    team::register(m)?;
     journal::register(m)?;
     Ok(())
 }

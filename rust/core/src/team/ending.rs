@@ -7,7 +7,7 @@
 //! has the same records goes as well; whoever lacks some asks for them, or makes them itself.
 
 use super::message::Message;
-use super::{Rank, RankId, Step};
+use super::{Ended, Rank, RankId, Step};
 
 impl Rank {
     /// A rank knows how the call ended and has left it.
@@ -57,29 +57,33 @@ impl Rank {
     /// The main thread learns that the call is over.
     pub(super) fn end(&mut self, payload: Vec<u8>) {
         self.leader = None;
-        self.ended = Some((self.call, self.history.len(), payload.clone()));
+        self.ended = Some(Ended {
+            call: self.call,
+            records: self.history.since(0).to_vec(),
+            payload: payload.clone(),
+        });
         self.todo.push_back(Step::Finished { payload });
     }
 
     /// Tells a rank that missed the end of a call how it ended, and the records that it lacks.
     pub(super) fn tell_end(&mut self, call: u32, rank: RankId, asked: &Message) {
-        let Some((of, have, payload)) = self.ended.clone().filter(|end| end.0 == call) else {
+        let Some(end) = self.ended.as_ref().filter(|end| end.call == call) else {
             return;
         };
         let answer = match *asked {
-            Message::Fetch { first } => {
-                let count = have.saturating_sub(first) as usize;
-                let records = self
-                    .history
-                    .since(first)
-                    .iter()
-                    .take(count)
-                    .cloned()
-                    .collect();
-                Message::Records { first, records }
-            }
-            _ => Message::Left { have, payload },
+            Message::Fetch { first } => Message::Records {
+                first,
+                records: end
+                    .records
+                    .get(first as usize..)
+                    .unwrap_or_default()
+                    .to_vec(),
+            },
+            _ => Message::Left {
+                have: end.records.len() as u32,
+                payload: end.payload.clone(),
+            },
         };
-        self.post_as(of, rank, &answer);
+        self.post_as(call, rank, &answer);
     }
 }

@@ -57,17 +57,17 @@ impl Leader {
 }
 
 impl Rank {
-    /// Opens a round of units with these expected costs. Ranks that come later join it.
+    /// Opens a round of units with these expected costs. Ranks that come later join it. Nothing happens if this rank
+    /// doesn't lead (any more).
     ///
     /// # Errors
     /// If there is no unit or a cost is no number for it.
-    ///
-    /// # Panics
-    /// If this rank doesn't lead.
     pub fn begin(&mut self, now: f64, round: Round, costs: &[f64]) -> Result<(), ScheduleError> {
         let workers = self.workers();
         let opened = OpenRound::new(round, costs.to_vec(), &workers, self.settings.policy)?;
-        let leader = self.leader.as_mut().expect("a leader begins rounds");
+        let Some(leader) = &mut self.leader else {
+            return Ok(());
+        };
         leader.round = Some(opened);
         leader.complete = false;
         leader.deal_anew(workers.iter().map(|worker| worker.0));
@@ -78,13 +78,10 @@ impl Rank {
         Ok(())
     }
 
-    /// The complete table, after [`Step::Complete`].
-    ///
-    /// # Panics
-    /// If this rank doesn't lead or has no round open.
-    pub fn take_table(&mut self) -> Table {
-        let leader = self.leader.as_mut().expect("a leader has the table");
-        leader.round.as_mut().expect("it was complete").take_table()
+    /// The complete table, after [`Step::Complete`]; none if the round has become void in the meantime.
+    pub fn take_table(&mut self) -> Option<Table> {
+        let leader = self.leader.as_mut().filter(|leader| leader.complete)?;
+        leader.round.as_mut().map(OpenRound::take_table)
     }
 
     /// The record of an iteration, which is on the disk: all ranks get it, and apply it. Not if this rank has learnt of
@@ -126,8 +123,12 @@ impl Rank {
         }
     }
 
-    /// The call's result: [`Step::Finished`] comes when all living ranks know it.
+    /// The call's result: [`Step::Finished`] comes when all living ranks know it. Nothing happens if this rank doesn't
+    /// lead (any more).
     pub fn finish(&mut self, now: f64, payload: Vec<u8>) {
+        if self.leader.is_none() {
+            return;
+        }
         for rank in self.listeners() {
             self.post(
                 rank,
@@ -194,6 +195,7 @@ impl Rank {
                     done.insert(from);
                 }
             }
+            Message::Halt => self.todo.push_back(Step::Halt),
             _ => {}
         }
     }
@@ -467,6 +469,7 @@ impl Rank {
         {
             let anew = OpenRound::new(open.round, open.costs().to_vec(), &workers, policy);
             leader.round = Some(anew.expect("it was opened before"));
+            leader.complete = false;
             leader.deal_anew(workers.iter().map(|worker| worker.0));
         }
     }

@@ -108,6 +108,8 @@ pub enum Message {
     Evict,
     /// To the leader, and from it to all: I live.
     Beat,
+    /// To the leader: I was asked to end the call soon.
+    Halt,
 }
 
 impl Message {
@@ -173,6 +175,7 @@ impl Message {
             Self::Stop { payload } => out.blob(17, payload),
             Self::Evict => out.kind(18),
             Self::Beat => out.kind(19),
+            Self::Halt => out.kind(21),
             Self::Left { have, payload } => {
                 out.kind(20);
                 out.word(u64::from(*have));
@@ -248,6 +251,7 @@ impl Message {
                 have: from.small()?,
                 payload: from.bytes()?,
             },
+            21 => Self::Halt,
             kind => return Err(WireError::Kind(kind)),
         };
         from.end()?;

@@ -63,6 +63,14 @@ impl Default for Settings {
     }
 }
 
+/// How a call ended.
+#[derive(Debug)]
+struct Ended {
+    call: u32,
+    records: Vec<Vec<u8>>,
+    payload: Vec<u8>,
+}
+
 /// One rank of a job.
 #[derive(Debug)]
 pub struct Rank {
@@ -87,8 +95,10 @@ pub struct Rank {
     finished: Option<Vec<u8>>,
     /// How this call ended, as ranks say that left it: with so many records, and this result.
     known_end: Option<(u32, Vec<u8>)>,
-    /// How an earlier call ended, for ranks that missed it: its number, records, result.
-    ended: Option<(u32, u32, Vec<u8>)>,
+    /// How an earlier call ended, for ranks that missed it.
+    ended: Option<Ended>,
+    /// This rank was asked to end the call soon.
+    halting: bool,
     /// A hello is due when the main thread is free: this rank was taken for lost.
     greet: bool,
     /// Ranks that left this call already.
@@ -129,6 +139,7 @@ impl Rank {
             finished: None,
             known_end: None,
             ended: None,
+            halting: false,
             greet: false,
             left: BTreeSet::new(),
             ahead: Vec::new(),
@@ -142,11 +153,24 @@ impl Rank {
         }
     }
 
+    /// Goes over to another run between two calls: other records, on other weights. All ranks do so at the same place.
+    pub fn renew(&mut self, identity: u64, settings: Settings) {
+        let fresh = Self::new(self.me, self.ranks, identity, settings);
+        let old = std::mem::replace(self, fresh);
+        self.call = old.call;
+        self.lost = old.lost;
+        self.ended = old.ended;
+        self.ahead = old.ahead;
+        self.sends = old.sends;
+        (self.sent, self.received) = (old.sent, old.received);
+    }
+
     /// Begins the next collective call. All ranks make the same calls in the same order.
     pub fn enter(&mut self, now: f64) {
         self.call += 1;
         self.finished = None;
         self.known_end = None;
+        self.halting = false;
         self.left.clear();
         self.todo.retain(|step| matches!(step, Step::Apply { .. }));
         self.leader = None;
@@ -293,6 +317,14 @@ impl Rank {
         self.settle(now);
     }
 
+    /// This rank was asked, by a signal say, to end the call soon: its leader is told, and so is the next one.
+    pub fn halt(&mut self, now: f64) {
+        if !std::mem::replace(&mut self.halting, true) {
+            self.tell_head(Message::Halt);
+            self.settle(now);
+        }
+    }
+
     /// This rank can't go on: it is told to all, and takes no more work.
     pub fn resign(&mut self, now: f64, reason: &str) {
         self.worker.forget();
@@ -393,6 +425,9 @@ impl Rank {
             self.worker.reset();
             let hello = self.hello();
             self.tell_head(Message::Hello(hello));
+            if self.halting {
+                self.tell_head(Message::Halt);
+            }
         }
     }
 
@@ -471,6 +506,7 @@ impl Rank {
             | Message::Digest { .. }
             | Message::Records { .. }
             | Message::Done
+            | Message::Halt
                 if self.leader.is_none() =>
             {
                 self.early.entry(from).or_default().push(message);
@@ -481,7 +517,8 @@ impl Rank {
             Message::Report(_)
             | Message::Digest { .. }
             | Message::Records { .. }
-            | Message::Done => {
+            | Message::Done
+            | Message::Halt => {
                 self.lead(now, from, message);
             }
             // One that resigned has no leader to say hello to, and takes the end from anybody.

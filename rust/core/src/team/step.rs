@@ -62,6 +62,8 @@ pub enum Step {
     Follow,
     /// Leader: the round's table is complete and may be used.
     Complete,
+    /// Leader: a rank was asked to end the call soon.
+    Halt,
     /// Leader: another rank knows later records; the open round is void.
     Superseded,
     /// Leader: a rank was lost.

@@ -1,0 +1,113 @@
+"""Between the machine and the mailbox: one thread per rank that moves messages and looks at the clock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+from es_llm._core import TeamRank
+from es_llm.comm.mailbox import Mailbox
+
+_QUICK_S: Final = 0.0005
+_SLOW_S: Final = 0.01
+"""Pause between two looks into the mailbox: the shorter one after a message came, then twice as long each time."""
+_IDLE_S: Final = 0.002
+"""The longest pause while the main thread waits for a message."""
+_TICK_S: Final = 0.1
+
+
+class Wire:
+    """Moves messages while a call runs. `wait` and `kick` are for the main thread.
+
+    Without MPI's leave for two threads (`Mailbox.concurrent`) there is no thread: the main thread moves messages between
+    its steps, so units that take long delay the others' messages.
+    """
+
+    def __init__(self, machine: TeamRank, mailbox: Mailbox) -> None:
+        self._machine = machine
+        self._mailbox = mailbox
+        self._news = threading.Event()
+        self._work = threading.Event()
+        self._stop = False
+        self._waiting = False
+        self._ticked = 0.0
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to move messages."""
+        self._stop, self._error = False, None
+        if self._mailbox.size > 1 and self._mailbox.concurrent:
+            self._thread = threading.Thread(target=self._loop, name="es_llm wire", daemon=True)
+            self._thread.start()
+
+    def stop(self, flush_s: float) -> None:
+        """Move no more messages; those that were sent get up to `flush_s` seconds to leave."""
+        self._stop = True
+        self._work.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is None:
+            self._send()
+            self._mailbox.flush(flush_s)
+
+    def kick(self) -> None:
+        """There may be something to send.
+
+        Raises:
+            What the thread failed with.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._thread is not None:
+            self._work.set()
+        else:
+            self._pump()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until there is news, or the time is over."""
+        if self._thread is None:
+            self._pump()
+            time.sleep(min(timeout_s, _IDLE_S))
+            return
+        self._waiting = True
+        self._work.set()
+        self._news.wait(timeout_s)
+        self._waiting = False
+        self._news.clear()
+
+    def _loop(self) -> None:
+        pause = _QUICK_S
+        try:
+            while not self._stop:
+                if self._pump():
+                    pause = _QUICK_S
+                    self._news.set()
+                else:
+                    pause = min(2 * pause, _IDLE_S if self._waiting else _SLOW_S)
+                self._work.wait(pause)
+                self._work.clear()
+        except BaseException as error:
+            self._error = error
+            self._news.set()
+
+    def _pump(self) -> bool:
+        """Everything that can be done now; whether there was anything."""
+        machine, now = self._machine, time.monotonic()
+        lost, received = self._mailbox.lost(), self._mailbox.receive()
+        for rank in lost:
+            machine.lost(now, rank)
+        for sender, payload in received:
+            machine.receive(now, sender, payload)
+        if now - self._ticked > _TICK_S:
+            self._ticked = now
+            machine.tick(now)
+        return self._send() or bool(lost or received)
+
+    def _send(self) -> bool:
+        sends = self._machine.take_sends()
+        for to, payload in sends:
+            self._mailbox.send(to, payload)
+        return bool(sends)
