@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
@@ -19,6 +20,8 @@ from es_llm.comm.single import SingleCommunicator
 from es_llm.config.fields import nearest
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError, EsError
+
+_SPEECH_S = 5.0
 
 COMMANDS = {
     "train": "fine-tune a model (mpirun -n N works)",
@@ -82,6 +85,9 @@ def _fail(comm: Communicator, error: EsError) -> int:
     """Say it once. An error that all ranks share (see `Communicator.agree`) is told by rank 0 alone; one that
     only this rank has ends the job, since the others wait for this rank."""
     shared = error.shared or comm.size == 1
+    if shared and comm.size == 1 and launched_rank() != 0:
+        # Every rank met this before they knew each other. A launcher ends all when the first one goes: let rank 0 speak.
+        time.sleep(_SPEECH_S)
     if not shared or (comm.rank == 0 and (comm.size > 1 or launched_rank() == 0)):
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         print(f"es-llm: error: {kind}{error}", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""Communication between ranks: bytes gathered from all, nothing else. Knows nothing about what the bytes mean."""
+"""Transport between ranks: bytes from one to another, and who died. Knows nothing about what the bytes mean."""
 
-from es_llm.comm.base import Communicator
-from es_llm.comm.select import select_communicator
-from es_llm.comm.single import SingleCommunicator
-from es_llm.comm.threads import run_ranks
+from es_llm.comm.mailbox import Mailbox
+from es_llm.comm.select import select_mailbox
+from es_llm.comm.single import SingleMailbox
+from es_llm.comm.threads import Died, ThreadMailbox, run_ranks
 
-__all__ = ["Communicator", "SingleCommunicator", "run_ranks", "select_communicator"]
+__all__ = ["Died", "Mailbox", "SingleMailbox", "ThreadMailbox", "run_ranks", "select_mailbox"]

@@ -1,14 +1,29 @@
-"""Ranks under MPI, through mpi4py. Works with any MPI; the module is imported only when ranks are wanted."""
+"""Ranks under MPI, through mpi4py. Works with any MPI; the module is imported only when ranks are wanted.
+
+Messages go from rank to rank; no call is collective after the start, so no rank ever waits in MPI for another one. With
+an MPI that tolerates faults (ULFM: `mpirun --with-ft ulfm` of Open MPI 5) a rank that dies is told by `lost`, and the
+others go on, on the same communicator. With any other one the launcher ends the job.
+
+One thread calls MPI at a time, not always the same one: that is MPI_THREAD_SERIALIZED. mpi4py asks for more.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import secrets
+import sys
+import time
+from typing import Any, Final
 
-from es_llm.comm.base import Communicator
+from es_llm.comm.mailbox import Mailbox
 from es_llm.errors import ConfigError
 
+_TAG: Final = 17
+_LOOK_S: Final = 0.25
+"""A death that no message meets is looked for this often."""
 
-class MPICommunicator(Communicator):
+
+class MPIMailbox(Mailbox):
     """The ranks of `MPI.COMM_WORLD`, on a duplicate of it.
 
     Raises:
@@ -16,25 +31,117 @@ class MPICommunicator(Communicator):
     """
 
     def __init__(self) -> None:
-        self._mpi = _import_mpi()
-        self._world = self._mpi.COMM_WORLD.Dup()
+        self._mpi = mpi = _import_mpi()
+        self._world = mpi.COMM_WORLD.Dup()
+        self._world.Set_errhandler(mpi.ERRORS_RETURN)
         self.rank = self._world.Get_rank()
         self.size = self._world.Get_size()
-        node = self._world.Split_type(self._mpi.COMM_TYPE_SHARED)
-        self.local_size = node.Get_size()
-        self.local_rank = node.Get_rank()
+        node = self._world.Split_type(mpi.COMM_TYPE_SHARED)
+        self.local_size, self.local_rank = node.Get_size(), node.Get_rank()
         node.Free()
+        self.job = self._world.bcast(secrets.token_hex(8), root=0)
+        self.concurrent = mpi.Query_thread() >= mpi.THREAD_SERIALIZED
+        self._tolerant = hasattr(self._world, "Get_failed")
+        self._sent: list[tuple[int, Any, bytes]] = []
+        self._dead: set[int] = set()
+        self._news: list[int] = []
+        self._looked = 0.0
 
-    def _allgather(self, payload: bytes) -> list[bytes]:
-        sizes = self._world.allgather(len(payload))
-        received = bytearray(sum(sizes))
-        self._world.Allgatherv([payload, self._mpi.BYTE], [received, sizes, self._mpi.BYTE])
-        ends = [sum(sizes[: rank + 1]) for rank in range(self.size)]
-        return [bytes(received[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+    def send(self, to: int, payload: bytes) -> None:
+        """Begin to send; `receive` and `pending` see to it that it leaves."""
+        if to in self._dead:
+            return
+        try:
+            request = self._world.Isend([payload, self._mpi.BYTE], dest=to, tag=_TAG)
+        except self._mpi.Exception as error:
+            self._failed(error)
+        else:
+            self._sent.append((to, request, payload))
+
+    def receive(self) -> list[tuple[int, bytes]]:
+        """Take every message that has come."""
+        messages: list[tuple[int, bytes]] = []
+        status = self._mpi.Status()
+        while True:
+            try:
+                message = self._world.Improbe(self._mpi.ANY_SOURCE, _TAG, status)
+                if message is None:
+                    break
+                buffer = bytearray(status.Get_count(self._mpi.BYTE))
+                message.Recv([buffer, self._mpi.BYTE], status)
+            except self._mpi.Exception as error:
+                self._failed(error)
+                if not self._tolerant:
+                    break
+                continue
+            messages.append((status.Get_source(), bytes(buffer)))
+        self._progress()
+        return messages
+
+    def lost(self) -> list[int]:
+        """Ranks that MPI knows to be dead; none without fault tolerance."""
+        now = time.monotonic()
+        if self._tolerant and now - self._looked > _LOOK_S:
+            self._look(now)
+        news, self._news = self._news, []
+        return news
+
+    def pending(self) -> bool:
+        """Whether a request isn't complete."""
+        self._progress()
+        self.lost()
+        return bool(self._sent)
 
     def abort(self, exit_code: int) -> None:
         """`MPI_Abort`: ends every rank of the job."""
-        self._world.Abort(exit_code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._mpi.COMM_WORLD.Abort(exit_code)
+
+    def close(self) -> None:
+        """After a death MPI_Finalize may wait for ever: then leave without it."""
+        if self._dead:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+    def _progress(self) -> None:
+        waiting = []
+        for to, request, payload in self._sent:
+            try:
+                done = to in self._dead or request.Test()
+            except self._mpi.Exception as error:
+                self._failed(error)
+                done = True
+            if not done:
+                waiting.append((to, request, payload))
+        self._sent = waiting
+
+    def _failed(self, error: Any) -> None:
+        """A call met a death, or something is wrong with MPI itself."""
+        known = {
+            getattr(self._mpi, name)
+            for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")
+            if hasattr(self._mpi, name)
+        }
+        if not self._tolerant or error.Get_error_class() not in known:
+            raise error
+        self._look(time.monotonic())
+
+    def _look(self, now: float) -> None:
+        """Ask who died, and tell MPI that we know."""
+        self._looked = now
+        failed = self._world.Get_failed()
+        count = failed.Get_size()
+        if count > len(self._dead):
+            group = self._world.Get_group()
+            ranks = failed.Translate_ranks(list(range(count)), group)
+            group.Free()
+            new = sorted(set(ranks) - self._dead)
+            self._dead.update(new)
+            self._news.extend(new)
+        failed.Free()
+        self._world.Ack_failed(count)
 
 
 def _import_mpi() -> Any:

@@ -1,12 +1,12 @@
-"""Which communicator a process should use."""
+"""Which mailbox a process should use."""
 
 from __future__ import annotations
 
 import os
 
-from es_llm.comm.base import Communicator
-from es_llm.comm.mpi import MPICommunicator
-from es_llm.comm.single import SingleCommunicator
+from es_llm.comm.mailbox import Mailbox
+from es_llm.comm.mpi import MPIMailbox
+from es_llm.comm.single import SingleMailbox
 
 _LAUNCHER_VARIABLES = (
     "OMPI_COMM_WORLD_SIZE",
@@ -27,12 +27,12 @@ def launched_rank() -> int:
     return int(ranks[0]) if ranks else 0
 
 
-def select_communicator(kind: str = "auto") -> Communicator:
-    """The communicator of this process: `single`, `mpi`, or `auto` (MPI when a launcher started the process).
+def select_mailbox(kind: str = "auto") -> Mailbox:
+    """The mailbox of this process: `single`, `mpi`, or `auto` (MPI when a launcher started the process).
 
     Raises:
         ConfigError: MPI is wanted and not there.
     """
     if kind == "mpi" or (kind == "auto" and any(name in os.environ for name in _LAUNCHER_VARIABLES)):
-        return MPICommunicator()
-    return SingleCommunicator()
+        return MPIMailbox()
+    return SingleMailbox()

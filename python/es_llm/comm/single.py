@@ -1,20 +1,39 @@
-"""One process: the communicator of a laptop."""
+"""One process: the mailbox of a laptop."""
 
 from __future__ import annotations
 
-from es_llm.comm.base import Communicator
+import secrets
+
+from es_llm.comm.mailbox import Mailbox
 
 
-class SingleCommunicator(Communicator):
-    """A job of one rank."""
+class SingleMailbox(Mailbox):
+    """A job of one rank, which has nobody to write to."""
 
     rank = 0
     size = 1
-    local_size = 1
     local_rank = 0
+    local_size = 1
+    concurrent = True
 
-    def _allgather(self, payload: bytes) -> list[bytes]:
-        return [payload]
+    def __init__(self) -> None:
+        self.job = secrets.token_hex(8)
+
+    def send(self, to: int, payload: bytes) -> None:
+        """There is no other rank."""
+        raise AssertionError(f"rank {to} of a job of one rank")
+
+    def receive(self) -> list[tuple[int, bytes]]:
+        """Nothing ever comes."""
+        return []
+
+    def lost(self) -> list[int]:
+        """There is no other rank."""
+        return []
+
+    def pending(self) -> bool:
+        """Nothing was sent."""
+        return False
 
     def abort(self, exit_code: int) -> None:
         """End this process."""

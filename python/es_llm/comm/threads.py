@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from es_llm.comm.base import Communicator
+from es_llm.comm.mailbox import Mailbox
 
 Result = TypeVar("Result")
 
 
-def run_ranks(size: int, work: Callable[[Communicator], Result], timeout_s: float = 120.0) -> list[Result]:
-    """Run `work(communicator)` on `size` ranks at once; their results in rank order.
+class Died(BaseException):
+    """Raised in the thread of a rank that is dead."""
+
+
+def run_ranks(size: int, work: Callable[[ThreadMailbox], Result], timeout_s: float = 120.0) -> list[Result | None]:
+    """Run `work(mailbox)` on `size` ranks at once; their results in rank order, None for ranks that died.
 
     Raises:
-        The first error of any rank; the other ranks are released.
+        The first error of any rank, which counts as dead for the others.
+        TimeoutError: a rank didn't finish in time.
     """
     shared = _Shared(size)
     results: list[Any] = [None] * size
     failures: list[BaseException] = []
 
     def run(rank: int) -> None:
+        mailbox = ThreadMailbox(rank, shared)
         try:
-            results[rank] = work(ThreadCommunicator(rank, shared))
-        except threading.BrokenBarrierError:
+            results[rank] = work(mailbox)
+        except Died:
             pass
         except BaseException as error:
             failures.append(error)
-            shared.barrier.abort()
+            shared.dead.add(rank)
 
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
     for thread in threads:
@@ -44,26 +52,60 @@ def run_ranks(size: int, work: Callable[[Communicator], Result], timeout_s: floa
 
 class _Shared:
     def __init__(self, size: int) -> None:
-        self.barrier = threading.Barrier(size)
-        self.slots: list[bytes] = [b""] * size
+        self.boxes: list[deque[tuple[int, bytes]]] = [deque() for _ in range(size)]
+        self.dead: set[int] = set()
+        self.job = secrets.token_hex(8)
 
 
-class ThreadCommunicator(Communicator):
+class ThreadMailbox(Mailbox):
     """One rank among the threads of `run_ranks`."""
+
+    concurrent = True
 
     def __init__(self, rank: int, shared: _Shared) -> None:
         self.rank = self.local_rank = rank
-        self.size = self.local_size = len(shared.slots)
+        self.size = self.local_size = len(shared.boxes)
+        self.job = shared.job
         self._shared = shared
+        self._told: set[int] = set()
 
-    def _allgather(self, payload: bytes) -> list[bytes]:
-        self._shared.slots[self.rank] = payload
-        self._shared.barrier.wait()
-        gathered = list(self._shared.slots)
-        self._shared.barrier.wait()
-        return gathered
+    def send(self, to: int, payload: bytes) -> None:
+        """Put it into the other's box."""
+        self._live()
+        self._shared.boxes[to].append((self.rank, bytes(payload)))
+
+    def receive(self) -> list[tuple[int, bytes]]:
+        """Empty one's own box."""
+        self._live()
+        box, messages = self._shared.boxes[self.rank], []
+        while box:
+            messages.append(box.popleft())
+        return messages
+
+    def lost(self) -> list[int]:
+        """Ranks that died or failed."""
+        new = sorted(self._shared.dead - self._told - {self.rank})
+        self._told.update(new)
+        return new
+
+    def pending(self) -> bool:
+        """What was sent has arrived."""
+        return False
+
+    def die(self) -> None:
+        """This rank is dead from now on: whatever it tries to send or receive raises `Died`.
+
+        Raises:
+            Died: always.
+        """
+        self._shared.dead.add(self.rank)
+        raise Died
 
     def abort(self, exit_code: int) -> None:
-        """Release the other ranks and end this one."""
-        self._shared.barrier.abort()
+        """All ranks are dead."""
+        self._shared.dead.update(range(self.size))
         raise SystemExit(exit_code)
+
+    def _live(self) -> None:
+        if self.rank in self._shared.dead:
+            raise Died
