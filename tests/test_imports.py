@@ -18,6 +18,7 @@ LAYERS = [
     {"rewards"},
     {"tasks", "rollout"},
     {"comm"},
+    {"team"},
     {"checkpoint", "callbacks"},
     {"arrays"},
     {"population"},

@@ -260,6 +260,15 @@ class Record:
     @property
     def cursor(self) -> int:
         """Rows of the training data that were consumed before this iteration."""
+    def to_bytes(self) -> bytes:
+        """The bytes by which the journal and other ranks know it."""
+    @staticmethod
+    def from_bytes(data: bytes) -> Record:
+        """The record of some bytes.
+
+        Raises:
+            JournalError: they are none.
+        """
     @property
     def fitness(self) -> list[float | None]:
         """One value per member; None for a member that failed."""
@@ -296,24 +305,44 @@ class Population:
     def apply(self, record: Record) -> None:
         """Goes to the next iteration. The live run and resume share it."""
 
+def unit_score(rewards: Sequence[float | None], failure_policy: str) -> list[float]:
+    """What a unit's rewards, in prompt order, come to: the few numbers of it that travel. None, NaN and infinities are
+    failures.
+
+    "zero", "raise": sum and, if rewards failed, how many; "worst": sum, smallest and, if rewards failed, how many;
+    "drop_prompt": every reward, NaN where it failed.
+
+    Raises:
+        ConfigError: no such policy.
+    """
+
 @final
 class FitnessTable:
-    """One cell per (member, prompt), each filled exactly once; None is a failure."""
+    """One score per unit of `plan_units(members, prompts, prompts_per_unit)`, each told exactly once, in any order.
 
-    def __new__(cls, members: int, prompts: int) -> Self: ...
-    def set(self, member: int, prompt: int, reward: float | None) -> None:
-        """Fills one cell; None, NaN and infinities are failures."""
-    def fill(self, rewards: NDArray[np.float64]) -> None:
-        """Fills an empty table at once: (members, prompts); NaN and infinities are failures."""
+    Raises:
+        ConfigError: no such policy.
+        PopulationError: no such plan.
+    """
+
+    def __new__(cls, members: int, prompts: int, prompts_per_unit: int, failure_policy: str) -> Self: ...
+    def set(self, unit: int, score: Sequence[float]) -> None:
+        """Take a unit's `unit_score`.
+
+        Raises:
+            PopulationError: no such unit, told before, or no score.
+        """
     @property
     def complete(self) -> bool: ...
     @property
-    def failures(self) -> int: ...
-    def fitness(self, failure_policy: str) -> list[float | None]:
-        """Mean reward per member in f64, in prompt order, after the policy: "zero", "worst", "drop_prompt", "raise".
-        None for all members when no reward is left to average."""
-    def rewards(self) -> NDArray[np.float64]:
-        """(members, prompts); NaN where a cell failed or is empty."""
+    def failures(self) -> int:
+        """Rewards that failed."""
+    def fitness(self) -> list[float | None]:
+        """Mean reward of each member over the prompts, in f64, after the policy; None for all if no reward is left.
+
+        Raises:
+            PopulationError: a unit is missing, or a reward failed under "raise".
+        """
 
 # --- schedule ---------------------------------------------------------------------------------------
 
@@ -384,28 +413,6 @@ class Schedule:
         """Cost per second of each living worker that was measured: the `workers` of the next schedule."""
     @property
     def finished(self) -> bool: ...
-
-@final
-class Step:
-    """What this rank does next: kind "perturb" (member), "evaluate" (unit), "exchange", "journal", "update",
-    "digest" or "finish"."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def member(self) -> int | None: ...
-    @property
-    def unit(self) -> int | None: ...
-
-@final
-class RankMachine:
-    """One iteration as one rank sees it: asks for one step after another, and is told when each is done."""
-
-    def __new__(cls, *, rank: int, ranks: int, units: Sequence[Unit], digest: bool) -> Self: ...
-    def next(self) -> Step:
-        """The step to do now; the same one until `done` is called."""
-    def done(self, now: float) -> None:
-        """The current step is finished."""
 
 # --- team ---------------------------------------------------------------------------------------------
 
@@ -505,6 +512,13 @@ class JournalWriter:
     @staticmethod
     def open(path: str | os.PathLike[str]) -> JournalWriter:
         """An existing journal: verified, cut back to its last good frame, ready to append."""
+    @staticmethod
+    def take_over(path: str | os.PathLike[str]) -> JournalWriter:
+        """As `open`, in a file of its own that takes the journal's name: a writer that still has the old one is
+        refused from then on."""
+    @property
+    def records(self) -> int | None:
+        """Records in the file; None if it is closed."""
     def append_record(self, record: Record) -> None: ...
     def append_digest(self, iteration: int, digest: int) -> None:
         """Digest of the master weights after `iteration` was applied."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from es_llm.comm import Communicator
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.rewards.loading import load_reward
 from es_llm.tasks import load_task
+from es_llm.team import Team
 from es_llm.trainer import ESTrainer
 
 
-def assemble(script: ScriptArguments, config: ESConfig, comm: Communicator) -> ESTrainer:
+def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer:
     """A trainer for these options.
 
     Raises:
@@ -24,6 +24,6 @@ def assemble(script: ScriptArguments, config: ESConfig, comm: Communicator) -> E
         train_dataset=task.train,
         eval_dataset=task.eval,
         metric_funcs=task.metric_funcs,
-        comm=comm,
+        team=team,
         script=script,
     )

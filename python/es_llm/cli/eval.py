@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from es_llm.cli.options import add_run_options, run_communicator, run_options
+from es_llm.cli.options import add_run_options, run_mailbox, run_options
 from es_llm.cli.quiet import quiet_libraries
-from es_llm.comm import Communicator
+from es_llm.cli.together import together
 from es_llm.config.parser import Parser
+from es_llm.team import Team
 
-communicator = run_communicator
+mailbox = run_mailbox
 
 
 def add_arguments(parser: Parser) -> None:
@@ -18,14 +19,14 @@ def add_arguments(parser: Parser) -> None:
     add_run_options(parser)
 
 
-def run(options: argparse.Namespace, comm: Communicator) -> int:
-    """Evaluate; rank 0 prints the metrics as JSON."""
+def run(options: argparse.Namespace, team: Team) -> int:
+    """Evaluate; the leading rank prints the metrics as JSON."""
     script, config = run_options(options)
     quiet_libraries()
     from es_llm.assemble import assemble
 
-    trainer = comm.together(lambda: assemble(script, config, comm))
+    trainer = together(team, lambda: assemble(script, config, team))
     metrics = trainer.evaluate()
-    if comm.rank == 0:
+    if team.leads:
         print(json.dumps(metrics, indent=2))
     return 0

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 from es_llm.cli.options import one_process
-from es_llm.comm import Communicator
 from es_llm.config.parser import Parser
 from es_llm.errors import JournalError
+from es_llm.team import Team
 
-communicator = one_process
+mailbox = one_process
 
 
 def add_arguments(parser: Parser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("run", help="directory of the run, or its journal")
 
 
-def run(options: argparse.Namespace, comm: Communicator) -> int:
+def run(options: argparse.Namespace, team: Team) -> int:
     """Print options, iterations and events; changes nothing."""
     from es_llm._core import Journal
     from es_llm.checkpoint.identity import decode_header

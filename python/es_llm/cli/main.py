@@ -1,7 +1,7 @@
 """Entry point: picks the command, turns errors into one message from rank 0 and an exit code.
 
 Exit codes: 0 done; 1 a failure that is a bug or a lost machine (with a traceback); 2 a clear error of input or
-disk; 130 interrupted.
+disk; 75 ended by a signal after a record, can be resumed; 130, 143 interrupted at once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import traceback
 from collections.abc import Sequence
 
 from es_llm import __version__
-from es_llm.comm.base import Communicator
+from es_llm.comm import SingleMailbox
 from es_llm.comm.select import launched_rank
-from es_llm.comm.single import SingleCommunicator
 from es_llm.config.fields import nearest
 from es_llm.config.parser import Parser
-from es_llm.errors import ConfigError, EsError
+from es_llm.errors import ConfigError, EsError, LeftOutError
+from es_llm.team import Team
 
 _SPEECH_S = 5.0
 
@@ -52,48 +52,63 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(name: str, words: Sequence[str]) -> int:
     """Run one command; an `EsError` becomes a message and exit code 2.
 
-    Parsing happens before a communicator exists: every rank parses the same words, so each fails alike.
+    Parsing happens before ranks know each other: every rank parses the same words, so each fails alike.
     """
     logging.basicConfig(level=logging.WARNING, format="es-llm: %(message)s", stream=sys.stderr)
     command = importlib.import_module(f"es_llm.cli.{name}")
     parser = Parser(prog=f"es-llm {name}", description=COMMANDS[name])
     command.add_arguments(parser)
-    comm: Communicator = SingleCommunicator()
+    team = Team(SingleMailbox())
     try:
         options = parser.parse_known(words)
-        comm = command.communicator(options)
-        if comm.rank != 0:
+        team = Team(command.mailbox(options))
+        if team.rank != 0:
             logging.getLogger().setLevel(logging.ERROR)
-        code: int = command.run(options, comm)
-        return code
+        code: int = command.run(options, team)
+    except LeftOutError:
+        code = 0
     except EsError as error:
-        return _fail(comm, error)
+        code = _fail(team, error)
     except KeyboardInterrupt:
-        return 130
+        code = 130
     except Exception:
-        print(
-            f"es-llm: rank {comm.rank} of {comm.size} failed:\n{traceback.format_exc()}",
-            file=sys.stderr,
-            flush=True,
-        )
-        if comm.size > 1:
-            comm.abort(1)
-        return 1
+        code = _crash(team)
+    return _leave(team, code)
 
 
-def _fail(comm: Communicator, error: EsError) -> int:
-    """Say it once. An error that all ranks share (see `Communicator.agree`) is told by rank 0 alone; one that
-    only this rank has ends the job, since the others wait for this rank."""
-    shared = error.shared or comm.size == 1
-    if shared and comm.size == 1 and launched_rank() != 0:
-        # Every rank met this before they knew each other. A launcher ends all when the first one goes: let rank 0 speak.
-        time.sleep(_SPEECH_S)
-    if not shared or (comm.rank == 0 and (comm.size > 1 or launched_rank() == 0)):
+def _fail(team: Team, error: EsError) -> int:
+    """Say it once. An error that all ranks share is told by the lowest one alone; one that only this rank has ends the
+    job, since the others wait for this rank."""
+    shared = error.shared or team.size == 1
+    alone = team.size == 1 and launched_rank() != 0
+    if not shared or (team.speaks and not alone):
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         print(f"es-llm: error: {kind}{error}", file=sys.stderr, flush=True)
+    elif alone:
+        # Every rank met this before they knew each other: rank 0 tells it.
+        time.sleep(_SPEECH_S)
     if not shared:
-        comm.abort(2)
+        team.mailbox.abort(2)
     return 2
+
+
+def _crash(team: Team) -> int:
+    if team.size == 1 or team.rank not in team.losses:
+        where = f"rank {team.rank} of {team.size} failed:\n" if team.size > 1 else ""
+        print(f"es-llm: {where}{traceback.format_exc()}", file=sys.stderr, flush=True)
+    if team.size > 1:
+        team.mailbox.abort(1)
+    return 1
+
+
+def _leave(team: Team, code: int) -> int:
+    """End this rank's part. A launcher ends all ranks when the first one goes with a code: the speaking one goes first."""
+    if code != 0 and team.size > 1 and not team.speaks:
+        time.sleep(_SPEECH_S)
+    if team.speaks and "silent" in team.losses.values():
+        team.mailbox.abort(code)  # a rank that hangs would keep the job from ending
+    team.mailbox.close(code)
+    return code
 
 
 def _usage() -> str:

@@ -1,11 +1,11 @@
-"""What several commands share: reading options in layers, and the communicator they ask for."""
+"""What several commands share: reading options in layers, and the mailbox they ask for."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from es_llm.comm import Communicator, SingleCommunicator, select_communicator
+from es_llm.comm import Mailbox, SingleMailbox, select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import option_fields
 from es_llm.config.files import read_config
@@ -31,12 +31,12 @@ def run_options(options: argparse.Namespace) -> tuple[ScriptArguments, ESConfig]
     return resolve(file, flags)
 
 
-def run_communicator(options: argparse.Namespace) -> Communicator:
-    """The communicator that the options ask for."""
+def run_mailbox(options: argparse.Namespace) -> Mailbox:
+    """The mailbox that the options ask for."""
     script, _ = run_options(options)
-    return select_communicator(script.comm)
+    return select_mailbox(script.comm)
 
 
-def one_process(options: argparse.Namespace) -> Communicator:
+def one_process(options: argparse.Namespace) -> Mailbox:
     """For commands that work in one process."""
-    return SingleCommunicator()
+    return SingleMailbox()

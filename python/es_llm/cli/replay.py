@@ -9,11 +9,11 @@ from typing import Any
 
 from es_llm.cli.options import one_process
 from es_llm.cli.quiet import quiet_libraries
-from es_llm.comm import Communicator
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError, JournalError, ResumeError
+from es_llm.team import Team
 
-communicator = one_process
+mailbox = one_process
 
 
 def add_arguments(parser: Parser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
 
 
-def run(options: argparse.Namespace, comm: Communicator) -> int:
+def run(options: argparse.Namespace, team: Team) -> int:
     """Rebuild the weights, export them, and print their SHA-256."""
     from es_llm._core import Journal
     from es_llm.checkpoint.identity import decode_header

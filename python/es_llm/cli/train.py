@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from es_llm.cli.options import add_run_options, run_communicator, run_options
+from es_llm.cli.options import add_run_options, run_mailbox, run_options
 from es_llm.cli.quiet import quiet_libraries
-from es_llm.comm import Communicator
+from es_llm.cli.signals import INTERRUPTED, stop_signals
+from es_llm.cli.together import together
 from es_llm.config.parser import Parser
+from es_llm.team import Team
 
-communicator = run_communicator
+mailbox = run_mailbox
 
 
 def add_arguments(parser: Parser) -> None:
@@ -17,22 +19,30 @@ def add_arguments(parser: Parser) -> None:
     add_run_options(parser)
 
 
-def run(options: argparse.Namespace, comm: Communicator) -> int:
-    """Train; rank 0 shows progress, then a few answers before and after."""
+def run(options: argparse.Namespace, team: Team) -> int:
+    """Train; the leading rank shows progress, then a few answers before and after.
+
+    SIGTERM or Ctrl-C ends the training after the record of the iteration, with exit code 75; a second one ends at once.
+    """
     script, config = run_options(options)
     quiet_libraries()
     from es_llm.assemble import assemble
     from es_llm.cli.show import show_output
 
-    trainer = comm.together(lambda: assemble(script, config, comm))
-    if comm.rank == 0:
-        parameters = trainer.run.weights.table.elements
-        print(
-            f"es-llm: {parameters / 1e6:.2f} M parameters, {trainer.args.population_size} members x "
-            f"{trainer.run.prompts.per_iteration} prompts, {trainer.args.max_steps} steps, {comm.size} rank(s)",
-            flush=True,
-        )
-    output = trainer.train()
-    if comm.rank == 0:
+    with stop_signals(team):
+        trainer = together(team, lambda: assemble(script, config, team))
+        if team.rank == 0:
+            parameters = trainer.run.weights.table.elements
+            print(
+                f"es-llm: {parameters / 1e6:.2f} M parameters, {trainer.args.population_size} members x "
+                f"{trainer.run.prompts.per_iteration} prompts, {trainer.args.max_steps} steps, {team.size} rank(s)",
+                flush=True,
+            )
+        output = trainer.train()
+    if output.interrupted:
+        if team.leads:
+            print(f"es-llm: interrupted; go on by --resume_from_checkpoint {output.output_dir}", flush=True)
+        return INTERRUPTED
+    if team.leads:
         show_output(output)
     return 0

@@ -1,4 +1,4 @@
-"""What the team needs of a transport: bytes from rank to rank, and who died. Knows nothing about what the bytes mean."""
+"""What the team needs of a transport: bytes from rank to rank, and who died."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ class Mailbox(ABC):
             time.sleep(0.001)
         return True
 
-    def close(self) -> None:
-        """Nothing will be sent or received any more."""
+    def close(self, exit_code: int = 0) -> None:
+        """Nothing will be sent or received any more. The process is about to end with this code, and may end here."""
         return

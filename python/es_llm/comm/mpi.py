@@ -9,6 +9,7 @@ One thread calls MPI at a time, not always the same one: that is MPI_THREAD_SERI
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import sys
@@ -46,6 +47,7 @@ class MPIMailbox(Mailbox):
         self._dead: set[int] = set()
         self._news: list[int] = []
         self._looked = 0.0
+        atexit.register(self._at_exit)
 
     def send(self, to: int, payload: bytes) -> None:
         """Begin to send; `receive` and `pending` see to it that it leaves."""
@@ -98,12 +100,16 @@ class MPIMailbox(Mailbox):
         sys.stderr.flush()
         self._mpi.COMM_WORLD.Abort(exit_code)
 
-    def close(self) -> None:
-        """After a death MPI_Finalize may wait for ever: then leave without it."""
+    def close(self, exit_code: int = 0) -> None:
+        """After a death MPI_Finalize may wait for ever: then the process ends here, without it."""
         if self._dead:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(exit_code)
+
+    def _at_exit(self) -> None:
+        """For programs that don't call `close`: before mpi4py's own MPI_Finalize."""
+        self.close(1 if getattr(sys, "last_value", None) is not None else 0)
 
     def _progress(self) -> None:
         waiting = []

@@ -13,6 +13,7 @@ from es_llm.config.fields import option
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPING_RULES = ("zscore", "centered_rank")
 FAILURE_POLICIES = ("zero", "worst", "drop_prompt", "raise")
+SCHEDULES = ("dynamic", "static")
 MASTER_DEVICES = ("auto", "device", "cpu")
 
 
@@ -93,6 +94,24 @@ class ESConfig:
     digest_steps: int = option(
         1, help="compare the ranks' weights and journal their digest every that many iterations; 0: never"
     )
+    schedule: str = option(
+        "dynamic",
+        help="how units go to ranks: as they become ready (dynamic), or by measured speed, all at once (static)",
+        choices=SCHEDULES,
+    )
+    unit_timeout_s: float = option(
+        1800.0, help="a rank that needs longer for a unit, or is silent for so long, counts as lost; 0: never"
+    )
+    on_rank_error: str = option(
+        "lost",
+        help="when a rank raises: go on without it (lost), or end the job (stop); errors of options always end it",
+        choices=("lost", "stop"),
+    )
+    on_divergence: str = option(
+        "heal",
+        help="when a rank's weights differ from the others': make them anew from the journal (heal), or end (stop)",
+        choices=("heal", "stop"),
+    )
     resume_from_checkpoint: str | None = option(
         None, help="run directory to go on with, bit for bit; its journal is the checkpoint"
     )
@@ -120,6 +139,7 @@ class ESConfig:
             require(self, name, lambda v: v > 0, "an integer > 0")
         for name in ("kernel_threads", "eval_steps", "num_completions_to_print", "digest_steps"):
             require(self, name, lambda v: v >= 0, "an integer >= 0")
+        require(self, "unit_timeout_s", lambda v: 0 <= v < float("inf"), ">= 0 and finite")
         require(
             self,
             "device",

@@ -139,6 +139,19 @@ class Weights:
         assert total is not None, "a table has one tensor at least"
         return total
 
+    def reset(self, module: torch.nn.Module) -> None:
+        """Make the masters those of `module`, a fresh copy of the base model, and the live weights round(master).
+
+        Raises:
+            ModelError: it has other parameters.
+        """
+        named = dict(module.named_parameters())
+        for parameter, master in zip(self.table.parameters, self.master, strict=True):
+            if parameter.name not in named or named[parameter.name].shape != master.shape:
+                raise ModelError(f"the base model has no parameter `{parameter.name}` of shape {tuple(master.shape)}")
+            master.copy_(named[parameter.name].detach())
+        self.unperturb()
+
     def digest(self) -> int:
         """64-bit digest of the masters' bits: the sum over the tensors modulo 2**64. Frozen weights are not in."""
         digests = (self._backend.digest(master, tensor=tensor) for tensor, _, master in self._tensors())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from es_llm._core import TeamRank, TeamStep
 from es_llm.errors import CommunicationError, EsError, LeftOutError
-from es_llm.team.failure import decode_failure, describe_failure, encode_failure
+from es_llm.team.failure import decode_failure, describe_failure, encode_failure, is_fatal
 from es_llm.team.program import Program, Round, Table
 from es_llm.team.wire import Wire
 
@@ -47,7 +49,7 @@ class Call:
             if step.kind == "stopped":
                 raise self._stopped(step)
             if self._failure is None:
-                self._try(lambda step=step: self._do(step))
+                self._try(partial(self._do, step))
             elif step.kind == "wait":
                 self._wire.wait(_PATIENCE_S)
 
@@ -91,7 +93,8 @@ class Call:
         program = self._program
         match step.kind:
             case "agreed":
-                assert step.iteration is not None and step.digest is not None
+                assert step.iteration is not None
+                assert step.digest is not None
                 program.agreed(step.iteration, step.digest)
             case "heal":
                 assert step.iteration is not None
@@ -145,18 +148,18 @@ class Call:
             raise decode_failure(reason)
         self._program.lost(rank, f"failed: {text}")
 
-    def _try(self, work: object) -> None:
+    def _try(self, work: Callable[[], None]) -> None:
         try:
-            work()  # type: ignore[operator]
+            work()
         except Exception as error:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         """The leader's fatal errors stop all; with any other one this rank resigns, and waits for the end."""
-        text, fatal = encode_failure(error), isinstance(error, EsError) or not self._program.tolerant
+        text, fatal = encode_failure(error), is_fatal(error) or not self._program.tolerant
         if self._team.size == 1:
             raise error
-        if not isinstance(error, EsError):
+        if not is_fatal(error):
             told, _ = describe_failure(text)
             logger.error("rank %d of %d failed:\n%s", self._team.rank, self._team.size, told)
         if fatal and self.leading:
@@ -167,9 +170,7 @@ class Call:
 
     def _finished(self, step: TeamStep) -> bytes:
         if self._failure is not None:
-            raise LeftOutError(
-                f"rank {self._team.rank} failed, and the others went on without it"
-            ) from self._failure
+            raise LeftOutError(f"rank {self._team.rank} failed, and the others went on without it") from self._failure
         if step.payload is None or (not step.payload and self._team.rank in self._machine.losses):
             raise LeftOutError(f"rank {self._team.rank} was taken for lost, and the others went on without it")
         return step.payload
@@ -184,5 +185,6 @@ class Call:
 
 
 def _words(step: TeamStep) -> tuple[int, bytes]:
-    assert step.iteration is not None and step.payload is not None
+    assert step.iteration is not None
+    assert step.payload is not None
     return step.iteration, step.payload

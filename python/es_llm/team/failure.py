@@ -6,12 +6,17 @@ import json
 import traceback
 
 from es_llm import errors
-from es_llm.errors import CommunicationError, EsError
+from es_llm.errors import CommunicationError, EsError, LeftOutError
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether it concerns all ranks: an error of input or of the disk, not of one machine."""
+    return isinstance(error, EsError) and not isinstance(error, LeftOutError)
 
 
 def encode_failure(error: BaseException) -> str:
     """An error as JSON: its class and message, and the traceback of one that is no `EsError`."""
-    known = isinstance(error, EsError)
+    known = is_fatal(error)
     trace = "" if known else "".join(traceback.format_exception(error))
     return json.dumps({"class": type(error).__name__, "text": str(error), "traceback": trace})
 

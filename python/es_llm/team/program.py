@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,7 +30,7 @@ class Table(NamedTuple):
     counts: list[int]
 
 
-class Program(ABC):
+class Program:
     """One collective call, as one rank runs it. Methods are called by the main thread, one at a time.
 
     What a method raises ends the call on all ranks if it is an `EsError`; any other exception makes this rank resign
@@ -50,9 +49,9 @@ class Program(ABC):
     def follow(self) -> None:
         """This rank doesn't lead any more."""
 
-    @abstractmethod
     def advance(self, team: Team) -> None:
         """The leader has nothing open: begin the next round, or finish the call."""
+        raise NotImplementedError
 
     def evaluate(self, round_: Round, unit: int) -> Outcome:
         """The result of one unit; a function of the round and the unit alone."""

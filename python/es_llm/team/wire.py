@@ -20,8 +20,8 @@ _TICK_S: Final = 0.1
 class Wire:
     """Moves messages while a call runs. `wait` and `kick` are for the main thread.
 
-    Without MPI's leave for two threads (`Mailbox.concurrent`) there is no thread: the main thread moves messages between
-    its steps, so units that take long delay the others' messages.
+    Where MPI doesn't let two threads call it (`Mailbox.concurrent`) there is no thread: the main thread moves messages
+    between its steps, so units that take long delay the others' messages.
     """
 
     def __init__(self, machine: TeamRank, mailbox: Mailbox) -> None:

@@ -1,30 +1,34 @@
-"""Figures of one iteration, under TRL's names where the meaning is the same. Equal on every rank, but for times."""
+"""Figures of one iteration, under TRL's names where the meaning is the same."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from es_llm._core import Record
-from es_llm.trainer.iteration import FINISHED, LENGTH, Iteration
+from es_llm._core import Record, UpdateReport
+from es_llm.trainer.iteration import Figures
 
 
-def iteration_metrics(iteration: Iteration) -> dict[str, Any]:
-    """Metrics of a finished iteration: those of its record, of its completions and of its update."""
-    report, scores, seconds = iteration.report, iteration.scores, iteration.seconds
-    total = sum(seconds.values())
+def iteration_metrics(
+    record: Record, figures: Figures | None, report: UpdateReport, seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """Metrics of an iteration: of its record, of its completions (if this rank led it) and of its update."""
+    completions = {
+        "completions/mean_length": figures.mean_length,
+        "completions/clipped_ratio": figures.clipped_ratio,
+        "rewards/failures": figures.failures,
+    } if figures is not None else {}  # fmt: skip
     return {
-        **record_metrics(iteration.record),
-        "completions/mean_length": float(np.nanmean(scores[..., LENGTH])),
-        "completions/clipped_ratio": float(1.0 - np.nanmean(scores[..., FINISHED])),
-        "rewards/failures": iteration.failures,
+        **record_metrics(record),
+        **completions,
         "update/norm": report.update_norm,
         "update/cosine": report.cosine,
         "update/moved_ratio": report.moved / report.elements,
         "update/nonfinite": report.nonfinite,
-        "seconds": total,
-        **{f"seconds/{name}": value for name, value in seconds.items()},
+        "seconds": seconds.get("total", 0.0),
+        **{f"seconds/{name}": value for name, value in seconds.items() if name != "total"},
     }
 
 

@@ -1,8 +1,7 @@
-"""Opens the directory of a run on all ranks: a new one, or one to go on with."""
+"""Opens the directory of a run: a new one, one to go on with, or that of an earlier leader of the same job."""
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 from es_llm._core import Journal, JournalWriter
 from es_llm.checkpoint.export import require_replaceable
 from es_llm.checkpoint.identity import decode_header, require_same_identity
+from es_llm.checkpoint.lock import DirectoryLock, read_holder
 from es_llm.checkpoint.run_directory import RunDirectory, free_directory
-from es_llm.comm import Communicator
 from es_llm.config import ESConfig
 from es_llm.errors import EsError, ResumeError
 
@@ -20,61 +19,74 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRun:
-    """A directory ready to be trained in. `journal` holds what was saved (None: a new run); `writer` appends to
-    it (None on ranks other than 0)."""
+    """A directory ready to be trained in. `journal` holds what was saved (None: a new run); `writer` appends to it."""
 
     directory: RunDirectory
     journal: Journal | None
-    writer: JournalWriter | None
+    writer: JournalWriter
+    lock: DirectoryLock | None
 
 
-def open_run(comm: Communicator, config: ESConfig, header: str, name: str) -> OpenRun:
-    """Collective: make or reopen `config.output_dir` (default: the first free runs/<name>-<number>).
-
-    Rank 0 alone touches the disk; the others get the saved records from it.
+def open_run(config: ESConfig, header: str, name: str, job: str) -> OpenRun:
+    """Make or reopen `config.output_dir` (default: the first free runs/<name>-<number>).
 
     Raises:
-        ConfigError: the directory holds another run, or can't be written.
+        ConfigError: the directory holds another run, is in use, or can't be written.
         ResumeError: the run to go on with had other options (named), or isn't there.
         JournalError: the journal can't be read or made.
     """
-    opened, error = None, None
-    if comm.rank == 0:
-        try:
-            opened = _open(config, header, name)
-        except EsError as caught:
-            error = caught
-    comm.agree(error)
-    told = json.dumps(str(opened.directory.path)).encode() if opened else b""
-    directory = RunDirectory(Path(json.loads(comm.broadcast(told))))
-    saved = comm.broadcast(directory.journal.read_bytes() if opened and opened.journal else b"")
-    if opened:
-        return opened
-    return OpenRun(directory=directory, journal=Journal.parse(saved) if saved else None, writer=None)
-
-
-def _open(config: ESConfig, header: str, name: str) -> OpenRun:
     directory = _directory(config, name)
     directory.prepare()
     require_replaceable(directory.model.absolute())
-    if config.resume_from_checkpoint is None:
-        directory.refuse_other_run()
-    elif directory.journal.exists():
-        return _reopen(directory, header)
-    else:
-        logger.warning("%s holds no journal: nothing was saved, the run starts from the beginning", directory.path)
-    writer = JournalWriter.create(str(directory.journal), header)
-    return OpenRun(directory=directory, journal=None, writer=writer)
+    ours = read_holder(directory.path).get("job") == job
+    lock = DirectoryLock(directory.path, job)
+    try:
+        if config.resume_from_checkpoint is None and not ours:
+            directory.refuse_other_run()
+        elif config.resume_from_checkpoint is not None and not directory.journal.exists():
+            logger.warning("%s holds no journal: nothing was saved, the run starts from the beginning", directory.path)
+        journal, writer = _open_journal(directory, header)
+    except EsError:
+        lock.release()
+        raise
+    return OpenRun(directory=directory, journal=journal, writer=writer, lock=lock)
 
 
-def _reopen(directory: RunDirectory, header: str) -> OpenRun:
+def take_over_run(directory: RunDirectory, header: str, job: str) -> OpenRun:
+    """Go on where an earlier leader of this job was: in its directory, or in one of the same name on this host.
+
+    Raises:
+        ConfigError, ResumeError, JournalError: as `open_run`.
+    """
+    directory.prepare()
+    lock = DirectoryLock(directory.path, job)
+    journal, writer = _open_journal(directory, header)
+    return OpenRun(directory=directory, journal=journal, writer=writer, lock=lock)
+
+
+def open_copy(directory: RunDirectory, header: str, job: str) -> OpenRun | None:
+    """A copy of the journal for a host that doesn't see the leader's directory; None where it is seen.
+
+    Raises:
+        ConfigError, ResumeError, JournalError: the host has no place for it.
+    """
+    if read_holder(directory.path).get("job") == job:
+        return None
+    directory.prepare()
+    journal, writer = _open_journal(directory, header)
+    return OpenRun(directory=directory, journal=journal, writer=writer, lock=None)
+
+
+def _open_journal(directory: RunDirectory, header: str) -> tuple[Journal | None, JournalWriter]:
     where = str(directory.journal)
+    if not directory.journal.exists():
+        return None, JournalWriter.create(where, header)
     journal = Journal.read(where)
     saved, own = decode_header(journal.header, where), decode_header(header, where)
     require_same_identity(saved["identity"], own["identity"], where)
     if journal.torn_bytes:
         logger.warning("%s: %d bytes of an unfinished record are cut off", where, journal.torn_bytes)
-    return OpenRun(directory=directory, journal=journal, writer=JournalWriter.open(where))
+    return journal, JournalWriter.take_over(where)
 
 
 def _directory(config: ESConfig, name: str) -> RunDirectory:

@@ -1,159 +1,368 @@
-"""One call of `train`: replay what was saved, evaluate, iterate, evaluate, leave the directory complete."""
+"""One call of `train` as a program of the team: replay what was saved, evaluate, iterate, complete the directory."""
 
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from es_llm._core import Record
 from es_llm.callbacks.handler import Callbacks
-from es_llm.checkpoint.metrics_log import MetricsLog
-from es_llm.checkpoint.replay import replay
-from es_llm.checkpoint.run_directory import write_json
-from es_llm.trainer.evaluation import Evaluation
-from es_llm.trainer.iteration import Iteration
-from es_llm.trainer.metrics import iteration_metrics, record_metrics
-from es_llm.trainer.opening import OpenRun
+from es_llm.checkpoint.run_directory import RunDirectory
+from es_llm.errors import DivergenceError
+from es_llm.team import Outcome, Program, Round, Table, Team
+from es_llm.trainer.evaluation import Evaluation, EvaluationWork
+from es_llm.trainer.files import RunFiles, copy_of
+from es_llm.trainer.iteration import Figures, Iteration
+from es_llm.trainer.metrics import iteration_metrics
+from es_llm.trainer.opening import OpenRun, open_copy, take_over_run
 from es_llm.trainer.state import RunState
+
+logger = logging.getLogger(__name__)
+
+ITERATE, EVALUATE = 0, 1
+"""Kinds of rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOutput:
-    """What `ESTrainer.train` returns. `metrics` is what `result.json` holds; answers are (prompt, completion)."""
+    """What `ESTrainer.train` returns. `metrics` is what `result.json` holds; answers are (prompt, completion), on the
+    leading rank. `interrupted`: a signal ended the training after a record; the run's directory can be resumed."""
 
     global_step: int
     metrics: dict[str, Any]
     output_dir: str
-    answers_before: list[tuple[str, str]]
-    answers_after: list[tuple[str, str]]
+    answers_before: list[tuple[str, str]] = field(default_factory=list)
+    answers_after: list[tuple[str, str]] = field(default_factory=list)
+    interrupted: bool = False
 
 
-class Session:
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the session needs of its trainer."""
+
+    open_run: Callable[[], OpenRun]
+    header: str
+    options: dict[str, Any]
+    evaluation: Callable[[], EvaluationWork | None]
+    export: Callable[[Path], None]
+    rebuild: Callable[[Sequence[Record]], None]
+
+
+class Session(Program):
     """Trains a run from where its journal ends to `max_steps`."""
 
-    def __init__(
-        self,
-        run: RunState,
-        callbacks: Callbacks,
-        opened: OpenRun,
-        evaluate: Callable[[], Evaluation | None],
-        export: Callable[[str], None],
-        options: dict[str, Any],
-    ) -> None:
-        self._run = run
-        self._callbacks = callbacks
-        self._opened = opened
-        self._evaluate = evaluate
-        self._export = export
-        self._options = options
-        self._log = MetricsLog(opened.directory.metrics)
-        self._evaluations = _saved_evaluations(opened)
+    def __init__(self, run: RunState, callbacks: Callbacks, around: Surroundings) -> None:
+        self._run, self._callbacks, self._around = run, callbacks, around
+        self.tolerant = run.config.on_rank_error == "lost"
+        self._files: RunFiles | None = None
+        self._directory: RunDirectory | None = None
+        self._records: list[Record] = []
+        self._begun = False
+        self._resumed_at = 0
+        self._halting = False
+        self._iteration: Iteration | None = None
+        self._work: EvaluationWork | None = None
+        self._evaluations: dict[int, Evaluation] = {}
+        self._figures: dict[int, Figures] = {}
+        self._seconds = 0.0
+        self._clock = time.perf_counter()
+        self._traffic = run.team.traffic
 
-    def train(self) -> TrainOutput:
-        """Train; see `ESTrainer.train`."""
-        run, config, state = self._run, self._run.config, self._callbacks.state
-        self._resume()
-        run.journal = self._opened.writer
-        state.global_step = run.population.iteration
+    # ---- who leads ----------------------------------------------------------------------------------
+
+    def lead(self, team: Team) -> None:
+        """Open the run's directory and tell the others where it is and what is in it."""
+        if self._files is not None:
+            self._files.close()
+        directory = self._directory
+        opened = take_over_run(directory, self._around.header, team.mailbox.job) if directory else None
+        self._files = files = RunFiles(opened if opened is not None else self._around.open_run())
+        known = team.records()
+        lacking = files.agree_with(known)
+        self._hear(files.events)
+        if directory is None:
+            self._resumed_at = len(files.saved)
+        files.begin(self._around.options, max(self._resumed_at, self._run.population.iteration))
+        self._callbacks.state.is_world_process_zero = self._callbacks.state.is_local_process_zero = True
+        where = {"directory": str(files.directory.path), "resumed_at": self._resumed_at}
+        team.welcome(json.dumps(where).encode())
+        team.restore(lacking)
+        self._begin(files.directory)
+
+    def follow(self) -> None:
+        """Another rank, lower than this one, is back and leads."""
+        if self._files is not None:
+            self._files.close()
+            self._files = None
+        self._callbacks.state.is_world_process_zero = self._callbacks.state.is_local_process_zero = False
+
+    def welcome(self, payload: bytes) -> None:
+        """Where the leader's directory is. A host that doesn't see it keeps a copy of the journal."""
+        told = json.loads(payload)
+        directory = RunDirectory(Path(told["directory"]))
+        self._resumed_at = told["resumed_at"]
+        team = self._run.team
+        if self._files is None and team.local_rank == 0:
+            known = [record.to_bytes() for record in self._records]
+            self._files = copy_of(lambda: open_copy(directory, self._around.header, team.mailbox.job), known)
+        self._begin(directory)
+
+    def _begin(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        if self._begun:
+            return
+        self._begun = True
         self._callbacks.control.should_training_stop = False
-        self._callbacks.begin_run(self._opened.directory.path)
+        self._callbacks.begin_run(directory.path)
         self._callbacks.call("on_train_begin")
-        before = self._evaluation() if config.eval_on_start else None
+
+    # ---- the work -----------------------------------------------------------------------------------
+
+    def advance(self, team: Team) -> None:
+        """The next evaluation or iteration, or the end."""
+        run, step, control = self._run, self._run.population.iteration, self._callbacks.control
+        if self._halting:
+            self._finish(team, interrupted=True)
+        elif self._evaluation_due(step):
+            control.should_evaluate = False
+            work = self._evaluation_work()
+            if work is None:
+                self._evaluations[step] = Evaluation(metrics={})
+                self.advance(team)
+            else:
+                self._clock = time.perf_counter()
+                team.begin(Round(EVALUATE, step), work.costs)
+        elif step < run.config.max_steps and not control.should_training_stop:
+            self._callbacks.call("on_step_begin")
+            self._clock = time.perf_counter()
+            team.begin(Round(ITERATE, step), self._current().costs)
+        else:
+            self._finish(team, interrupted=False)
+
+    def evaluate(self, round_: Round, unit: int) -> Outcome:
+        """One unit of an iteration or of an evaluation."""
+        if round_.kind == ITERATE:
+            self._work = None
+            return self._current().evaluate(unit)
+        work = self._evaluation_work()
+        assert work is not None, "the leader has rows to evaluate, this rank has none"
+        return work.evaluate(unit)
+
+    def complete(self, team: Team, round_: Round, table: Table) -> None:
+        """All units are told: a record, on the disk before anything changes; or an evaluation."""
+        files = self._leading()
+        if round_.kind == EVALUATE:
+            self._evaluated(team, round_.step, table)
+            return
+        iteration = self._current()
+        record, self._figures[iteration.number] = iteration.record(table)
         start = time.perf_counter()
-        while run.population.iteration < config.max_steps and not self._callbacks.control.should_training_stop:
-            self._step()
-        seconds = time.perf_counter() - start
-        after = self._evaluation()
-        result = self._result(seconds, before, after)
-        self._export(str(self._opened.directory.model))
-        self._lead(lambda: write_json(self._opened.directory.result, result))
-        self._callbacks.call("on_train_end")
-        if run.journal is not None:
-            run.journal.close()
-        return TrainOutput(
-            global_step=run.population.iteration,
-            metrics=result,
-            output_dir=str(self._opened.directory.path),
-            answers_before=before.answers if before else [],
-            answers_after=after.answers if after else [],
-        )
+        files.append_record(record)
+        iteration.seconds["journal"] = time.perf_counter() - start
+        team.publish(record.iteration, record.to_bytes())
 
-    def _resume(self) -> None:
-        journal, run = self._opened.journal, self._run
-        if journal is not None:
-            replay(journal, run.weights, run.population)
-        records = journal.records if journal is not None else []
-        self._lead(lambda: self._log.rewind(len(records), lambda step: record_metrics(records[step - 1])))
-        self._lead(lambda: write_json(self._opened.directory.config, self._options))
+    def apply(self, team: Team, iteration: int, payload: bytes) -> None:
+        """Move the weights by a record, of this iteration or of a journal."""
+        run, record, start = self._run, Record.from_bytes(payload), time.perf_counter()
+        if self._files is not None:
+            self._files.append_record(record)
+        report = run.weights.update(record, run_seed=run.population.run_seed)
+        run.population.apply(record)
+        self._records.append(record)
+        updated = time.perf_counter()
+        self._check_saved_digest(iteration)
+        if self._digest_due(iteration):
+            team.digest(iteration, run.weights.digest())
+        work, self._iteration, self._work = self._iteration, None, None
+        self._callbacks.state.global_step = run.population.iteration
+        if iteration < self._resumed_at:
+            return
+        seconds = dict(work.seconds) if work is not None and work.number == iteration else {}
+        seconds |= {"update": updated - start, "digest": time.perf_counter() - updated}
+        self._callbacks.call("on_step_end")
+        if team.leads:
+            self._log_step(record, iteration_metrics(record, self._figures.pop(iteration, None), report, seconds))
 
-    def _step(self) -> None:
-        run, config, callbacks = self._run, self._run.config, self._callbacks
-        callbacks.call("on_step_begin")
-        iteration = Iteration(run)
-        sent = run.comm.bytes_sent
-        iteration.run()
-        step = callbacks.state.global_step = run.population.iteration
-        callbacks.call("on_step_end")
-        metrics = {**iteration_metrics(iteration), "bytes_sent": run.comm.bytes_sent - sent}
-        self._lead(lambda: self._log.write(metrics))
-        if step % config.logging_steps == 0 or callbacks.control.should_log:
-            callbacks.control.should_log = False
+    def _log_step(self, record: Record, metrics: dict[str, Any]) -> None:
+        total = time.perf_counter() - self._clock
+        self._seconds += total
+        sent, received = self._run.team.traffic
+        before, self._traffic = self._traffic, (sent, received)
+        metrics |= {"seconds": total, "bytes_sent": sent - before[0], "bytes_received": received - before[1]}
+        self._leading().log(metrics)
+        control = self._callbacks.control
+        if metrics["step"] % self._run.config.logging_steps == 0 or control.should_log:
+            control.should_log = False
             self._report({name: value for name, value in metrics.items() if name != "step"})
-        due = config.eval_steps and step % config.eval_steps == 0 and step < config.max_steps
-        if due or callbacks.control.should_evaluate:
-            callbacks.control.should_evaluate = False
-            self._evaluation()
 
-    def _evaluation(self) -> Evaluation | None:
-        """Evaluate now, or take the evaluation of this step from the journal of a resumed run."""
-        step = self._run.population.iteration
+    def _current(self) -> Iteration:
+        if self._iteration is None or self._iteration.number != self._run.population.iteration:
+            self._iteration = Iteration(self._run)
+        return self._iteration
+
+    # ---- evaluations --------------------------------------------------------------------------------
+
+    def _evaluation_due(self, step: int) -> bool:
+        config, control = self._run.config, self._callbacks.control
         if step in self._evaluations:
-            return self._evaluations[step]
-        start = time.perf_counter()
-        evaluation = self._evaluate()
-        if evaluation is None:
-            return None
+            return False
+        first = config.eval_on_start and step == self._resumed_at
+        last = step >= config.max_steps or control.should_training_stop
+        regular = config.eval_steps > 0 and step > self._resumed_at and step % config.eval_steps == 0
+        return first or last or regular or control.should_evaluate
+
+    def _evaluation_work(self) -> EvaluationWork | None:
+        if self._work is None:
+            self._iteration = None
+            self._work = self._around.evaluation()
+        return self._work
+
+    def _evaluated(self, team: Team, step: int, table: Table) -> None:
+        work = self._evaluation_work()
+        assert work is not None
+        evaluation = work.result(table, self._run.config.num_completions_to_print)
+        seconds = time.perf_counter() - self._clock
         self._evaluations[step] = evaluation
-        event = {"event": "evaluation", "step": step, "metrics": evaluation.metrics, "answers": evaluation.answers}
+        event = {"event": "evaluation", "step": step, "metrics": evaluation.metrics}
+        team.note(json.dumps(event).encode())
+        files = self._leading()
+        files.append_event({**event, "answers": evaluation.answers})
         logs = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
-        seconds = time.perf_counter() - start
-        self._lead(lambda: self._append_event(event))
-        self._lead(lambda: self._log.write({"step": step, **logs, "eval_seconds": seconds}))
+        files.log({"step": step, **logs, "eval_seconds": seconds})
         self._report(logs)
         self._callbacks.call("on_evaluate", metrics=logs)
-        return evaluation
 
-    def _append_event(self, event: dict[str, Any]) -> None:
-        assert self._run.journal is not None
-        self._run.journal.append_event(json.dumps(event))
+    def _hear(self, events: Sequence[dict[str, Any]]) -> None:
+        for event in events:
+            if event.get("event") == "evaluation":
+                answers = [(prompt, completion) for prompt, completion in event.get("answers", [])]
+                self._evaluations[event["step"]] = Evaluation(metrics=event["metrics"], answers=answers)
 
-    def _lead(self, work: Callable[[], None]) -> None:
-        """Collective: rank 0 does `work`; if it fails, every rank raises its error."""
-        self._run.comm.together(work if self._run.comm.rank == 0 else lambda: None)
+    def note(self, payload: bytes) -> None:
+        """Something that the leader has journaled."""
+        event = json.loads(payload)
+        self._hear([event])
+        if self._files is not None:
+            self._files.append_event(event)
+
+    # ---- digests ------------------------------------------------------------------------------------
+
+    def _digest_due(self, iteration: int) -> bool:
+        steps = self._run.config.digest_steps
+        return steps > 0 and (iteration + 1) % steps == 0 and iteration + 1 >= self._resumed_at
+
+    def _check_saved_digest(self, iteration: int) -> None:
+        """The last digest that the leader's journal holds must be that of the replayed weights."""
+        if self._files is None or iteration >= self._resumed_at or not self._files.digests:
+            return
+        if iteration != max((known for known in self._files.digests if known < self._resumed_at), default=None):
+            return
+        expected, got = self._files.digests[iteration], self._run.weights.digest()
+        if got != expected:
+            raise DivergenceError(
+                f"after iteration {iteration} the replayed weights have digest {got:016x}, the journal says "
+                f"{expected:016x}: other base weights, or damaged memory"
+            )
+
+    def agreed(self, iteration: int, digest: int) -> None:
+        """All ranks have these weights: it goes into the journal."""
+        if self._files is not None:
+            self._files.append_digest(iteration, digest)
+
+    def diverged(self, ranks: Sequence[int], iteration: int, *, hopeless: bool) -> None:
+        """Ranks hold other weights than the majority: they are healed, or the run stops."""
+        told = f"after iteration {iteration} rank(s) {list(ranks)} hold other weights than the majority"
+        if hopeless or self._run.config.on_divergence == "stop":
+            again = ", also after they were made anew" if hopeless else ""
+            raise DivergenceError(f"{told}{again}; the journal is right: resume from it")
+        self._happened("diverged", f"{told}; they are made anew from the journal", ranks=list(ranks))
+
+    def heal(self, team: Team, iteration: int) -> None:
+        """Make this rank's weights anew from the base model and the records."""
+        self._around.rebuild(self._records)
+        self._iteration = self._work = None
+        team.digest(self._run.population.iteration - 1, self._run.weights.digest())
+
+    # ---- what happens to ranks ----------------------------------------------------------------------
+
+    def lost(self, rank: int, why: str) -> None:
+        """A rank is gone: into the journal."""
+        self._happened("lost", f"rank {rank} was lost ({why}); the others go on", rank=rank, why=why)
+
+    def back(self, rank: int) -> None:
+        """A silent rank is back."""
+        self._happened("back", f"rank {rank}, silent before, is back", rank=rank)
+
+    def differs(self, ranks: Sequence[int]) -> None:
+        """Two ranks disagree about one unit: something isn't deterministic."""
+        first, second = ranks
+        told = f"ranks {first} and {second} gave different rewards for the same completions' unit; rank {first}'s count"
+        self._happened("differs", told, ranks=list(ranks))
+
+    def halt(self) -> None:
+        """End after the record of this iteration."""
+        self._halting = True
+
+    def _happened(self, event: str, told: str, **details: Any) -> None:
+        step = self._run.population.iteration
+        logger.warning("step %d: %s", step, told)
+        self._leading().append_event({"event": event, "step": step, **details})
+
+    # ---- the end ------------------------------------------------------------------------------------
+
+    def _finish(self, team: Team, *, interrupted: bool) -> None:
+        run, files, step = self._run, self._leading(), self._run.population.iteration
+        before, after = self._evaluations.get(0), self._evaluations.get(step)
+        if before is None:
+            before = self._evaluations.get(self._resumed_at)
+        result = {
+            "steps": step,
+            "seconds": self._seconds,
+            "eval_before": before.metrics or None if before else None,
+            "eval_after": after.metrics or None if after else None,
+            "weights_sha256": run.weights.sha256(),
+            "parameters": run.weights.table.elements,
+            "ranks": team.size,
+            "ranks_lost": len(team.losses),
+        }
+        if interrupted:
+            files.append_event({"event": "interrupted", "step": step})
+        else:
+            self._around.export(files.directory.model)
+            files.result(result)
+        team.finish(json.dumps({"result": result, "interrupted": interrupted}).encode())
+
+    def output(self, payload: bytes) -> TrainOutput:
+        """What the finished call comes to, on this rank."""
+        told = json.loads(payload)
+        self._callbacks.call("on_train_end")
+        self.close()
+        before = self._evaluations.get(0) or self._evaluations.get(self._resumed_at)
+        after = self._evaluations.get(told["result"]["steps"])
+        assert self._directory is not None
+        return TrainOutput(
+            global_step=told["result"]["steps"],
+            metrics=told["result"],
+            output_dir=str(self._directory.path),
+            answers_before=before.answers if before else [],
+            answers_after=after.answers if after else [],
+            interrupted=told["interrupted"],
+        )
+
+    def close(self) -> None:
+        """Close the files of this rank."""
+        if self._files is not None:
+            self._files.close()
 
     def _report(self, logs: dict[str, Any]) -> None:
         self._callbacks.state.log_history.append({**logs, "step": self._callbacks.state.global_step})
         self._callbacks.call("on_log", logs=logs)
 
-    def _result(self, seconds: float, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
-        run = self._run
-        return {
-            "steps": run.population.iteration,
-            "seconds": seconds,
-            "eval_before": before.metrics if before else None,
-            "eval_after": after.metrics if after else None,
-            "weights_sha256": run.weights.sha256(),
-            "parameters": run.weights.table.elements,
-            "ranks": run.comm.size,
-        }
-
-
-def _saved_evaluations(opened: OpenRun) -> dict[int, Evaluation]:
-    events = [json.loads(text) for text in opened.journal.events] if opened.journal is not None else []
-    return {
-        event["step"]: Evaluation(metrics=event["metrics"], answers=[(p, c) for p, c in event["answers"]])
-        for event in events
-        if event.get("event") == "evaluation"
-    }
+    def _leading(self) -> RunFiles:
+        assert self._files is not None, "a leader has the files open"
+        return self._files

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,23 +19,27 @@ from es_llm.callbacks.handler import Callbacks
 from es_llm.callbacks.progress import ProgressCallback
 from es_llm.checkpoint.export import export_model
 from es_llm.checkpoint.identity import encode_header
-from es_llm.comm import Communicator, select_communicator
+from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
-from es_llm.errors import ConfigError, EsError, ModelError
+from es_llm.errors import ConfigError, LeftOutError
 from es_llm.model.device import device_of_rank
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.weights import Weights
 from es_llm.rewards.scoring import RewardSet
 from es_llm.rollout.hf import HFEngine
+from es_llm.team import Team
 from es_llm.trainer.arguments import as_list, require_config, rows_of
 from es_llm.trainer.data import PromptOrder, fingerprint
-from es_llm.trainer.evaluation import Evaluation, evaluate
+from es_llm.trainer.evaluation import EvaluationWork
 from es_llm.trainer.opening import open_run
 from es_llm.trainer.runtime import configure_threads
-from es_llm.trainer.session import Session, TrainOutput
+from es_llm.trainer.session import Session, Surroundings, TrainOutput
+from es_llm.trainer.single_calls import Evaluate, Lead
 from es_llm.trainer.state import RunState
 from es_llm.types import RewardFunction, Row
+
+logger = logging.getLogger(__name__)
 
 
 class ESTrainer:
@@ -50,7 +57,7 @@ class ESTrainer:
         processing_class: the tokenizer; default: the model's own.
         callbacks: transformers' `TrainerCallback`s.
         metric_funcs: name -> function in the contract of rewards; its mean over the rows is a metric of evaluation.
-        comm: the ranks; default: MPI when started by mpirun or srun, else this process alone.
+        team: the ranks; default: MPI when started by mpirun or srun, else this process alone.
         script: options of the command line that are part of the run's identity.
 
     Raises:
@@ -68,14 +75,15 @@ class ESTrainer:
         callbacks: Sequence[Any] | None = None,
         *,
         metric_funcs: Mapping[str, RewardFunction] | None = None,
-        comm: Communicator | None = None,
+        team: Team | None = None,
         script: ScriptArguments | None = None,
     ) -> None:
         self.args = require_config(args)
-        self.comm = comm if comm is not None else select_communicator()
+        self.team = team if team is not None else Team(select_mailbox())
         self.script = script
-        configure_threads(self.args, self.comm)
+        configure_threads(self.args, self.team)
         self.model, self.processing_class, self._model_name = _load(model, processing_class, script)
+        self._model_loaded = self.model is not model
         if self.args.dtype is None and self.model is not model:
             self.args = replace(self.args, dtype=_own_dtype(self._model_name, script))
         rewards = RewardSet(as_list(reward_funcs, "reward_funcs"), self.args.reward_weights)
@@ -91,7 +99,7 @@ class ESTrainer:
         engine.check_lengths([row["prompt"] for row in (*self.train_dataset, *self.eval_dataset)])
         self.run = RunState(
             config=self.args,
-            comm=self.comm,
+            team=self.team,
             population=_core.Population(
                 run_seed=self.args.seed,
                 population_size=self.args.population_size,
@@ -103,7 +111,7 @@ class ESTrainer:
                 self.model,
                 dtype=self.args.dtype,
                 frozen=self.args.frozen,
-                device=device_of_rank(self.args.device, self.comm.local_rank),
+                device=device_of_rank(self.args.device, self.team.local_rank),
                 master_device=self.args.master_device,
             ),
             engine=engine,
@@ -118,7 +126,7 @@ class ESTrainer:
         self.callbacks = Callbacks(
             [ProgressCallback, *as_list(callbacks, "callbacks")], self.args, self.model, self.processing_class
         )
-        self.callbacks.state.is_world_process_zero = self.callbacks.state.is_local_process_zero = self.comm.rank == 0
+        self.callbacks.state.is_world_process_zero = self.callbacks.state.is_local_process_zero = self.team.rank == 0
         self.callbacks.call("on_init_end")
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
@@ -138,8 +146,24 @@ class ESTrainer:
                 raise ConfigError("`resume_from_checkpoint` True needs `output_dir`, got None")
             place = config.output_dir if resume_from_checkpoint is True else str(resume_from_checkpoint)
             config = replace(config, resume_from_checkpoint=place)
-        opened = open_run(self.comm, config, self._header(), self._run_name())
-        return Session(self.run, self.callbacks, opened, self._evaluate, self._export, self._config_json()).train()
+        header = self._header()
+        session = Session(
+            self.run,
+            self.callbacks,
+            Surroundings(
+                open_run=lambda: open_run(config, header, self._run_name(), self.team.mailbox.job),
+                header=header,
+                options=self._config_json(),
+                evaluation=self._evaluation,
+                export=self._export,
+                rebuild=self._rebuild,
+            ),
+        )
+        self._renew(header)
+        try:
+            return session.output(self.team.call(session))
+        finally:
+            session.close()
 
     def evaluate(self, eval_dataset: Sequence[Row] | None = None) -> dict[str, float]:
         """Metrics of the current weights on `eval_dataset` (default: the trainer's), names led by `eval_`.
@@ -150,12 +174,14 @@ class ESTrainer:
         rows = self.eval_dataset if eval_dataset is None else rows_of(eval_dataset, "eval_dataset")
         if not rows:
             raise ConfigError("`eval_dataset` must hold at least one row, got none")
-        metrics = evaluate(self.run, rows, self.metric_funcs).metrics
+        self._renew(self._header())
+        metrics = json.loads(self.team.call(Evaluate(EvaluationWork(self.run, rows, self.metric_funcs))))
         return {f"eval_{name}": value for name, value in metrics.items()}
 
     def save_model(self, output_dir: str) -> None:
-        """Write the current weights as a Hugging Face directory (rank 0 alone writes)."""
-        self._export(output_dir)
+        """Write the current weights as a Hugging Face directory (the leading rank alone writes)."""
+        self._renew(self._header())
+        self.team.call(Lead(lambda: self._export(Path(output_dir))))
 
     def add_callback(self, callback: Any) -> None:
         """Add a `TrainerCallback` (object or class)."""
@@ -165,29 +191,43 @@ class ESTrainer:
         """Remove a callback object, or all of a class."""
         self.callbacks.remove(callback)
 
-    def _evaluate(self) -> Evaluation | None:
-        if not self.eval_dataset:
-            return None
-        return evaluate(self.run, self.eval_dataset, self.metric_funcs, self.args.num_completions_to_print)
+    def _evaluation(self) -> EvaluationWork | None:
+        return EvaluationWork(self.run, self.eval_dataset, self.metric_funcs) if self.eval_dataset else None
 
-    def _export(self, directory: str) -> None:
-        error = None
+    def _export(self, directory: Path) -> None:
         self.run.weights.unperturb()
         self.run.engine.weights_changed()
-        if self.comm.rank == 0:
-            try:
-                export_model(directory, self.model, self.processing_class)
-            except EsError as caught:
-                error = caught
-        self.comm.agree(error)
+        export_model(directory, self.model, self.processing_class)
+
+    def _rebuild(self, records: Sequence[_core.Record]) -> None:
+        """Make the weights anew from the model's files and the records.
+
+        Raises:
+            LeftOutError: the model was given as a module, so there are no files to take it from.
+        """
+        if self._model_name is None or not self._model_loaded:
+            raise LeftOutError(
+                "this rank's weights are wrong, and the model wasn't loaded by name: they can't be healed"
+            )
+        logger.warning("rank %d makes its weights anew from %s and the journal", self.team.rank, self._model_name)
+        revision = self.script.model_revision if self.script else None
+        trust = self.script.trust_remote_code if self.script else False
+        base = load_model(self._model_name, revision=revision, trust_remote_code=trust)
+        self.run.weights.reset(base)
+        for record in records:
+            self.run.weights.update(record, run_seed=self.run.population.run_seed)
+
+    def _renew(self, header: str) -> None:
+        identity = hashlib.sha256(json.dumps(json.loads(header)["identity"], sort_keys=True).encode()).digest()
+        self.team.renew(
+            int.from_bytes(identity[:8], "little"),
+            policy=self.args.schedule,
+            unit_timeout_s=self.args.unit_timeout_s,
+        )
 
     def _header(self) -> str:
         weights = self.run.weights
         base, frozen = weights.sha256(), weights.frozen_sha256()
-        parts = self.comm.allgather((base + frozen).encode())
-        different = [rank for rank, part in enumerate(parts) if part != parts[0]]
-        if different:
-            raise ModelError(f"ranks {different} loaded other base weights than rank 0; expected one model everywhere")
         identity = {
             "noise_version": _core.NOISE_VERSION,
             "config": identity_of(self.args),

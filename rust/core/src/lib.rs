@@ -7,7 +7,6 @@ pub mod journal;
 pub mod kernels;
 pub mod noise;
 pub mod population;
-pub mod rank;
 pub mod schedule;
 pub mod shaping;
 pub mod team;

@@ -1,7 +1,8 @@
 //! ask / tell / apply, and the fitness table, as their callers see them.
 
-use es_core::fitness::{FailurePolicy, FitnessError, FitnessTable};
+use es_core::fitness::{FailurePolicy, FitnessError, FitnessTable, score};
 use es_core::population::{Population, PopulationError, Record};
+use es_core::schedule::plan_units;
 use es_core::shaping::ShapingRule;
 use proptest::prelude::*;
 
@@ -188,139 +189,180 @@ fn apply_goes_on_only_with_a_record_of_this_iteration_and_shape() {
 }
 
 #[test]
-fn table_takes_each_cell_once() {
-    let mut table = FitnessTable::new(2, 2).unwrap();
-    table.set(1, 0, Some(1.0)).unwrap();
-    assert!(matches!(
-        table.set(1, 0, Some(1.0)),
-        Err(FitnessError::Twice {
-            member: 1,
-            prompt: 0
-        })
-    ));
-    assert!(matches!(
-        table.set(2, 0, None),
-        Err(FitnessError::Outside { .. })
-    ));
-    assert!(matches!(
-        table.set(0, 2, None),
-        Err(FitnessError::Outside { .. })
-    ));
-    let error = table.fitness(FailurePolicy::Zero).unwrap_err();
+fn a_table_takes_each_unit_once() {
+    let mut table = FitnessTable::new(2, 3, 2, FailurePolicy::Zero).unwrap();
+    table.set(2, &[1.0]).unwrap();
+    let refused = |table: &mut FitnessTable, unit, values: &[f64]| {
+        table.set(unit, values).unwrap_err().to_string()
+    };
+    assert!(refused(&mut table, 2, &[1.0]).contains("unit 2 was told before"));
+    assert!(refused(&mut table, 4, &[1.0]).contains("outside the table of 4 units"));
+    for values in [
+        &[][..],
+        &[f64::NAN],
+        &[1.0, 0.0],
+        &[1.0, 3.0],
+        &[1.0, 0.5],
+        &[1.0, 1.0, 1.0],
+    ] {
+        let message = refused(&mut table, 0, values);
+        assert!(
+            message.contains("unit 0 (member 0, prompts 0 to 2)"),
+            "{message}"
+        );
+    }
+    let error = table.fitness().unwrap_err();
     assert!(matches!(
         error,
         FitnessError::Incomplete {
             missing: 3,
-            cells: 4,
-            member: 0,
-            prompt: 0
+            units: 4,
+            unit: 0
         }
     ));
     assert!(!table.complete());
-    assert!(FitnessTable::new(0, 1).is_err() && FitnessTable::new(1, 0).is_err());
-    assert!(FitnessTable::new(usize::MAX, 2).is_err());
+    assert!(FitnessTable::new(0, 1, 1, FailurePolicy::Zero).is_err());
 }
 
 #[test]
-fn table_is_filled_at_once_or_not_at_all() {
-    let mut table = FitnessTable::new(2, 2).unwrap();
-    assert!(matches!(
-        table.fill(&[1.0; 3]),
-        Err(FitnessError::Length {
-            expected: 4,
-            got: 3
-        })
-    ));
-    table.fill(&[1.0, f64::NAN, f64::INFINITY, 4.0]).unwrap();
-    assert!(table.complete());
-    assert_eq!(table.failures(), 2);
+fn scores_are_few_numbers() {
+    let rewards = [Some(1.5), None, Some(-2.0), Some(f64::INFINITY)];
+    assert_eq!(score(&rewards, FailurePolicy::Zero), [-0.5, 2.0]);
+    assert_eq!(score(&rewards, FailurePolicy::Worst), [-0.5, -2.0, 2.0]);
+    assert_eq!(score(&rewards[..1], FailurePolicy::Raise), [1.5]);
+    assert_eq!(score(&rewards[..1], FailurePolicy::Worst), [1.5, 1.5]);
     assert_eq!(
-        table.fitness(FailurePolicy::Zero).unwrap(),
-        [Some(0.5), Some(2.0)]
+        score(&rewards[1..2], FailurePolicy::Worst),
+        [0.0, f64::INFINITY, 1.0]
     );
-    assert!(matches!(
-        table.fill(&[1.0; 4]),
-        Err(FitnessError::Twice {
-            member: 0,
-            prompt: 0
-        })
-    ));
+    let cells = score(&rewards, FailurePolicy::DropPrompt);
+    assert!(cells[1].is_nan() && cells[3].is_nan());
+    assert_eq!((cells[0], cells[2], cells.len()), (1.5, -2.0, 4));
 }
 
 #[test]
-fn table_follows_the_policy() {
-    let table = filled(&[&[Some(1.0), Some(f64::NAN)], &[Some(-2.0), Some(4.0)]]);
-    assert_eq!(table.failures(), 1);
-    assert_eq!(
-        table.fitness(FailurePolicy::Zero).unwrap(),
-        [Some(0.5), Some(1.0)]
-    );
-    assert_eq!(
-        table.fitness(FailurePolicy::Worst).unwrap(),
-        [Some(-0.5), Some(1.0)]
-    );
-    assert_eq!(
-        table.fitness(FailurePolicy::DropPrompt).unwrap(),
-        [Some(1.0), Some(-2.0)]
-    );
-    let error = table.fitness(FailurePolicy::Raise).unwrap_err();
-    assert!(matches!(
-        error,
-        FitnessError::Failed {
-            failures: 1,
-            cells: 4,
-            member: 0,
-            prompt: 1
-        }
-    ));
+fn a_table_follows_the_policy() {
+    let rows = [[Some(1.0), Some(f64::NAN)], [Some(-2.0), Some(4.0)]];
+    for per_unit in [1, 2] {
+        let fitness = |policy| filled(&rows, per_unit, policy).fitness();
+        assert_eq!(filled(&rows, per_unit, FailurePolicy::Zero).failures(), 1);
+        assert_eq!(
+            fitness(FailurePolicy::Zero).unwrap(),
+            [Some(0.5), Some(1.0)]
+        );
+        assert_eq!(
+            fitness(FailurePolicy::Worst).unwrap(),
+            [Some(-0.5), Some(1.0)]
+        );
+        assert_eq!(
+            fitness(FailurePolicy::DropPrompt).unwrap(),
+            [Some(1.0), Some(-2.0)]
+        );
+        let error = fitness(FailurePolicy::Raise).unwrap_err();
+        assert!(matches!(
+            error,
+            FitnessError::Failed {
+                failures: 1,
+                rewards: 4,
+                member: 0,
+                ..
+            }
+        ));
+    }
 }
 
 #[test]
-fn table_without_a_reward_gives_no_fitness() {
-    let nothing = filled(&[&[None], &[None]]);
-    let no_whole_prompt = filled(&[&[None, Some(1.0)], &[Some(1.0), None]]);
+fn a_table_without_a_reward_gives_no_fitness() {
     for policy in [
         FailurePolicy::Zero,
         FailurePolicy::Worst,
         FailurePolicy::DropPrompt,
     ] {
-        assert_eq!(nothing.fitness(policy).unwrap(), [None, None]);
+        assert_eq!(
+            filled(&[[None], [None]], 1, policy).fitness().unwrap(),
+            [None, None]
+        );
     }
-    assert_eq!(
-        no_whole_prompt.fitness(FailurePolicy::DropPrompt).unwrap(),
-        [None, None]
+    let no_whole_prompt = [[None, Some(1.0)], [Some(1.0), None]];
+    let fitness = filled(&no_whole_prompt, 2, FailurePolicy::DropPrompt).fitness();
+    assert_eq!(fitness.unwrap(), [None, None]);
+    assert!(
+        filled(&[[None]], 1, FailurePolicy::Raise)
+            .fitness()
+            .is_err()
     );
-    assert!(nothing.fitness(FailurePolicy::Raise).is_err());
 }
 
 #[test]
-fn mean_of_huge_rewards_is_finite() {
-    let table = filled(&[&[Some(f64::MAX); 3], &[Some(f64::MIN); 3]]);
-    let fitness = table.fitness(FailurePolicy::Raise).unwrap();
-    assert!(
-        fitness.iter().all(|value| value.unwrap().abs() >= 1e308),
-        "{fitness:?}"
-    );
+fn means_of_huge_rewards_are_finite() {
+    let rows = [
+        [Some(f64::MAX), Some(f64::MAX), None],
+        [Some(f64::MIN), Some(f64::MIN), None],
+    ];
+    for policy in [
+        FailurePolicy::Zero,
+        FailurePolicy::Worst,
+        FailurePolicy::DropPrompt,
+    ] {
+        let fitness = filled(&rows, 2, policy).fitness().unwrap();
+        assert!(
+            fitness.iter().all(|value| value.unwrap().is_finite()),
+            "{fitness:?}"
+        );
+        assert!(fitness[0] > fitness[1]);
+    }
+}
+
+/// The definition, over all rewards at once; exact for the dyadic rewards of the test below.
+fn naive(rewards: &[Option<f64>], prompts: usize, policy: FailurePolicy) -> Vec<Option<f64>> {
+    let rows = || rewards.chunks(prompts);
+    let worst = rewards
+        .iter()
+        .flatten()
+        .copied()
+        .fold(f64::INFINITY, f64::min);
+    let whole = |prompt: &usize| rows().all(|row| row[*prompt].is_some());
+    let kept: Vec<usize> = match policy {
+        FailurePolicy::DropPrompt => (0..prompts).filter(whole).collect(),
+        _ => (0..prompts).collect(),
+    };
+    let failed = if policy == FailurePolicy::Worst {
+        worst
+    } else {
+        0.0
+    };
+    let none = kept.is_empty() || rewards.iter().all(Option::is_none);
+    let mean = |row: &[Option<f64>]| {
+        let sum: f64 = kept
+            .iter()
+            .map(|&prompt| row[prompt].unwrap_or(failed))
+            .sum();
+        sum / kept.len() as f64
+    };
+    rows().map(|row| (!none).then(|| mean(row))).collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn order_of_filling_never_matters(
-        rewards in proptest::collection::vec(proptest::option::weighted(0.8, -1e3_f64..1e3), 12),
-        order in Just((0..12_usize).collect::<Vec<_>>()).prop_shuffle(),
+    fn units_in_any_order_give_the_mean_over_all_rewards(
+        rewards in proptest::collection::vec(proptest::option::weighted(0.8, -4096_i32..4096), 20),
+        per_unit in 1_u32..7,
+        order in Just((0..20_usize).collect::<Vec<_>>()).prop_shuffle(),
     ) {
-        let fill = |order: &[usize]| {
-            let mut table = FitnessTable::new(4, 3).unwrap();
-            for &at in order {
-                table.set(at / 3, at % 3, rewards[at]).unwrap();
-            }
-            table
-        };
-        let (one, other) = (fill(&order), fill(&(0..12).collect::<Vec<_>>()));
+        let rewards: Vec<_> = rewards.iter().map(|reward| reward.map(|value| f64::from(value) / 64.0)).collect();
         for policy in [FailurePolicy::Zero, FailurePolicy::Worst, FailurePolicy::DropPrompt] {
-            prop_assert_eq!(one.fitness(policy).unwrap(), other.fitness(policy).unwrap());
+            let mut table = FitnessTable::new(4, 5, per_unit, policy).unwrap();
+            let units = plan_units(4, 5, per_unit).unwrap();
+            for unit in order.iter().filter_map(|&at| units.get(at)) {
+                let first = 5 * unit.member;
+                let cells = &rewards[(first + unit.start) as usize..(first + unit.stop) as usize];
+                table.set(unit.index as usize, &score(cells, policy)).unwrap();
+            }
+            prop_assert!(table.complete());
+            prop_assert_eq!(table.failures(), rewards.iter().filter(|reward| reward.is_none()).count() as u64);
+            prop_assert_eq!(table.fitness().unwrap(), naive(&rewards, 5, policy));
         }
     }
 
@@ -341,12 +383,17 @@ proptest! {
     }
 }
 
-fn filled(rows: &[&[Option<f64>]]) -> FitnessTable {
-    let mut table = FitnessTable::new(rows.len(), rows[0].len()).unwrap();
-    for (member, row) in rows.iter().enumerate() {
-        for (prompt, reward) in row.iter().enumerate() {
-            table.set(member, prompt, *reward).unwrap();
-        }
+fn filled<const N: usize>(
+    rows: &[[Option<f64>; N]],
+    per_unit: u32,
+    policy: FailurePolicy,
+) -> FitnessTable {
+    let mut table = FitnessTable::new(rows.len() as u32, N as u32, per_unit, policy).unwrap();
+    for unit in plan_units(rows.len() as u32, N as u32, per_unit).unwrap() {
+        let rewards = &rows[unit.member as usize][unit.start as usize..unit.stop as usize];
+        table
+            .set(unit.index as usize, &score(rewards, policy))
+            .unwrap();
     }
     table
 }

@@ -1,61 +1,59 @@
-//! The fitness table.
+//! Scores of units and the fitness table.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use es_core::fitness::{FailurePolicy, FitnessError, FitnessTable as Core};
-use numpy::ndarray::Array2;
-use numpy::{IntoPyArray, PyArray2, PyReadonlyArray2};
+use es_core::fitness::{self, FailurePolicy, FitnessError, FitnessTable as Core};
 use pyo3::prelude::*;
 
-use crate::door::{CoreError, raise, to_python};
+use crate::door::{CoreError, to_python};
 
-/// Adds this file's class to the module.
+/// Adds this file's class and function to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(unit_score, m)?)?;
     m.add_class::<FitnessTable>()
 }
 
-/// One cell per (member, prompt), each filled exactly once; None is a failure.
+/// What a unit's rewards come to: the few numbers of it that travel.
+#[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "extracted from a Python sequence"
+)]
+fn unit_score(
+    py: Python<'_>,
+    rewards: Vec<Option<f64>>,
+    failure_policy: &str,
+) -> PyResult<Vec<f64>> {
+    Ok(fitness::score(&rewards, policy(py, failure_policy)?))
+}
+
+/// One score per unit of `plan_units`, each told exactly once.
 #[pyclass(frozen, module = "es_llm._core")]
 pub struct FitnessTable(Mutex<Core>);
 
 #[pymethods]
 impl FitnessTable {
     #[new]
-    fn new(py: Python<'_>, members: usize, prompts: usize) -> PyResult<Self> {
-        let core = Core::new(members, prompts).map_err(|error| to_python(py, &error))?;
-        Ok(Self(Mutex::new(core)))
-    }
-
-    /// Fills one cell; None, NaN and infinities are failures.
-    fn set(
-        &self,
+    fn new(
         py: Python<'_>,
-        member: usize,
-        prompt: usize,
-        reward: Option<f64>,
-    ) -> PyResult<()> {
-        self.core()
-            .set(member, prompt, reward)
+        members: u32,
+        prompts: u32,
+        prompts_per_unit: u32,
+        failure_policy: &str,
+    ) -> PyResult<Self> {
+        let policy = policy(py, failure_policy)?;
+        Core::new(members, prompts, prompts_per_unit, policy)
+            .map(|core| Self(Mutex::new(core)))
             .map_err(|error| to_python(py, &error))
     }
 
-    /// Fills an empty table at once; NaN and infinities are failures.
     #[expect(
         clippy::needless_pass_by_value,
-        reason = "a numpy view is taken by value"
+        reason = "extracted from a Python sequence"
     )]
-    fn fill(&self, py: Python<'_>, rewards: PyReadonlyArray2<'_, f64>) -> PyResult<()> {
-        let rewards = rewards.as_array();
-        let (shape, mut core) = (rewards.dim(), self.core());
-        if shape != (core.members(), core.prompts()) {
-            let expected = (core.members(), core.prompts());
-            let message = format!(
-                "`rewards` must have shape (members, prompts) = {expected:?}, got {shape:?}"
-            );
-            return Err(raise(py, "PopulationError", &message));
-        }
-        let row_by_row: Vec<f64> = rewards.iter().copied().collect();
-        core.fill(&row_by_row)
+    fn set(&self, py: Python<'_>, unit: usize, score: Vec<f64>) -> PyResult<()> {
+        self.core()
+            .set(unit, &score)
             .map_err(|error| to_python(py, &error))
     }
 
@@ -65,35 +63,19 @@ impl FitnessTable {
     }
 
     #[getter]
-    fn failures(&self) -> usize {
+    fn failures(&self) -> u64 {
         self.core().failures()
     }
 
-    /// Mean reward per member in f64, in prompt order, after the policy.
-    fn fitness(&self, py: Python<'_>, failure_policy: &str) -> PyResult<Vec<Option<f64>>> {
-        let policy: FailurePolicy = failure_policy
-            .parse()
-            .map_err(|error| to_python(py, &error))?;
-        self.core()
-            .fitness(policy)
-            .map_err(|error| to_python(py, &error))
-    }
-
-    /// (members, prompts); NaN where a cell failed or is empty.
-    fn rewards<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray2<f64>> {
-        let core = self.core();
-        let shape = (core.members(), core.prompts());
-        let rewards = Array2::from_shape_vec(shape, core.rewards().to_vec());
-        rewards
-            .expect("the table is members x prompts")
-            .into_pyarray(py)
+    fn fitness(&self, py: Python<'_>) -> PyResult<Vec<Option<f64>>> {
+        self.core().fitness().map_err(|error| to_python(py, &error))
     }
 
     fn __repr__(&self) -> String {
         let core = self.core();
-        let (members, prompts) = (core.members(), core.prompts());
         format!(
-            "FitnessTable(members={members}, prompts={prompts}, failures={})",
+            "FitnessTable(complete={}, failures={})",
+            core.complete(),
             core.failures()
         )
     }
@@ -101,20 +83,23 @@ impl FitnessTable {
 
 impl FitnessTable {
     fn core(&self) -> MutexGuard<'_, Core> {
-        // `set` writes a cell and its counts without a call that can panic in between.
+        // `set` writes a score and its count without a call that can panic in between.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn policy(py: Python<'_>, name: &str) -> PyResult<FailurePolicy> {
+    name.parse().map_err(|error| to_python(py, &error))
 }
 
 impl CoreError for FitnessError {
     fn class(&self) -> &'static str {
         match self {
             Self::UnknownPolicy { .. } => "ConfigError",
-            Self::Empty { .. }
-            | Self::TooLarge { .. }
+            Self::Plan(_)
             | Self::Outside { .. }
             | Self::Twice { .. }
-            | Self::Length { .. }
+            | Self::Score { .. }
             | Self::Incomplete { .. }
             | Self::Failed { .. } => "PopulationError",
         }

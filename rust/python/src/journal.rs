@@ -44,6 +44,21 @@ impl JournalWriter {
         })
     }
 
+    /// As `open`, in a file of its own that takes the journal's name: a writer that still has the old one is refused.
+    #[staticmethod]
+    fn take_over(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        detached(py, move || {
+            CoreWriter::take_over(&path).map(|writer| Self::new(path, writer))
+        })
+    }
+
+    /// Records in the file; None if it is closed.
+    #[getter]
+    fn records(&self) -> Option<u32> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.as_ref().map(CoreWriter::records)
+    }
+
     /// Appends the record of the next iteration.
     fn append_record(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
         self.append(py, |writer| writer.append_record(&record.0))

@@ -10,7 +10,6 @@ mod journal;
 mod kernels;
 mod noise;
 mod population;
-mod rank;
 mod schedule;
 mod team;
 
@@ -22,7 +21,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     population::register(m)?;
     fitness::register(m)?;
     schedule::register(m)?;
-    rank::register(m)?;
     team::register(m)?;
     journal::register(m)?;
     Ok(())

@@ -4,14 +4,16 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 
 use es_core::fitness::FailurePolicy;
+use es_core::journal::{decode_record, encode_record};
 use es_core::population::{
     Member as CoreMember, Population as Core, PopulationError, Record as CoreRecord,
 };
 use es_core::shaping::{ShapingRule, UnknownShaping};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
-use crate::door::{CoreError, detached, to_python};
+use crate::door::{CoreError, detached, raise, to_python};
 
 /// Adds this file's classes to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -83,6 +85,24 @@ impl Record {
     #[getter]
     fn learning_rate(&self) -> f64 {
         self.0.learning_rate
+    }
+
+    /// The bytes by which the journal and other ranks know it.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &encode_record(&self.0))
+    }
+
+    /// The record of some bytes.
+    #[staticmethod]
+    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
+        let record = decode_record(data);
+        record.map(Self).map_err(|reason| {
+            raise(
+                py,
+                "JournalError",
+                &format!("expected a record, got {reason}"),
+            )
+        })
     }
 
     /// Rows of the training data that were consumed before this iteration.

@@ -1,47 +1,44 @@
 //! Why a table refuses.
 
+use crate::schedule::ScheduleError;
+
 /// Why a table can't be made, filled or read.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum FitnessError {
-    #[error("a fitness table needs at least 1 member and 1 prompt, got {members} x {prompts}")]
-    Empty { members: usize, prompts: usize },
+    #[error(transparent)]
+    Plan(#[from] ScheduleError),
+    #[error("unit {unit} is outside the table of {units} units")]
+    Outside { unit: usize, units: usize },
+    #[error("unit {unit} was told before; each unit counts exactly once")]
+    Twice { unit: usize },
     #[error(
-        "a fitness table of {members} members x {prompts} prompts is larger than the memory can address"
+        "unit {unit} (member {member}, prompts {start} to {stop}): {values:?} are no score under `failure_policy` \"{policy}\""
     )]
-    TooLarge { members: usize, prompts: usize },
-    #[error(
-        "cell (member {member}, prompt {prompt}) is outside the table of {members} members x {prompts} prompts"
-    )]
-    Outside {
-        member: usize,
-        prompt: usize,
-        members: usize,
-        prompts: usize,
+    Score {
+        unit: usize,
+        member: u32,
+        start: u32,
+        stop: u32,
+        values: Vec<f64>,
+        policy: &'static str,
     },
-    #[error(
-        "cell (member {member}, prompt {prompt}) was filled before; each cell is filled exactly once"
-    )]
-    Twice { member: usize, prompt: usize },
-    #[error("expected {expected} rewards, one per cell, got {got}")]
-    Length { expected: usize, got: usize },
-    #[error(
-        "{missing} of {cells} cells are empty, the first is (member {member}, prompt {prompt})"
-    )]
+    #[error("{missing} of {units} units are missing, the first is unit {unit}")]
     Incomplete {
         missing: usize,
-        cells: usize,
-        member: usize,
-        prompt: usize,
+        units: usize,
+        unit: usize,
     },
     #[error(
-        "{failures} of {cells} rewards failed, the first is (member {member}, prompt {prompt}); `failure_policy` is \"raise\""
+        "{failures} of {rewards} rewards failed, the first is of member {member}, among the prompts {start} to {stop}; \
+         `failure_policy` is \"raise\""
     )]
     Failed {
-        failures: usize,
-        cells: usize,
-        member: usize,
-        prompt: usize,
+        failures: u64,
+        rewards: u64,
+        member: u32,
+        start: u32,
+        stop: u32,
     },
     #[error(
         "`failure_policy` must be one of \"zero\", \"worst\", \"drop_prompt\", \"raise\", got \"{name}\""

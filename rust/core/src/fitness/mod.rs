@@ -1,228 +1,178 @@
-//! The fitness table of one iteration: one cell per (member, prompt), each filled exactly once.
+//! The fitness table of one iteration: one score per unit, each told exactly once.
 //!
-//! Knows nothing about rewards' origin, ranks or weights. Cells are indexed, so the order in which results arrive
-//! never matters; sums run in prompt order. Rewards of a whole set of completions use a table with one prompt.
+//! Knows nothing about rewards' origin, ranks or weights. Units are numbered, so the order in which results arrive never
+//! matters; sums run in prompt order within a unit and in unit order over a member's units. Rewards of a whole set of
+//! completions use a table with one prompt.
 
 mod error;
 mod policy;
+mod score;
 
 pub use error::FitnessError;
 pub use policy::FailurePolicy;
+pub use score::score;
 
-/// Rewards by member and prompt.
+use crate::schedule::{Unit, plan_units};
+use score::{Score, total};
+
+/// Scores by unit.
 #[derive(Clone, Debug)]
 pub struct FitnessTable {
+    units: Vec<Unit>,
     members: usize,
     prompts: usize,
-    /// Row-major; NaN where `cells` says empty or failed.
-    rewards: Vec<f64>,
-    cells: Vec<Cell>,
-    filled: usize,
-    failures: usize,
+    policy: FailurePolicy,
+    scores: Vec<Option<Score>>,
+    missing: usize,
 }
 
 impl FitnessTable {
-    /// An empty table.
+    /// An empty table for the units of [`plan_units`].
     ///
     /// # Errors
-    /// If it has no member or no prompt, or can't be addressed.
-    pub fn new(members: usize, prompts: usize) -> Result<Self, FitnessError> {
-        if members == 0 || prompts == 0 {
-            return Err(FitnessError::Empty { members, prompts });
-        }
-        let cells = members
-            .checked_mul(prompts)
-            .filter(|&cells| cells <= isize::MAX as usize / size_of::<f64>())
-            .ok_or(FitnessError::TooLarge { members, prompts })?;
+    /// If there is no such plan.
+    pub fn new(
+        members: u32,
+        prompts: u32,
+        prompts_per_unit: u32,
+        policy: FailurePolicy,
+    ) -> Result<Self, FitnessError> {
+        let units = plan_units(members, prompts, prompts_per_unit)?;
         Ok(Self {
-            members,
-            prompts,
-            rewards: vec![f64::NAN; cells],
-            cells: vec![Cell::Empty; cells],
-            filled: 0,
-            failures: 0,
+            members: members as usize,
+            prompts: prompts as usize,
+            policy,
+            scores: vec![None; units.len()],
+            missing: units.len(),
+            units,
         })
     }
 
-    /// Fills one cell; `None`, NaN and infinities are failures.
+    /// Takes a unit's [`score`].
     ///
     /// # Errors
-    /// If the cell lies outside the table or was filled before.
-    pub fn set(
-        &mut self,
-        member: usize,
-        prompt: usize,
-        reward: Option<f64>,
-    ) -> Result<(), FitnessError> {
-        let Self {
-            members, prompts, ..
-        } = *self;
-        if member >= members || prompt >= prompts {
-            return Err(FitnessError::Outside {
-                member,
-                prompt,
-                members,
-                prompts,
-            });
+    /// If there is no such unit, it was told before, or the values are no score.
+    pub fn set(&mut self, unit: usize, values: &[f64]) -> Result<(), FitnessError> {
+        let units = self.units.len();
+        let slot = self
+            .scores
+            .get_mut(unit)
+            .ok_or(FitnessError::Outside { unit, units })?;
+        if slot.is_some() {
+            return Err(FitnessError::Twice { unit });
         }
-        let at = member * prompts + prompt;
-        if self.cells[at] != Cell::Empty {
-            return Err(FitnessError::Twice { member, prompt });
-        }
-        if let Some(reward) = reward.filter(|reward| reward.is_finite()) {
-            self.rewards[at] = reward;
-            self.cells[at] = Cell::Reward;
-        } else {
-            self.cells[at] = Cell::Failed;
-            self.failures += 1;
-        }
-        self.filled += 1;
+        let Unit {
+            member,
+            start,
+            stop,
+            ..
+        } = self.units[unit];
+        let score = Score::read(values, (stop - start) as usize, self.policy);
+        *slot = Some(score.ok_or_else(|| FitnessError::Score {
+            unit,
+            member,
+            start,
+            stop,
+            values: values.to_vec(),
+            policy: self.policy.name(),
+        })?);
+        self.missing -= 1;
         Ok(())
     }
 
-    /// Fills an empty table at once, row by row; NaN and infinities are failures.
-    ///
-    /// # Errors
-    /// If the number of rewards isn't members x prompts, or a cell was filled before; nothing changes then.
-    pub fn fill(&mut self, rewards: &[f64]) -> Result<(), FitnessError> {
-        if rewards.len() != self.cells.len() {
-            return Err(FitnessError::Length {
-                expected: self.cells.len(),
-                got: rewards.len(),
-            });
-        }
-        if let Some(at) = self.cells.iter().position(|&cell| cell != Cell::Empty) {
-            return Err(FitnessError::Twice {
-                member: at / self.prompts,
-                prompt: at % self.prompts,
-            });
-        }
-        for (at, &reward) in rewards.iter().enumerate() {
-            self.set(at / self.prompts, at % self.prompts, Some(reward))?;
-        }
-        Ok(())
-    }
-
-    /// Members, the rows.
-    pub fn members(&self) -> usize {
-        self.members
-    }
-
-    /// Prompts, the columns.
-    pub fn prompts(&self) -> usize {
-        self.prompts
-    }
-
-    /// Whether every cell is filled.
+    /// Whether every unit was told.
     pub fn complete(&self) -> bool {
-        self.filled == self.cells.len()
+        self.missing == 0
     }
 
-    /// Cells that failed.
-    pub fn failures(&self) -> usize {
-        self.failures
+    /// Rewards that failed.
+    pub fn failures(&self) -> u64 {
+        self.scores.iter().flatten().map(|score| score.failed).sum()
     }
 
-    /// (members, prompts) row by row; NaN where a cell failed or is empty.
-    pub fn rewards(&self) -> &[f64] {
-        &self.rewards
-    }
-
-    /// Fitness of each member: the mean of its rewards over the prompts, in f64, summed in prompt order, after the
-    /// policy. `None` for all members when no reward is left to average.
+    /// Fitness of each member: the mean of its rewards over the prompts, in f64, after the policy. `None` for all members
+    /// when no reward is left to average.
     ///
     /// # Errors
-    /// If a cell is empty, or one failed and the policy is to raise.
-    pub fn fitness(&self, policy: FailurePolicy) -> Result<Vec<Option<f64>>, FitnessError> {
-        if !self.complete() {
-            let (member, prompt) = self.first(Cell::Empty);
-            let cells = self.cells.len();
+    /// If a unit is missing, or a reward failed and the policy is to raise.
+    pub fn fitness(&self) -> Result<Vec<Option<f64>>, FitnessError> {
+        if let Some(unit) = self.scores.iter().position(Option::is_none) {
+            let (missing, units) = (self.missing, self.units.len());
             return Err(FitnessError::Incomplete {
-                missing: cells - self.filled,
-                cells,
-                member,
-                prompt,
+                missing,
+                units,
+                unit,
             });
         }
-        if self.failures == self.cells.len() && policy != FailurePolicy::Raise {
+        let (failures, rewards) = (self.failures(), (self.members * self.prompts) as u64);
+        if failures > 0 && self.policy == FailurePolicy::Raise {
+            let failed =
+                |score: &Option<Score>| score.as_ref().is_some_and(|score| score.failed > 0);
+            let first = self.scores.iter().position(failed).expect("it was counted");
+            let Unit {
+                member,
+                start,
+                stop,
+                ..
+            } = self.units[first];
+            return Err(FitnessError::Failed {
+                failures,
+                rewards,
+                member,
+                start,
+                stop,
+            });
+        }
+        if failures == rewards {
             return Ok(vec![None; self.members]);
         }
-        match policy {
-            FailurePolicy::Raise if self.failures > 0 => {
-                let (member, prompt) = self.first(Cell::Failed);
-                let (failures, cells) = (self.failures, self.cells.len());
-                Err(FitnessError::Failed {
-                    failures,
-                    cells,
-                    member,
-                    prompt,
-                })
-            }
-            FailurePolicy::Raise | FailurePolicy::Zero => Ok(self.means_with(0.0)),
-            FailurePolicy::Worst => {
-                Ok(self.means_with(self.rewards.iter().copied().fold(f64::INFINITY, f64::min)))
-            }
-            FailurePolicy::DropPrompt => Ok(self.means_of_whole_prompts()),
-        }
+        Ok(match self.policy {
+            FailurePolicy::Raise | FailurePolicy::Zero => self.means_with(0.0),
+            FailurePolicy::Worst => self.means_with(self.smallest()),
+            FailurePolicy::DropPrompt => self.means_of_whole_prompts(),
+        })
+    }
+
+    /// The smallest reward of the table.
+    fn smallest(&self) -> f64 {
+        let all = self.scores.iter().flatten();
+        all.map(|score| score.smallest)
+            .fold(f64::INFINITY, f64::min)
     }
 
     fn means_with(&self, failed: f64) -> Vec<Option<f64>> {
-        let or_failed = |reward: &f64| if reward.is_nan() { failed } else { *reward };
-        self.rows()
-            .map(|row| Some(mean(row.iter().map(or_failed))))
-            .collect()
+        let sum = |score: &Score| match score.failed {
+            0 => score.sum,
+            count => total([score.sum, count as f64 * failed].into_iter()),
+        };
+        let mean = |scores: Vec<&Score>| total(scores.into_iter().map(sum)) / self.prompts as f64;
+        self.rows().map(|scores| Some(mean(scores))).collect()
     }
 
     fn means_of_whole_prompts(&self) -> Vec<Option<f64>> {
-        let mut whole = vec![true; self.prompts];
-        for row in self.rows() {
-            for (whole, reward) in whole.iter_mut().zip(row) {
-                *whole &= !reward.is_nan();
-            }
-        }
-        if !whole.contains(&true) {
+        let row = |scores: Vec<&Score>| -> Vec<f64> {
+            scores
+                .into_iter()
+                .flat_map(|score| score.rewards.iter().copied())
+                .collect()
+        };
+        let rows: Vec<Vec<f64>> = self.rows().map(row).collect();
+        let whole: Vec<usize> = (0..self.prompts)
+            .filter(|&prompt| rows.iter().all(|row| row[prompt].is_finite()))
+            .collect();
+        if whole.is_empty() {
             return vec![None; self.members];
         }
-        let kept = |row: &[f64]| {
-            mean(
-                row.iter()
-                    .zip(&whole)
-                    .filter(|(_, whole)| **whole)
-                    .map(|(reward, _)| *reward),
-            )
-        };
-        self.rows().map(|row| Some(kept(row))).collect()
+        let mean =
+            |row: &Vec<f64>| total(whole.iter().map(|&prompt| row[prompt])) / whole.len() as f64;
+        rows.iter().map(|row| Some(mean(row))).collect()
     }
 
-    fn rows(&self) -> impl Iterator<Item = &[f64]> {
-        self.rewards.chunks_exact(self.prompts)
+    /// Each member's scores.
+    fn rows(&self) -> impl Iterator<Item = Vec<&Score>> {
+        let units = self.units.len() / self.members;
+        self.scores
+            .chunks_exact(units)
+            .map(|scores| scores.iter().flatten().collect())
     }
-
-    fn first(&self, cell: Cell) -> (usize, usize) {
-        let at = self
-            .cells
-            .iter()
-            .position(|&other| other == cell)
-            .expect("such a cell was counted");
-        (at / self.prompts, at % self.prompts)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cell {
-    Empty,
-    Reward,
-    Failed,
-}
-
-/// Mean of finite values in their order; finite even where the plain sum would overflow.
-fn mean(values: impl Iterator<Item = f64> + Clone) -> f64 {
-    let count = values.clone().count() as f64;
-    let sum: f64 = values.clone().fold(0.0, |sum, value| sum + value);
-    if sum.is_finite() {
-        return sum / count;
-    }
-    values
-        .fold(0.0, |sum, value| sum + value / count)
-        .clamp(f64::MIN, f64::MAX)
 }

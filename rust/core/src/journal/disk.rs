@@ -36,6 +36,25 @@ pub(super) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
+/// Puts a file with these bytes in the place of `path`, on the disk when it returns. Who has the old one open keeps it,
+/// without a name.
+///
+/// # Errors
+/// If it can't be made; `path` is as before then.
+pub(super) fn replace_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (mut file, temporary) = temporary_beside(path)?;
+    let made = (|| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if made.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    made?;
+    sync_directory(path)
+}
+
 /// Whether the open file has no name any more.
 #[cfg(unix)]
 pub(super) fn is_deleted(metadata: &fs::Metadata) -> bool {

@@ -67,7 +67,11 @@ pub(super) fn check_record(record: &Record) -> Result<(), &'static str> {
     Ok(())
 }
 
-pub(super) fn decode_record(payload: &[u8]) -> Result<Record, &'static str> {
+/// The record of a payload.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn decode_record(payload: &[u8]) -> Result<Record, &'static str> {
     if payload.len() < FIXED {
         return Err("a record that is too short");
     }

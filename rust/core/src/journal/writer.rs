@@ -83,6 +83,20 @@ impl JournalWriter {
         })
     }
 
+    /// As [`JournalWriter::open`], in a file of its own: the good part is copied beside the journal and takes its name.
+    /// For one who goes on with the journal of a writer that may still live, such as a leader that hangs: what that one
+    /// appends afterwards is refused (its file has no name any more) and reaches nobody.
+    ///
+    /// # Errors
+    /// As [`JournalWriter::open`].
+    pub fn take_over(path: &Path) -> Result<Self, JournalError> {
+        let bytes = std::fs::read(path).map_err(|source| JournalError::io(path, "read", source))?;
+        let good = Journal::parse(&bytes, path)?.good_bytes as usize;
+        disk::replace_whole(path, &bytes[..good])
+            .map_err(|source| JournalError::io(path, "take over", source))?;
+        Self::open(path)
+    }
+
     /// Records in the file: the iteration that comes next.
     pub fn records(&self) -> u32 {
         self.records

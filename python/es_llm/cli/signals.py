@@ -1,0 +1,43 @@
+"""SIGTERM and Ctrl-C: the first one ends the training after the current record, the second one at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+from es_llm.team import Team
+
+INTERRUPTED: Final = 75
+"""Exit code of a run that a signal ended and that can be resumed: EX_TEMPFAIL of sysexits.h, "try again later"."""
+
+
+@contextmanager
+def stop_signals(team: Team) -> Iterator[None]:
+    """Let `team.halted` tell of a signal while the block runs."""
+    came: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if came:
+            sys.stderr.flush()
+            os._exit(128 + number)
+        came.append(number)
+        if team.speaks:
+            print(
+                f"es-llm: {signal.Signals(number).name}: ending after this iteration; once more ends at once",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    team.halted = lambda: bool(came)
+    try:
+        yield
+    finally:
+        team.halted = lambda: False
+        for number, handler in before.items():
+            signal.signal(number, handler)

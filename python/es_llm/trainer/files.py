@@ -1,0 +1,96 @@
+"""What a rank writes of a run: the leader everything, one rank of each other host a copy of the journal."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from es_llm._core import Record
+from es_llm.checkpoint.metrics_log import MetricsLog
+from es_llm.checkpoint.run_directory import RunDirectory, write_json
+from es_llm.errors import JournalError
+from es_llm.trainer.metrics import record_metrics
+from es_llm.trainer.opening import OpenRun
+
+logger = logging.getLogger(__name__)
+
+
+class RunFiles:
+    """The open files of a run. `events` are those that were saved, with those that are appended."""
+
+    def __init__(self, opened: OpenRun) -> None:
+        self.directory: RunDirectory = opened.directory
+        self._writer, self._lock = opened.writer, opened.lock
+        journal = opened.journal
+        self.saved: list[Record] = journal.records if journal is not None else []
+        self.digests: dict[int, int] = journal.digests if journal is not None else {}
+        self.events: list[dict[str, Any]] = [json.loads(text) for text in journal.events] if journal else []
+        self._log = MetricsLog(self.directory.metrics)
+
+    def agree_with(self, known: list[bytes]) -> list[bytes]:
+        """Make journal and `known` records one: appends what the journal lacks, returns what `known` lacks.
+
+        Raises:
+            JournalError: they contradict each other, or the disk refuses.
+        """
+        saved = [record.to_bytes() for record in self.saved]
+        both = min(len(saved), len(known))
+        if saved[:both] != known[:both]:
+            raise JournalError(f"{str(self.directory.journal)!r} holds other records than this job's ranks")
+        for data in known[both:]:
+            self.append_record(Record.from_bytes(data))
+        return saved[both:]
+
+    def begin(self, options: dict[str, Any], records: int) -> None:
+        """The leader's other files: the options, and a log of metrics that agrees with the journal."""
+        missing = self.saved[:records]
+        self._log.rewind(records, lambda step: record_metrics(missing[step - 1]))
+        write_json(self.directory.config, options)
+
+    def append_record(self, record: Record) -> None:
+        """On the disk when it returns; a record that is there already is left alone."""
+        if record.iteration == self._writer.records:
+            self._writer.append_record(record)
+            if record.iteration == len(self.saved):
+                self.saved.append(record)
+
+    def append_digest(self, iteration: int, digest: int) -> None:
+        """A digest that all ranks agree on; one that is there already is left alone."""
+        if iteration not in self.digests and iteration < (self._writer.records or 0):
+            self._writer.append_digest(iteration, digest)
+            self.digests[iteration] = digest
+
+    def append_event(self, event: dict[str, Any]) -> None:
+        """Something that happened."""
+        self._writer.append_event(json.dumps(event))
+        self.events.append(event)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """One line of metrics."""
+        self._log.write(metrics)
+
+    def result(self, result: dict[str, Any]) -> None:
+        """What came out."""
+        write_json(self.directory.result, result)
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        self._writer.close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def copy_of(open_copy: Callable[[], OpenRun | None], known: list[bytes]) -> RunFiles | None:
+    """This host's copy of the journal; a host without a place for it goes on without."""
+    try:
+        opened = open_copy()
+        if opened is None:
+            return None
+        files = RunFiles(opened)
+        files.agree_with(known)
+    except (OSError, JournalError, ValueError, RuntimeError) as error:
+        logger.error("this host keeps no copy of the journal: %s", error)
+        return None
+    return files
