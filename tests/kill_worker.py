@@ -39,8 +39,9 @@ def serve() -> None:
 def _train(request: dict) -> int:
     sys.stdout = io.StringIO()
     from es_llm.assemble import assemble
-    from es_llm.comm import SingleCommunicator
+    from es_llm.comm import SingleMailbox
     from es_llm.config.resolve import resolve
+    from es_llm.team import Team
     from tests.commands import REWARD
 
     kill = request["kill"]
@@ -53,7 +54,7 @@ def _train(request: dict) -> int:
         options["resume_from_checkpoint"] = request["dir"]
     if kill and "after_s" in kill:
         threading.Thread(target=_die_after, args=(kill["after_s"],), daemon=True).start()
-    trainer = assemble(*resolve(options), SingleCommunicator())
+    trainer = assemble(*resolve(options), Team(SingleMailbox()))
     if kill and "place" in kill:
         _arm(trainer, kill["step"], kill["place"])
     trainer.train()
@@ -71,41 +72,41 @@ def _die() -> None:
 
 def _arm(trainer, step: int, place: str) -> None:
     """Put a kill at `place` of iteration `step`."""
-    from es_llm.trainer import iteration
+    from es_llm.model.weights import Weights
+    from es_llm.trainer.files import RunFiles
 
-    def armed(name, before, after):
-        method = getattr(iteration.Iteration, name)
+    def armed(cls, name, iteration_of, before, after):
+        method = getattr(cls, name)
 
-        def run(self, what):
-            here = self._run.population.iteration if name != "_digest" else self.record.iteration
-            start = self._run.population.iteration
-            if before == place and here == step:
+        def run(self, what, *rest, **named):
+            here = iteration_of(what) == step
+            if here and before == place:
                 _die()
-            method(self, what)
-            if after == place and (start == step or (name == "_digest" and here == step)):
+            answer = method(self, what, *rest, **named)
+            if here and after == place:
                 _die()
+            return answer
 
-        setattr(iteration.Iteration, name, run)
+        setattr(cls, name, run)
 
-    armed("_journal", "before_journal", "after_journal")
-    armed("_update", None, "after_update")
-    armed("_digest", None, "after_digest")
+    armed(Weights, "update", lambda record: record.iteration, None, "after_update")
+    armed(RunFiles, "append_digest", lambda iteration: iteration, None, "after_digest")
+    armed(RunFiles, "append_record", lambda record: record.iteration, "before_journal", "after_journal")
     if place == "torn_record":
-        _tear(iteration.Iteration, step)
+        _tear(RunFiles, step)
 
 
 def _tear(cls, step: int) -> None:
     """Write the record, take its last bytes away, as a disk that lost power would, and die."""
-    method = cls._journal
+    method = cls.append_record
 
-    def run(self, what):
-        method(self, what)
-        if self.record.iteration == step:
-            path = Path(self._run.config.output_dir) / "journal.es"
-            os.truncate(path, path.stat().st_size - 9)
+    def run(self, record):
+        method(self, record)
+        if record.iteration == step:
+            os.truncate(self.directory.journal, self.directory.journal.stat().st_size - 9)
             _die()
 
-    cls._journal = run
+    cls.append_record = run
 
 
 if __name__ == "__main__":

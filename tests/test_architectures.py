@@ -5,9 +5,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from es_llm import ESConfig, ESTrainer
-from es_llm.comm import SingleCommunicator
+from es_llm.comm import SingleMailbox
 from es_llm.model.loading import load_tokenizer
 from es_llm.rollout.hf import HFEngine
+from es_llm.team import Team
 from tests.reward_digits import digits
 from tests.tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
@@ -28,7 +29,7 @@ def test_train_export_load(tmp_path, name):
         ),
         train_dataset=[{"prompt": prompt} for prompt in PROMPTS],
         eval_dataset=[{"prompt": prompt} for prompt in PROMPTS],
-        comm=SingleCommunicator(),
+        team=Team(SingleMailbox()),
     )  # fmt: skip
     base = trainer.run.weights.sha256()
     output = trainer.train()

@@ -151,15 +151,14 @@ def test_a_full_disk_while_the_journal_is_written(tmp_path):
     code = (
         "import resource, sys\n"
         "from es_llm.cli import main\n"
-        "import es_llm.trainer.iteration as i\n"
-        "journal = i.Iteration._journal\n"
-        "def full(self, step):\n"
-        "    if self._run.population.iteration == 1:\n"
-        "        import os\n"
-        "        size = os.path.getsize(sys.argv[1] + '/journal.es') + 20\n"
+        "from es_llm.trainer.files import RunFiles\n"
+        "append = RunFiles.append_record\n"
+        "def full(self, record):\n"
+        "    if record.iteration == 1:\n"
+        "        size = self.directory.journal.stat().st_size + 20\n"
         "        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
-        "    journal(self, step)\n"
-        "i.Iteration._journal = full\n"
+        "    append(self, record)\n"
+        "RunFiles.append_record = full\n"
         "sys.exit(main(['train', '--output_dir', sys.argv[1], *sys.argv[2:]]))\n"
     )
     words = [*SMALL, "--max_steps", "3"]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from es_llm._core import FitnessTable, Population
-from es_llm.errors import ConfigError, PopulationError
+from es_llm._core import FitnessTable, Population, Record, unit_score
+from es_llm.errors import ConfigError, JournalError, PopulationError
 
 FITNESS = st.lists(st.none() | st.floats(-1e6, 1e6), min_size=2, max_size=40)
 
@@ -112,49 +112,59 @@ def test_apply_takes_each_record_once():
         population.tell([1.0, 2.0, 3.0], sigma=1e-3, learning_rate=5e-4)
 
 
-def test_a_table_takes_each_cell_once():
-    table = FitnessTable(2, 2)
-    table.set(1, 1, 4.0)
-    with pytest.raises(PopulationError, match=r"\(member 1, prompt 1\) was filled before"):
-        table.set(1, 1, 4.0)
-    with pytest.raises(PopulationError, match="outside"):
-        table.set(2, 0, 4.0)
-    with pytest.raises(PopulationError, match="3 of 4 cells are empty"):
-        table.fitness("zero")
-    with pytest.raises(PopulationError, match="filled before"):
-        table.fill(np.zeros((2, 2)))
-    with pytest.raises(PopulationError, match=r"\(2, 2\), got \(2, 3\)"):
-        FitnessTable(2, 2).fill(np.zeros((2, 3)))
-    with pytest.raises(PopulationError, match="at least 1 member"):
-        FitnessTable(0, 2)
-
-
-def test_a_table_follows_the_policy():
-    table = FitnessTable(2, 2)
-    for member, row in enumerate([[1.0, None], [-2.0, 4.0]]):
-        for prompt, reward in enumerate(row):
-            table.set(member, prompt, reward)
-    assert table.complete
-    assert table.failures == 1
-    assert table.fitness("zero") == [0.5, 1.0]
-    assert table.fitness("worst") == [-0.5, 1.0]
-    assert table.fitness("drop_prompt") == [1.0, -2.0]
-    with pytest.raises(PopulationError, match=r"1 of 4 rewards failed, the first is \(member 0, prompt 1\)"):
-        table.fitness("raise")
+def test_a_table_takes_each_unit_once():
+    table = FitnessTable(2, 3, 2, "zero")
+    table.set(3, [4.0])
+    with pytest.raises(PopulationError, match="unit 3 was told before"):
+        table.set(3, [4.0])
+    with pytest.raises(PopulationError, match="outside the table of 4 units"):
+        table.set(4, [4.0])
+    with pytest.raises(PopulationError, match=r"unit 0 \(member 0, prompts 0 to 2\): \[1.0, 3.0\] are no score"):
+        table.set(0, [1.0, 3.0])
+    with pytest.raises(PopulationError, match="3 of 4 units are missing, the first is unit 0"):
+        table.fitness()
+    with pytest.raises(PopulationError, match="members"):
+        FitnessTable(0, 2, 1, "zero")
     with pytest.raises(ConfigError, match="failure_policy"):
-        table.fitness("ignore")
-    np.testing.assert_array_equal(table.rewards(), [[1.0, np.nan], [-2.0, 4.0]])
+        FitnessTable(1, 1, 1, "ignore")
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.randoms(use_true_random=False))
-def test_cells_one_by_one_in_any_order_equal_all_at_once(members, prompts, random):
-    rewards = np.array([[random.uniform(-1, 1) for _ in range(prompts)] for _ in range(members)])
-    rewards[random.randrange(members), random.randrange(prompts)] = random.choice([np.nan, np.inf, 0.0])
-    at_once, one_by_one = FitnessTable(members, prompts), FitnessTable(members, prompts)
-    at_once.fill(np.asfortranarray(rewards))
-    cells = list(np.ndindex(members, prompts))
-    random.shuffle(cells)
-    for member, prompt in cells:
-        one_by_one.set(member, prompt, rewards[member, prompt])
-    for policy in ("zero", "worst", "drop_prompt"):
-        assert at_once.fitness(policy) == one_by_one.fitness(policy)
+@pytest.mark.parametrize(
+    ("policy", "scores", "fitness"),
+    [
+        ("zero", [[1.0, 1.0], [2.0]], [0.5, 1.0]),
+        ("worst", [[1.0, 1.0, 1.0], [2.0, -2.0]], [-0.5, 1.0]),
+        ("drop_prompt", [[1.0, np.nan], [-2.0, 4.0]], [1.0, -2.0]),
+    ],
+)
+def test_a_table_follows_the_policy(policy, scores, fitness):
+    rewards = [[1.0, None], [-2.0, 4.0]]
+    for row, score in zip(rewards, scores, strict=True):
+        np.testing.assert_array_equal(unit_score(row, policy), score)
+    table = FitnessTable(2, 2, 2, policy)
+    for unit, row in enumerate(rewards):
+        table.set(unit, unit_score(row, policy))
+    assert (table.complete, table.failures) == (True, 1)
+    assert table.fitness() == fitness
+
+
+def test_a_failed_reward_may_raise():
+    table = FitnessTable(2, 2, 1, "raise")
+    for unit, reward in enumerate([1.0, np.nan, -2.0, 4.0]):
+        table.set(unit, unit_score([reward], "raise"))
+    with pytest.raises(
+        PopulationError, match="1 of 4 rewards failed, the first is of member 0, among the prompts 1 to 2"
+    ):
+        table.fitness()
+
+
+@given(FITNESS, st.integers(0, 2**20))
+def test_a_record_goes_through_bytes(fitness, cursor):
+    record = Population(run_seed=3, population_size=len(fitness)).tell(
+        fitness, sigma=0.1, learning_rate=0.2, cursor=cursor
+    )
+    data = record.to_bytes()
+    assert Record.from_bytes(data) == record
+    for end in range(len(data)):
+        with pytest.raises(JournalError, match="expected a record, got a record"):
+            Record.from_bytes(data[:end])

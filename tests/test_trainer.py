@@ -8,9 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from es_llm import ESConfig, ESTrainer
-from es_llm.comm import SingleCommunicator, run_ranks
+from es_llm.comm import SingleMailbox, run_ranks
 from es_llm.errors import ConfigError, JournalError, PopulationError, ResumeError
 from es_llm.model.loading import load_model, load_tokenizer
+from es_llm.team import Team
 
 ROWS = [{"prompt": f"{a:2d} {a + 1:2d} {a + 2:2d}={3 * a + 3:3d}:", "bonus": 0.1 * a} for a in range(1, 9)]
 
@@ -20,7 +21,7 @@ def digits(completions, **columns):
     return [sum(c.isdigit() for c in text) / (1 + len(text)) for text in completions]
 
 
-def make(tmp_path, reward_funcs=digits, model=None, comm=None, **options):
+def make(tmp_path, reward_funcs=digits, model=None, team=None, **options):
     extra = {name: options.pop(name) for name in ("callbacks", "eval_dataset", "metric_funcs", "train_dataset")
              if name in options}  # fmt: skip
     options = {
@@ -28,7 +29,7 @@ def make(tmp_path, reward_funcs=digits, model=None, comm=None, **options):
         "prompts_per_iteration": 4, "output_dir": str(tmp_path / "run"), **options,
     }  # fmt: skip
     return ESTrainer(
-        model=model, reward_funcs=reward_funcs, args=ESConfig(**options), comm=comm or SingleCommunicator(),
+        model=model, reward_funcs=reward_funcs, args=ESConfig(**options), team=team or Team(SingleMailbox()),
         **{"train_dataset": ROWS, "eval_dataset": ROWS[:3], **extra},
     )  # fmt: skip
 
@@ -194,16 +195,20 @@ def test_resume_through_train(tmp_path):
 def test_ranks_as_threads_give_the_same_bits(tmp_path):
     models = [load_model(None) for _ in range(6)]  # transformers can't load in several threads at once
 
-    def work(comm):
-        model = models[comm.size * (comm.size - 1) // 2 + comm.rank]
-        return make(tmp_path / str(comm.size), comm=comm, model=model, eval_steps=2).train().metrics["weights_sha256"]
+    def work(mailbox):
+        model = models[mailbox.size * (mailbox.size - 1) // 2 + mailbox.rank]
+        return (
+            make(tmp_path / str(mailbox.size), team=Team(mailbox), model=model, eval_steps=2)
+            .train()
+            .metrics["weights_sha256"]
+        )
 
     results = [set(run_ranks(size, work)) for size in (1, 2, 3)]
     assert len(set.union(*results)) == 1
     assert (tmp_path / "1" / "run" / "journal.es").read_bytes() != b""
     log = (tmp_path / "3" / "run" / "metrics.jsonl").read_text().splitlines()
     sent = [line["bytes_sent"] for line in map(json.loads, log) if "bytes_sent" in line]
-    assert max(sent) < 4 * 4 * 8 * 4
+    assert max(sent) < 3 * (16 * 4 + 200)
 
 
 def test_an_error_of_rank_0_alone_is_raised_on_all(tmp_path, monkeypatch):
@@ -216,11 +221,11 @@ def test_an_error_of_rank_0_alone_is_raised_on_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr("es_llm.checkpoint.metrics_log.MetricsLog.write", full)
 
-    def work(comm):
+    def work(mailbox):
         try:
-            make(tmp_path, comm=comm, model=models[comm.rank]).train()
+            make(tmp_path, team=Team(mailbox), model=models[mailbox.rank]).train()
         except JournalError as error:
-            raised.append((comm.rank, str(error), error.shared))
+            raised.append((mailbox.rank, str(error), error.shared))
 
     run_ranks(2, work, timeout_s=60)
     assert sorted(raised) == [(0, "disk full", True), (1, "disk full", True)]

@@ -1,7 +1,7 @@
 """One run per directory: a lock that ends with the process that holds it.
 
-The lock is the operating system's (`flock`), so a process that dies leaves none behind. The file says who holds it. Where
-the file system has no such locks the file alone decides: one whose process is gone is stale.
+The lock is the operating system's (`flock`), so a process that dies leaves none behind. The file says who holds it.
+Where the file system has no such locks the file alone decides: one whose process is gone is stale.
 """
 
 from __future__ import annotations
@@ -32,6 +32,19 @@ class DirectoryLock:
 
     def __init__(self, directory: Path, job: str) -> None:
         self._path = directory / _NAME
+        while not self._open(directory, job):
+            pass
+        self._write(job)
+
+    def release(self) -> None:
+        """Let others in."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            self._file.close()
+
+    def _open(self, directory: Path, job: str) -> bool:
+        """Lock the file; false if its holder has taken it away in the meantime."""
         try:
             self._file = open(self._path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock
         except OSError as error:
@@ -43,14 +56,13 @@ class DirectoryLock:
                 f"`output_dir` {str(directory)!r} is in use by process {holder.get('pid', '?')} on "
                 f"{holder.get('host', '?')}; wait until that run has ended, or name another directory"
             )
-        self._write(job)
-
-    def release(self) -> None:
-        """Let others in."""
-        if not self._file.closed:
-            with contextlib.suppress(OSError):
-                self._file.truncate(0)
+        try:
+            same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+        except FileNotFoundError:
+            same = False
+        if not same:
             self._file.close()
+        return same
 
     def _take(self, holder: dict[str, Any]) -> bool:
         try:

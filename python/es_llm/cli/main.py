@@ -62,8 +62,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
     try:
         options = parser.parse_known(words)
         team = Team(command.mailbox(options))
-        if team.rank != 0:
-            logging.getLogger().setLevel(logging.ERROR)
+        _warn_once(team)
         code: int = command.run(options, team)
     except LeftOutError:
         code = 0
@@ -74,6 +73,16 @@ def run_command(name: str, words: Sequence[str]) -> int:
     except Exception:
         code = _crash(team)
     return _leave(team, code)
+
+
+def _warn_once(team: Team) -> None:
+    """Warnings are told by the rank that leads, or would; errors by every rank that meets one."""
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or team.leads or team.speaks
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(passes)
 
 
 def _fail(team: Team, error: EsError) -> int:
@@ -102,7 +111,7 @@ def _crash(team: Team) -> int:
 
 
 def _leave(team: Team, code: int) -> int:
-    """End this rank's part. A launcher ends all ranks when the first one goes with a code: the speaking one goes first."""
+    """End this rank's part. A launcher ends all ranks when one goes with a code, so the speaking one goes first."""
     if code != 0 and team.size > 1 and not team.speaks:
         time.sleep(_SPEECH_S)
     if team.speaks and "silent" in team.losses.values():

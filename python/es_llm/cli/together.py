@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from es_llm.team import Team
-from es_llm.trainer.single_calls import Fail
+from es_llm.team import Fail, Team
 
 Result = TypeVar("Result")
 

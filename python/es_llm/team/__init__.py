@@ -5,6 +5,7 @@ The Rust machine (`es_llm._core.TeamRank`) decides; `Wire` carries its messages;
 """
 
 from es_llm.team.program import Outcome, Program, Round, Table
+from es_llm.team.programs import Fail, Lead
 from es_llm.team.team import Team
 
-__all__ = ["Outcome", "Program", "Round", "Table", "Team"]
+__all__ = ["Fail", "Lead", "Outcome", "Program", "Round", "Table", "Team"]

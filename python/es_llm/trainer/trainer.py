@@ -28,14 +28,14 @@ from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dt
 from es_llm.model.weights import Weights
 from es_llm.rewards.scoring import RewardSet
 from es_llm.rollout.hf import HFEngine
-from es_llm.team import Team
+from es_llm.team import Lead, Team
 from es_llm.trainer.arguments import as_list, require_config, rows_of
 from es_llm.trainer.data import PromptOrder, fingerprint
+from es_llm.trainer.evaluate import Evaluate
 from es_llm.trainer.evaluation import EvaluationWork
 from es_llm.trainer.opening import open_run
 from es_llm.trainer.runtime import configure_threads
 from es_llm.trainer.session import Session, Surroundings, TrainOutput
-from es_llm.trainer.single_calls import Evaluate, Lead
 from es_llm.trainer.state import RunState
 from es_llm.types import RewardFunction, Row
 

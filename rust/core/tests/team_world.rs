@@ -97,7 +97,7 @@ struct Trouble {
     kills: u64,
     /// Ranks that stop for longer than the time limit.
     freezes: u64,
-    /// Units that take longer than the time limit.
+    /// Share of units and other steps that take longer than the time limit.
     hangs: f64,
     /// Ranks that resign.
     resigns: u64,
@@ -505,9 +505,7 @@ impl World {
                 assert_eq!(round.step, process.applied, "seed {}", self.seed);
                 process.task = Some((round, unit));
                 let mut seconds = process.pace * (0.8 + 0.4 * self.draw.unit());
-                if self.draw.chance(self.trouble.hangs) {
-                    seconds += self.timeout * (0.5 + 2.0 * self.draw.unit());
-                }
+                seconds += self.hang();
                 return self.main_soon(rank, seconds);
             }
             Step::Apply { iteration, payload } => {
@@ -570,7 +568,14 @@ impl World {
             } if self.trouble.flips > 0 => {}
             step => panic!("seed {}: rank {rank}: {step:?}", self.seed),
         }
-        self.main_soon(rank, 0.001);
+        let seconds = 0.001 + self.hang();
+        self.main_soon(rank, seconds);
+    }
+
+    /// Seconds for which a main thread hangs: mostly none.
+    fn hang(&mut self) -> f64 {
+        let hangs = self.draw.chance(self.trouble.hangs);
+        f64::from(u8::from(hangs)) * self.timeout * (0.5 + 2.0 * self.draw.unit())
     }
 
     /// The leader's program: iterate to the end of this call.

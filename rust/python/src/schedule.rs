@@ -272,8 +272,6 @@ impl CoreError for ScheduleError {
             | Self::LostWorker { .. }
             | Self::Zero { .. }
             | Self::TooMany { .. }
-            | Self::Rank { .. }
-            | Self::Finished
             | Self::Cost { .. }
             | Self::Speed { .. }
             | Self::UnknownPolicy { .. } => "ScheduleError",

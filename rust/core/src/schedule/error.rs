@@ -26,10 +26,6 @@ pub enum ScheduleError {
     Zero { name: &'static str },
     #[error("{members} members x {chunks} prompt chunks are more units than can be counted")]
     TooMany { members: u32, chunks: u32 },
-    #[error("`rank` must be from 0 to {}, got {rank}", ranks - 1)]
-    Rank { rank: u32, ranks: u32 },
-    #[error("this iteration is finished; nothing is left to be done")]
-    Finished,
     #[error("`schedule` must be \"static\" or \"dynamic\", got {name:?}")]
     UnknownPolicy { name: String },
 }

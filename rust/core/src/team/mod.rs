@@ -108,6 +108,8 @@ pub struct Rank {
     /// When it heard its leader last, and when it said last that it lives.
     heard: f64,
     spoke: f64,
+    /// When its main thread took or finished a step last.
+    worked: f64,
     /// When it looked at the clock last.
     ticked: f64,
     /// Messages to itself.
@@ -145,6 +147,7 @@ impl Rank {
             ahead: Vec::new(),
             heard: 0.0,
             spoke: 0.0,
+            worked: 0.0,
             ticked: 0.0,
             inbox: VecDeque::new(),
             sends: Vec::new(),
@@ -176,7 +179,7 @@ impl Rank {
         self.leader = None;
         self.early.clear();
         self.worker.forget();
-        (self.heard, self.spoke, self.ticked) = (now, now, now);
+        (self.heard, self.spoke, self.ticked, self.worked) = (now, now, now, now);
         self.head = RankId::MAX;
         self.elect(now);
         self.settle(now);
@@ -280,6 +283,7 @@ impl Rank {
 
     /// The next step of the main thread; the one before is finished.
     pub fn next(&mut self, now: f64) -> Step {
+        self.worked = now;
         if std::mem::take(&mut self.greet) {
             self.say_hello();
             self.settle(now);
@@ -304,6 +308,7 @@ impl Rank {
 
     /// The unit of the last [`Step::Evaluate`] has this outcome.
     pub fn evaluated(&mut self, now: f64, outcome: Outcome) {
+        self.worked = now;
         for message in self.worker.done(now, outcome) {
             self.tell_head(message);
         }
@@ -475,7 +480,9 @@ impl Rank {
             self.heard = now;
             self.forgive(now);
         }
-        if timeout > 0.0 && now - self.spoke > timeout / BEATS {
+        // A main thread that hangs is a rank that hangs, though this thread lives.
+        let works = now - self.worked < timeout;
+        if timeout > 0.0 && works && now - self.spoke > timeout / BEATS {
             self.spoke = now;
             let all = self.others();
             let listeners = if self.leads() { all } else { vec![self.head] };
@@ -590,8 +597,8 @@ impl Rank {
                 }
             }
             Message::Stop { payload } => self.todo.push_back(Step::Stopped { payload }),
-            Message::Evict if self.worker.busy() => self.greet = true,
-            Message::Evict => self.say_hello(),
+            // Its main thread says so itself: that one may hang.
+            Message::Evict => self.greet = true,
             _ => {}
         }
     }

@@ -120,11 +120,6 @@ impl Worker {
         self.outcomes.clear();
     }
 
-    /// Whether a unit is in work.
-    pub fn busy(&self) -> bool {
-        self.running.is_some()
-    }
-
     fn enter(&mut self, round: Round) {
         if self.round != Some(round) {
             self.forget();

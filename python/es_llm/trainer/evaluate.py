@@ -1,9 +1,8 @@
-"""Collective calls of one thing: evaluate, export."""
+"""The collective call of one evaluation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
@@ -31,30 +30,3 @@ class Evaluate(Program):
     def complete(self, team: Team, round_: Round, table: Table) -> None:
         """Keep the means."""
         self.evaluation = self._work.result(table, answers=0)
-
-
-class Lead(Program):
-    """The leader alone does `work`; its error is raised on all ranks."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work = work
-
-    def advance(self, team: Team) -> None:
-        """Do it."""
-        self._work()
-        team.finish(b"{}")
-
-
-class Fail(Program):
-    """This rank couldn't even begin; its error is raised on all ranks."""
-
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def enter(self, team: Team) -> None:
-        """Say so."""
-        raise self._error
-
-    def advance(self, team: Team) -> None:
-        """Never comes."""
-        raise self._error

@@ -1,0 +1,71 @@
+"""One run per directory; the lock of a dead process is none."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from es_llm.checkpoint import lock
+from es_llm.checkpoint.lock import DirectoryLock, read_holder
+from es_llm.errors import ConfigError
+
+HOLD = """
+import sys
+from pathlib import Path
+from es_llm.checkpoint.lock import DirectoryLock
+held = DirectoryLock(Path(sys.argv[1]), "theirs")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_another_job_is_kept_out_until_the_first_one_dies(tmp_path, holder):
+    with pytest.raises(ConfigError, match=rf"in use by process {holder.pid} on"):
+        DirectoryLock(tmp_path, "ours")
+    assert read_holder(tmp_path)["job"] == "theirs"
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert read_holder(tmp_path)["pid"] == holder.pid, "it left its file behind"
+    held = DirectoryLock(tmp_path, "ours")
+    assert read_holder(tmp_path)["job"] == "ours"
+    held.release()
+    held.release()
+    assert read_holder(tmp_path) == {}
+
+
+def test_the_same_job_goes_in(tmp_path, holder):
+    DirectoryLock(tmp_path, "theirs").release()
+
+
+def test_without_locks_of_the_system_the_file_decides(tmp_path, monkeypatch):
+    def unsupported(file, how):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    DirectoryLock(tmp_path, "first")
+    with pytest.raises(ConfigError, match="in use"):
+        DirectoryLock(tmp_path, "second")
+    holder = read_holder(tmp_path) | {"pid": int(gone.stdout)}
+    (tmp_path / ".lock").write_text(json.dumps(holder))
+    DirectoryLock(tmp_path, "second")
+    (tmp_path / ".lock").write_text(json.dumps(holder | {"host": "elsewhere"}))
+    with pytest.raises(ConfigError, match="on elsewhere"):
+        DirectoryLock(tmp_path, "third")
+    (tmp_path / ".lock").write_text("torn {")
+    DirectoryLock(tmp_path, "third")

@@ -1,0 +1,314 @@
+"""Collective calls over threads: lost, failing, slow and wrong ranks; the others end with the right result."""
+
+import json
+import random
+import threading
+import time
+
+import pytest
+
+from es_llm.comm import SingleMailbox, run_ranks
+from es_llm.errors import CommunicationError, ConfigError, DivergenceError, JournalError, LeftOutError
+from es_llm.team import Outcome, Program, Round, Team
+
+UNITS, STEPS = 9, 5
+
+
+def value(weights, step, unit):
+    return float((weights * 31 + step * 7 + unit * unit) % 1009)
+
+
+def expected():
+    """Weights after each step of an undisturbed run; a record is the sum of the units' values."""
+    weights = [1]
+    for step in range(STEPS):
+        weights.append(weights[-1] + int(sum(value(weights[-1], step, unit) for unit in range(UNITS))))
+    return weights
+
+
+class Count(Program):
+    """A run small enough to read: the weights are one integer, a record is what is added to it."""
+
+    def __init__(self, mailbox, at=None):
+        self.mailbox, self.weights, self.records, self.events = mailbox, 1, [], []
+        self.at = at or (lambda place, step: None)
+        self.halting = False
+
+    def advance(self, team):
+        step = len(self.records)
+        if step < STEPS and not self.halting:
+            self.at("begin", step)
+            team.begin(Round(0, step), [1.0] * UNITS)
+        else:
+            self.at("finish", step)
+            team.finish(json.dumps([self.weights, self.halting]).encode())
+
+    def evaluate(self, round_, unit):
+        assert round_ == (0, len(self.records))
+        time.sleep(0.01)  # so that every rank gets some
+        self.at("evaluate", round_.step)
+        return Outcome([value(self.weights, round_.step, unit)], [1, unit])
+
+    def complete(self, team, round_, table):
+        assert table.counts == [UNITS, sum(range(UNITS))]
+        self.at("complete", round_.step)
+        team.publish(round_.step, str(int(sum(map(sum, table.values)))).encode())
+
+    def apply(self, team, iteration, payload):
+        assert iteration == len(self.records)
+        self.at("apply", iteration)
+        self.weights += int(payload)
+        self.records.append(payload)
+        team.digest(iteration, self.weights)
+
+    def heal(self, team, iteration):
+        self.weights = 1 + sum(map(int, self.records))
+        self.events.append(("heal", iteration))
+        team.digest(len(self.records) - 1, self.weights)
+
+    def agreed(self, iteration, digest):
+        assert digest == expected()[iteration + 1]
+
+    def diverged(self, ranks, iteration, *, hopeless):
+        if hopeless:
+            raise DivergenceError(f"ranks {ranks}")
+        self.events.append(("diverged", tuple(ranks)))
+
+    def lost(self, rank, why):
+        self.events.append(("lost", rank, why.partition(":")[0]))
+
+    def back(self, rank):
+        self.events.append(("back", rank))
+
+    def halt(self):
+        self.halting = True
+
+
+def play(size, at=None, *, policy="dynamic", unit_timeout_s=0.0, program=Count, timeout_s=60):
+    """Each rank's (result or error, program); `at(mailbox)` gives the hook of one rank's program."""
+
+    def work(mailbox):
+        team = Team(mailbox)
+        team.renew(5, policy=policy, unit_timeout_s=unit_timeout_s)
+        mine = program(mailbox, at(mailbox, team) if at else None)
+        try:
+            return json.loads(team.call(mine)), mine
+        except Exception as error:
+            return error, mine
+
+    return run_ranks(size, work, timeout_s=timeout_s)
+
+
+def on(rank, place, step, action):
+    """The hook that does `action(mailbox)` once, at a place of one rank's program."""
+
+    def hook(mailbox, team):
+        done = []
+
+        def at(here, now):
+            if (mailbox.rank, here, now) == (rank, place, step) and not done:
+                done.append(1)
+                action(mailbox)
+
+        return at
+
+    return hook
+
+
+@pytest.mark.parametrize("policy", ["static", "dynamic"])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_all_ranks_end_with_the_same_result(size, policy):
+    for result, program in play(size, policy=policy):
+        assert result == [expected()[-1], False]
+        assert program.weights == expected()[-1]
+
+
+@pytest.mark.parametrize("place", ["begin", "evaluate", "complete", "apply", "finish"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_that_dies_anywhere_is_replaced(place, rank):
+    step = STEPS if place == "finish" else 2
+    results = play(4, on(rank, place, step, lambda mailbox: mailbox.die()))
+    here = results[rank]
+    if place in ("begin", "complete", "finish") and rank != 0:
+        assert here is not None, "it never led"
+    else:
+        assert here is None
+    for result, _ in filter(None, results):
+        assert result == [expected()[-1], False]
+
+
+def test_ranks_that_die_at_random_down_to_one():
+    for seed in range(25):
+        draw = random.Random(seed)
+        doomed = draw.sample(range(4), draw.randrange(1, 4))
+        moments = {rank: draw.randrange(1, 40) for rank in doomed}
+
+        def hook(mailbox, team, moments=moments):
+            count = [0]
+
+            def at(place, step):
+                count[0] += 1
+                if count[0] == moments.get(mailbox.rank):
+                    mailbox.die()
+
+            return at
+
+        results = play(4, hook)
+        left = [result for result in results if result is not None]
+        assert left, seed
+        for result, _ in left:
+            assert result == [expected()[-1], False], seed
+
+
+def test_deaths_are_told_to_the_leader():
+    results = play(3, on(2, "evaluate", 1, lambda mailbox: mailbox.die()))
+    assert ("lost", 2, "dead") in results[0][1].events
+
+
+def fail(error):
+    def action(mailbox):
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_raises_is_left_out(rank, caplog):
+    results = play(3, on(rank, "apply", 1, fail(MemoryError("no memory"))))
+    assert isinstance(results[rank][0], LeftOutError)
+    assert "MemoryError: no memory" in caplog.text
+    for other in {0, 1, 2} - {rank}:
+        assert results[other][0] == [expected()[-1], False]
+    leader = results[1 if rank == 0 else 0][1]
+    assert ("lost", rank, "failed") in leader.events
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_input_ends_the_job_on_all(rank):
+    for result, _ in play(3, on(rank, "apply", 1, fail(JournalError("disk full")))):
+        assert isinstance(result, JournalError)
+        assert str(result) == "disk full"
+        assert result.shared
+
+
+def test_a_failure_may_end_the_job():
+    class Strict(Count):
+        tolerant = False
+
+    for result, _ in play(3, on(1, "evaluate", 0, fail(MemoryError("no memory"))), program=Strict):
+        assert isinstance(result, CommunicationError)
+        assert "MemoryError: no memory" in str(result)
+
+
+def test_when_all_ranks_fail_each_raises_its_own():
+    def hook(mailbox, team):
+        def at(place, step):
+            raise ConfigError("everywhere")
+
+        return at
+
+    class Begin(Count):
+        def enter(self, team):
+            self.at("enter", 0)
+
+    for result, _ in play(3, hook, program=Begin):
+        assert isinstance(result, ConfigError)
+    with pytest.raises(ConfigError):
+        Team(SingleMailbox()).call(Begin(None, hook(None, None)))
+
+
+def test_other_options_on_one_rank_are_refused():
+    def work(mailbox):
+        team = Team(mailbox)
+        team.renew(mailbox.rank // 2)
+        with pytest.raises(CommunicationError, match="rank 2 has other model, options or data than rank 0"):
+            team.call(Count(mailbox))
+        return True
+
+    assert run_ranks(3, work, timeout_s=30) == [True] * 3
+
+
+def test_a_flipped_bit_is_found_and_healed():
+    def flip(program):
+        program.weights ^= 1 << 7
+
+    class Flipped(Count):
+        def apply(self, team, iteration, payload):
+            if (team.rank, iteration) == (1, 2):
+                flip(self)
+            super().apply(team, iteration, payload)
+
+    results = play(3, program=Flipped)
+    for result, _ in results:
+        assert result == [expected()[-1], False]
+    assert results[1][1].events == [("heal", 2)]
+    assert ("diverged", (1,)) in results[0][1].events
+
+
+def test_weights_that_stay_wrong_end_the_job():
+    class Wrong(Count):
+        def heal(self, team, iteration):
+            team.digest(len(self.records) - 1, 13)
+
+        def apply(self, team, iteration, payload):
+            super().apply(team, iteration, payload)
+            if team.rank == 1 and iteration == 2:
+                team.digest(iteration, 13)
+
+        def agreed(self, iteration, digest):
+            assert iteration != 2 or digest == expected()[3]
+
+    for result, _ in play(3, program=Wrong):
+        assert isinstance(result, DivergenceError)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_that_hangs_is_lost_and_may_come_back(rank):
+    results = play(3, on(rank, "evaluate", 1, lambda mailbox: time.sleep(2.5)), unit_timeout_s=0.8)
+    for other in {0, 1, 2} - {rank}:
+        assert results[other][0] == [expected()[-1], False]
+    assert isinstance(results[rank][0], LeftOutError) or results[rank][0] == [expected()[-1], False]
+    if rank != 0:
+        assert ("lost", rank, "silent") in results[0][1].events
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_ends_the_call_after_the_record(rank):
+    def hook(mailbox, team):
+        def at(place, step):
+            if (mailbox.rank, step) == (rank, 1):
+                team.halted = lambda: True
+
+        return at
+
+    for result, program in play(2, hook):
+        assert result == [program.weights, True]
+        assert 1 < len(program.records) < STEPS
+        assert program.weights == expected()[len(program.records)]
+
+
+def test_calls_follow_each_other_and_runs_begin_anew():
+    def work(mailbox):
+        team, results = Team(mailbox), []
+        for identity in (3, 4):
+            team.renew(identity)
+            results.append(json.loads(team.call(Count(mailbox)))[0])
+            time.sleep(0.05 * mailbox.rank)
+        assert team.traffic[0] > 0 or mailbox.size == 1
+        assert team.leads == (mailbox.rank == 0)
+        return results
+
+    for size in (1, 3):
+        assert run_ranks(size, work) == [[expected()[-1]] * 2] * size
+
+
+def test_without_a_second_thread_messages_still_move():
+    def work(mailbox):
+        mailbox.concurrent = False
+        team = Team(mailbox)
+        team.renew(1)
+        result = json.loads(team.call(Count(mailbox)))
+        assert not any(thread.name == "es_llm wire" for thread in threading.enumerate())
+        return result
+
+    assert run_ranks(3, work) == [[expected()[-1], False]] * 3
