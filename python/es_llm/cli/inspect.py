@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from es_llm.cli.options import one_process
 from es_llm.config.parser import Parser
@@ -47,6 +48,17 @@ def run(options: argparse.Namespace, team: Team) -> int:
         )
     for text in journal.events:
         event = json.loads(text)
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in event.get("metrics", {}).items())
-        print(f"event     step {event.get('step', '?')}  {event.get('event', '?')}  {figures}")
+        print(f"event     step {event.get('step', '?')}  {event.get('event', '?')}  {_details(event)}")
     return 0
+
+
+def _details(event: dict[str, Any]) -> str:
+    figures = [f"{name} {value:.4f}" for name, value in event.get("metrics", {}).items()]
+    told = {"rank": "rank {}", "ranks": "ranks {}", "why": "({})"}
+    words = [text.format(_last_line(event[name])) for name, text in told.items() if name in event]
+    return "  ".join([*figures, *words])
+
+
+def _last_line(value: Any) -> str:
+    """Of a traceback the line that says what happened."""
+    return str(value).rstrip().rpartition("\n")[2]

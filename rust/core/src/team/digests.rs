@@ -38,8 +38,9 @@ impl Digests {
                 ..Self::default()
             };
         }
-        if self.iteration == Some(iteration) {
-            self.values.insert(rank, digest);
+        if self.iteration == Some(iteration) && self.values.insert(rank, digest) != Some(digest) {
+            // Also after they agreed: a rank that comes later is compared like any other.
+            self.agreed = false;
         }
     }
 
@@ -130,6 +131,21 @@ mod tests {
             let verdict = digests.judge(&living);
             assert_eq!(matches!(verdict, Verdict::Hopeless(_)), attempt == ATTEMPTS);
         }
+    }
+
+    #[test]
+    fn a_rank_that_comes_after_they_agreed_is_compared() {
+        let mut digests = Digests::default();
+        digests.note(0, 3, 1);
+        assert_eq!(digests.judge(&BTreeSet::from([0])), Verdict::Agreed(1));
+        digests.note(0, 3, 1);
+        assert!(digests.settled(), "said again");
+        digests.note(1, 3, 1);
+        let both = BTreeSet::from([0, 1]);
+        assert_eq!(digests.judge(&both), Verdict::Agreed(1));
+        digests.note(1, 3, 2);
+        assert!(!digests.settled());
+        assert_eq!(digests.judge(&both), Verdict::Differ(vec![0, 1]));
     }
 
     #[test]

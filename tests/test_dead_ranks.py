@@ -1,0 +1,199 @@
+"""Ranks under MPI that are killed, hang, fail, or hold wrong weights: the run ends with the bits of an undisturbed one.
+
+`ES_LLM_KILLS` is the number of runs with kills at random moments; `make test-faults` asks for 100 of each kind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from es_llm._core import Journal
+from tests.commands import SMALL, es_llm, mpirun, result, rewards
+
+pytestmark = [pytest.mark.mpi, pytest.mark.slow]
+
+RUNS = max(3, int(os.environ.get("ES_LLM_KILLS", "6")) // 2)
+RANKS = 4
+WORDS = ["train", *SMALL, "--max_steps", "8", "--seed", "5"]
+
+
+class Job:
+    """A job of ranks under mpirun, whose processes can be killed one by one."""
+
+    def __init__(self, directory: Path, *options: str, module: tuple[str, ...] = ("es_llm",), ranks: int = RANKS):
+        self.directory = directory
+        words = ["-m", *module, *WORDS, "--output_dir", str(directory), *options]
+        self.process = subprocess.Popen(
+            [mpirun(), "--with-ft", "ulfm", "-n", str(ranks), sys.executable, *words],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def wait_for_start(self) -> None:
+        """Until the leader has made the journal."""
+        while not (self.directory / "journal.es").exists() and self.process.poll() is None:
+            time.sleep(0.01)
+
+    def pids(self) -> dict[int, int]:
+        """Rank -> process, of those that live."""
+        found = {}
+        for place in Path("/proc").iterdir():
+            try:
+                command = (place / "cmdline").read_bytes() if place.name.isdigit() else b""
+                if str(self.directory).encode() in command and b"mpirun" not in command:
+                    for word in (place / "environ").read_bytes().split(b"\0"):
+                        if word.startswith(b"OMPI_COMM_WORLD_RANK="):
+                            found[int(word.partition(b"=")[2])] = int(place.name)
+            except OSError:
+                continue
+        return found
+
+    def end(self, timeout_s: float = 120) -> tuple[int, str]:
+        """Exit code and output."""
+        try:
+            output, _ = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"the job hangs: {self.process.communicate()[0][-3000:]}")
+        return self.process.returncode, output
+
+    def kill(self) -> None:
+        """SIGKILL all of it at once."""
+        for pid in self.pids().values():
+            _kill(pid)
+        os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Directory and seconds, from its journal's appearance, of a run that nothing disturbed."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    job = Job(directory)
+    job.wait_for_start()
+    start = time.monotonic()
+    code, output = job.end()
+    assert code == 0, output
+    return directory, time.monotonic() - start
+
+
+def test_ranks_killed_at_random_moments(undisturbed, tmp_path):
+    whole, seconds = undisturbed
+    killed = 0
+    for number in range(RUNS):
+        draw = random.Random(number)
+        directory = tmp_path / str(number)
+        job = Job(directory)
+        job.wait_for_start()
+        start, pids = time.monotonic(), job.pids()
+        # One to three ranks; the first run kills the leader, the second one all but one.
+        count = (1, RANKS - 1)[number] if number < 2 else draw.randrange(1, RANKS)
+        victims = [0] if number == 0 else draw.sample(range(RANKS), count)
+        for moment, rank in sorted((draw.uniform(0, 0.7 * seconds), rank) for rank in victims):
+            time.sleep(max(0.0, start + moment - time.monotonic()))
+            killed += rank in job.pids()
+            _kill(pids[rank])
+        code, output = job.end()
+        assert code == 0, (number, output[-3000:])
+        assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], number
+        assert rewards(directory) == rewards(whole), number
+    assert killed >= RUNS
+
+
+def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
+    whole, seconds = undisturbed
+    for number in range(RUNS):
+        draw = random.Random(1000 + number)
+        directory = tmp_path / str(number)
+        job = Job(directory)
+        job.wait_for_start()
+        time.sleep(draw.uniform(0, 0.7 * seconds))
+        job.kill()
+        job.process.communicate()
+        saved = len(Journal.read(str(directory / "journal.es")).records)
+        words = ["--output_dir", str(directory), "--resume_from_checkpoint", str(directory)]
+        process = es_llm(*WORDS, *words, ranks=draw.randrange(1, 4))
+        assert process.returncode == 0, (number, process.stderr)
+        assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], (number, saved)
+        assert rewards(directory) == rewards(whole), number
+
+
+def faulty(directory, rank, kind, call, *options):
+    return Job(directory, *options, module=("tests.faulty_run", str(rank), kind, str(call)), ranks=3).end()
+
+
+def same(directory, whole):
+    return result(directory)["weights_sha256"] == result(whole)["weights_sha256"]
+
+
+def events(directory):
+    return [json.loads(text) for text in Journal.read(str(directory / "journal.es")).events]
+
+
+def test_a_rank_that_raises_is_left_out_and_told_with_its_traceback(undisturbed, tmp_path):
+    code, output = faulty(tmp_path / "D", 1, "raise", 4)
+    assert code == 0, output
+    assert output.count("MemoryError: no memory on this rank") >= 1
+    assert "Traceback" in output
+    assert same(tmp_path / "D", undisturbed[0])
+    lost = [event for event in events(tmp_path / "D") if event["event"] == "lost"]
+    assert [event["rank"] for event in lost] == [1]
+    assert "MemoryError" in lost[0]["why"]
+    inspected = es_llm("inspect", str(tmp_path / "D")).stdout
+    assert "rank 1" in inspected
+
+
+def test_a_rank_that_raises_may_end_the_job(tmp_path):
+    code, output = faulty(tmp_path / "D", 1, "raise", 4, "--on_rank_error", "stop")
+    assert code == 2
+    assert "MemoryError: no memory on this rank" in output
+
+
+def test_a_rank_that_hangs_is_left_behind(undisturbed, tmp_path):
+    code, output = faulty(tmp_path / "D", 2, "hang", 5, "--unit_timeout_s", "4")
+    assert code == 0, output
+    assert same(tmp_path / "D", undisturbed[0])
+    assert {"event": "lost", "rank": 2, "why": "silent"}.items() <= next(
+        event for event in events(tmp_path / "D") if event["event"] == "lost"
+    ).items()
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_flipped_bit_is_named_and_healed(undisturbed, tmp_path, rank):
+    code, output = faulty(tmp_path / "D", rank, "flip", 5)
+    assert code == 0, output
+    assert f"rank(s) [{rank}] hold other weights" in output
+    assert same(tmp_path / "D", undisturbed[0])
+
+
+def test_a_flipped_bit_may_end_the_job(tmp_path):
+    code, output = faulty(tmp_path / "D", 1, "flip", 5, "--on_divergence", "stop")
+    assert code == 2
+    assert "rank(s) [1] hold other weights" in output
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_sigterm_on_any_rank_ends_after_a_record_and_resume_goes_on(undisturbed, tmp_path, rank):
+    directory = tmp_path / "D"
+    code, output = faulty(directory, rank, "term", 5)
+    assert code == 75, output
+    assert f"--resume_from_checkpoint {directory}" in output
+    assert not (directory / "result.json").exists()
+    assert events(directory)[-1]["event"] == "interrupted"
+    process = es_llm(*WORDS, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory), ranks=2)
+    assert process.returncode == 0, process.stderr
+    assert same(directory, undisturbed[0])
