@@ -54,7 +54,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 test-faults: setup
-	ES_LLM_KILLS=200 $(BIN)/python -m pytest --timeout 3600 tests/test_kill.py tests/test_journal.py
+	ES_LLM_KILLS=200 $(BIN)/python -m pytest --timeout 14400 tests/test_kill.py tests/test_journal.py tests/test_dead_ranks.py
 
 test-neon:
 	scripts/test_neon.sh es_core kernels noise_vectors

@@ -1,10 +1,11 @@
 """`es-llm` with a fault on one rank: `python -m tests.faulty_run RANK KIND CALL es_llm's words`.
 
-At the CALL-th unit of that rank: `raise` a MemoryError, `hang` for ever, send itself SIGTERM (`term`), or flip one bit of
-a master weight (`flip`).
+At the CALL-th unit of that rank: `raise` a MemoryError, `hang` for ever, `seize` the GIL and hang, send itself SIGTERM
+(`term`), or flip one bit of a master weight (`flip`).
 """
 
 import os
+import re
 import signal
 import sys
 import time
@@ -28,6 +29,8 @@ def arm(kind, call):
                 raise MemoryError("no memory on this rank")
             if kind == "hang":
                 time.sleep(1e6)
+            if kind == "seize":
+                re.match(r"(a+)+b", "a" * 60)
             if kind == "term":
                 os.kill(os.getpid(), signal.SIGTERM)
             if kind == "flip":

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -73,10 +74,8 @@ class Job:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +162,11 @@ def test_a_rank_that_raises_may_end_the_job(tmp_path):
     assert "MemoryError: no memory on this rank" in output
 
 
-def test_a_rank_that_hangs_is_left_behind(undisturbed, tmp_path):
-    code, output = faulty(tmp_path / "D", 2, "hang", 5, "--unit_timeout_s", "4")
+@pytest.mark.parametrize("kind", ["hang", "seize"])
+def test_a_rank_that_hangs_is_left_behind_and_shown(undisturbed, tmp_path, kind):
+    code, output = faulty(tmp_path / "D", 2, kind, 5, "--unit_timeout_s", "4")
     assert code == 0, output
+    assert 'faulty_run.py", line' in output
     assert same(tmp_path / "D", undisturbed[0])
     assert {"event": "lost", "rank": 2, "why": "silent"}.items() <= next(
         event for event in events(tmp_path / "D") if event["event"] == "lost"

@@ -23,8 +23,11 @@ __all__ = [
     "Population",
     "Record",
     "Schedule",
+    "TeamRank",
+    "TeamStep",
     "Unit",
     "UpdateReport",
+    "Watchdog",
     "accumulate",
     "accumulate_low_rank",
     "digest",
@@ -39,6 +42,7 @@ __all__ = [
     "round_into",
     "set_kernel_path",
     "set_kernel_threads",
+    "unit_score",
 ]
 
 NOISE_VERSION: Final[int]
@@ -490,6 +494,9 @@ class TeamRank:
     @property
     def leads(self) -> bool: ...
     @property
+    def over(self) -> bool:
+        """Whether this rank heard that others ended the call."""
+    @property
     def head(self) -> int: ...
     @property
     def losses(self) -> dict[int, str]: ...
@@ -497,6 +504,20 @@ class TeamRank:
     @property
     def traffic(self) -> tuple[int, int]:
         """Payload bytes (sent, received) so far."""
+
+@final
+class Watchdog:
+    """Ends this process by SIGKILL at a given moment, also while a thread that hangs holds the GIL."""
+
+    def __new__(cls) -> Self: ...
+    def arm(self, seconds: float) -> None:
+        """The process ends after so many seconds, unless `arm` or `disarm` is called before.
+
+        Raises:
+            ValueError: negative, too large or not finite.
+        """
+    def disarm(self) -> None:
+        """It goes on."""
 
 # --- journal ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ class Mailbox(ABC):
 
     `local_size` ranks are on this host; this one is number `local_rank` of them. `job` is the same text on all ranks of
     the job, and another one in every other job. `concurrent` says whether one thread may use the mailbox while another
-    one computes; two threads never use it at once.
+    one computes; two threads never use it at once. `separate` says whether each rank is a process of its own, and
+    `tolerant` whether the others go on when such a process dies.
     """
 
     rank: int
@@ -20,6 +21,8 @@ class Mailbox(ABC):
     local_size: int
     job: str
     concurrent: bool
+    separate: bool = False
+    tolerant: bool = False
 
     @abstractmethod
     def send(self, to: int, payload: bytes) -> None:
@@ -50,6 +53,11 @@ class Mailbox(ABC):
             time.sleep(0.001)
         return True
 
-    def close(self, exit_code: int = 0) -> None:
-        """Nothing will be sent or received any more. The process is about to end with this code, and may end here."""
+    def close(self, exit_code: int = 0, *, complete: bool = True) -> None:
+        """Nothing will be sent or received any more. The process is about to end with this code, and may end here.
+
+        Args:
+            exit_code: of the process.
+            complete: whether all ranks that live come to this point; they may wait for each other here.
+        """
         return

@@ -20,6 +20,9 @@ from es_llm.comm.mailbox import Mailbox
 from es_llm.errors import ConfigError
 
 _TAG: Final = 17
+_FT_FLAG: Final = "OMPI_MCA_mpi_ft_enable"
+"""What `mpirun --with-ft ulfm` of Open MPI sets."""
+_TRUE: Final = ("1", "true", "yes")
 _LOOK_S: Final = 0.25
 """A death that no message meets is looked for this often."""
 
@@ -42,7 +45,8 @@ class MPIMailbox(Mailbox):
         node.Free()
         self.job = self._world.bcast(secrets.token_hex(8), root=0)
         self.concurrent = mpi.Query_thread() >= mpi.THREAD_SERIALIZED
-        self._tolerant = hasattr(self._world, "Get_failed")
+        self.separate = True
+        self.tolerant = hasattr(self._world, "Get_failed") and os.environ.get(_FT_FLAG, "0").lower() in _TRUE
         self._sent: list[tuple[int, Any, bytes]] = []
         self._dead: set[int] = set()
         self._news: list[int] = []
@@ -73,7 +77,7 @@ class MPIMailbox(Mailbox):
                 message.Recv([buffer, self._mpi.BYTE], status)
             except self._mpi.Exception as error:
                 self._failed(error)
-                if not self._tolerant:
+                if not self.tolerant:
                     break
                 continue
             messages.append((status.Get_source(), bytes(buffer)))
@@ -83,7 +87,7 @@ class MPIMailbox(Mailbox):
     def lost(self) -> list[int]:
         """Ranks that MPI knows to be dead; none without fault tolerance."""
         now = time.monotonic()
-        if self._tolerant and now - self._looked > _LOOK_S:
+        if self.tolerant and now - self._looked > _LOOK_S:
             self._look(now)
         news, self._news = self._news, []
         return news
@@ -100,9 +104,9 @@ class MPIMailbox(Mailbox):
         sys.stderr.flush()
         self._mpi.COMM_WORLD.Abort(exit_code)
 
-    def close(self, exit_code: int = 0) -> None:
-        """After a death MPI_Finalize may wait for ever: then the process ends here, without it."""
-        if self._dead:
+    def close(self, exit_code: int = 0, *, complete: bool = True) -> None:
+        """If a rank died or hangs, MPI_Finalize may wait for ever: then the process ends here, without it."""
+        if self._dead or (self.tolerant and not complete):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(exit_code)
@@ -130,7 +134,7 @@ class MPIMailbox(Mailbox):
             for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")
             if hasattr(self._mpi, name)
         }
-        if not self._tolerant or error.Get_error_class() not in known:
+        if not self.tolerant or error.Get_error_class() not in known:
             raise error
         self._look(time.monotonic())
 

@@ -49,7 +49,7 @@ class Call:
             if step.kind == "stopped":
                 raise self._stopped(step)
             if self._failure is None:
-                self._try(partial(self._do, step))
+                self._try(partial(self._watched, step))
             elif step.kind == "wait":
                 self._wire.wait(_PATIENCE_S)
 
@@ -57,6 +57,16 @@ class Call:
         """See `Team.begin`."""
         self._open = round_
         self._machine.begin(time.monotonic(), round_.kind, round_.step, costs)
+
+    def _watched(self, step: TeamStep) -> None:
+        if step.kind == "wait" and (self._busy or not self.leading):
+            self._do(step)
+            return
+        self._wire.watchdog.begin()
+        try:
+            self._do(step)
+        finally:
+            self._wire.watchdog.end()
 
     def _do(self, step: TeamStep) -> None:
         program, team = self._program, self._team

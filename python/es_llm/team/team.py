@@ -10,6 +10,7 @@ from es_llm._core import TeamRank
 from es_llm.comm.mailbox import Mailbox
 from es_llm.team.call import Call
 from es_llm.team.program import Program, Round
+from es_llm.team.watchdog import Watchdog
 from es_llm.team.wire import Wire
 
 _FLUSH_S: Final = 10.0
@@ -61,7 +62,17 @@ class Team:
             policy: how units are handed out, "static" or "dynamic".
             unit_timeout_s: a rank that needs longer for a unit, or is silent for so long, counts as lost; 0: never.
         """
-        self._machine.renew(identity, policy=policy, unit_timeout_s=unit_timeout_s if self.size > 1 else 0.0)
+        timeout_s = unit_timeout_s if self.size > 1 else 0.0
+        self._machine.renew(identity, policy=policy, unit_timeout_s=timeout_s)
+        mailbox = self.mailbox
+        self._wire.watchdog = Watchdog(timeout_s if mailbox.separate else 0.0, deadly=mailbox.tolerant)
+
+    def close(self, exit_code: int = 0) -> None:
+        """The last call was made, and the process is about to end with this code; it may end here."""
+        hanging = "silent" in self.losses.values()
+        if hanging and self.speaks and not self.mailbox.tolerant:
+            self.mailbox.abort(exit_code)  # the launcher would wait for it
+        self.mailbox.close(exit_code, complete=not hanging)
 
     def call(self, program: Program) -> bytes:
         """Collective: run `program` to its end; the result that its leader gave to `finish`.

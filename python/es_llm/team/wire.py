@@ -8,6 +8,7 @@ from typing import Final
 
 from es_llm._core import TeamRank
 from es_llm.comm.mailbox import Mailbox
+from es_llm.team.watchdog import Watchdog
 
 _QUICK_S: Final = 0.0005
 _SLOW_S: Final = 0.01
@@ -27,6 +28,7 @@ class Wire:
     def __init__(self, machine: TeamRank, mailbox: Mailbox) -> None:
         self._machine = machine
         self._mailbox = mailbox
+        self.watchdog = Watchdog(0.0, deadly=False)
         self._news = threading.Event()
         self._work = threading.Event()
         self._stop = False
@@ -104,6 +106,8 @@ class Wire:
         if now - self._ticked > _TICK_S:
             self._ticked = now
             machine.tick(now)
+            if machine.over:
+                self.watchdog.hurry()
         return self._send() or bool(lost or received)
 
     def _send(self) -> bool:

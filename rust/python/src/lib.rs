@@ -1,5 +1,5 @@
 //! `es_llm._core`: the Python face of `es-core`. Conversions only; one file per core module, one door for the GIL and
-//! for errors (`door.rs`).
+//! for errors (`door.rs`). The watchdog alone is more: it must run while somebody holds the GIL.
 
 use pyo3::prelude::*;
 
@@ -12,6 +12,7 @@ mod noise;
 mod population;
 mod schedule;
 mod team;
+mod watchdog;
 
 /// The Rust core: noise, weight kernels, shaping, population, schedule and journal.
 #[pymodule]
@@ -23,5 +24,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     schedule::register(m)?;
     team::register(m)?;
     journal::register(m)?;
+    watchdog::register(m)?;
     Ok(())
 }

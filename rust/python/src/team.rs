@@ -248,6 +248,12 @@ impl TeamRank {
         self.with(|rank| rank.stop(&payload));
     }
 
+    /// Whether this rank heard that others ended the call.
+    #[getter]
+    fn over(&self) -> bool {
+        self.with(|rank| rank.over())
+    }
+
     #[getter]
     fn leads(&self) -> bool {
         self.with(|rank| rank.leads())

@@ -7,7 +7,7 @@
 //! has the same records goes as well; whoever lacks some asks for them, or makes them itself.
 
 use super::message::Message;
-use super::{Ended, Rank, RankId, Step};
+use super::{Ended, Loss, Rank, RankId, Step};
 
 impl Rank {
     /// A rank knows how the call ended and has left it.
@@ -54,9 +54,18 @@ impl Rank {
         over
     }
 
-    /// The main thread learns that the call is over.
+    /// The main thread learns that the call is over. Those that hang are told as well: nobody waits for them any more.
     pub(super) fn end(&mut self, payload: Vec<u8>) {
         self.leader = None;
+        if !self.lost.contains_key(&self.me) {
+            let have = self.history.len();
+            for rank in self.others() {
+                if self.lost.get(&rank) == Some(&Loss::Silent) {
+                    let payload = payload.clone();
+                    self.post(rank, &Message::Left { have, payload });
+                }
+            }
+        }
         self.ended = Some(Ended {
             call: self.call,
             records: self.history.since(0).to_vec(),

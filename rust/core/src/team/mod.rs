@@ -207,6 +207,11 @@ impl Rank {
         self.leader.is_some()
     }
 
+    /// Whether this rank heard that others ended the call.
+    pub fn over(&self) -> bool {
+        self.finished.is_some() || self.known_end.is_some()
+    }
+
     /// Whether this rank has a leader that isn't itself.
     fn follows(&self) -> bool {
         self.head != self.me && self.head < self.ranks

@@ -1,0 +1,76 @@
+//! A thread that ends this process unless it is put off: one that needs no GIL, since whoever hangs may hold it.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// Adds this file's class to the module.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Watchdog>()
+}
+
+#[derive(Default)]
+struct Shared {
+    /// When the process ends, if nothing else is said before.
+    end: Mutex<Option<Instant>>,
+    news: Condvar,
+}
+
+/// Ends this process by SIGKILL at a given moment.
+#[pyclass(frozen, module = "es_llm._core")]
+pub struct Watchdog(Arc<Shared>);
+
+#[pymethods]
+impl Watchdog {
+    #[new]
+    fn new() -> PyResult<Self> {
+        let shared = Arc::new(Shared::default());
+        let weak = Arc::downgrade(&shared);
+        thread::Builder::new()
+            .name("es_llm watchdog".into())
+            .spawn(move || {
+                while let Some(shared) = weak.upgrade() {
+                    shared.watch();
+                }
+            })?;
+        Ok(Self(shared))
+    }
+
+    /// The process ends after so many seconds, unless `arm` or `disarm` is called before.
+    fn arm(&self, seconds: f64) -> PyResult<()> {
+        let wait = Duration::try_from_secs_f64(seconds)
+            .map_err(|error| PyValueError::new_err(format!("seconds: {error}, got {seconds}")))?;
+        self.set(Instant::now().checked_add(wait));
+        Ok(())
+    }
+
+    fn disarm(&self) {
+        self.set(None);
+    }
+}
+
+impl Watchdog {
+    fn set(&self, end: Option<Instant>) {
+        *self.0.end.lock().unwrap_or_else(PoisonError::into_inner) = end;
+        self.0.news.notify_all();
+    }
+}
+
+impl Shared {
+    /// Waits for the end or for news, a second at most: the owner may be gone by then.
+    fn watch(&self) {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wait = Duration::from_secs(1);
+        if let Some(end) = *end {
+            wait = wait.min(end.saturating_duration_since(Instant::now()));
+            if wait.is_zero() {
+                // SAFETY: both calls take and return plain numbers.
+                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+            }
+        }
+        drop(self.news.wait_timeout(end, wait));
+    }
+}
