@@ -16,7 +16,7 @@ from es_llm.errors import ConfigError
 class Callbacks:
     """The callbacks of one trainer, with the state and control they share.
 
-    Honoured of `control`: `should_training_stop`, `should_evaluate`, `should_log`.
+    Honoured of `control`: `should_training_stop`, `should_evaluate`, `should_log`, `should_save`.
     """
 
     def __init__(self, callbacks: Sequence[Any], config: ESConfig, model: Any, processing_class: Any) -> None:

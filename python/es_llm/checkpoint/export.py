@@ -6,9 +6,10 @@ to the disk, and renamed; an older export is moved aside first and removed last.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +19,24 @@ from es_llm.errors import ModelError
 _EXPORT_SUFFIXES: Final = {".json", ".safetensors", ".txt", ".model", ".jinja", ".md", ".py"}
 
 
-def export_model(directory: str | os.PathLike[str], model: Any, tokenizer: Any) -> None:
+def export_model(
+    directory: str | os.PathLike[str],
+    model: Any,
+    tokenizer: Any,
+    *,
+    state: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Write `model`, its generation defaults and `tokenizer` to `directory`, replacing an older export.
 
     The live weights are written as they are: call `Weights.unperturb()` first.
+
+    Args:
+        directory: appears whole.
+        model: a transformers model.
+        tokenizer: its tokenizer.
+        state: names -> tensors to write instead of the module's own.
+        notes: name -> content of JSON files to write beside them.
 
     Raises:
         ModelError: the directory holds files that are no export, or the disk refuses; an older export is
@@ -34,9 +49,11 @@ def export_model(directory: str | os.PathLike[str], model: Any, tokenizer: Any) 
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staged, ignore_errors=True)
         with _plain_generation_config(model):
-            model.save_pretrained(staged)
+            model.save_pretrained(staged, state_dict=None if state is None else dict(state))
         _write_generation_config(model, staged)
         tokenizer.save_pretrained(staged)
+        for name, note in (notes or {}).items():
+            (staged / name).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
         mode = (staged / "config.json").stat().st_mode
         for path in staged.iterdir():
             path.chmod(mode)  # safetensors makes its file readable by the owner alone, whatever the umask

@@ -3,6 +3,7 @@
 config.json    every option of the run, resolved
 journal.es     header and one record per iteration: with the base model, this is the checkpoint
 metrics.jsonl  one line per logged step or evaluation
+checkpoint-N/  a snapshot after N iterations, Hugging Face layout
 model/         the trained model, Hugging Face layout
 result.json    what came out
 """

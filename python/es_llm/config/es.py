@@ -112,6 +112,10 @@ class ESConfig:
         help="when a rank's weights differ from the others': make them anew from the journal (heal), or end (stop)",
         choices=("heal", "stop"),
     )
+    save_steps: int = option(
+        0, help="save a snapshot every that many iterations and at the end; 0: never, the journal is the checkpoint"
+    )
+    save_total_limit: int | None = option(2, help="keep so many snapshots, the newest; none: all")
     resume_from_checkpoint: str | None = option(
         None, help="run directory to go on with, bit for bit; its journal is the checkpoint"
     )
@@ -137,8 +141,9 @@ class ESConfig:
             require(self, name, lambda v: 0 < v < 2**32, "an integer > 0")
         for name in ("torch_threads", "logging_steps"):
             require(self, name, lambda v: v > 0, "an integer > 0")
-        for name in ("kernel_threads", "eval_steps", "num_completions_to_print", "digest_steps"):
+        for name in ("kernel_threads", "eval_steps", "num_completions_to_print", "digest_steps", "save_steps"):
             require(self, name, lambda v: v >= 0, "an integer >= 0")
+        require(self, "save_total_limit", lambda v: v is None or v > 0, "an integer > 0, or none")
         require(self, "unit_timeout_s", lambda v: 0 <= v < float("inf"), ">= 0 and finite")
         require(
             self,

@@ -145,12 +145,34 @@ class Weights:
         Raises:
             ModelError: it has other parameters.
         """
+        for master, weight in zip(self.master, self._parameters_of(module), strict=True):
+            master.copy_(weight)
+        self.unperturb()
+
+    def master_state(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """The state of `module`, these weights' own, by name, with the masters in the place of its live weights."""
+        masters = {id(live.tensor()): master for live, master in zip(self._live, self.master, strict=True)}
+        named = module.named_parameters(remove_duplicate=False)
+        return {**module.state_dict(), **{name: masters[id(weight)] for name, weight in named if id(weight) in masters}}
+
+    def digest_of(self, module: torch.nn.Module) -> int:
+        """The digest that the masters of `module` would have; see `digest`.
+
+        Raises:
+            ModelError: it has other parameters.
+        """
+        backend, total = backend_for(torch.device("cpu")), 0
+        for parameter, weight in zip(self.table.parameters, self._parameters_of(module), strict=True):
+            total += backend.digest(weight.to("cpu", torch.float32).contiguous(), tensor=parameter.tensor)
+        return total % _DIGEST_MODULUS
+
+    def _parameters_of(self, module: torch.nn.Module) -> list[torch.Tensor]:
+        """The table's parameters in another module of the same kind."""
         named = dict(module.named_parameters())
         for parameter, master in zip(self.table.parameters, self.master, strict=True):
             if parameter.name not in named or named[parameter.name].shape != master.shape:
-                raise ModelError(f"the base model has no parameter `{parameter.name}` of shape {tuple(master.shape)}")
-            master.copy_(named[parameter.name].detach())
-        self.unperturb()
+                raise ModelError(f"the model has no parameter `{parameter.name}` of shape {tuple(master.shape)}")
+        return [named[parameter.name].detach() for parameter in self.table.parameters]
 
     def digest(self) -> int:
         """64-bit digest of the masters' bits: the sum over the tensors modulo 2**64. Frozen weights are not in."""

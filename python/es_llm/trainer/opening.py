@@ -11,6 +11,7 @@ from es_llm.checkpoint.export import require_replaceable
 from es_llm.checkpoint.identity import decode_header, require_same_identity
 from es_llm.checkpoint.lock import DirectoryLock, read_holder
 from es_llm.checkpoint.run_directory import RunDirectory, free_directory
+from es_llm.checkpoint.snapshot import is_snapshot
 from es_llm.config import ESConfig
 from es_llm.errors import EsError, ResumeError
 
@@ -91,6 +92,9 @@ def _open_journal(directory: RunDirectory, header: str) -> tuple[Journal | None,
 
 def _directory(config: ESConfig, name: str) -> RunDirectory:
     resume, output = config.resume_from_checkpoint, config.output_dir
+    if resume is not None and is_snapshot(Path(resume)):
+        logger.warning("%s is a snapshot: the run goes on where the journal beside it ends", resume)
+        resume = str(Path(resume).parent)
     if resume is None:
         return RunDirectory(Path(output) if output else free_directory(Path("runs"), name))
     if output is None and not Path(resume).is_dir():

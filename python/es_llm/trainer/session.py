@@ -6,20 +6,22 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from es_llm._core import Record
 from es_llm.callbacks.handler import Callbacks
 from es_llm.checkpoint.run_directory import RunDirectory
-from es_llm.errors import DivergenceError
+from es_llm.checkpoint.snapshot import Mark
+from es_llm.errors import DivergenceError, ModelError
 from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 from es_llm.trainer.files import RunFiles, copy_of
 from es_llm.trainer.iteration import Figures, Iteration
 from es_llm.trainer.metrics import iteration_metrics
 from es_llm.trainer.opening import OpenRun, open_copy, take_over_run
+from es_llm.trainer.origin import Origin
 from es_llm.trainer.state import RunState
 
 logger = logging.getLogger(__name__)
@@ -49,8 +51,7 @@ class Surroundings:
     header: str
     options: dict[str, Any]
     evaluation: Callable[[], EvaluationWork | None]
-    export: Callable[[Path], None]
-    rebuild: Callable[[Sequence[Record]], None]
+    origin: Origin
 
 
 class Session(Program):
@@ -64,6 +65,8 @@ class Session(Program):
         self._records: list[Record] = []
         self._begun = False
         self._resumed_at = 0
+        self._started: Mark | None = None
+        self._saved = 0
         self._halting = False
         self._iteration: Iteration | None = None
         self._work: EvaluationWork | None = None
@@ -86,11 +89,14 @@ class Session(Program):
         lacking = files.agree_with(known)
         self._hear(files.events)
         if directory is None:
-            self._resumed_at = len(files.saved)
+            self._resumed_at = self._saved = len(files.saved)
+            if self._run.population.iteration == 0:
+                self._started = self._around.origin.start(files.directory.path, files.saved, files.digests)
         files.begin(self._around.options, max(self._resumed_at, self._run.population.iteration))
         self._callbacks.state.is_world_process_zero = self._callbacks.state.is_local_process_zero = True
-        where = {"directory": str(files.directory.path), "resumed_at": self._resumed_at}
-        team.welcome(json.dumps(where).encode())
+        started = None if self._started is None else asdict(self._started)
+        told = {"directory": str(files.directory.path), "resumed_at": self._resumed_at, "started": started}
+        team.welcome(json.dumps(told).encode())
         team.restore(lacking)
         self._begin(files.directory)
 
@@ -110,6 +116,9 @@ class Session(Program):
         if self._files is None and team.local_rank == 0:
             known = [record.to_bytes() for record in self._records]
             self._files = copy_of(lambda: open_copy(directory, self._around.header, team.mailbox.job), known)
+        if not self._begun and told["started"] and not self._records:
+            mark = Mark(**told["started"])
+            self._started = mark if self._around.origin.start_like(directory.path, mark) else None
         self._begin(directory)
 
     def _begin(self, directory: RunDirectory) -> None:
@@ -141,7 +150,9 @@ class Session(Program):
             self._callbacks.call("on_step_begin")
             self._clock = time.perf_counter()
             team.begin(Round(ITERATE, step), self._current().costs)
+            self._save_if_due(step, last=False)  # while the others evaluate
         else:
+            self._save_if_due(step, last=True)
             self._finish(team, interrupted=False)
 
     def evaluate(self, round_: Round, unit: int) -> Outcome:
@@ -171,7 +182,9 @@ class Session(Program):
         run, record, start = self._run, Record.from_bytes(payload), time.perf_counter()
         if self._files is not None:
             self._files.append_record(record)
-        report = run.weights.update(record, run_seed=run.population.run_seed)
+        report = None
+        if iteration >= self._started_at:
+            report = run.weights.update(record, run_seed=run.population.run_seed)
         run.population.apply(record)
         self._records.append(record)
         updated = time.perf_counter()
@@ -180,7 +193,7 @@ class Session(Program):
             team.digest(iteration, run.weights.digest())
         work, self._iteration, self._work = self._iteration, None, None
         self._callbacks.state.global_step = run.population.iteration
-        if iteration < self._resumed_at:
+        if iteration < self._resumed_at or report is None:
             return
         seconds = dict(work.seconds) if work is not None and work.number == iteration else {}
         seconds |= {"update": updated - start, "digest": time.perf_counter() - updated}
@@ -258,7 +271,7 @@ class Session(Program):
 
     def _check_saved_digest(self, iteration: int) -> None:
         """The last digest that the leader's journal holds must be that of the replayed weights."""
-        if self._files is None or iteration >= self._resumed_at or not self._files.digests:
+        if self._files is None or not self._started_at - 1 <= iteration < self._resumed_at:
             return
         if iteration != max((known for known in self._files.digests if known < self._resumed_at), default=None):
             return
@@ -284,9 +297,33 @@ class Session(Program):
 
     def heal(self, team: Team, iteration: int) -> None:
         """Make this rank's weights anew from the base model and the records."""
-        self._around.rebuild(self._records)
+        assert self._directory is not None
+        digests = self._files.digests if self._files is not None else {}
+        self._around.origin.rebuild(self._directory.path, self._records, digests)
         self._iteration = self._work = None
         team.digest(self._run.population.iteration - 1, self._run.weights.digest())
+
+    # ---- snapshots ----------------------------------------------------------------------------------
+
+    @property
+    def _started_at(self) -> int:
+        """After how many iterations the weights were that this rank began with."""
+        return self._started.step if self._started is not None else 0
+
+    def _save_if_due(self, step: int, *, last: bool) -> None:
+        """A snapshot; without one the run goes on all the same, since its journal is whole."""
+        config, control, files = self._run.config, self._callbacks.control, self._leading()
+        due = config.save_steps > 0 and (last or step % config.save_steps == 0)
+        if not (due or control.should_save) or step <= self._saved:
+            return
+        control.should_save, self._saved = False, step
+        try:
+            self._around.origin.save(files.directory.path, self._records, config.save_total_limit)
+        except ModelError as error:
+            self._happened("snapshot failed", f"no snapshot: {error}", why=str(error))
+        else:
+            files.append_event({"event": "snapshot", "step": step})
+            self._callbacks.call("on_save")
 
     # ---- what happens to ranks ----------------------------------------------------------------------
 
@@ -333,7 +370,7 @@ class Session(Program):
         if interrupted:
             files.append_event({"event": "interrupted", "step": step})
         else:
-            self._around.export(files.directory.model)
+            self._around.origin.export(files.directory.model)
             files.result(result)
         team.finish(json.dumps({"result": result, "interrupted": interrupted}).encode())
 

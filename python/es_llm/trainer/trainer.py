@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,12 +16,11 @@ import es_llm
 from es_llm import _core
 from es_llm.callbacks.handler import Callbacks
 from es_llm.callbacks.progress import ProgressCallback
-from es_llm.checkpoint.export import export_model
 from es_llm.checkpoint.identity import encode_header
 from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
-from es_llm.errors import ConfigError, LeftOutError
+from es_llm.errors import ConfigError
 from es_llm.model.device import device_of_rank
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.weights import Weights
@@ -34,12 +32,11 @@ from es_llm.trainer.data import PromptOrder, fingerprint
 from es_llm.trainer.evaluate import Evaluate
 from es_llm.trainer.evaluation import EvaluationWork
 from es_llm.trainer.opening import open_run
+from es_llm.trainer.origin import Origin
 from es_llm.trainer.runtime import configure_threads
 from es_llm.trainer.session import Session, Surroundings, TrainOutput
 from es_llm.trainer.state import RunState
 from es_llm.types import RewardFunction, Row
-
-logger = logging.getLogger(__name__)
 
 
 class ESTrainer:
@@ -123,6 +120,9 @@ class ESTrainer:
                 shuffle=self.args.shuffle_dataset,
             ),
         )
+        self._origin = Origin(
+            self.run, self.model, self.processing_class, self._load_base if self._model_loaded else None
+        )
         self.callbacks = Callbacks(
             [ProgressCallback, *as_list(callbacks, "callbacks")], self.args, self.model, self.processing_class
         )
@@ -155,8 +155,7 @@ class ESTrainer:
                 header=header,
                 options=self._config_json(),
                 evaluation=self._evaluation,
-                export=self._export,
-                rebuild=self._rebuild,
+                origin=self._origin,
             ),
         )
         self._renew(header)
@@ -181,7 +180,7 @@ class ESTrainer:
     def save_model(self, output_dir: str) -> None:
         """Write the current weights as a Hugging Face directory (the leading rank alone writes)."""
         self._renew(self._header())
-        self.team.call(Lead(lambda: self._export(Path(output_dir))))
+        self.team.call(Lead(lambda: self._origin.export(Path(output_dir))))
 
     def add_callback(self, callback: Any) -> None:
         """Add a `TrainerCallback` (object or class)."""
@@ -194,28 +193,10 @@ class ESTrainer:
     def _evaluation(self) -> EvaluationWork | None:
         return EvaluationWork(self.run, self.eval_dataset, self.metric_funcs) if self.eval_dataset else None
 
-    def _export(self, directory: Path) -> None:
-        self.run.weights.unperturb()
-        self.run.engine.weights_changed()
-        export_model(directory, self.model, self.processing_class)
-
-    def _rebuild(self, records: Sequence[_core.Record]) -> None:
-        """Make the weights anew from the model's files and the records.
-
-        Raises:
-            LeftOutError: the model was given as a module, so there are no files to take it from.
-        """
-        if self._model_name is None or not self._model_loaded:
-            raise LeftOutError(
-                "this rank's weights are wrong, and the model wasn't loaded by name: they can't be healed"
-            )
-        logger.warning("rank %d makes its weights anew from %s and the journal", self.team.rank, self._model_name)
+    def _load_base(self) -> Any:
         revision = self.script.model_revision if self.script else None
         trust = self.script.trust_remote_code if self.script else False
-        base = load_model(self._model_name, revision=revision, trust_remote_code=trust)
-        self.run.weights.reset(base)
-        for record in records:
-            self.run.weights.update(record, run_seed=self.run.population.run_seed)
+        return load_model(self._model_name, revision=revision, trust_remote_code=trust)
 
     def _renew(self, header: str) -> None:
         identity = hashlib.sha256(json.dumps(json.loads(header)["identity"], sort_keys=True).encode()).digest()

@@ -24,6 +24,7 @@ struct Shared {
 pub struct Watchdog(Arc<Shared>);
 
 #[pymethods]
+#[expect(clippy::disallowed_methods, reason = "it is a clock")]
 impl Watchdog {
     #[new]
     fn new() -> PyResult<Self> {
@@ -59,6 +60,7 @@ impl Watchdog {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "it is a clock")]
 impl Shared {
     /// Waits for the end or for news, a second at most: the owner may be gone by then.
     fn watch(&self) {
