@@ -3,7 +3,7 @@
     python -m tests.kill_worker    reads one JSON request per line: {"dir", "resume", "kill"}
 
 `kill` says where the child kills itself: null (never), {"after_s": seconds}, or {"step", "place"} with place one of
-PLACES. Answers with one JSON line per request: {"code", "sha256"}.
+PLACES or SNAPSHOT_PLACES. Answers with one JSON line per request: {"code", "sha256"}.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 
 PLACES = ("before_journal", "torn_record", "after_journal", "after_update", "after_digest")
+SNAPSHOT_PLACES = ("before_swap", "after_swap", "in_cleaning")
+"""Of a snapshot; `step` is then how many iterations it is of."""
 STEPS = 4
 
 
@@ -49,6 +51,7 @@ def _train(request: dict) -> int:
         "population_size": 4, "prompts_per_iteration": 4, "max_completion_length": 6, "max_steps": STEPS, "seed": 3,
         "sigma": 0.02, "learning_rate": 0.02, "reward_funcs": [REWARD],
         "task_args": {"train_size": 30, "eval_size": 4}, "output_dir": request["dir"],
+        "save_steps": 2, "save_total_limit": 1,
     }  # fmt: skip
     if request["resume"]:
         options["resume_from_checkpoint"] = request["dir"]
@@ -72,6 +75,7 @@ def _die() -> None:
 
 def _arm(trainer, step: int, place: str) -> None:
     """Put a kill at `place` of iteration `step`."""
+    from es_llm.checkpoint import export, snapshot
     from es_llm.model.weights import Weights
     from es_llm.trainer.files import RunFiles
 
@@ -89,6 +93,22 @@ def _arm(trainer, step: int, place: str) -> None:
 
         setattr(cls, name, run)
 
+    def deadly(module, name, when):
+        function = getattr(module, name)
+
+        def run(*what, **named):
+            here = place == when and f"checkpoint-{step}" in str(what)
+            if here and when != "after_swap":
+                _die()
+            function(*what, **named)
+            if here:
+                _die()
+
+        setattr(module, name, run)
+
+    deadly(export, "_swap", "before_swap")
+    deadly(export, "_swap", "after_swap")
+    deadly(snapshot, "_remove", "in_cleaning")
     armed(Weights, "update", lambda record: record.iteration, None, "after_update")
     armed(RunFiles, "append_digest", lambda iteration: iteration, None, "after_digest")
     armed(RunFiles, "append_record", lambda record: record.iteration, "before_journal", "after_journal")

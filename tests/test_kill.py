@@ -16,7 +16,7 @@ import pytest
 from es_llm._core import Journal
 from es_llm.errors import JournalError
 from tests.commands import SMALL, base_sha256, command, es_llm, result, rewards
-from tests.kill_worker import PLACES, STEPS
+from tests.kill_worker import PLACES, SNAPSHOT_PLACES, STEPS
 
 KILLS = int(os.environ.get("ES_LLM_KILLS", "12"))
 """Kills at random moments; `make test-faults` asks for many more."""
@@ -70,6 +70,23 @@ def test_kill_at_each_place_of_an_iteration(worker, undisturbed, tmp_path):
             assert killed == {"code": -signal.SIGKILL, "sha256": None}, (place, step)
             assert worker.train(directory, resume=True) == {"code": 0, "sha256": undisturbed[1]}, (place, step)
             assert rewards(directory) == rewards(undisturbed[0]), (place, step)
+
+
+def test_kill_at_each_place_of_a_snapshot(worker, undisturbed, tmp_path):
+    for step, place in [*((2, place) for place in SNAPSHOT_PLACES[:2]), *((STEPS, place) for place in SNAPSHOT_PLACES)]:
+        directory, killed_at = tmp_path / f"{place}-{step}", 2 if place == "in_cleaning" else step
+        killed = worker.train(directory, kill={"step": killed_at, "place": place})
+        assert killed == {"code": -signal.SIGKILL, "sha256": None}, (place, step)
+        assert any(path.name.startswith("checkpoint-") for path in directory.iterdir()) or (step, place) == (
+            2,
+            "before_swap",
+        )
+        assert worker.train(directory, resume=True) == {"code": 0, "sha256": undisturbed[1]}, (place, step)
+        names = sorted(path.name for path in directory.iterdir() if "checkpoint" in path.name)
+        # A kill between the new one's appearance and the old one's deletion leaves both.
+        assert names[-1] == f"checkpoint-{STEPS}", (place, step)
+        assert all(name.startswith("checkpoint-") for name in names), (place, step)
+        assert len(names) == (2 if (step, place) == (STEPS, "after_swap") else 1), (place, step)
 
 
 def test_kill_at_random_moments_again_and_again(worker, undisturbed, tmp_path):

@@ -1,8 +1,8 @@
-"""Snapshots: master weights after so many iterations, in Hugging Face layout, as `checkpoint-<step>` in a run's directory.
+"""Snapshots: master weights after some iterations, in Hugging Face layout, as `checkpoint-<step>` in a run's directory.
 
-The journal is the checkpoint; a snapshot saves a resume the time to replay what came before. It is used only if it belongs
-to the journal's own records and its weights have the digest that was written down, so one that is damaged, unfinished or
-of another run does no harm. Each appears whole, and older ones go only after that.
+The journal is the checkpoint; a snapshot saves a resume the time to replay what came before. It is used only if it
+belongs to the journal's own records and its weights have the digest that was written down, so one that is damaged,
+unfinished or of another run does no harm. Each appears whole, and older ones go only after that.
 """
 
 from __future__ import annotations
@@ -74,21 +74,27 @@ class Snapshots:
         return mark
 
     def keep(self, limit: int) -> None:
-        """Delete all but the newest `limit` ones, and what a kill left unfinished. An error of the disk is logged."""
-        gone = [self.path(step) for step in self.steps()[:-limit]]
+        """Delete all but the newest `limit` ones. An error of the disk is logged."""
         try:
-            for path in gone:
+            for step in self.steps()[:-limit]:
                 # Under its own name a snapshot is whole or not there.
-                path.rename(path.with_name(f".{path.name}.old"))
-            for path in self._directory.iterdir():
-                if _HIDDEN.fullmatch(path.name):
-                    shutil.rmtree(path)
+                self.path(step).rename(self._directory / f".checkpoint-{step}.old")
         except OSError as error:
             logger.warning("an older snapshot can't be deleted: %s", error)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Delete what a kill left unfinished, of a snapshot or of its deletion. An error of the disk is logged."""
+        try:
+            for path in self._directory.iterdir():
+                if _HIDDEN.fullmatch(path.name):
+                    _remove(path)
+        except OSError as error:
+            logger.warning("an unfinished snapshot can't be deleted: %s", error)
 
     def restore(self, weights: Weights, records: Sequence[Record], digests: Mapping[int, int]) -> Mark | None:
-        """Make the masters those of the newest snapshot that fits the journal's records and digests; None: there is none,
-        and nothing changed."""
+        """Make the masters those of the newest snapshot that fits the journal's records and digests; None: there is
+        none, and nothing changed."""
         for step in reversed(self.steps()):
             if step <= len(records):
                 expected = _records_sha256(records[:step])
@@ -129,6 +135,10 @@ class Snapshots:
         except (OSError, ValueError, TypeError) as error:
             raise ModelError(f"{path} can't be read: {error}") from error
         return mark
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path)
 
 
 def _records_sha256(records: Sequence[Record]) -> str:

@@ -151,9 +151,10 @@ class Weights:
 
     def master_state(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
         """The state of `module`, these weights' own, by name, with the masters in the place of its live weights."""
-        masters = {id(live.tensor()): master for live, master in zip(self._live, self.master, strict=True)}
-        named = module.named_parameters(remove_duplicate=False)
-        return {**module.state_dict(), **{name: masters[id(weight)] for name, weight in named if id(weight) in masters}}
+        named = dict(module.named_parameters())
+        of = {named[row.name]: master for row, master in zip(self.table.parameters, self.master, strict=True)}
+        aliases = module.named_parameters(remove_duplicate=False)
+        return {**module.state_dict(), **{name: of[weight] for name, weight in aliases if weight in of}}
 
     def digest_of(self, module: torch.nn.Module) -> int:
         """The digest that the masters of `module` would have; see `digest`.

@@ -52,7 +52,9 @@ class Origin:
 
     def start(self, directory: Path, records: Sequence[Record], digests: Mapping[int, int]) -> Mark | None:
         """Base weights -> those of the newest snapshot that fits the journal's records and digests, if there is one."""
-        return Snapshots(directory).restore(self._run.weights, records, digests)
+        snapshots = Snapshots(directory)
+        snapshots.tidy()
+        return snapshots.restore(self._run.weights, records, digests)
 
     def start_like(self, directory: Path, mark: Mark) -> bool:
         """Base weights -> those of the snapshot that the leader started from, if this host sees it."""
@@ -70,7 +72,7 @@ class Origin:
             LeftOutError: there is neither.
         """
         weights, rank = self._run.weights, self._run.team.rank
-        mark = self.start(directory, records, digests)
+        mark = Snapshots(directory).restore(weights, records, digests)
         if mark is None:
             if self._load_base is None:
                 raise LeftOutError(

@@ -89,9 +89,10 @@ class Session(Program):
         lacking = files.agree_with(known)
         self._hear(files.events)
         if directory is None:
-            self._resumed_at = self._saved = len(files.saved)
+            self._resumed_at = len(files.saved)
             if self._run.population.iteration == 0:
                 self._started = self._around.origin.start(files.directory.path, files.saved, files.digests)
+                self._saved = self._started_at
         files.begin(self._around.options, max(self._resumed_at, self._run.population.iteration))
         self._callbacks.state.is_world_process_zero = self._callbacks.state.is_local_process_zero = True
         started = None if self._started is None else asdict(self._started)
