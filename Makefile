@@ -3,6 +3,7 @@
 # make test    all Rust and Python tests, lints and type checks
 # make test-faults   many more kills than `make test`
 # make test-neon, make test-avx512   the kernels' tests on instruction sets that this machine lacks, emulated (Debian, root)
+# make fuzz    the readers of journals and messages under fuzzed bytes
 # make bench   the benches, with their checks
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup train test test-rust test-python test-faults test-neon test-avx512 lint format bench clean
+.PHONY: setup train test test-rust test-python test-faults test-neon test-avx512 lint format bench fuzz clean
 
 setup: $(STAMP)
 
@@ -55,6 +56,18 @@ format: setup
 
 test-faults: setup
 	ES_LLM_KILLS=200 $(BIN)/python -m pytest --timeout 14400 tests/test_kill.py tests/test_journal.py tests/test_dead_ranks.py
+
+# Each target for FUZZ_SECONDS; the coverage is LLVM's own, so a stable compiler does.
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table --cfg fuzzing
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/host: //p')
+fuzz:
+	cd rust/fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" \
+		cargo build --release --target $(FUZZ_HOST) --target-dir ../../target/fuzz
+	mkdir -p target/fuzz/seeds/journal target/fuzz/seeds/messages && cp tests/data/journal_v1.bin target/fuzz/seeds/journal
+	for target in journal messages; do \
+		target/fuzz/$(FUZZ_HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) target/fuzz/seeds/$$target || exit 1; done
 
 test-neon:
 	scripts/test_neon.sh es_core kernels noise_vectors

@@ -163,21 +163,16 @@ fn a_flip_of_any_byte_is_refused_or_leaves_a_good_prefix() {
                     let good = states
                         .iter()
                         .rposition(|state| state.good_bytes <= at as u64);
-                    let good = good.map(|good| &states[good]);
-                    assert_eq!(
-                        offset,
-                        good.map_or(8, |state| state.good_bytes),
-                        "byte {at}"
-                    );
-                    assert_eq!(
-                        iterations,
-                        good.map_or(0, |state| state.records.len()),
-                        "byte {at}"
-                    );
-                    assert!(good.is_none() || frame > 0);
+                    let good = &states[good.expect("the header is good")];
+                    assert_eq!(offset, good.good_bytes, "byte {at}");
+                    assert_eq!(iterations, good.records.len(), "byte {at}");
+                    assert!(frame > 0);
                 }
                 Err(JournalError::NotAJournal { .. }) => assert!(at < 6),
                 Err(JournalError::Version { .. }) => assert!((6..8).contains(&at)),
+                Err(JournalError::Header { offset: 8, .. }) => {
+                    assert!((at as u64) < states[0].good_bytes, "byte {at}");
+                }
                 // The header frame is the only one: a bad checksum at its end can't be told from a torn write.
                 Err(error) => panic!("byte {at}: {error}"),
             }
@@ -327,6 +322,51 @@ fn a_second_writer_and_a_deleted_file_are_noticed() {
             Err(JournalError::Deleted { .. })
         ));
     }
+}
+
+#[test]
+fn whoever_took_over_writes_and_the_one_before_is_refused() {
+    let (_directory, path) = place();
+    let mut old = JournalWriter::create(&path, HEADER).unwrap();
+    old.append_record(&record(0, &[Some(1.0)])).unwrap();
+    let mut new = JournalWriter::take_over(&path).unwrap();
+    assert_eq!(new.records(), 1);
+    // Before and after the new one's first append.
+    for iteration in 1..3 {
+        let refused = old.append_record(&record(1, &[Some(f64::from(iteration))]));
+        assert!(matches!(
+            refused,
+            Err(JournalError::Changed { .. } | JournalError::Deleted { .. })
+        ));
+        new.append_record(&record(iteration, &[Some(2.0)])).unwrap();
+    }
+    assert_eq!(Journal::read(&path).unwrap().records.len(), 3);
+}
+
+#[test]
+fn a_torn_end_is_not_taken_over() {
+    let (_directory, path) = place();
+    let (bytes, states) = written(&sample(), &path);
+    for cut in 0..bytes.len() {
+        fs::write(&path, &bytes[..cut]).unwrap();
+        let Ok(good) = Journal::parse(&bytes[..cut], &path) else {
+            assert!(JournalWriter::take_over(&path).is_err());
+            assert_eq!(
+                fs::read(&path).unwrap(),
+                bytes[..cut],
+                "a refusal changes nothing"
+            );
+            continue;
+        };
+        let mut writer = JournalWriter::take_over(&path).unwrap();
+        writer.append_event("{}").unwrap();
+        let journal = Journal::read(&path).unwrap();
+        assert_eq!(journal.torn_bytes, 0);
+        assert_eq!(journal.records, good.records);
+        assert!(states.iter().any(|state| state.records == good.records));
+    }
+    let names = fs::read_dir(path.parent().unwrap()).unwrap();
+    assert_eq!(names.count(), 1, "no temporary file is left");
 }
 
 fn any_frame() -> impl Strategy<Value = Frame> {

@@ -200,7 +200,7 @@ impl Journal {
 impl CoreError for JournalError {
     fn class(&self) -> &'static str {
         match self {
-            Self::Corrupt { .. } => "JournalCorruptError",
+            Self::Corrupt { .. } | Self::Header { .. } => "JournalCorruptError",
             Self::Io { .. }
             | Self::Exists { .. }
             | Self::NotAJournal { .. }

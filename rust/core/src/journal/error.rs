@@ -24,6 +24,16 @@ pub enum JournalError {
     #[error("journal {} has no whole header; it was not made by this package, or was cut", path.display())]
     NoHeader { path: PathBuf },
     #[error(
+        "journal {} is damaged in its header, at byte {offset}: {reason}; nothing in it can be used: take a copy (each \
+         host of the run kept one), or begin anew in another directory",
+        path.display()
+    )]
+    Header {
+        path: PathBuf,
+        offset: u64,
+        reason: &'static str,
+    },
+    #[error(
         "journal {} is damaged at byte {offset}, in frame {frame}: {reason}; the {iterations} iterations before it \
          are good, and cutting the file to {offset} bytes keeps them",
         path.display()

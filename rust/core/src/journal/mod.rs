@@ -70,18 +70,23 @@ impl Journal {
             iterations,
             reason,
         };
+        let unusable = |reason| JournalError::Header {
+            path: path.to_owned(),
+            offset: frame::MAGIC_BYTES as u64,
+            reason,
+        };
         let mut journal = match frame::decode(&bytes[frame::MAGIC_BYTES..], end.chain) {
             Decoded::Frame {
                 kind: Kind::Header,
                 payload,
                 ..
             } => {
-                let header = payload::decode_text(payload).map_err(|why| corrupt(end, 0, why))?;
+                let header = payload::decode_text(payload).map_err(unusable)?;
                 end.pass(payload.len(), &bytes[frame::MAGIC_BYTES..]);
                 Self::new(header, end)
             }
-            Decoded::Frame { .. } => return Err(corrupt(end, 0, "the first frame is no header")),
-            Decoded::Damaged(reason) => return Err(corrupt(end, 0, reason)),
+            Decoded::Frame { .. } => return Err(unusable("the first frame is no header")),
+            Decoded::Damaged(reason) => return Err(unusable(reason)),
             Decoded::End | Decoded::Torn => {
                 return Err(JournalError::NoHeader {
                     path: path.to_owned(),
