@@ -28,6 +28,7 @@ $(STAMP): pyproject.toml $(RUST_SOURCES)
 	@command -v cargo >/dev/null || { echo "Rust is needed: install rustup (https://rustup.rs) or your system's cargo"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --prefix $(VENV)/mpich mpich # the tests' other MPI, one without fault tolerance
 	@touch $@
 
 train: setup
@@ -78,6 +79,7 @@ test-avx512:
 bench: setup
 	cargo bench --workspace --exclude es-python
 	$(BIN)/python benches/python/kernels.py
+	$(BIN)/mpirun -n 16 $(BIN)/python benches/python/coordination.py
 
 clean:
 	rm -rf target $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

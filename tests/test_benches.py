@@ -1,8 +1,13 @@
 """The benches run, and their checks hold; the figures don't matter here."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tests.commands import mpirun
 
 BENCHES = Path(__file__).parent.parent / "benches" / "python"
 
@@ -15,6 +20,23 @@ def test_the_kernels_bench():
     assert done.returncode == 0, done.stderr
     for row in ("perturb + restore", "per member", "update, N = 3", "low rank 1", "replay of 5 iterations"):
         assert done.stdout.count(f"\n{row}") == 2, row
+
+
+@pytest.mark.mpi
+def test_the_coordination_bench():
+    words = ["--unit_ms", "5", "--units_per_rank", "4", "--iterations", "3"]
+    done = subprocess.run(
+        [mpirun(), "-n", "3", sys.executable, BENCHES / "coordination.py", *words],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for row in ("equal speeds", "half 4 times as slow", "... another half each iteration"):
+        assert done.stdout.count(f"\n{row}") == 2, row
+    figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("    {")]
+    assert len(figures) == 6
+    for figure in figures:
+        # A record's scores and coefficients, 12 bytes a member, and what doesn't grow with the members.
+        assert figure["worker_bytes"] < 16 * figure["members"] + 1000
 
 
 def test_bad_options_are_refused_before_any_work():

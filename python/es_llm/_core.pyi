@@ -263,7 +263,7 @@ class Record:
     def cursor(self) -> int:
         """Rows of the training data that were consumed before this iteration."""
     def to_bytes(self) -> bytes:
-        """The bytes by which the journal and other ranks know it."""
+        """The bytes by which ranks tell each other a record."""
     @staticmethod
     def from_bytes(data: bytes) -> Record:
         """The record of some bytes.

@@ -10,6 +10,7 @@ One thread calls MPI at a time, not always the same one: that is MPI_THREAD_SERI
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import secrets
 import sys
@@ -88,6 +89,8 @@ class MPIMailbox(Mailbox):
         """Ranks that MPI knows to be dead; none without fault tolerance."""
         now = time.monotonic()
         if self.tolerant and now - self._looked > _LOOK_S:
+            with contextlib.suppress(self._mpi.Exception):  # it only lets MPI hear of a death
+                self._world.Iprobe(self._mpi.ANY_SOURCE, _TAG)
             self._look(now)
         news, self._news = self._news, []
         return news
@@ -112,8 +115,11 @@ class MPIMailbox(Mailbox):
             os._exit(exit_code)
 
     def _at_exit(self) -> None:
-        """For programs that don't call `close`: before mpi4py's own MPI_Finalize."""
-        self.close(1 if getattr(sys, "last_value", None) is not None else 0)
+        """For programs that don't call `close`: before mpi4py's own MPI_Finalize, in which the others would wait for
+        ever for a rank that an error ended."""
+        if getattr(sys, "last_value", None) is not None and self.size > 1:
+            self.abort(1)
+        self.close()
 
     def _progress(self) -> None:
         waiting = []

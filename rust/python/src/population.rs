@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 
 use es_core::fitness::FailurePolicy;
-use es_core::journal::{decode_record, encode_record};
+use es_core::journal::{pack_record, unpack_record};
 use es_core::population::{
     Member as CoreMember, Population as Core, PopulationError, Record as CoreRecord,
 };
@@ -87,15 +87,15 @@ impl Record {
         self.0.learning_rate
     }
 
-    /// The bytes by which the journal and other ranks know it.
+    /// The bytes by which ranks tell each other a record.
     fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &encode_record(&self.0))
+        PyBytes::new(py, &pack_record(&self.0))
     }
 
     /// The record of some bytes.
     #[staticmethod]
     fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
-        let record = decode_record(data);
+        let record = unpack_record(data);
         record.map(Self).map_err(|reason| {
             raise(
                 py,

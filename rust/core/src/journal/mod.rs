@@ -10,6 +10,7 @@
 mod disk;
 mod error;
 mod frame;
+mod packed;
 mod payload;
 mod writer;
 
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::JournalError;
+pub use packed::{pack_record, unpack_record};
 pub use payload::{decode_record, encode_record};
 pub use writer::JournalWriter;
 

@@ -3,7 +3,7 @@
 use crate::population::Record;
 
 /// Bytes of a record before its arrays.
-const FIXED: usize = 36;
+pub(super) const FIXED: usize = 36;
 
 /// Bytes of a digest.
 const DIGEST: usize = 12;

@@ -36,7 +36,7 @@ pub type UnitId = u32;
 pub type WorkerId = u32;
 
 /// A batch of the dynamic policy is this part of what a worker should get of all open units.
-const BATCH: f64 = 0.5;
+const BATCH: f64 = 0.25;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

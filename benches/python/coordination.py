@@ -1,0 +1,213 @@
+"""What coordination costs: ranks under MPI, records in a journal, and units that only wait.
+
+    mpirun -n 16 python benches/python/coordination.py            units of 100 ms; equal ranks, then unequal ones
+    mpirun -n 16 python benches/python/coordination.py --unit_ms 20
+
+A unit is one member. `ideal` is the least time in which ranks that never wait could do the units: the first moment by
+which they have done as many in sum. What lies above it is coordination: handing out, telling, the journal with its
+fsync, publishing, and ranks that wait for the last unit. A unit's wait ends late by itself when there are more ranks
+than cores; `late` is that part, measured.
+Bytes are the payloads of all messages of a rank, as the metrics `bytes_sent` and `bytes_received` count them.
+
+Every unit's score, the order of the records and the result are checked on all ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mpi4py import MPI
+
+from es_llm._core import JournalWriter, Population, Record
+from es_llm.comm import select_mailbox
+from es_llm.team import Outcome, Program, Round, Table, Team
+
+
+@dataclass
+class Setting:
+    """A population, and the speeds of the ranks: a unit takes `unit_s * slowness(rank, iteration)` seconds."""
+
+    name: str
+    policy: str
+    members: int
+    iterations: int
+    unit_s: float
+    slowness: Callable[[int, int], float]
+
+
+@dataclass
+class Times:
+    """Of each iteration on the leader: seconds in all and of the journal; on each rank: how late units ended."""
+
+    iterations: list[float] = field(default_factory=list)
+    journal: list[float] = field(default_factory=list)
+    late: float = 0.0
+    units: int = 0
+
+
+class Waiting(Program):
+    """A training of which the rollouts only wait."""
+
+    def __init__(self, setting: Setting, journal: Path, rank: int) -> None:
+        self._setting, self._journal, self._rank = setting, journal, rank
+        self._population = Population(run_seed=1, population_size=setting.members)
+        self._writer: JournalWriter | None = None
+        self._start = 0.0
+        self.times = Times()
+
+    def score(self, unit: int) -> float:
+        """Of this iteration; one that no other unit has."""
+        return self._population.iteration + unit / 1024
+
+    def lead(self, team: Team) -> None:
+        """The leader writes a journal, as it does in training."""
+        self._writer = JournalWriter.create(str(self._journal), "{}")
+
+    def advance(self, team: Team) -> None:
+        """Next iteration, or the end."""
+        now, step = time.perf_counter(), self._population.iteration
+        if step > 0:
+            self.times.iterations.append(now - self._start)
+        self._start = now
+        if step == self._setting.iterations:
+            team.finish(b"done")
+        else:
+            team.begin(Round(0, step), [1.0] * self._setting.members)
+
+    def evaluate(self, round_: Round, unit: int) -> Outcome:
+        """Wait."""
+        seconds = self._setting.unit_s * self._setting.slowness(self._rank, round_.step)
+        start = time.perf_counter()
+        time.sleep(seconds)
+        self.times.late += time.perf_counter() - start - seconds
+        self.times.units += 1
+        return Outcome([self.score(unit)], [1])
+
+    def complete(self, team: Team, round_: Round, table: Table) -> None:
+        """Journal and publish the record."""
+        fitness = [values[0] for values in table.values]
+        assert fitness == [self.score(unit) for unit in range(self._setting.members)], "each unit once, in its place"
+        assert table.counts == [self._setting.members]
+        record = self._population.tell(fitness, sigma=1e-3, learning_rate=5e-4)
+        assert self._writer is not None
+        start = time.perf_counter()
+        self._writer.append_record(record)
+        self.times.journal.append(time.perf_counter() - start)
+        team.publish(record.iteration, record.to_bytes())
+
+    def apply(self, team: Team, iteration: int, payload: bytes) -> None:
+        """A record."""
+        record = Record.from_bytes(payload)
+        assert record.iteration == iteration == self._population.iteration
+        self._population.apply(record)
+        team.digest(iteration, iteration)
+
+
+def ideal_seconds(speeds: list[float], units: int) -> float:
+    """The least t with sum(floor(t * speed)) >= units."""
+    moments = sorted(k / speed for speed in speeds for k in range(1, units + 1))
+    return next(t for t in moments if sum(int(t * speed + 1e-9) for speed in speeds) >= units)
+
+
+def measure(setting: Setting, team: Team) -> None:
+    """Run it and print one line."""
+    world = MPI.COMM_WORLD
+    with tempfile.TemporaryDirectory() as place:
+        program = Waiting(setting, Path(place) / "journal.es", team.rank)
+        team.renew(1, policy=setting.policy)
+        before, cpu = team.traffic, time.process_time()
+        world.Barrier()
+        assert team.call(program) == b"done"
+        cpu = time.process_time() - cpu
+    sent, received = (after - start for after, start in zip(team.traffic, before, strict=True))
+    told = world.gather((sent, received, program.times.late, program.times.units, cpu))
+    if team.rank == 0:
+        report(setting, program.times, told or [])
+
+
+def report(setting: Setting, times: Times, told: list[tuple[int, int, float, int, float]]) -> None:
+    """One line of the table; the first iteration, in which speeds aren't known yet, is left out."""
+    ranks, rounds = len(told), times.iterations[1:]
+    ideals = [
+        ideal_seconds([1 / (setting.unit_s * setting.slowness(rank, step)) for rank in range(ranks)], setting.members)
+        for step in range(1, setting.iterations)
+    ]
+    ratios = [took / ideal for took, ideal in zip(rounds, ideals, strict=True)]
+    late = sum(row[2] for row in told) / sum(row[3] for row in told)
+    most = [max(sent + received for sent, received, *_ in rows) / setting.iterations for rows in (told[:1], told[1:])]
+    total = sum(row[0] for row in told) / setting.iterations
+    figures = {
+        "ranks": ranks, "members": setting.members,
+        "ideal_s": statistics.mean(ideals), "took_s": statistics.mean(rounds),
+        "ratio": statistics.median(ratios), "worst_ratio": max(ratios),
+        "journal_ms": 1e3 * statistics.median(times.journal), "late_ms": 1e3 * late,
+        "busy": sum(row[4] for row in told) / ranks / sum(times.iterations),
+        "leader_bytes": most[0], "worker_bytes": most[1], "all_bytes_sent": total, "bound_bytes": 16 * setting.members,
+    }  # fmt: skip
+    times_ms = f"{figures['journal_ms']:>7.1f} ms{figures['late_ms']:>6.2f} ms"
+    sizes = f"{figures['leader_bytes']:>9.0f}{figures['worker_bytes']:>8.0f}{figures['all_bytes_sent']:>9.0f}"
+    print(
+        f"{setting.name:<34}{setting.policy:<9}{figures['ideal_s']:>8.3f} s{figures['took_s']:>8.3f} s"
+        f"{figures['ratio']:>9.4f}{figures['worst_ratio']:>9.4f}{times_ms}{sizes}",
+        flush=True,
+    )
+    print(f"    {json.dumps(figures)}", flush=True)
+
+
+def settings(options: argparse.Namespace, ranks: int) -> list[Setting]:
+    """Equal speeds; then half of the ranks four times as slow, steadily and by turns."""
+
+    def equal(rank: int, step: int) -> float:
+        return 1.0
+
+    def steady(rank: int, step: int) -> float:
+        return 4.0 if rank % 2 else 1.0
+
+    def by_turns(rank: int, step: int) -> float:
+        return 4.0 if (rank + step) % 2 else 1.0
+
+    rows = [("equal speeds", equal), ("half 4 times as slow", steady), ("... another half each iteration", by_turns)]
+    members = options.units_per_rank * ranks
+    unit_s = options.unit_ms / 1e3
+    return [
+        Setting(name, policy, members, options.iterations, unit_s, slowness)
+        for name, slowness in rows
+        for policy in options.policies
+    ]
+
+
+def main() -> None:
+    """Measure each setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--unit_ms", type=float, default=100.0, help="what a unit takes at speed 1")
+    parser.add_argument("--units_per_rank", type=int, default=16, help="members / ranks")
+    parser.add_argument("--iterations", type=int, default=6)
+    parser.add_argument("--policies", nargs="+", choices=("dynamic", "static"), default=["dynamic", "static"])
+    options = parser.parse_args()
+    for name in ("unit_ms", "units_per_rank"):
+        if getattr(options, name) <= 0:
+            parser.error(f"argument --{name}: expected > 0, got {getattr(options, name)}")
+    if options.iterations < 2:
+        parser.error(f"argument --iterations: expected 2 or more, got {options.iterations}")
+    team = Team(select_mailbox())
+    if team.rank == 0:
+        import torch
+        from measure import machine
+
+        print(f"{machine(torch.device('cpu'))}\n{team.size} ranks, {options.units_per_rank} units per rank\n")
+        columns = f"{'ideal':>10}{'took':>10}{'ratio':>9}{'worst':>9}{'journal':>10}{'late':>9}"
+        print(f"{'':<34}{'policy':<9}{columns}{'leader':>9}{'worker':>8}{'all sent':>9}  bytes per iteration")
+    for setting in settings(options, team.size):
+        measure(setting, team)
+    team.close()
+
+
+if __name__ == "__main__":
+    main()
