@@ -507,11 +507,11 @@ class TeamRank:
 
 @final
 class Watchdog:
-    """Ends this process by SIGKILL at a given moment, also while a thread that hangs holds the GIL."""
+    """Ends this process at a given moment, also while a thread that hangs holds the GIL."""
 
     def __new__(cls) -> Self: ...
-    def arm(self, seconds: float) -> None:
-        """The process ends after so many seconds, unless `arm` or `disarm` is called before.
+    def arm(self, seconds: float, exit_code: int | None = None) -> None:
+        """The process ends after so many seconds, unless `arm` or `disarm` is called before; None: by SIGKILL.
 
         Raises:
             ValueError: negative, too large or not finite.

@@ -17,12 +17,14 @@ import sys
 import time
 from typing import Any, Final
 
+from es_llm._core import Watchdog
 from es_llm.comm.mailbox import Mailbox
 from es_llm.errors import ConfigError
 
 _TAG: Final = 17
 _FT_FLAG: Final = "OMPI_MCA_mpi_ft_enable"
 """What `mpirun --with-ft ulfm` of Open MPI sets."""
+_FINALIZE_S: Final = 10.0
 _TRUE: Final = ("1", "true", "yes")
 _LOOK_S: Final = 0.25
 """A death that no message meets is looked for this often."""
@@ -108,11 +110,18 @@ class MPIMailbox(Mailbox):
         self._mpi.COMM_WORLD.Abort(exit_code)
 
     def close(self, exit_code: int = 0, *, complete: bool = True) -> None:
-        """If a rank died or hangs, MPI_Finalize may wait for ever: then the process ends here, without it."""
-        if self._dead or (self.tolerant and not complete):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        """MPI_Finalize waits for ranks that died, hang or can't be reached, maybe for ever: where the job outlives
+        them, the process ends here, without it or after so long."""
+        if not self.tolerant or self._mpi.Is_finalized():
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self._dead or not complete:
             os._exit(exit_code)
+        watchdog = Watchdog()  # no thread of Python's: MPI_Finalize holds the GIL
+        watchdog.arm(_FINALIZE_S, exit_code)
+        self._mpi.Finalize()
+        watchdog.disarm()
 
     def _at_exit(self) -> None:
         """For programs that don't call `close`: before mpi4py's own MPI_Finalize, in which the others would wait for

@@ -200,12 +200,12 @@ fn dynamic_hands_out_the_longest_first_and_batches_by_measured_speed() {
         [0],
         "one, to measure"
     );
-    // 3 units a second against 1: half of three quarters of 100.
+    // 3 units a second against 1: a quarter of three quarters of 100.
     let units = batch(&mut schedule, 1.0 / 3.0, done(0, 0));
-    assert_eq!(units, (1..=37).collect::<Vec<u32>>());
-    // Half of a quarter of 63.
+    assert_eq!(units, (1..=18).collect::<Vec<u32>>());
+    // A quarter of a quarter of 82.
     let units = batch(&mut schedule, 0.4, Event::WorkerReady(1));
-    assert_eq!(units, (38..=44).collect::<Vec<u32>>());
+    assert_eq!(units, (19..=23).collect::<Vec<u32>>());
     let speeds: Vec<_> = schedule.speeds().collect();
     assert_eq!(speeds, [(0, 3.0), (1, 1.0)]);
 }

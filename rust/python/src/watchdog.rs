@@ -12,14 +12,17 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Watchdog>()
 }
 
+/// When the process ends, and with which code; None: by SIGKILL.
+type End = (Instant, Option<i32>);
+
 #[derive(Default)]
 struct Shared {
-    /// When the process ends, if nothing else is said before.
-    end: Mutex<Option<Instant>>,
+    /// What happens if nothing else is said before.
+    end: Mutex<Option<End>>,
     news: Condvar,
 }
 
-/// Ends this process by SIGKILL at a given moment.
+/// Ends this process at a given moment.
 #[pyclass(frozen, module = "es_llm._core")]
 pub struct Watchdog(Arc<Shared>);
 
@@ -41,10 +44,12 @@ impl Watchdog {
     }
 
     /// The process ends after so many seconds, unless `arm` or `disarm` is called before.
-    fn arm(&self, seconds: f64) -> PyResult<()> {
+    #[pyo3(signature = (seconds, exit_code = None))]
+    fn arm(&self, seconds: f64, exit_code: Option<i32>) -> PyResult<()> {
         let wait = Duration::try_from_secs_f64(seconds)
             .map_err(|error| PyValueError::new_err(format!("seconds: {error}, got {seconds}")))?;
-        self.set(Instant::now().checked_add(wait));
+        let end = Instant::now().checked_add(wait);
+        self.set(end.map(|end| (end, exit_code)));
         Ok(())
     }
 
@@ -54,7 +59,7 @@ impl Watchdog {
 }
 
 impl Watchdog {
-    fn set(&self, end: Option<Instant>) {
+    fn set(&self, end: Option<End>) {
         *self.0.end.lock().unwrap_or_else(PoisonError::into_inner) = end;
         self.0.news.notify_all();
     }
@@ -66,11 +71,16 @@ impl Shared {
     fn watch(&self) {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wait = Duration::from_secs(1);
-        if let Some(end) = *end {
+        if let Some((end, exit_code)) = *end {
             wait = wait.min(end.saturating_duration_since(Instant::now()));
             if wait.is_zero() {
-                // SAFETY: both calls take and return plain numbers.
-                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+                // SAFETY: these calls take and return plain numbers, and none of this process's memory is used after.
+                unsafe {
+                    match exit_code {
+                        Some(code) => libc::_exit(code),
+                        None => libc::kill(libc::getpid(), libc::SIGKILL),
+                    }
+                };
             }
         }
         drop(self.news.wait_timeout(end, wait));
