@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from safetensors import SafetensorError
+
 from es_llm.errors import ModelError
 
 _EXPORT_SUFFIXES: Final = {".json", ".safetensors", ".txt", ".model", ".jinja", ".md", ".py"}
@@ -60,7 +62,9 @@ def export_model(
             _sync(path)
         _sync(staged)
         _swap(staged, target)
-    except OSError as error:
+    except Exception as error:
+        if not _is_of_the_disk(error):
+            raise
         raise ModelError(f"{target}: the model can't be exported: {error}") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -82,6 +86,11 @@ def require_replaceable(target: Path) -> None:
             f"{target}: holds files that no export wrote ({', '.join(strange[:5])}); "
             "an export replaces its directory, so give it one of its own"
         )
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """safetensors has an error class of its own for a full disk, and tokenizers raises bare ones."""
+    return isinstance(error, OSError | SafetensorError) or type(error) is Exception
 
 
 @contextmanager

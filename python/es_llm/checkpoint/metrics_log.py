@@ -28,9 +28,8 @@ class MetricsLog:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(_encode(line))
         except OSError as error:
-            raise JournalError(
-                f"{str(self._path)!r} can't be written: {error}; the journal beside it is safe"
-            ) from error
+            rest = "the journal beside it is safe" if self._path.parent.is_dir() else "its directory is gone"
+            raise JournalError(f"{str(self._path)!r} can't be written: {error}; {rest}") from error
 
     def rewind(self, steps: int, missing: Callable[[int], Mapping[str, Any]]) -> None:
         """Make the log agree with a journal of `steps` iterations, before a resumed run goes on.

@@ -14,7 +14,7 @@ from es_llm._core import Record
 from es_llm.callbacks.handler import Callbacks
 from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.snapshot import Mark
-from es_llm.errors import DivergenceError, ModelError
+from es_llm.errors import DivergenceError, EsError, ModelError
 from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 from es_llm.trainer.files import RunFiles, copy_of
@@ -371,8 +371,11 @@ class Session(Program):
         if interrupted:
             files.append_event({"event": "interrupted", "step": step})
         else:
-            self._around.origin.export(files.directory.model)
-            files.result(result)
+            try:
+                self._around.origin.export(files.directory.model)
+                files.result(result)
+            except EsError as error:
+                raise type(error)(f"{error}; the journal holds all {step} iterations: resume, or replay it") from error
         team.finish(json.dumps({"result": result, "interrupted": interrupted}).encode())
 
     def output(self, payload: bytes) -> TrainOutput:
