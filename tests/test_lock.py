@@ -57,14 +57,16 @@ def test_without_locks_of_the_system_the_file_decides(tmp_path, monkeypatch):
         raise OSError("no locks here")
 
     monkeypatch.setattr(lock.fcntl, "flock", unsupported)
-    DirectoryLock(tmp_path, "first")
+    held = [DirectoryLock(tmp_path, "first")]
     with pytest.raises(ConfigError, match="in use"):
         DirectoryLock(tmp_path, "second")
     holder = read_holder(tmp_path) | {"pid": 99_999_999}
     (tmp_path / ".lock").write_text(json.dumps(holder))
-    DirectoryLock(tmp_path, "second")
+    held.append(DirectoryLock(tmp_path, "second"))
     (tmp_path / ".lock").write_text(json.dumps(holder | {"host": "elsewhere"}))
     with pytest.raises(ConfigError, match="on elsewhere"):
         DirectoryLock(tmp_path, "third")
     (tmp_path / ".lock").write_text("torn {")
-    DirectoryLock(tmp_path, "third")
+    held.append(DirectoryLock(tmp_path, "third"))
+    for each in held:
+        each.release()

@@ -21,14 +21,18 @@ may change in their last bits with the number of rows; a unit's answers stay a p
 weights and the number of threads."""
 
 
+CACHE_NAMES: Final = ("cache", "past_key_values")
+"""What `forward` calls its key-value cache, in transformers from 5.24 on and before."""
+
+
 def is_supported(model: Any) -> bool:
     """Whether `decode` knows the model's kind of cache and inputs; else use `generate`."""
     from transformers import GenerationMixin
 
     stock = getattr(type(model), "prepare_inputs_for_generation", None) is GenerationMixin.prepare_inputs_for_generation
     dynamic = getattr(model, "_supports_default_dynamic_cache", lambda: False)()
-    accepted = inspect.signature(model.forward).parameters
-    return bool(stock and dynamic and {"input_ids", "attention_mask", "past_key_values"} <= set(accepted))
+    accepted = set(inspect.signature(model.forward).parameters)
+    return bool(stock and dynamic and {"input_ids", "attention_mask"} <= accepted and accepted & set(CACHE_NAMES))
 
 
 @torch.inference_mode()
@@ -52,8 +56,8 @@ def decode(
     rows, width = ids_BT.shape
     mask_BT = torch.cat([mask_BT, mask_BT.new_ones(rows, max_new_tokens)], dim=1)
     position_BT = (mask_BT.cumsum(-1) - 1).masked_fill(mask_BT == 0, 0)
-    options = _options(model)
     cache = DynamicCache(config=model.config)
+    options = _options(model, cache)
     device = ids_BT.device
     ends = torch.tensor(list(eos_ids), dtype=ids_BT.dtype, device=device)
     generated_BT = ids_BT.new_full((rows, max_new_tokens), pad_id)
@@ -64,9 +68,7 @@ def decode(
         stop = width + step
         if "position_ids" in options:
             options["position_ids"] = position_BT[:, start:stop]
-        output = model(
-            input_ids=ids_BT, attention_mask=mask_BT[:, :stop], past_key_values=cache, use_cache=True, **options
-        )
+        output = model(input_ids=ids_BT, attention_mask=mask_BT[:, :stop], use_cache=True, **options)
         next_B = output.logits[:, -1].float().argmax(-1).masked_fill(~open_B, pad_id)
         generated_BT[row_B, step] = next_B
         open_B &= torch.isin(next_B, ends, invert=True)
@@ -97,10 +99,10 @@ def _kept(open_B: torch.Tensor, left: int) -> torch.Tensor:
     return order_B[: _padded(left)].sort().values
 
 
-def _options(model: Any) -> dict[str, Any]:
-    """Optional arguments of the forward pass that `generate` gives too."""
+def _options(model: Any, cache: Any) -> dict[str, Any]:
+    """The cache, by its name in this forward pass, and optional arguments that `generate` gives too."""
     accepted = inspect.signature(model.forward).parameters
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {next(name for name in CACHE_NAMES if name in accepted): cache}
     if "position_ids" in accepted:
         options["position_ids"] = None
     if "logits_to_keep" in accepted:
