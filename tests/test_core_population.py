@@ -166,5 +166,5 @@ def test_a_record_goes_through_bytes(fitness, cursor):
     data = record.to_bytes()
     assert Record.from_bytes(data) == record
     for end in range(len(data)):
-        with pytest.raises(JournalError, match="expected a record, got (a|no) record"):
+        with pytest.raises(JournalError, match=r"expected a record, got (a|no) record"):
             Record.from_bytes(data[:end])

@@ -26,7 +26,7 @@ def make(tmp_path, reward_funcs=digits, model=None, team=None, **options):
              if name in options}  # fmt: skip
     options = {
         "population_size": 4, "sigma": 0.02, "learning_rate": 0.02, "max_steps": 3, "max_completion_length": 6,
-        "prompts_per_iteration": 4, "output_dir": str(tmp_path / "run"), **options,
+        "prompts_per_iteration": 4, "reward_workers": 0, "output_dir": str(tmp_path / "run"), **options,
     }  # fmt: skip
     return ESTrainer(
         model=model, reward_funcs=reward_funcs, args=ESConfig(**options), team=team or Team(SingleMailbox()),
@@ -89,7 +89,7 @@ def test_columns_reach_the_rewards_and_weights_count(tmp_path):
     def bonus(prompts, completions, completion_ids, bonus, **columns):
         seen.append((list(prompts), list(bonus)))
         assert len(prompts) == len(completions) == len(completion_ids) == len(bonus)
-        assert not columns
+        assert set(columns) == {"trainer_state", "log_extra", "log_metric"}
         return bonus
 
     trainer = make(tmp_path, [bonus, lambda completions, **_: [1.0] * len(completions)], reward_weights=[2.0, -1.0])

@@ -471,8 +471,13 @@ class TeamRank:
         """Messages to be sent, (to, bytes), in order."""
     def next(self, now: float) -> TeamStep:
         """The next step of the main thread; the one before is finished."""
-    def evaluated(self, now: float, values: Sequence[float], counts: Sequence[int]) -> None:
+    def evaluated(
+        self, now: float, values: Sequence[float], counts: Sequence[int], figures: bytes | None = None
+    ) -> None:
         """The unit of the last "evaluate" gave this."""
+    @property
+    def upcoming(self) -> tuple[int, int, int] | None:
+        """(kind, step, unit) of the unit after the one in work, if it is known already."""
     def digest(self, now: float, iteration: int, digest: int) -> None: ...
     def halt(self, now: float) -> None:
         """This rank was asked to end the call soon."""
@@ -484,8 +489,9 @@ class TeamRank:
         Raises:
             ScheduleError: no units, or a cost that is none.
         """
-    def take_table(self) -> tuple[list[list[float]], list[int]] | None:
-        """Leader, after "complete": values of each unit and the sums of the counts; None if the round became void."""
+    def take_table(self) -> tuple[list[list[float]], list[int], list[tuple[int, bytes]]] | None:
+        """Leader, after "complete": values of each unit, the sums of the counts, and (unit, figures) where there are
+        some; None if the round became void."""
     def publish(self, now: float, iteration: int, payload: bytes) -> bool: ...
     def set_welcome(self, now: float, payload: bytes) -> None: ...
     def note(self, payload: bytes) -> None: ...

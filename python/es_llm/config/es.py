@@ -63,6 +63,18 @@ class ESConfig:
         None, help="one weight per reward function; default: all 1", identity=True
     )
 
+    reward_workers: int | None = option(
+        None,
+        help="processes of each rank that call reward functions; 0: call them in the rank's own process, without "
+        "limits; default: the rank's share of the cores, at most 8",
+    )
+    reward_timeout_s: float = option(
+        30.0, help="seconds that a reward function may take for one completion before its worker is killed; 0: any time"
+    )
+    reward_memory_mb: int = option(
+        4096, help="megabytes that a worker for rewards may need beyond what it starts with; 0: no limit"
+    )
+
     dtype: str | None = option(
         None, help="type of the live weights; default: the model's own", identity=True, choices=DTYPES
     )
@@ -143,6 +155,9 @@ class ESConfig:
             require(self, name, lambda v: v > 0, "an integer > 0")
         for name in ("kernel_threads", "eval_steps", "num_completions_to_print", "digest_steps", "save_steps"):
             require(self, name, lambda v: v >= 0, "an integer >= 0")
+        require(self, "reward_workers", lambda v: v is None or 0 <= v <= 1024, "an integer in [0, 1024], or none")
+        require(self, "reward_timeout_s", lambda v: 0 <= v < float("inf"), ">= 0 and finite")
+        require(self, "reward_memory_mb", lambda v: v >= 0, "an integer >= 0")
         require(self, "save_total_limit", lambda v: v is None or v > 0, "an integer > 0, or none")
         require(self, "unit_timeout_s", lambda v: 0 <= v < float("inf"), ">= 0 and finite")
         require(

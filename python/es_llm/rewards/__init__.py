@@ -1,1 +1,5 @@
-"""Reward functions in TRL's shape, and the parts they are made of. Loads no torch."""
+"""Reward functions in TRL's contract, and what may happen to them: see `scoring`, `pool` and `server`."""
+
+from es_llm.rewards.marks import inline, set_level
+
+__all__ = ["inline", "set_level"]

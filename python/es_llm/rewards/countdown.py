@@ -27,12 +27,14 @@ from fractions import Fraction
 from typing import Any
 
 from es_llm.rewards.arithmetic import try_evaluate
+from es_llm.rewards.marks import inline
 from es_llm.rewards.text import completion_text
 
 FORMAT_WEIGHT = 0.1
 TOLERANCE = Fraction(1, 100_000)
 
 
+@inline
 def countdown_reward(
     completions: Sequence[Any], numbers: Sequence[Sequence[int]], target: Sequence[float], **columns: Any
 ) -> list[float]:
@@ -47,6 +49,7 @@ def countdown_reward(
     ]
 
 
+@inline
 def countdown_accuracy(
     completions: Sequence[Any], numbers: Sequence[Sequence[int]], target: Sequence[float], **columns: Any
 ) -> list[float]:
@@ -54,6 +57,7 @@ def countdown_accuracy(
     return [answer_score(text, given, goal) for text, given, goal in _rows(completions, numbers, target, THINK_OPEN)]
 
 
+@inline
 def compact_reward(
     completions: Sequence[Any], numbers: Sequence[Sequence[int]], target: Sequence[float], **columns: Any
 ) -> list[float]:
@@ -64,6 +68,7 @@ def compact_reward(
     ]
 
 
+@inline
 def compact_accuracy(
     completions: Sequence[Any], numbers: Sequence[Sequence[int]], target: Sequence[float], **columns: Any
 ) -> list[float]:

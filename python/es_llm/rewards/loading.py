@@ -6,11 +6,13 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from es_llm.config.fields import nearest
 from es_llm.errors import RewardError
 from es_llm.types import RewardFunction
+
+_PREFIX: Final = "_es_llm_reward_"
 
 
 def load_reward(reference: str) -> RewardFunction:
@@ -32,10 +34,19 @@ def load_reward(reference: str) -> RewardFunction:
     return function
 
 
+def reference_of(function: RewardFunction) -> str | None:
+    """The reference by which another process can load a function that came from a file; None for any other one."""
+    module, name = getattr(function, "__module__", None) or "", getattr(function, "__qualname__", "")
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if not module.startswith(_PREFIX) or not name.isidentifier() or file is None:
+        return None
+    return f"{Path(file).resolve()}:{name}" if getattr(sys.modules[module], name, None) is function else None
+
+
 def _module_of_file(path: Path, reference: str) -> Any:
     if not path.is_file():
         raise RewardError(f"reward function {reference!r}: no file {str(path)!r}")
-    spec = importlib.util.spec_from_file_location(f"_es_llm_reward_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{_PREFIX}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise RewardError(f"reward function {reference!r}: {str(path)!r} is no Python file")
     module = importlib.util.module_from_spec(spec)

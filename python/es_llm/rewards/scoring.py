@@ -8,101 +8,166 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from concurrent.futures import Future
+from dataclasses import dataclass
 
-from es_llm.errors import ConfigError, RewardError
-from es_llm.types import RewardFunction, Row
+from es_llm.errors import ConfigError
+from es_llm.rewards.batch import Batch, Failure, Scores
+from es_llm.rewards.call import call
+from es_llm.rewards.marks import is_inline, is_set_level
+from es_llm.rewards.pool import RewardPool
+from es_llm.types import RewardFunction
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What reward functions see: B prompts, their completions, and the columns of their rows."""
+class Limits:
+    """What a reward function may take.
 
-    prompts: Sequence[Any]
-    completions: Sequence[Any]
-    completion_ids: Sequence[Sequence[int]]
-    columns: Mapping[str, Sequence[Any]]
-
-    @staticmethod
-    def of(rows: Sequence[Row], completions: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> Batch:
-        """A batch from rows; conversational prompts get conversational completions, as in TRL."""
-        names = [name for name in rows[0] if name != "prompt"] if rows else []
-        prompts = [row["prompt"] for row in rows]
-        answers: list[Any] = [
-            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-            for prompt, text in zip(prompts, completions, strict=True)
-        ]
-        columns = {name: [row[name] for row in rows] for name in names}
-        return Batch(prompts=prompts, completions=answers, completion_ids=completion_ids, columns=columns)
-
-
-@dataclass
-class RewardSet:
-    """Reward functions with weights, in TRL's contract.
-
-    reward of a completion = sum over the functions that gave a number of weight * number; None when none did.
-    `failures` counts per function the completions it failed on: it raised, or gave NaN, inf or no number.
+    workers: processes that call reward functions; 0: they are called in this process, without limits.
+    timeout_s: seconds for one completion (for a set-level function: for one call); 0: any time.
+    memory_mb: megabytes for a worker beyond what it has at its start; 0: no limit.
     """
 
-    functions: Sequence[RewardFunction]
-    weights: Sequence[float] | None = None
-    failures: dict[str, int] = field(default_factory=dict)
+    workers: int = 0
+    timeout_s: float = 0.0
+    memory_mb: int = 0
 
-    def __post_init__(self) -> None:
-        """Name the functions; equal names are numbered.
+
+@dataclass(frozen=True, kw_only=True)
+class Graded:
+    """`totals`: one reward per completion, None where no function gave one. `scores`: each function's own, by name."""
+
+    totals: list[float | None]
+    scores: dict[str, Scores]
+
+
+class RewardSet:
+    """Reward functions with weights, in TRL's contract; and metrics, functions of the same contract without a weight.
+
+    reward of a completion = sum over the functions that gave a number of weight * number; None when none did, or when
+    one of them failed on it: a reward with a part missing can't be compared with a whole one.
+    `examples` keeps the first failure of each function.
+
+    Raises:
+        ConfigError: no function, something that can't be called or can't travel to a worker, or another number of
+            weights.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[RewardFunction],
+        weights: Sequence[float] | None = None,
+        *,
+        metrics: Mapping[str, RewardFunction] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        _require_functions(functions)
+        self.weights = _checked_weights(weights, len(functions))
+        self.names = distinct_names(functions)
+        self.metric_names = list(metrics or {})
+        self._functions = dict(zip(self.names, functions, strict=True))
+        self._functions |= {_METRIC + name: function for name, function in (metrics or {}).items()}
+        self.examples: dict[str, Failure] = {}
+        limits = limits or Limits()
+        away = {name: function for name, function in self._functions.items() if not is_inline(function)}
+        self._away = away if limits.workers else {}
+        self._pool: RewardPool | None = None
+        if self._away:
+            self._pool = RewardPool(
+                self._away, workers=limits.workers, limit_s=limits.timeout_s, memory_mb=limits.memory_mb
+            )
+
+    @property
+    def set_level(self) -> bool:
+        """Whether a function sees all completions of a member at once."""
+        return any(is_set_level(function) for function in self._functions.values())
+
+    def open(self) -> None:
+        """Start the workers, if any function needs them.
 
         Raises:
-            ConfigError: no function, something that can't be called, or another number of weights.
+            RewardError: a function can't be loaded there; names it.
         """
-        if not self.functions:
-            raise ConfigError("`reward_funcs` must hold at least one function, got none")
-        for function in self.functions:
-            if not callable(function):
-                raise ConfigError(f"`reward_funcs` must hold functions, got {function!r}")
-        if self.weights is None:
-            self.weights = [1.0] * len(self.functions)
-        if len(self.weights) != len(self.functions):
-            raise ConfigError(
-                f"`reward_weights` must hold one number per reward function ({len(self.functions)}), "
-                f"got {len(self.weights)}"
-            )
-        if not all(math.isfinite(weight) for weight in self.weights):
-            raise ConfigError(f"`reward_weights` must be finite, got {self.weights}")
-        self.names = distinct_names(self.functions)
-        self.failures = dict.fromkeys(self.names, 0)
+        if self._pool is not None:
+            self._pool.open()
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def submit(self, batch: Batch, *, metrics: bool = False) -> Pending:
+        """Begin to score a batch, with `metrics` by these too; what workers do goes on meanwhile."""
+        names = [*self.names, *(_METRIC + name for name in self.metric_names if metrics)]
+        away: dict[str, Future[Scores]] = {}
+        for name in names:
+            if name in self._away:
+                assert self._pool is not None
+                away[name] = self._pool.submit(name, batch, together=is_set_level(self._functions[name]))
+        here = {
+            name: call(_plain(name), self._functions[name], batch, one=is_set_level(self._functions[name]))
+            for name in names
+            if name not in away
+        }
+        return Pending(self, names, away, here)
 
     def score(self, batch: Batch) -> list[float | None]:
         """One reward per completion of the batch; None where no function gave one."""
-        assert self.weights is not None
-        totals: list[float | None] = [None] * len(batch.completions)
-        for name, function, weight in zip(self.names, self.functions, self.weights, strict=True):
-            values, failed = call_reward(name, function, batch)
-            self.failures[name] += failed
-            for index, value in enumerate(values):
+        return self.submit(batch).result().totals
+
+    def _graded(self, scores: dict[str, Scores]) -> Graded:
+        size = len(next(iter(scores.values())).values)
+        totals: list[float | None] = [None] * size
+        for name, weight in zip(self.names, self.weights, strict=True):
+            for place, value in enumerate(scores[name].values):
                 if value is not None:
-                    totals[index] = (totals[index] or 0.0) + weight * value
-        return totals
+                    totals[place] = (totals[place] or 0.0) + weight * value
+        for name in self.names:
+            for failure in scores[name].failures:
+                totals[failure.place] = None
+        for name, told in scores.items():
+            if told.failures:
+                self._tell(name, told)
+        return Graded(totals=totals, scores=scores)
+
+    def _tell(self, name: str, scores: Scores) -> None:
+        failures, size = scores.failures, len(scores.values)
+        kinds = ", ".join(sorted({failure.kind for failure in failures}))
+        told = f"reward function `{_plain(name)}` failed on {len(failures)} of {size} completions ({kinds})"
+        if name not in self.examples:
+            self.examples[name] = failures[0]
+            logger.warning("%s; the first one: %s", told, failures[0].why)
+        else:
+            logger.debug("%s; the first one: %s", told, failures[0].why)
 
 
-def call_reward(name: str, function: RewardFunction, batch: Batch) -> tuple[list[float | None], int]:
-    """Scores of one function, and on how many completions it failed. Never raises an `Exception`: an error of
-    the function, or an answer of the wrong shape, fails the whole batch and is logged with its traceback."""
-    try:
-        answer = function(
-            prompts=batch.prompts,
-            completions=batch.completions,
-            completion_ids=batch.completion_ids,
-            **batch.columns,
-        )
-        return _checked(name, answer, len(batch.completions))
-    except Exception as error:
-        logger.warning("reward function `%s` failed on %d completions: %r", name, len(batch.completions), error)
-        logger.debug("traceback of `%s`", name, exc_info=True)
-        return [None] * len(batch.completions), len(batch.completions)
+class Pending:
+    """A batch that is being scored. `waited_s` is how long `result` waited for workers."""
+
+    def __init__(
+        self, owner: RewardSet, names: Sequence[str], away: Mapping[str, Future[Scores]], here: Mapping[str, Scores]
+    ) -> None:
+        self._owner, self._names, self._away, self._here = owner, names, away, here
+        self.waited_s = 0.0
+
+    def result(self) -> Graded:
+        """The scores, once they are there."""
+        start = time.perf_counter()
+        away = {name: future.result() for name, future in self._away.items()}
+        self.waited_s += time.perf_counter() - start
+        return self._owner._graded({name: self._here.get(name) or away[name] for name in self._names})
+
+
+_METRIC = "metric/"
+
+
+def metric_scores(graded: Graded, name: str) -> Scores:
+    """The scores of a metric."""
+    return graded.scores[_METRIC + name]
 
 
 def distinct_names(functions: Sequence[RewardFunction]) -> list[str]:
@@ -118,20 +183,27 @@ def distinct_names(functions: Sequence[RewardFunction]) -> list[str]:
     return names
 
 
-def _checked(name: str, answer: Any, expected: int) -> tuple[list[float | None], int]:
-    values = list(answer)
-    if len(values) != expected:
-        raise RewardError(f"`{name}` must return {expected} rewards, got {len(values)}")
-    checked = [_number(value) for value in values]
-    failed = sum(value is None and given is not None for value, given in zip(checked, values, strict=True))
-    return checked, failed
+def _plain(name: str) -> str:
+    return name.removeprefix(_METRIC)
 
 
-def _number(value: Any) -> float | None:
-    if value is None or isinstance(value, str | bytes):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+def _require_functions(functions: Sequence[RewardFunction]) -> None:
+    if not functions:
+        raise ConfigError("`reward_funcs` must hold at least one function, got none")
+    for function in functions:
+        if not callable(function):
+            raise ConfigError(f"`reward_funcs` must hold functions, got {function!r}")
+        if hasattr(function, "state_dict"):
+            kind = type(function).__name__
+            raise ConfigError(f"`reward_funcs` must hold functions, got a {kind}: call it in a function of yours")
+
+
+def _checked_weights(weights: Sequence[float] | None, functions: int) -> list[float]:
+    checked = [1.0] * functions if weights is None else list(weights)
+    if len(checked) != functions:
+        raise ConfigError(
+            f"`reward_weights` must hold one number per reward function ({functions}), got {len(checked)}"
+        )
+    if not all(math.isfinite(weight) for weight in checked):
+        raise ConfigError(f"`reward_weights` must be finite, got {checked}")
+    return checked

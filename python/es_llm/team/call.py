@@ -77,7 +77,8 @@ class Call:
                 assert step.unit is not None
                 kind, number, unit = step.unit
                 outcome = program.evaluate(Round(kind, number), unit)
-                self._machine.evaluated(time.monotonic(), list(outcome.values), list(outcome.counts))
+                values, counts, figures = outcome
+                self._machine.evaluated(time.monotonic(), list(values), list(counts), figures or None)
             case "apply":
                 program.apply(team, *_words(step))
                 self._busy = False

@@ -17,17 +17,20 @@ class Round(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one unit gave: `values` are kept by unit, `counts` are summed up over the units."""
+    """What one unit gave: `values` are kept by unit, `counts` are summed up over the units (modulo 2**64), `figures`
+    are kept by unit, and few units should have any."""
 
     values: Sequence[float]
     counts: Sequence[int]
+    figures: bytes = b""
 
 
 class Table(NamedTuple):
-    """What all units of a round gave: `values` by unit, and the sums of the counts."""
+    """What all units of a round gave: `values` by unit, the sums of the counts, and (unit, figures) by unit."""
 
     values: list[list[float]]
     counts: list[int]
+    figures: list[tuple[int, bytes]]
 
 
 class Program:

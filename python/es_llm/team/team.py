@@ -54,6 +54,11 @@ class Team:
         """Payload bytes (sent, received) so far."""
         return self._machine.traffic
 
+    def upcoming(self, round_: Round) -> int | None:
+        """The unit of the round that this rank evaluates after the one in work, if it is known already."""
+        known = self._machine.upcoming
+        return known[2] if known is not None and known[:2] == tuple(round_) else None
+
     def renew(self, identity: int, *, policy: str = "dynamic", unit_timeout_s: float = 0.0) -> None:
         """Another run begins, on all ranks at the same place.
 

@@ -36,6 +36,9 @@ class PromptOrder:
         self._shuffle = shuffle
         self.per_iteration = min(per_iteration, len(rows))
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def cursor(self, iteration: int) -> int:
         """Rows consumed before `iteration`."""
         return iteration * self.per_iteration

@@ -7,6 +7,9 @@ import json
 from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 
+ROUND = Round(1, 0)
+"""Its only one."""
+
 
 class Evaluate(Program):
     """Evaluate once; the result is the evaluation's metrics as JSON. `evaluation` is set on the leader."""
@@ -19,7 +22,7 @@ class Evaluate(Program):
     def advance(self, team: Team) -> None:
         """Begin, or finish."""
         if self.evaluation is None:
-            team.begin(Round(1, 0), self._work.costs)
+            team.begin(ROUND, self._work.costs)
         else:
             team.finish(json.dumps(self.evaluation.metrics).encode())
 

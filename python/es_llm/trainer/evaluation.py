@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from es_llm._core import plan_units
-from es_llm.rewards.scoring import Batch, call_reward
+from es_llm.rewards.batch import Batch
+from es_llm.rewards.scoring import Pending, metric_scores
 from es_llm.rollout.engine import Completion
-from es_llm.team import Outcome, Table
+from es_llm.team import Outcome, Round, Table
+from es_llm.trainer.ahead import Ahead
 from es_llm.trainer.state import RunState
-from es_llm.types import RewardFunction, Row
+from es_llm.trainer.tally import encode_logged, logged_metrics, reward_metrics, tally
+from es_llm.types import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +29,20 @@ class Evaluation:
 class EvaluationWork:
     """Answers `rows` with round(master) and scores them; the same figures on any number of ranks.
 
-    Metrics: one per function of `metric_funcs`, then `reward`, `completions/mean_length` (tokens) and
-    `completions/clipped_ratio` (share cut off by `max_completion_length`). A score that failed counts as 0.
+    Metrics: one per metric function, then `reward`, `completions/mean_length` (tokens) and `completions/clipped_ratio`
+    (share cut off by `max_completion_length`), and each reward function's own. A score that failed counts as 0.
+
+    Args:
+        run: the model, its engine, its rewards and metrics.
+        rows: at least one.
+        round_: the round that it is.
     """
 
-    def __init__(self, run: RunState, rows: Sequence[Row], metric_funcs: Mapping[str, RewardFunction]) -> None:
-        self._run, self._rows, self._metric_funcs = run, rows, metric_funcs
-        self._units = plan_units(1, len(rows), run.config.prompts_per_unit)
+    def __init__(self, run: RunState, rows: Sequence[Row], round_: Round) -> None:
+        self._run, self._rows = run, rows
+        self._units = plan_units(1, len(rows), run.unit_rows(len(rows)))
         self._seen: dict[int, list[Completion]] = {}
+        self._ahead = Ahead(self._begin, lambda: run.team.upcoming(round_))
         self._live = False
 
     @property
@@ -42,27 +51,38 @@ class EvaluationWork:
         return [float(unit.stop - unit.start) for unit in self._units]
 
     def evaluate(self, index: int) -> Outcome:
-        """Of one unit: the sum of each metric; and tokens, completions cut off, completions."""
-        completions = self._complete(index)
-        rows = self._part(index)
-        batch = Batch.of(rows, [c.text for c in completions], [c.token_ids for c in completions])
-        columns = [call_reward(name, function, batch)[0] for name, function in self._metric_funcs.items()]
-        columns.append(self._run.rewards.score(batch))
+        """Of one unit: the sum of each metric; and tokens, completions cut off, all, and the functions' tallies."""
+        run, pending = self._run, self._ahead.take(index)
+        graded, completions = pending.result(), self._complete(index)
+        columns = [metric_scores(graded, name).values for name in run.rewards.metric_names]
+        columns.append(graded.totals)
         sums = [float(np.nan_to_num(np.array(column, np.float64), nan=0.0).sum()) for column in columns]
+        scores = [graded.scores[name] for name in run.rewards.names]
         tokens = sum(len(completion.token_ids) for completion in completions)
-        return Outcome(sums, [tokens, sum(not completion.finished for completion in completions), len(completions)])
+        clipped = sum(not completion.finished for completion in completions)
+        return Outcome(sums, [tokens, clipped, len(completions), *tally(scores)], encode_logged(scores))
 
     def result(self, table: Table, answers: int) -> Evaluation:
         """The means over all rows, with the first `answers` answers (made anew if another rank made them)."""
-        rows = len(self._rows)
-        sums = np.zeros(len(self._metric_funcs) + 1)
+        rows, rewards = len(self._rows), self._run.rewards
+        sums = np.zeros(len(rewards.metric_names) + 1)
         for values in table.values:
             sums += values
-        tokens, clipped, _ = table.counts
-        names = [*self._metric_funcs, "reward", "completions/mean_length", "completions/clipped_ratio"]
+        tokens, clipped, _, *tallies = table.counts
+        names = [*rewards.metric_names, "reward", "completions/mean_length", "completions/clipped_ratio"]
         means = [*(sums / rows), tokens / rows, clipped / rows]
         metrics = {name: float(mean) for name, mean in zip(names, means, strict=True)}
+        own = reward_metrics(rewards.names, tallies)
+        if len(rewards.names) == 1:  # its mean is the reward
+            own = {name: value for name, value in own.items() if "/failures" in name}
+        metrics |= own | logged_metrics(table.figures)
         return Evaluation(metrics=metrics, answers=self._answers(answers))
+
+    def _begin(self, index: int) -> Pending:
+        completions = self._complete(index)
+        texts, ids = [c.text for c in completions], [c.token_ids for c in completions]
+        batch = Batch.of(self._part(index), texts, ids, self._run.state(self._run.population.iteration))
+        return self._run.rewards.submit(batch, metrics=True)
 
     def _answers(self, count: int) -> list[tuple[str, str]]:
         shown: list[tuple[str, str]] = []
@@ -80,7 +100,7 @@ class EvaluationWork:
                 self._run.weights.unperturb()
                 self._run.engine.weights_changed()
                 self._live = True
-            self._seen[index] = self._run.engine.evaluate([row["prompt"] for row in self._part(index)])
+            self._seen[index] = self._run.complete(self._part(index))
         return self._seen[index]
 
     def _part(self, index: int) -> Sequence[Row]:

@@ -1,7 +1,8 @@
 """One iteration's work: units on any rank, and the record that their scores come to on the leader.
 
 perturb   live = round(master + sign * sigma * noise)    when a unit's member isn't the one before it
-evaluate  completions of one unit -> rewards -> the unit's score
+generate  completions of one unit                        while workers grade those of the unit before
+grade     completions -> rewards -> the unit's score
 record    all units' scores -> fitness -> coefficients
 """
 
@@ -12,18 +13,33 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from es_llm._core import FitnessTable, Record, plan_units, unit_score
-from es_llm.rewards.scoring import Batch
-from es_llm.team import Outcome, Table
+from es_llm.rewards.batch import Batch
+from es_llm.rewards.scoring import Pending
+from es_llm.team import Outcome, Round, Table
+from es_llm.trainer.ahead import Ahead
 from es_llm.trainer.state import RunState
+from es_llm.trainer.tally import encode_logged, logged_metrics, reward_metrics, tally
+
+ITERATE = 0
+"""The kind of its rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Means over all completions of an iteration, equal however the units were spread."""
+    """Of all completions of an iteration, equal however the units were spread; but `waited_s`, the seconds that all
+    ranks together waited for rewards. `rewards` are metrics by name."""
 
     mean_length: float
     clipped_ratio: float
     failures: int
+    waited_s: float
+    rewards: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    counts: tuple[int, int, int]
+    pending: Pending
 
 
 class Iteration:
@@ -34,8 +50,10 @@ class Iteration:
         self.number = run.population.iteration
         self._members = run.population.ask()
         self._rows = run.prompts.batch(self.number)
-        self._units = plan_units(len(self._members), len(self._rows), run.config.prompts_per_unit)
+        self._unit_rows = run.unit_rows(len(self._rows))
+        self._units = plan_units(len(self._members), len(self._rows), self._unit_rows)
         self._live: int | None = None
+        self._ahead = Ahead(self._begin, lambda: run.team.upcoming(Round(ITERATE, self.number)))
         self.seconds: dict[str, float] = defaultdict(float)
 
     @property
@@ -44,22 +62,15 @@ class Iteration:
         return [float(unit.stop - unit.start) for unit in self._units]
 
     def evaluate(self, index: int) -> Outcome:
-        """The score of one unit, and the counts of its completions: tokens, finished, all."""
-        run, unit = self._run, self._units[index]
-        start = time.perf_counter()
-        if self._live != unit.member:
-            run.weights.perturb(self._members[unit.member], run_seed=run.population.run_seed, sigma=run.config.sigma)
-            run.engine.weights_changed()
-            self._live = unit.member
-        perturbed = time.perf_counter()
-        rows = self._rows[unit.start : unit.stop]
-        completions = run.engine.evaluate([row["prompt"] for row in rows])
-        batch = Batch.of(rows, [c.text for c in completions], [c.token_ids for c in completions])
-        score = unit_score(run.rewards.score(batch), run.config.failure_policy)
-        self.seconds["perturb"] += perturbed - start
-        self.seconds["evaluate"] += time.perf_counter() - perturbed
-        tokens = sum(len(completion.token_ids) for completion in completions)
-        return Outcome(score, [tokens, sum(completion.finished for completion in completions), len(completions)])
+        """The score of one unit; the counts of its completions (tokens, finished, all), the microseconds that their
+        rewards were waited for, and each function's tally."""
+        run, begun = self._run, self._ahead.take(index)
+        graded = begun.pending.result()
+        waited_s = begun.pending.waited_s
+        self.seconds["rewards"] += waited_s
+        scores = [graded.scores[name] for name in run.rewards.names]
+        counts = [*begun.counts, round(waited_s * 1e6), *tally(scores)]
+        return Outcome(unit_score(graded.totals, run.config.failure_policy), counts, encode_logged(scores))
 
     def record(self, table: Table) -> tuple[Record, Figures]:
         """What all units come to. Changes nothing: journal it, then apply it.
@@ -68,7 +79,7 @@ class Iteration:
             PopulationError: a reward failed and the policy is `raise`.
         """
         run, config = self._run, self._run.config
-        scores = FitnessTable(len(self._members), len(self._rows), config.prompts_per_unit, config.failure_policy)
+        scores = FitnessTable(len(self._members), len(self._rows), self._unit_rows, config.failure_policy)
         for unit, values in enumerate(table.values):
             scores.set(unit, values)
         record = run.population.tell(
@@ -77,8 +88,35 @@ class Iteration:
             learning_rate=config.learning_rate,
             cursor=run.prompts.cursor(self.number),
         )
-        tokens, finished, completions = table.counts
+        tokens, finished, completions, waited_us, *tallies = table.counts
         figures = Figures(
-            mean_length=tokens / completions, clipped_ratio=1.0 - finished / completions, failures=scores.failures
+            mean_length=tokens / completions,
+            clipped_ratio=1.0 - finished / completions,
+            failures=scores.failures,
+            waited_s=waited_us / 1e6,
+            rewards=reward_metrics(run.rewards.names, tallies) | logged_metrics(table.figures),
         )
         return record, figures
+
+    def _begin(self, index: int) -> _Begun:
+        """Perturb, generate, and send the completions to be graded."""
+        run, unit = self._run, self._units[index]
+        start = time.perf_counter()
+        if self._live != unit.member:
+            run.weights.perturb(self._members[unit.member], run_seed=run.population.run_seed, sigma=run.config.sigma)
+            run.engine.weights_changed()
+            self._live = unit.member
+        perturbed = time.perf_counter()
+        rows = self._rows[unit.start : unit.stop]
+        completions = run.complete(rows)
+        batch = Batch.of(
+            rows, [c.text for c in completions], [c.token_ids for c in completions], run.state(self.number)
+        )
+        generated = time.perf_counter()
+        pending = run.rewards.submit(batch)
+        self.seconds["perturb"] += perturbed - start
+        self.seconds["generate"] += generated - perturbed
+        self.seconds["rewards"] += time.perf_counter() - generated
+        tokens = sum(len(completion.token_ids) for completion in completions)
+        finished = sum(completion.finished for completion in completions)
+        return _Begun((tokens, finished, len(completions)), pending)

@@ -19,6 +19,7 @@ def iteration_metrics(
         "completions/mean_length": figures.mean_length,
         "completions/clipped_ratio": figures.clipped_ratio,
         "rewards/failures": figures.failures,
+        **figures.rewards,
     } if figures is not None else {}  # fmt: skip
     return {
         **record_metrics(record),

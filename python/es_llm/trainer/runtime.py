@@ -8,6 +8,7 @@ import torch
 
 from es_llm._core import set_kernel_threads
 from es_llm.config import ESConfig
+from es_llm.rewards.scoring import Limits
 from es_llm.team import Team
 
 
@@ -15,5 +16,15 @@ def configure_threads(config: ESConfig, team: Team) -> None:
     """Fix torch's threads (they may decide bits, so they are part of the run) and share the host's cores among
     the kernels of its ranks (those give the same bits with any number of threads)."""
     torch.set_num_threads(config.torch_threads)
+    set_kernel_threads(config.kernel_threads or _share_of_cores(team))
+
+
+def reward_limits(config: ESConfig, team: Team) -> Limits:
+    """Workers for rewards: as many as the option says, else this rank's share of the cores of its host, at most 8."""
+    workers = min(8, _share_of_cores(team)) if config.reward_workers is None else config.reward_workers
+    return Limits(workers=workers, timeout_s=config.reward_timeout_s, memory_mb=config.reward_memory_mb)
+
+
+def _share_of_cores(team: Team) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    set_kernel_threads(config.kernel_threads or max(1, cores // team.local_size))
+    return max(1, cores // team.local_size)

@@ -18,7 +18,7 @@ from es_llm.errors import DivergenceError, EsError, ModelError
 from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 from es_llm.trainer.files import RunFiles, copy_of
-from es_llm.trainer.iteration import Figures, Iteration
+from es_llm.trainer.iteration import ITERATE, Figures, Iteration
 from es_llm.trainer.metrics import iteration_metrics
 from es_llm.trainer.opening import OpenRun, open_copy, take_over_run
 from es_llm.trainer.origin import Origin
@@ -26,8 +26,8 @@ from es_llm.trainer.state import RunState
 
 logger = logging.getLogger(__name__)
 
-ITERATE, EVALUATE = 0, 1
-"""Kinds of rounds."""
+EVALUATE = 1
+"""The kind of rounds that evaluate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Surroundings:
     open_run: Callable[[], OpenRun]
     header: str
     options: dict[str, Any]
-    evaluation: Callable[[], EvaluationWork | None]
+    evaluation: Callable[[Round], EvaluationWork | None]
     origin: Origin
 
 
@@ -200,10 +200,13 @@ class Session(Program):
         seconds |= {"update": updated - start, "digest": time.perf_counter() - updated}
         self._callbacks.call("on_step_end")
         if team.leads:
-            self._log_step(record, iteration_metrics(record, self._figures.pop(iteration, None), report, seconds))
+            figures = self._figures.pop(iteration, None)
+            metrics = iteration_metrics(record, figures, report, seconds)
+            self._log_step(metrics, figures.waited_s if figures is not None else 0.0)
 
-    def _log_step(self, record: Record, metrics: dict[str, Any]) -> None:
+    def _log_step(self, metrics: dict[str, Any], waited_s: float) -> None:
         total = time.perf_counter() - self._clock
+        metrics["rewards/wait_ratio"] = waited_s / (total * self._run.team.size)
         self._seconds += total
         sent, received = self._run.team.traffic
         before, self._traffic = self._traffic, (sent, received)
@@ -233,7 +236,7 @@ class Session(Program):
     def _evaluation_work(self) -> EvaluationWork | None:
         if self._work is None:
             self._iteration = None
-            self._work = self._around.evaluation()
+            self._work = self._around.evaluation(Round(EVALUATE, self._run.population.iteration))
         return self._work
 
     def _evaluated(self, team: Team, step: int, table: Table) -> None:

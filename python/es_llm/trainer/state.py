@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from es_llm._core import Population
 from es_llm.config import ESConfig
 from es_llm.model.weights import Weights
+from es_llm.rewards.batch import TrainerState
 from es_llm.rewards.scoring import RewardSet
-from es_llm.rollout.engine import RolloutEngine
+from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.team import Team
 from es_llm.trainer.data import PromptOrder
+from es_llm.types import Row
 
 
 @dataclass(kw_only=True)
@@ -24,3 +27,20 @@ class RunState:
     engine: RolloutEngine
     rewards: RewardSet
     prompts: PromptOrder
+
+    def unit_rows(self, rows: int) -> int:
+        """Prompts of one unit of work out of so many; all where a reward sees a member's completions together."""
+        return max(1, rows) if self.rewards.set_level else self.config.prompts_per_unit
+
+    def complete(self, rows: Sequence[Row]) -> list[Completion]:
+        """Completions of a unit's rows on the live weights, generated `prompts_per_unit` at a time."""
+        size = self.config.prompts_per_unit
+        prompts = [row["prompt"] for row in rows]
+        batches = (prompts[start : start + size] for start in range(0, len(prompts), size))
+        return [completion for batch in batches for completion in self.engine.evaluate(batch)]
+
+    def state(self, step: int) -> TrainerState:
+        """What reward functions hear of the run."""
+        rows = len(self.prompts)
+        epoch = self.prompts.cursor(step) / rows if rows else 0.0
+        return TrainerState(global_step=step, max_steps=self.config.max_steps, epoch=epoch)

@@ -26,14 +26,14 @@ from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dt
 from es_llm.model.weights import Weights
 from es_llm.rewards.scoring import RewardSet
 from es_llm.rollout.hf import HFEngine
-from es_llm.team import Lead, Team
+from es_llm.team import Lead, Round, Team
 from es_llm.trainer.arguments import as_list, require_config, rows_of
 from es_llm.trainer.data import PromptOrder, fingerprint
-from es_llm.trainer.evaluate import Evaluate
+from es_llm.trainer.evaluate import ROUND, Evaluate
 from es_llm.trainer.evaluation import EvaluationWork
 from es_llm.trainer.opening import open_run
 from es_llm.trainer.origin import Origin
-from es_llm.trainer.runtime import configure_threads
+from es_llm.trainer.runtime import configure_threads, reward_limits
 from es_llm.trainer.session import Session, Surroundings, TrainOutput
 from es_llm.trainer.state import RunState
 from es_llm.types import RewardFunction, Row
@@ -83,8 +83,12 @@ class ESTrainer:
         self._model_loaded = self.model is not model
         if self.args.dtype is None and self.model is not model:
             self.args = replace(self.args, dtype=_own_dtype(self._model_name, script))
-        rewards = RewardSet(as_list(reward_funcs, "reward_funcs"), self.args.reward_weights)
-        self.metric_funcs = dict(metric_funcs or {})
+        rewards = RewardSet(
+            as_list(reward_funcs, "reward_funcs"),
+            self.args.reward_weights,
+            metrics=metric_funcs,
+            limits=reward_limits(self.args, self.team),
+        )
         self.train_dataset = rows_of(train_dataset, "train_dataset")
         self.eval_dataset = rows_of(eval_dataset, "eval_dataset")
         engine = HFEngine(
@@ -127,6 +131,7 @@ class ESTrainer:
             [ProgressCallback, *as_list(callbacks, "callbacks")], self.args, self.model, self.processing_class
         )
         self.callbacks.state.is_world_process_zero = self.callbacks.state.is_local_process_zero = self.team.rank == 0
+        self.run.rewards.open()
         self.callbacks.call("on_init_end")
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
@@ -174,7 +179,7 @@ class ESTrainer:
         if not rows:
             raise ConfigError("`eval_dataset` must hold at least one row, got none")
         self._renew(self._header())
-        metrics = json.loads(self.team.call(Evaluate(EvaluationWork(self.run, rows, self.metric_funcs))))
+        metrics = json.loads(self.team.call(Evaluate(EvaluationWork(self.run, rows, ROUND))))
         return {f"eval_{name}": value for name, value in metrics.items()}
 
     def save_model(self, output_dir: str) -> None:
@@ -190,8 +195,8 @@ class ESTrainer:
         """Remove a callback object, or all of a class."""
         self.callbacks.remove(callback)
 
-    def _evaluation(self) -> EvaluationWork | None:
-        return EvaluationWork(self.run, self.eval_dataset, self.metric_funcs) if self.eval_dataset else None
+    def _evaluation(self, round_: Round) -> EvaluationWork | None:
+        return EvaluationWork(self.run, self.eval_dataset, round_) if self.eval_dataset else None
 
     def _load_base(self) -> Any:
         revision = self.script.model_revision if self.script else None

@@ -26,8 +26,16 @@ fn units() -> impl Strategy<Value = Vec<u32>> {
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
-    (values(), proptest::collection::vec(any::<u64>(), 0..4))
-        .prop_map(|(values, counts)| Outcome { values, counts })
+    (
+        values(),
+        proptest::collection::vec(any::<u64>(), 0..4),
+        bytes(),
+    )
+        .prop_map(|(values, counts, figures)| Outcome {
+            values,
+            counts,
+            figures,
+        })
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -48,14 +56,16 @@ fn message() -> impl Strategy<Value = Message> {
     });
     let told = proptest::collection::vec((any::<u32>(), values()), 0..6);
     let counts = proptest::collection::vec(any::<u64>(), 0..4);
-    let report = (round(), any::<(u32, bool)>(), told, counts);
-    let report = report.prop_map(|(round, (deal, ready), results, counts)| {
+    let figures = proptest::collection::vec((any::<u32>(), bytes()), 0..3);
+    let report = (round(), any::<(u32, bool)>(), told, counts, figures);
+    let report = report.prop_map(|(round, (deal, ready), results, counts, figures)| {
         Message::Report(Report {
             round,
             deal,
             ready,
             results,
             counts,
+            figures,
         })
     });
     prop_oneof![
@@ -129,6 +139,7 @@ fn a_batch_of_results_costs_eight_bytes_a_unit_and_a_batch_of_units_a_few() {
         ready: true,
         results,
         counts: vec![123_456, 1000],
+        figures: Vec::new(),
     });
     assert!(report.encode(1).len() <= 8 * 1000 + 32);
     let units = (0..1000).collect();

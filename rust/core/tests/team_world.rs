@@ -49,6 +49,12 @@ fn mix(word: u64) -> u64 {
     word ^ word >> 31
 }
 
+/// Some units have figures.
+fn figures(weights: u64, unit: u32) -> Vec<u8> {
+    let size = unit.saturating_sub(1) as usize % 3;
+    mix(weights + u64::from(unit)).to_le_bytes()[..size].to_vec()
+}
+
 /// What a unit's result is under these weights; some have more values than others.
 fn outcome(weights: u64, round: Round, unit: u32) -> Outcome {
     let seed = mix(weights ^ u64::from(unit) << 32 ^ u64::from(round.step));
@@ -58,6 +64,7 @@ fn outcome(weights: u64, round: Round, unit: u32) -> Outcome {
             .map(|place| (mix(seed + place) >> 12) as f64)
             .collect(),
         counts: vec![1, u64::from(unit) + 1],
+        figures: figures(weights, unit),
     }
 }
 
@@ -619,6 +626,8 @@ impl World {
                 "seed {} unit {unit}",
                 self.seed
             );
+            let told = table.figures.get(&unit).cloned().unwrap_or_default();
+            assert_eq!(told, figures(right, unit), "seed {} unit {unit}", self.seed);
         }
         self.published.push(step);
         self.machine(rank, |machine, now| {

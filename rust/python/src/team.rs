@@ -127,6 +127,9 @@ impl TeamStep {
     }
 }
 
+/// Values of each unit, sums of the counts, (unit, figures).
+type TakenTable<'py> = (Vec<Vec<f64>>, Vec<u64>, Vec<(u32, Bound<'py, PyBytes>)>);
+
 /// One rank of a job, as a machine without I/O: see `es_core::team`.
 #[pyclass(frozen, module = "es_llm._core")]
 pub struct TeamRank(Mutex<Rank>);
@@ -187,8 +190,21 @@ impl TeamRank {
         TeamStep(self.with(|rank| rank.next(now)))
     }
 
-    fn evaluated(&self, now: f64, values: Vec<f64>, counts: Vec<u64>) {
-        self.with(|rank| rank.evaluated(now, Outcome { values, counts }));
+    #[pyo3(signature = (now, values, counts, figures = None))]
+    fn evaluated(&self, now: f64, values: Vec<f64>, counts: Vec<u64>, figures: Option<Vec<u8>>) {
+        let outcome = Outcome {
+            values,
+            counts,
+            figures: figures.unwrap_or_default(),
+        };
+        self.with(|rank| rank.evaluated(now, outcome));
+    }
+
+    /// The unit after the one in work as (kind, step, unit), if it is known already.
+    #[getter]
+    fn upcoming(&self) -> Option<(u32, u32, u32)> {
+        self.with(|rank| rank.upcoming())
+            .map(|(round, unit)| (round.kind, round.step, unit))
     }
 
     fn digest(&self, now: f64, iteration: u32, digest: u64) {
@@ -220,10 +236,12 @@ impl TeamRank {
             .map_err(|error| to_python(py, &error))
     }
 
-    /// Values of each unit and the sums of the counts; None if the round became void.
-    fn take_table(&self) -> Option<(Vec<Vec<f64>>, Vec<u64>)> {
-        self.with(Rank::take_table)
-            .map(|table| (table.values, table.counts))
+    /// Values of each unit, the sums of the counts, and figures by unit; None if the round became void.
+    fn take_table<'py>(&self, py: Python<'py>) -> Option<TakenTable<'py>> {
+        let table = self.with(Rank::take_table)?;
+        let bytes = |(unit, figures): (u32, Vec<u8>)| (unit, PyBytes::new(py, &figures));
+        let figures = table.figures.into_iter().map(bytes).collect();
+        Some((table.values, table.counts, figures))
     }
 
     fn publish(&self, now: f64, iteration: u32, payload: Vec<u8>) -> bool {

@@ -26,6 +26,8 @@ pub struct Outcome {
     pub values: Vec<f64>,
     /// Numbers that are added up over all units.
     pub counts: Vec<u64>,
+    /// Figures of the caller's own, as it writes them; kept per unit, and mostly none.
+    pub figures: Vec<u8>,
 }
 
 /// What a rank says when it comes, or when it has a new leader.
@@ -56,6 +58,8 @@ pub struct Report {
     pub results: Vec<(UnitId, Vec<f64>)>,
     /// Their counts, summed up.
     pub counts: Vec<u64>,
+    /// The figures of units that have some.
+    pub figures: Vec<(UnitId, Vec<u8>)>,
 }
 
 /// Everything that ranks say.
@@ -313,6 +317,11 @@ impl Writer {
                 self.fixed(value.to_bits());
             }
         }
+        self.word(report.figures.len() as u64);
+        for (unit, figures) in &report.figures {
+            self.word(u64::from(*unit));
+            self.bytes(figures);
+        }
     }
 
     fn hello(&mut self, hello: &Hello) {
@@ -333,6 +342,7 @@ impl Writer {
                     out.fixed(value.to_bits());
                 }
                 out.counts(&outcome.counts);
+                out.bytes(&outcome.figures);
             }
         });
     }
@@ -389,12 +399,16 @@ impl Reader<'_> {
                 results.push((unit, self.values(width)?));
             }
         }
+        let figures = (0..self.count()?)
+            .map(|_| Ok((self.small()?, self.bytes()?)))
+            .collect::<Result<_, _>>()?;
         Ok(Report {
             round,
             deal,
             ready,
             results,
             counts,
+            figures,
         })
     }
 
@@ -411,8 +425,13 @@ impl Reader<'_> {
             for _ in 0..count {
                 let (unit, width) = (self.small()?, self.count()?);
                 let values = self.values(width)?;
-                let counts = self.counts()?;
-                results.push((unit, Outcome { values, counts }));
+                let (counts, figures) = (self.counts()?, self.bytes()?);
+                let outcome = Outcome {
+                    values,
+                    counts,
+                    figures,
+                };
+                results.push((unit, outcome));
             }
             Some((round, results))
         } else {

@@ -32,7 +32,7 @@ pub use open_round::Table;
 pub use step::{Loss, Step};
 pub use wire::WireError;
 
-use crate::schedule::PolicyKind;
+use crate::schedule::{PolicyKind, UnitId};
 use leader::Leader;
 use worker::Worker;
 
@@ -309,6 +309,11 @@ impl Rank {
             return Step::Evaluate { round, unit };
         }
         self.leader_step()
+    }
+
+    /// The unit that will be evaluated after the one in work, if that is known already: its work may begin early.
+    pub fn upcoming(&self) -> Option<(Round, UnitId)> {
+        self.worker.upcoming()
     }
 
     /// The unit of the last [`Step::Evaluate`] has this outcome.

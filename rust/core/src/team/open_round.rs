@@ -15,6 +15,8 @@ pub struct Table {
     pub values: Vec<Vec<f64>>,
     /// Sum of the counts over all units, each unit once.
     pub counts: Vec<u64>,
+    /// The figures of units that have some.
+    pub figures: BTreeMap<UnitId, Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,7 @@ impl OpenRound {
         let table = Table {
             values: vec![Vec::new(); costs.len()],
             counts: Vec::new(),
+            figures: BTreeMap::new(),
         };
         Ok(Self {
             round,
@@ -80,7 +83,11 @@ impl OpenRound {
     /// Takes a report of a living worker.
     pub fn report(&mut self, now: f64, from: WorkerId, report: &Report) -> Vec<Action> {
         let known = |unit: UnitId| (unit as usize) < self.costs.len();
-        if report.results.iter().any(|&(unit, _)| !known(unit)) {
+        let units = report.results.iter().map(|(unit, _)| *unit);
+        if !units
+            .chain(report.figures.iter().map(|(unit, _)| *unit))
+            .all(known)
+        {
             return Vec::new();
         }
         let done = |unit| self.schedule.is_done(unit).expect("checked above");
@@ -101,6 +108,13 @@ impl OpenRound {
                 }
             }
             add(&mut self.table.counts, &counts);
+            self.table.figures.extend(
+                report
+                    .figures
+                    .iter()
+                    .filter(|(unit, _)| !done(*unit))
+                    .cloned(),
+            );
         }
         let mut actions = Vec::new();
         for (unit, values) in &report.results {
@@ -128,6 +142,9 @@ impl OpenRound {
             if !done {
                 self.single.insert(*unit, outcome.counts.clone());
                 add(&mut self.table.counts, &outcome.counts);
+                if !outcome.figures.is_empty() {
+                    self.table.figures.insert(*unit, outcome.figures.clone());
+                }
             }
             actions.extend(self.count(now, from, *unit, &outcome.values));
         }

@@ -73,6 +73,14 @@ impl Worker {
         Some((round, unit, ask.then(|| self.tell_at(now, round))))
     }
 
+    /// The unit that comes after the one in work, if this rank was told already.
+    pub fn upcoming(&self) -> Option<(Round, UnitId)> {
+        let (round, _) = self
+            .running
+            .filter(|(round, _)| self.round == Some(*round))?;
+        Some((round, *self.queue.front()?))
+    }
+
     /// The unit in work is finished.
     pub fn done(&mut self, now: f64, outcome: Outcome) -> Vec<Message> {
         let Some((round, unit)) = self.running.take() else {
@@ -140,10 +148,14 @@ impl Worker {
     fn report(&self, round: Round, units: &[UnitId]) -> Message {
         let mut counts = Vec::new();
         let mut results = Vec::with_capacity(units.len());
+        let mut figures = Vec::new();
         for &unit in units {
             let outcome = &self.outcomes[&unit];
             add(&mut counts, &outcome.counts);
             results.push((unit, outcome.values.clone()));
+            if !outcome.figures.is_empty() {
+                figures.push((unit, outcome.figures.clone()));
+            }
         }
         let ready = self.queue.is_empty();
         Message::Report(Report {
@@ -152,6 +164,7 @@ impl Worker {
             ready,
             results,
             counts,
+            figures,
         })
     }
 }

@@ -1,0 +1,195 @@
+"""Calls one reward function, in whatever process this is. Never raises: every error becomes failed completions."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import threading
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
+
+from es_llm.errors import RewardError
+from es_llm.rewards.batch import INVALID, RAISED, TIMEOUT, Batch, Failure, Scores
+from es_llm.types import RewardFunction
+
+_LONGEST: Final = 2000
+"""Characters of a failure's story that are kept."""
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling it gives something to await."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def call(name: str, function: RewardFunction, batch: Batch, *, one: bool = False) -> Scores:
+    """Scores of a batch by one call of the function; with `one` it gives one float for all (a set-level reward)."""
+    log = _Log(len(batch))
+    try:
+        answer = function(**_arguments(function, batch, log))
+        if inspect.isawaitable(answer):
+            answer = _run(answer)
+        return log.scores(_spread(name, answer, len(batch)) if one else _listed(name, answer, len(batch)))
+    except (Exception, SystemExit) as error:
+        return Scores.failed(len(batch), RAISED, _story(error))
+
+
+def call_each(name: str, function: RewardFunction, batch: Batch, before: Callable[[], None]) -> Scores:
+    """Scores of a batch by one call for each completion; `before` is called before each."""
+    scores = []
+    for place in range(len(batch)):
+        before()
+        scores.append(call(name, function, batch.part(place, place + 1)))
+    return Scores.joined(scores)
+
+
+def call_at_once(name: str, function: RewardFunction, batch: Batch, limit_s: float) -> Scores:
+    """Scores of a batch by one call for each completion, all awaited together, each for `limit_s` (0: any time)."""
+
+    async def one(place: int) -> Scores:
+        part = batch.part(place, place + 1)
+        log = _Log(1)
+        try:
+            waiting: Any = function(**_arguments(function, part, log))
+            answer: Any = await asyncio.wait_for(waiting, limit_s or None)
+            return log.scores(_listed(name, answer, 1))
+        except TimeoutError:
+            return Scores.failed(1, TIMEOUT, f"took longer than {limit_s:g} s")
+        except (Exception, SystemExit) as error:
+            return Scores.failed(1, RAISED, _story(error))
+
+    async def all_of_them() -> list[Scores]:
+        return await asyncio.gather(*(one(place) for place in range(len(batch))))
+
+    return Scores.joined(asyncio.run(all_of_them()))
+
+
+class _Log:
+    """What a function logs while it is called."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._extra: dict[str, list[Any]] = {}
+        self._metrics: list[tuple[str, float]] = []
+
+    def extra(self, column: str, values: Sequence[Any]) -> None:
+        """A further column of the table of completions, one value for each."""
+        listed = list(values)
+        if len(listed) != self._size:
+            raise RewardError(f"`log_extra`: column {column!r} must have {self._size} values, got {len(listed)}")
+        self._extra[str(column)] = [_plain(value) for value in listed]
+
+    def metric(self, name: str, value: float) -> None:
+        """A figure, whose mean is logged."""
+        self._metrics.append((str(name), float(value)))
+
+    def scores(self, answer: tuple[list[float | None], list[Failure]]) -> Scores:
+        return Scores(*answer, extra=self._extra, metrics=self._metrics)
+
+
+def _arguments(function: RewardFunction, batch: Batch, log: _Log) -> Mapping[str, Any]:
+    """TRL's keyword arguments, those that the function takes."""
+    given = {
+        "prompts": batch.prompts,
+        "completions": batch.completions,
+        "completion_ids": batch.completion_ids,
+        **batch.columns,
+        "trainer_state": batch.state,
+        "log_extra": log.extra,
+        "log_metric": log.metric,
+    }
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return given
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return given
+    names = {parameter.name for parameter in parameters}
+    return {name: value for name, value in given.items() if name in names}
+
+
+def _run(awaitable: Any) -> Any:
+    """The result of an awaitable, also where an event loop runs in this thread already (a notebook)."""
+
+    async def wait() -> Any:
+        return await awaitable
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    return _run_beside(wait())
+
+
+def _run_beside(work: Coroutine[Any, Any, Any]) -> Any:
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(asyncio.run(work))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _listed(name: str, answer: Any, expected: int) -> tuple[list[float | None], list[Failure]]:
+    values = answer if isinstance(answer, list | tuple) else list(answer)
+    if isinstance(answer, str | bytes | Mapping):
+        raise RewardError(f"`{name}` must return a list of rewards, got {answer!r}"[:_LONGEST])
+    if len(values) != expected:
+        raise RewardError(f"`{name}` must return {expected} rewards, one per completion, got {len(values)}")
+    checked = [_number(value) for value in values]
+    failures = [
+        Failure(place, INVALID, f"`{name}` gave {_brief(value)}, expected a finite number or None")
+        for place, (number, value) in enumerate(zip(checked, values, strict=True))
+        if number is None and value is not None
+    ]
+    return checked, failures
+
+
+def _spread(name: str, answer: Any, size: int) -> tuple[list[float | None], list[Failure]]:
+    """One float for all completions; a list of one is taken too."""
+    if isinstance(answer, list | tuple) and len(answer) == 1:
+        answer = answer[0]
+    number = _number(answer)
+    if number is None and answer is not None:
+        raise RewardError(f"`{name}` must return one float for a member's completions, got {_brief(answer)}")
+    return [number] * size, []
+
+
+def _number(value: Any) -> float | None:
+    if value is None or isinstance(value, str | bytes):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _plain(value: Any) -> Any:
+    """Something that every process can read."""
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def _brief(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"a {type(value).__name__} whose repr raises {type(error).__name__}"
+    return text[:200]
+
+
+def _story(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()[-_LONGEST:]
+    except Exception:
+        return type(error).__name__

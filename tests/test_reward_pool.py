@@ -1,0 +1,366 @@
+"""Hostile rewards in killable workers: they cost themselves alone, and leave nobody behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from es_llm.errors import ConfigError, RewardError
+from es_llm.rewards.batch import DIED, INVALID, RAISED, TIMEOUT, Batch
+from es_llm.rewards.loading import load_reward
+from es_llm.rewards.marks import inline, set_level
+from es_llm.rewards.scoring import Limits, RewardSet
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+LIMIT_S = 0.5
+HOSTILE = {
+    "loop": TIMEOUT,
+    "sleep": TIMEOUT,
+    "regex": TIMEOUT,
+    "stop": TIMEOUT,
+    "raise": RAISED,
+    "exit": RAISED,
+    "recursion": RAISED,
+    "memory": RAISED,
+    "_exit": DIED,
+    "kill": DIED,
+    "abort": DIED,
+    "short": RAISED,
+    "long": RAISED,
+    "text": RAISED,
+    "none": RAISED,
+    "nan": INVALID,
+    "inf": INVALID,
+    "word": INVALID,
+    "object": INVALID,
+}
+
+
+def batch(texts):
+    rows = [{"prompt": f"p{place}", "number": place} for place in range(len(texts))]
+    return Batch.of(rows, texts, [[place] for place in range(len(texts))])
+
+
+def hostile(completions, number, **columns):
+    """Does what the completion says; else the reward is the row's number."""
+    return [_obey(text, place) for text, place in zip(completions, number, strict=True)][: _length(completions)]
+
+
+def _length(completions):
+    return 0 if "short" in completions else None
+
+
+def _obey(text, place):
+    match text:
+        case "loop":
+            while True:
+                pass
+        case "sleep":
+            time.sleep(1000)
+        case "regex":
+            re.match(r"(a+)+b", "a" * 60)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "raise":
+            raise ValueError("no")
+        case "exit":
+            sys.exit(0)
+        case "recursion":
+            return _obey(text, place)
+        case "memory":
+            return len(bytearray(10 << 30))
+        case "_exit":
+            os._exit(7)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "abort":
+            os.abort()
+        case "nan":
+            return float("nan")
+        case "inf":
+            return float("inf")
+        case "word":
+            return "1.0"
+        case "object":
+            return object()
+        case "fork":
+            os.fork()
+        case "bomb":
+            while True:
+                os.fork()
+        case "grandchild":
+            subprocess.Popen(["sleep", "1000.25"], start_new_session=True)
+        case "daemon":
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    time.sleep(1000)
+                os._exit(0)
+    return float(place)
+
+
+def odd(completions, **columns):
+    """Answers that are no list of rewards."""
+    match completions[0]:
+        case "long":
+            return [1.0, 2.0]
+        case "text":
+            return "1"
+        case "none":
+            return None
+    return [1.0] * len(completions)
+
+
+def below(pid):
+    """All processes below one, by name."""
+    found = {}
+    for place in Path("/proc").iterdir():
+        try:
+            if place.name.isdigit():
+                words = (place / "stat").read_text().rpartition(")")[2].split()
+                found[int(place.name)] = (int(words[1]), words[0])
+        except OSError:
+            continue
+    parents = {pid}
+    while True:
+        more = {child for child, (parent, _) in found.items() if parent in parents} - parents
+        if not more:
+            return parents - {pid}
+        parents |= more
+
+
+@pytest.fixture
+def rewards():
+    """Makes sets of functions, and sees that they leave nobody behind."""
+    before, made = below(os.getpid()), []
+
+    def make(*functions, workers=2, timeout_s=LIMIT_S, memory_mb=1000, **options):
+        made.append(
+            RewardSet(functions, limits=Limits(workers=workers, timeout_s=timeout_s, memory_mb=memory_mb), **options)
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+    assert below(os.getpid()) <= before
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                assert b"1000.25" not in (place / "cmdline").read_bytes()
+            except OSError:
+                continue
+
+
+def kinds(graded, name):
+    return {failure.place: failure.kind for failure in graded.scores[name].failures}
+
+
+@pytest.mark.parametrize(("deed", "kind"), HOSTILE.items())
+def test_a_hostile_completion_fails_alone(rewards, deed, kind):
+    function = odd if deed in ("long", "text", "none") else hostile
+    texts = ["good", deed, "good", "good"]
+    graded = rewards(function).submit(batch(texts)).result()
+    assert kinds(graded, function.__name__) == {1: kind}
+    assert graded.totals[1] is None
+    good = [1.0, 1.0, 1.0] if function is odd else [0.0, 2.0, 3.0]
+    assert [graded.totals[place] for place in (0, 2, 3)] == good
+
+
+def test_all_kinds_in_one_batch_and_again(rewards):
+    deeds = [deed for deed in HOSTILE if deed not in ("long", "text", "none")]
+    texts = [text for deed in deeds for text in (deed, "good")]
+    made = rewards(hostile)
+    first, second = made.submit(batch(texts)), made.submit(batch(texts))
+    for graded in (first.result(), second.result()):
+        assert kinds(graded, "hostile") == {2 * place: HOSTILE[deed] for place, deed in enumerate(deeds)}
+        assert graded.totals[1::2] == [float(place) for place in range(1, len(texts), 2)]
+
+
+def test_eight_hang_at_once_and_a_thousand_good_ones_follow(rewards):
+    made = rewards(hostile)
+    pending = [made.submit(batch(["sleep"] * 8)), *(made.submit(batch(["good"] * 100)) for _ in range(10))]
+    first, *others = (each.result() for each in pending)
+    assert kinds(first, "hostile") == dict.fromkeys(range(8), TIMEOUT)
+    for graded in others:
+        assert graded.totals == [float(place) for place in range(100)]
+        assert not graded.scores["hostile"].failures
+
+
+def test_a_fork_bomb_is_bounded(rewards):
+    made = rewards(hostile, timeout_s=30)
+    most, stop = [0], threading.Event()
+
+    def watch():
+        while not stop.wait(0.01):
+            most[0] = max(most[0], len(below(os.getpid())))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    graded = made.submit(batch(["bomb", "good"])).result()
+    stop.set()
+    watcher.join()
+    assert kinds(graded, "hostile") == {0: DIED}
+    assert "started" in graded.scores["hostile"].failures[0].why
+    assert graded.totals[1] == 1.0
+    assert 4 < most[0] < 2000
+    assert made.score(batch(["good"] * 20)) == [float(place) for place in range(20)]
+
+
+@pytest.mark.parametrize("deed", ["grandchild", "daemon", "fork"])
+def test_what_a_function_starts_does_not_outlive_it(rewards, deed):
+    """That nobody is left is looked at when the fixture ends."""
+    made = rewards(hostile)
+    assert made.score(batch(["good", deed, "good"])) == [0.0, 1.0, 2.0]
+    assert made.score(batch(["good"] * 3)) == [0.0, 1.0, 2.0]
+
+
+def test_a_grandchild_ends_with_its_worker(rewards):
+    made = rewards(hostile, workers=1)
+    made.score(batch(["grandchild"]))
+    assert len(below(os.getpid())) >= 3
+    made.score(batch(["loop"]))  # its worker is killed
+    end = time.monotonic() + 5
+    while len(below(os.getpid())) > 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(below(os.getpid())) <= 2, "the server and one worker"
+
+
+def test_the_server_may_die(rewards):
+    made = rewards(hostile)
+    assert made.score(batch(["good"])) == [0.0]
+    pending = made.submit(batch(["good"] * 50))
+    server = min(below(os.getpid()))
+    os.kill(server, signal.SIGKILL)
+    assert pending.result().totals == [float(place) for place in range(50)]
+
+
+def test_the_workers_end_with_a_trainer_that_is_killed(tmp_path):
+    code = (
+        "import sys, os, time\n"
+        "sys.path.insert(0, os.getcwd())\n"
+        "from tests.test_reward_pool import hostile, batch\n"
+        "from es_llm.rewards.scoring import Limits, RewardSet\n"
+        "made = RewardSet([hostile], limits=Limits(workers=2, timeout_s=100))\n"
+        "made.submit(batch(['sleep', 'grandchild', 'sleep']))\n"
+        "time.sleep(1.5)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    family = below(process.pid)
+    assert len(family) >= 3
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in family):
+        assert time.monotonic() < end, "somebody is left"
+        time.sleep(0.05)
+
+
+def test_closures_lambdas_and_methods_travel(rewards):
+    factor = 3.0
+
+    def scaled(completions, **columns):
+        return [factor * len(text) for text in completions]
+
+    made = rewards(scaled, lambda completions, **columns: [1.0] * len(completions))
+    assert made.names == ["scaled", "<lambda>"]
+    assert made.score(batch(["a", "bb"])) == [4.0, 7.0]
+
+
+def test_what_cannot_travel_is_named(rewards):
+    lock = threading.Lock()
+
+    def locked(completions, **columns):
+        with lock:
+            return [1.0] * len(completions)
+
+    with pytest.raises(ConfigError, match=r"`locked` can't be sent .*pickle.*`reward_workers` 0"):
+        rewards(locked)
+    assert rewards(locked, workers=0).score(batch(["a"])) == [1.0]
+    assert rewards(inline(locked)).score(batch(["a"])) == [1.0]
+
+
+def test_what_cannot_be_loaded_is_named(rewards, tmp_path):
+    path = tmp_path / "fragile.py"
+    path.write_text("def reward(completions, **columns):\n    return [2.0] * len(completions)\n")
+    function = load_reward(f"{path}:reward")
+    made = rewards(function)
+    assert made.score(batch(["a"])) == [2.0]
+    path.write_text("raise OSError('gone')\n")
+    with pytest.raises(RewardError, match=r"`reward` can't be loaded in a process of its own: .*gone"):
+        rewards(function).open()
+
+
+def test_async_functions_wait_together(rewards):
+    async def judge(completions, **columns):
+        await asyncio.sleep(1000 if completions[0] == "sleep" else 0.2)
+        if completions[0] == "raise":
+            raise ValueError("no")
+        return [1.0] * len(completions)
+
+    start = time.monotonic()
+    graded = rewards(judge, timeout_s=1).submit(batch(["good"] * 40 + ["sleep", "raise"])).result()
+    assert time.monotonic() - start < 10  # 40 x 0.2 s one after the other, and more
+    assert graded.totals == [1.0] * 40 + [None, None]
+    assert kinds(graded, "judge") == {40: TIMEOUT, 41: RAISED}
+
+
+def test_an_async_function_that_blocks_fails_alone(rewards):
+    async def blocking(completions, **columns):
+        if completions[0] == "loop":
+            _obey("loop", 0)
+        return [1.0] * len(completions)
+
+    graded = rewards(blocking).submit(batch(["good", "loop", "good"])).result()
+    assert graded.totals == [1.0, None, 1.0]
+    assert kinds(graded, "blocking") == {1: TIMEOUT}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_set_level_reward_sees_all_completions(rewards, workers):
+    @set_level
+    def distinct(completions, number, **columns):
+        assert len(number) == len(completions)
+        return len(set(completions)) / len(completions)
+
+    made = rewards(distinct, hostile, workers=workers, weights=[1.0, 0.5])
+    assert made.set_level
+    assert made.score(batch(["a", "b", "a", "b"])) == [0.5, 1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_logs_of_functions(rewards, workers):
+    def talkative(completions, log_extra, log_metric, trainer_state, **columns):
+        log_extra("length", [len(text) for text in completions])
+        for text in completions:
+            log_metric("mean_length", len(text))
+        return [float(trainer_state.global_step)] * len(completions)
+
+    scores = rewards(talkative, workers=workers).submit(batch(["a", "bbb"])).result().scores["talkative"]
+    assert scores.values == [0.0, 0.0]
+    assert scores.extra == {"length": [1, 3]}
+    assert sorted(scores.metrics) == [("mean_length", 1.0), ("mean_length", 3.0)]
+
+
+def test_a_failure_of_one_function_fails_the_completion(rewards):
+    def half(completions, **columns):
+        return [None if text == "skip" else 1.0 for text in completions]
+
+    made = rewards(half, hostile)
+    graded = made.submit(batch(["good", "skip", "raise"])).result()
+    assert graded.totals == [1.0, 1.0, None]
+    assert made.examples["hostile"].kind == RAISED
+    assert "ValueError: no" in made.examples["hostile"].why
