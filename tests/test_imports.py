@@ -15,7 +15,7 @@ LAYERS = [
     {"config"},
     {"noise"},
     {"model"},
-    {"rewards"},
+    {"rewards", "data"},
     {"tasks", "rollout"},
     {"comm"},
     {"team"},

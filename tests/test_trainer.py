@@ -252,6 +252,7 @@ OPTION_EFFECTS = {
     "shaping": "centered_rank",
     "prompts_per_iteration": 3,
     "shuffle_dataset": False,
+    "prompt_schedule": "fixed",
     "max_completion_length": 3,
     "frozen": ["*norm*"],
     "max_steps": 2,
@@ -278,6 +279,7 @@ def test_dtype_is_the_type_of_the_live_weights(tmp_path, dtype, live):
 def test_options_of_identity_are_covered_by_the_test_above():
     names = {spec.name for spec in dataclasses.fields(ESConfig) if spec.metadata["identity"]}
     tested_elsewhere = {"failure_policy", "temperature", "torch_threads", "prompts_per_unit", "dtype"}
+    tested_elsewhere |= {"chat_template_kwargs"}
     assert names - tested_elsewhere <= set(OPTION_EFFECTS)
 
 

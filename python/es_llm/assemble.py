@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from es_llm.config import ESConfig, ScriptArguments
+from es_llm.data.loading import has_split, load_split, renamed
+from es_llm.errors import ConfigError
 from es_llm.rewards.loading import load_reward
-from es_llm.tasks import load_task
+from es_llm.tasks import Task, load_task
+from es_llm.tasks.base import Splits
 from es_llm.team import Team
 from es_llm.trainer import ESTrainer
 
@@ -15,7 +20,7 @@ def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer
     Raises:
         ConfigError, ModelError, RewardError: something named in the options can't be used.
     """
-    task = load_task(script.task, **script.task_args)
+    task = _task(script)
     functions = [load_reward(reference) for reference in script.reward_funcs] or list(task.reward_funcs)
     return ESTrainer(
         model=script.model_name_or_path,
@@ -27,3 +32,28 @@ def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer
         team=team,
         script=script,
     )
+
+
+def _task(script: ScriptArguments) -> Task:
+    """The task by name, on its own rows or on those of the data set; or just the data set's rows."""
+    if script.dataset_name is None:
+        return load_task(script.task or "countdown", **script.task_args)
+    if script.task is None and not script.reward_funcs:
+        raise ConfigError("`dataset_name` needs `reward_funcs`, or a `task` that scores such rows")
+    return load_task(script.task or "rows", data=_splits(script), **script.task_args)
+
+
+def _splits(script: ScriptArguments) -> Splits:
+    assert script.dataset_name is not None
+    name, config, columns = script.dataset_name, script.dataset_config, script.dataset_columns
+
+    def load(split: str, streaming: bool) -> Any:
+        loaded = load_split(name, split, config=config, streaming=streaming)
+        return renamed(loaded, columns) if columns else loaded
+
+    test = script.dataset_test_split
+    if test != "test" or has_split(name, test, config=config):
+        held_out: Any = load(test, False)
+    else:
+        held_out = []
+    return Splits(train=load(script.dataset_train_split, script.dataset_streaming), eval=held_out)

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from es_llm.config.checks import check_types, require
-from es_llm.config.fields import option
+from es_llm.config.fields import option, refuse_unknown
+from es_llm.config.replaced import unknown_option
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPING_RULES = ("zscore", "centered_rank")
@@ -17,6 +18,7 @@ SCHEDULES = ("dynamic", "static")
 MASTER_DEVICES = ("auto", "device", "cpu")
 
 
+@refuse_unknown(unknown_option)
 @dataclass(frozen=True, kw_only=True)
 class ESConfig:
     """Options of a training run by Evolution Strategies.
@@ -26,7 +28,8 @@ class ESConfig:
     theta + sigma * noise_n (`learning_rate` is the paper's alpha with 1/sigma folded in).
 
     Raises:
-        ConfigError: a value out of range; the message names the option, the value and what is expected.
+        ConfigError: a value out of range; the message names the option, the value and what is expected. Or an option
+            that doesn't exist here, such as one of GRPO's; the message names its counterpart.
     """
 
     output_dir: str | None = option(
@@ -56,8 +59,18 @@ class ESConfig:
     prompts_per_unit: int = option(
         64, help="prompts of one unit of work, generated as one batch by one rank", identity=True
     )
+    prompt_schedule: str = option(
+        "epochs",
+        help="which prompts an iteration asks: the next ones of the training data, epoch after epoch (epochs), or the "
+        "same ones each time, the first of the data, as in the paper (fixed)",
+        identity=True,
+        choices=("epochs", "fixed"),
+    )
     shuffle_dataset: bool = option(True, help="walk the training data in a new seeded order each epoch", identity=True)
     max_completion_length: int = option(1024, help="new tokens per answer at most", identity=True)
+    chat_template_kwargs: dict[str, Any] = option(
+        {}, help="arguments for the chat template of conversational prompts, as name=value", identity=True
+    )
     temperature: float = option(0.0, help="0 is greedy decoding, as in the paper", identity=True)
     reward_weights: list[float] | None = option(
         None, help="one weight per reward function; default: all 1", identity=True

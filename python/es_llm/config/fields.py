@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, field, fields
-from typing import Any
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
 
 
 def option(default: Any = MISSING, *, help: str, identity: bool = False, choices: Sequence[str] | None = None) -> Any:
@@ -21,6 +24,26 @@ def option(default: Any = MISSING, *, help: str, identity: bool = False, choices
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def refuse_unknown(error: Callable[[str, Iterable[str]], Exception]) -> Callable[[type[Options]], type[Options]]:
+    """Make a dataclass of options raise `error(name, known names)` for an option that it doesn't have."""
+
+    def decorate(cls: type[Options]) -> type[Options]:
+        init = cls.__init__
+        known = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]
+
+        @functools.wraps(init)
+        def checked(self: Any, **options: Any) -> None:
+            for name in options:
+                if name not in known:
+                    raise error(name, known)
+            init(self, **options)
+
+        cls.__init__ = checked  # type: ignore[method-assign]
+        return cls
+
+    return decorate
 
 
 def option_fields(*classes: type) -> dict[str, Field[Any]]:

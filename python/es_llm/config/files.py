@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from es_llm.config.fields import nearest
-from es_llm.config.parser import REPLACED
+from es_llm.config.replaced import unknown_option
 from es_llm.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -39,8 +38,7 @@ def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
         raise ConfigError(f"config file {str(path)!r} must hold a mapping of options, got a {type(values).__name__}")
     for name in values:
         if name not in known:
-            hint = REPLACED.get(str(name), nearest(str(name), known))
-            raise ConfigError(f"config file {str(path)!r}: unknown option {name!r}{hint}")
+            raise ConfigError(f"config file {str(path)!r}: {unknown_option(str(name), known)}")
     return values
 
 

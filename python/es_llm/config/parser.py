@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import yaml
 
 from es_llm.config.checks import declared_types
-from es_llm.config.fields import nearest, option_fields
+from es_llm.config.fields import option_fields
+from es_llm.config.replaced import unknown_option
 from es_llm.errors import ConfigError
 
 
@@ -41,23 +42,8 @@ class Parser(argparse.ArgumentParser):
         if rest:
             flags = [flag for action in self._actions for flag in action.option_strings]
             name = rest[0].split("=")[0]
-            raise ConfigError(f"unknown option {name!r}{REPLACED.get(name.lstrip('-'), nearest(name, flags))}")
+            raise unknown_option(name, flags)
         return space
-
-
-REPLACED = {
-    "num_generations": "; a population has `population_size` members instead of generations per prompt",
-    "num_train_epochs": "; the length of a run is `max_steps` iterations",
-    "per_device_train_batch_size": "; see `prompts_per_iteration` and `prompts_per_unit`",
-    "gradient_accumulation_steps": "; there are no gradients; see `prompts_per_iteration`",
-    "max_new_tokens": "; did you mean 'max_completion_length'?",
-    "beta": "; there is no reference model; `sigma` and `learning_rate` bound how far the weights move",
-    "bf16": "; did you mean `dtype` bfloat16?",
-    "fp16": "; did you mean `dtype` float16?",
-    "population": "; did you mean 'population_size'?",
-    "alpha": "; did you mean 'learning_rate'?",
-}
-"""What to say of options that other trainers have."""
 
 
 def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:

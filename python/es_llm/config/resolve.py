@@ -8,7 +8,8 @@ from typing import Any
 
 from es_llm.config.embedded import EMBEDDED_DEFAULTS
 from es_llm.config.es import ESConfig
-from es_llm.config.fields import nearest, option_fields
+from es_llm.config.fields import option_fields
+from es_llm.config.replaced import unknown_option
 from es_llm.config.script import ScriptArguments
 from es_llm.errors import ConfigError
 
@@ -28,7 +29,7 @@ def resolve(*layers: Mapping[str, Any]) -> tuple[ScriptArguments, ESConfig]:
     if merged.get("model_name_or_path") is None:
         below: dict[str, Any] = {}
         merge_options(below, EMBEDDED_DEFAULTS)
-        if merged.get("task", "countdown") != "countdown":
+        if merged.get("task") not in (None, "countdown") or merged.get("dataset_name"):
             del below["task_args"]
         merge_options(below, merged)
         merged = below
@@ -52,7 +53,7 @@ def merge_options(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
     known = option_fields(ScriptArguments, ESConfig)
     for name, value in layer.items():
         if name not in known:
-            raise ConfigError(f"unknown option {name!r}{nearest(name, known)}")
+            raise unknown_option(name, known)
         if name == "task_args":
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise ConfigError(f"`task_args` must be a mapping of names to values, got {value!r}")

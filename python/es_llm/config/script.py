@@ -22,8 +22,25 @@ class ScriptArguments:
     model_name_or_path: str | None = option(None, help="local directory or hub id; default: the embedded tiny model")
     model_revision: str | None = option(None, help="branch, tag or commit of a hub id")
     trust_remote_code: bool = option(False, help="run code that comes with the model")
-    task: str = option("countdown", help="name of the task", identity=True)
+    task: str | None = option(
+        None,
+        help="name of the task, or reasoning_gym:<data set>; default: countdown, or none with `dataset_name`",
+        identity=True,
+    )
     task_args: dict[str, Any] = option({}, help="options of the task, as name=value", identity=True)
+    dataset_name: str | None = option(
+        None,
+        help="hub id, directory, or file (json, jsonl, csv, parquet, arrow) of rows with a `prompt`, or as the task "
+        "wants them, in place of the task's own",
+        identity=True,
+    )
+    dataset_config: str | None = option(None, help="which configuration of the data set", identity=True)
+    dataset_train_split: str = option("train", help="split to train on, or a slice such as train[:1000]", identity=True)
+    dataset_test_split: str = option("test", help="split to evaluate on; none if the data set hasn't it", identity=True)
+    dataset_streaming: bool = option(False, help="read rows as they are needed, in their order", identity=True)
+    dataset_columns: dict[str, Any] = option(
+        {}, help="columns to rename, as old=new, such as question=prompt", identity=True
+    )
     reward_funcs: list[str] = option(
         [],
         help="reward functions in place of the task's: package.module.function or file.py:function",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -28,6 +28,7 @@ class HFEngine:
         temperature: 0; sampling is not built.
         loop: decode by our own loop over the forward pass (None: where the model's kind allows it), or by
             transformers' `generate`, the reference. Both give the same tokens.
+        chat_template_kwargs: further arguments of the tokenizer's chat template.
 
     Raises:
         ConfigError: a temperature above 0, or a length below 1.
@@ -43,6 +44,7 @@ class HFEngine:
         max_completion_length: int,
         temperature: float = 0.0,
         loop: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if temperature != 0.0:
             raise ConfigError(f"`temperature` must be 0 (greedy decoding), got {temperature}: sampling is not built")
@@ -50,7 +52,8 @@ class HFEngine:
             raise ConfigError(f"`max_completion_length` must be >= 1, got {max_completion_length}")
         if getattr(model.config, "is_encoder_decoder", False):
             raise ModelError(f"{type(model).__name__} is an encoder-decoder model, expected a causal language model")
-        self._prompts = PromptEncoder(tokenizer, embeddings=model.get_input_embeddings().weight.shape[0])
+        embeddings = model.get_input_embeddings().weight.shape[0]
+        self._prompts = PromptEncoder(tokenizer, embeddings=embeddings, chat_template_kwargs=chat_template_kwargs)
         self._model = model
         self._max_completion_length = max_completion_length
         self._pad_id = int(tokenizer.pad_token_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
 import torch
@@ -23,16 +23,20 @@ class PromptEncoder:
     Args:
         tokenizer: with a pad token.
         embeddings: rows of the model's embedding; token ids must be below.
+        chat_template_kwargs: further arguments of its chat template.
 
     Raises:
         ModelError: no pad token, or one without an embedding.
     """
 
-    def __init__(self, tokenizer: Any, *, embeddings: int) -> None:
+    def __init__(
+        self, tokenizer: Any, *, embeddings: int, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         if tokenizer.pad_token_id is None:
             raise ModelError("the tokenizer has no pad token; set `tokenizer.pad_token`, for example to its eos token")
         self._tokenizer = tokenizer
         self._embeddings = embeddings
+        self._template_kwargs = dict(chat_template_kwargs or {})
         self._require_embedded(tokenizer.pad_token_id, "the pad token")
         self._seen: dict[str, tuple[int, ...]] = {}
 
@@ -78,7 +82,8 @@ class PromptEncoder:
         else:
             if not getattr(self._tokenizer, "chat_template", None):
                 raise ConfigError("prompts of messages need a tokenizer with a chat template, this one has none")
-            text = self._tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            words = {"tokenize": False, "add_generation_prompt": True, **self._template_kwargs}
+            text = self._tokenizer.apply_chat_template(prompt, **words)
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ConfigError(f"the prompt {prompt!r} has no tokens, expected at least one")

@@ -15,6 +15,8 @@ from es_llm.tasks.base import Task
 __all__ = ["Task", "load_task", "task_names"]
 
 _NOT_TASKS = {"base"}
+_OF_MANY = {"reasoning_gym"}
+"""Rooms of many tasks: `reasoning_gym:mini_sudoku`."""
 
 
 def task_names() -> list[str]:
@@ -27,18 +29,26 @@ def task_names() -> list[str]:
 
 
 def load_task(name: str, /, **options: Any) -> Task:
-    """Build the task `name` with the options of its `build`.
+    """Build the task `name` with the options of its `build`; `data` are rows in place of its own.
 
     Raises:
         ConfigError: no such task, or no such option (with the nearest known names), or a value it refuses.
     """
     known = task_names()
-    if name not in known:
-        raise ConfigError(f"unknown task {name!r}{_nearest(name, known)}")
+    name, colon, dataset = name.partition(":")
+    if name not in known or (bool(colon) != (name in _OF_MANY)):
+        raise ConfigError(f"unknown task {name + colon + dataset!r}{_nearest(name, known)}")
+    if colon:
+        options["dataset"] = dataset
     build = importlib.import_module(f"{__name__}.{name}").build
     parameters = inspect.signature(build).parameters
+    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     for option, value in options.items():
         if option not in parameters:
+            if free:
+                continue
+            if option == "data":
+                raise ConfigError(f"task `{name}` has its own data; leave `dataset_name` out")
             raise ConfigError(f"task `{name}` has no option {option!r}{_nearest(option, list(parameters))}")
         expected = type(parameters[option].default)
         if type(value) is not expected and expected in (int, float, str, bool):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from es_llm.config import ESConfig
 from es_llm.errors import ConfigError
 from es_llm.types import Row
 
-RESERVED_COLUMNS = ("prompts", "completions", "completion_ids")
-"""Names under which the trainer itself gives lists to reward functions."""
+RESERVED_COLUMNS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+"""Names under which the trainer itself gives lists and helpers to reward functions."""
+IGNORED_COLUMNS = ("completion",)
+"""Columns of prompt-completion data that reward functions don't get, as in TRL."""
 
 
 def require_config(args: ESConfig | None) -> ESConfig:
@@ -39,7 +41,12 @@ def as_list(given: Any, name: str) -> list[Any]:
     return list(given) if isinstance(given, Iterable) and not callable(given) else [given]
 
 
-def rows_of(dataset: Sequence[Row] | None, name: str) -> list[Row]:
+def is_stream(dataset: Any) -> bool:
+    """Whether it is a `datasets.IterableDataset`: rows as they are needed, and nobody knows how many."""
+    return hasattr(dataset, "set_epoch") and not hasattr(dataset, "__len__")
+
+
+def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
     """The rows of a data set as dicts that all have the same columns, `prompt` among them.
 
     Raises:
@@ -61,7 +68,8 @@ def rows_of(dataset: Sequence[Row] | None, name: str) -> list[Row]:
             raise ConfigError(f"{where}: `prompt` must be text or messages, not empty, got {row['prompt']!r}")
         if taken := [column for column in RESERVED_COLUMNS if column in row]:
             raise ConfigError(f"{where}: the columns {taken} are given to rewards by the trainer; rename them")
-        if rows and set(row) != set(rows[0]):
-            raise ConfigError(f"{where} must have the columns {sorted(rows[0])}, got {sorted(row)}")
-        rows.append(dict(row))
+        kept = {column: value for column, value in row.items() if column not in IGNORED_COLUMNS}
+        if rows and set(kept) != set(rows[0]):
+            raise ConfigError(f"{where} must have the columns {sorted(rows[0])}, got {sorted(kept)}")
+        rows.append(kept)
     return rows

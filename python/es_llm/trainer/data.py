@@ -1,11 +1,16 @@
-"""Which rows each iteration asks: a pure function of the seed and the iteration, so that resume needs no state."""
+"""Which rows each iteration asks: a pure function of data, seed and iteration, so that resume needs no state.
+
+A stream is read on to the place where an iteration begins; the journal's cursor says how many rows that is.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -17,13 +22,34 @@ _ORDER_STREAM = 0xF000_0000
 """Counter word that keeps the order of the data apart from all noise (noise kinds use the four highest bits)."""
 
 
+class Prompts(Protocol):
+    """The rows of a run, by iteration."""
+
+    per_iteration: int
+
+    def batch(self, iteration: int) -> list[Row]:
+        """The B rows of `iteration`."""
+
+    def cursor(self, iteration: int) -> int:
+        """Rows consumed before `iteration`."""
+
+    def epoch(self, iteration: int) -> float:
+        """How often all rows were consumed before `iteration`; 0 where nobody knows how many there are."""
+
+    def fingerprint(self) -> dict[str, object]:
+        """By which resume knows the data again."""
+
+
 class PromptOrder:
     """Walks B rows per iteration through epochs of D rows, each epoch in its own seeded order.
 
-    With B >= D every iteration asks all rows in their own order: the paper's fixed prompts.
+    With B >= D every iteration asks all rows in their own order: the paper's fixed prompts. With `fixed` every
+    iteration asks the first B ones.
     """
 
-    def __init__(self, rows: Sequence[Row], *, per_iteration: int, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, rows: Sequence[Row], *, per_iteration: int, seed: int, shuffle: bool, fixed: bool = False
+    ) -> None:
         """Order `rows`.
 
         Raises:
@@ -31,17 +57,23 @@ class PromptOrder:
         """
         if len(rows) == 0:
             raise ConfigError("`train_dataset` must hold at least one row, got none")
-        self._rows = rows
+        self.per_iteration = min(per_iteration, len(rows))
+        self._all = rows
+        self._rows = rows[: self.per_iteration] if fixed else rows
         self._seed = seed
         self._shuffle = shuffle
-        self.per_iteration = min(per_iteration, len(rows))
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def cursor(self, iteration: int) -> int:
         """Rows consumed before `iteration`."""
         return iteration * self.per_iteration
+
+    def epoch(self, iteration: int) -> float:
+        """How often all rows were consumed before `iteration`."""
+        return self.cursor(iteration) / len(self._rows)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Number of rows and SHA-256 over all of them."""
+        return fingerprint(self._all)
 
     def batch(self, iteration: int) -> list[Row]:
         """The B rows of `iteration`."""
@@ -59,6 +91,79 @@ class PromptOrder:
         if not self._shuffle:
             return list(range(len(self._rows)))
         return _shuffled(len(self._rows), self._seed, epoch)
+
+
+class PromptStream:
+    """Walks B rows per iteration through a `datasets.IterableDataset`, and through it again when it ends.
+
+    Args:
+        stream: gives the same rows each time it is iterated.
+        per_iteration: B.
+        seed: of the order, with `shuffle`: rows are drawn from a buffer of 1,000.
+        shuffle: whether each epoch has an order of its own.
+        checked: makes rows that a run can use, or raises.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        *,
+        per_iteration: int,
+        seed: int,
+        shuffle: bool,
+        checked: Callable[[Iterable[Any]], list[Row]],
+    ) -> None:
+        self.per_iteration = per_iteration
+        self._checked = checked
+        self._plain = stream
+        self._stream = stream.shuffle(seed=seed % 2**32, buffer_size=_BUFFER) if shuffle else stream
+        self._place, self._rows = 0, self._from_start()
+        self._kept: tuple[int, list[Row]] = (-1, [])
+
+    def batch(self, iteration: int) -> list[Row]:
+        """The B rows of `iteration`.
+
+        Raises:
+            ConfigError: the stream is empty, or a row can't be used.
+        """
+        if self._kept[0] != iteration:
+            start = self.cursor(iteration)
+            if start < self._place:
+                self._place, self._rows = 0, self._from_start()
+            rows = self._checked(
+                itertools.islice(self._rows, start - self._place, start - self._place + self.per_iteration)
+            )
+            self._place = start + self.per_iteration
+            self._kept = iteration, rows
+        return self._kept[1]
+
+    def cursor(self, iteration: int) -> int:
+        """Rows consumed before `iteration`."""
+        return iteration * self.per_iteration
+
+    def epoch(self, iteration: int) -> float:
+        """Nobody knows how many rows there are."""
+        return 0.0
+
+    def fingerprint(self) -> dict[str, object]:
+        """SHA-256 over the first rows."""
+        first = list(itertools.islice(self._plain, _SAMPLE))
+        return {"stream": True, **fingerprint(first)}
+
+    def _from_start(self) -> Iterator[Any]:
+        for epoch in itertools.count():
+            if hasattr(self._stream, "set_epoch"):
+                self._stream.set_epoch(epoch)
+            empty = True
+            for row in self._stream:
+                empty = False
+                yield row
+            if empty:
+                raise ConfigError("`train_dataset` must give at least one row, got an empty stream")
+
+
+_BUFFER: Final = 1000
+_SAMPLE: Final = 64
 
 
 @lru_cache(maxsize=4)

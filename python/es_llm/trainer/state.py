@@ -12,7 +12,7 @@ from es_llm.rewards.batch import TrainerState
 from es_llm.rewards.scoring import RewardSet
 from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.team import Team
-from es_llm.trainer.data import PromptOrder
+from es_llm.trainer.data import Prompts
 from es_llm.types import Row
 
 
@@ -26,7 +26,7 @@ class RunState:
     weights: Weights
     engine: RolloutEngine
     rewards: RewardSet
-    prompts: PromptOrder
+    prompts: Prompts
 
     def unit_rows(self, rows: int) -> int:
         """Prompts of one unit of work out of so many; all where a reward sees a member's completions together."""
@@ -41,6 +41,4 @@ class RunState:
 
     def state(self, step: int) -> TrainerState:
         """What reward functions hear of the run."""
-        rows = len(self.prompts)
-        epoch = self.prompts.cursor(step) / rows if rows else 0.0
-        return TrainerState(global_step=step, max_steps=self.config.max_steps, epoch=epoch)
+        return TrainerState(global_step=step, max_steps=self.config.max_steps, epoch=self.prompts.epoch(step))

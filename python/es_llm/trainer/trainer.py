@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from es_llm.model.device import device_of_rank
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.weights import Weights
 from es_llm.rewards.scoring import RewardSet
+from es_llm.rollout.engine import RolloutEngine
 from es_llm.rollout.hf import HFEngine
 from es_llm.team import Lead, Round, Team
-from es_llm.trainer.arguments import as_list, require_config, rows_of
-from es_llm.trainer.data import PromptOrder, fingerprint
+from es_llm.trainer.arguments import as_list, is_stream, require_config, rows_of
+from es_llm.trainer.data import PromptOrder, Prompts, PromptStream
 from es_llm.trainer.evaluate import ROUND, Evaluate
 from es_llm.trainer.evaluation import EvaluationWork
 from es_llm.trainer.opening import open_run
@@ -49,7 +51,8 @@ class ESTrainer:
         reward_funcs: one function or several, in TRL's contract: keyword arguments `prompts`, `completions`,
             `completion_ids` and every column of the data; one float (or None) per completion.
         args: the options; default: the paper's.
-        train_dataset: rows with the key `prompt` (text, or messages): a list of dicts or a `datasets.Dataset`.
+        train_dataset: rows with the key `prompt` (text, or messages): a list of dicts, a `datasets.Dataset`, or a
+            `datasets.IterableDataset`, whose rows are taken as they come.
         eval_dataset: held-out rows of the same shape, or None.
         processing_class: the tokenizer; default: the model's own.
         callbacks: transformers' `TrainerCallback`s.
@@ -66,7 +69,7 @@ class ESTrainer:
         model: Any,
         reward_funcs: RewardFunction | Sequence[RewardFunction],
         args: ESConfig | None = None,
-        train_dataset: Sequence[Row] | None = None,
+        train_dataset: Iterable[Row] | None = None,
         eval_dataset: Sequence[Row] | None = None,
         processing_class: Any = None,
         callbacks: Sequence[Any] | None = None,
@@ -89,15 +92,17 @@ class ESTrainer:
             metrics=metric_funcs,
             limits=reward_limits(self.args, self.team),
         )
-        self.train_dataset = rows_of(train_dataset, "train_dataset")
+        self.train_dataset: Any = train_dataset if is_stream(train_dataset) else rows_of(train_dataset, "train_dataset")
         self.eval_dataset = rows_of(eval_dataset, "eval_dataset")
         engine = HFEngine(
             self.model,
             self.processing_class,
             max_completion_length=self.args.max_completion_length,
             temperature=self.args.temperature,
+            chat_template_kwargs=self.args.chat_template_kwargs,
         )
-        engine.check_lengths([row["prompt"] for row in (*self.train_dataset, *self.eval_dataset)])
+        prompts = self._prompts(engine)
+        engine.check_lengths([row["prompt"] for row in self.eval_dataset])
         self.run = RunState(
             config=self.args,
             team=self.team,
@@ -117,12 +122,7 @@ class ESTrainer:
             ),
             engine=engine,
             rewards=rewards,
-            prompts=PromptOrder(
-                self.train_dataset,
-                per_iteration=self.args.prompts_per_iteration,
-                seed=self.args.seed,
-                shuffle=self.args.shuffle_dataset,
-            ),
+            prompts=prompts,
         )
         self._origin = Origin(
             self.run, self.model, self.processing_class, self._load_base if self._model_loaded else None
@@ -195,6 +195,28 @@ class ESTrainer:
         """Remove a callback object, or all of a class."""
         self.callbacks.remove(callback)
 
+    def _prompts(self, engine: RolloutEngine) -> Prompts:
+        """The training data by iteration; prompts too long for the model are refused, a stream's as they come."""
+        args = self.args
+        order: dict[str, Any] = {
+            "per_iteration": args.prompts_per_iteration,
+            "seed": args.seed,
+            "shuffle": args.shuffle_dataset,
+        }
+        fixed = args.prompt_schedule == "fixed"
+
+        def checked(rows: Iterable[Any]) -> list[Row]:
+            known = rows_of(rows, "train_dataset")
+            engine.check_lengths([row["prompt"] for row in known])
+            return known
+
+        if is_stream(self.train_dataset) and not fixed:
+            return PromptStream(self.train_dataset, checked=checked, **order)
+        rows = self.train_dataset
+        if is_stream(rows):
+            rows = itertools.islice(rows, args.prompts_per_iteration)
+        return PromptOrder(checked(rows), fixed=fixed, **order)
+
     def _evaluation(self, round_: Round) -> EvaluationWork | None:
         return EvaluationWork(self.run, self.eval_dataset, round_) if self.eval_dataset else None
 
@@ -219,7 +241,7 @@ class ESTrainer:
             "config": identity_of(self.args),
             "script": identity_of(self.script) if self.script else None,
             "model": {"base_sha256": base, "frozen_sha256": frozen, "parameters": weights.table.to_json()},
-            "train_dataset": fingerprint(self.train_dataset),
+            "train_dataset": self.run.prompts.fingerprint(),
             "reward_funcs": self.run.rewards.names,
         }
         return encode_header(identity, {**self._about(), "options": self._config_json()})
@@ -239,7 +261,8 @@ class ESTrainer:
 
     def _run_name(self) -> str:
         model = Path(self._model_name or "model").name or "model"
-        return f"{model}-{self.script.task}" if self.script else model
+        task = self.script and (self.script.task or Path(self.script.dataset_name or "countdown").stem)
+        return f"{model}-{task.replace(':', '-')}" if task else model
 
 
 def _load(model: Any, processing_class: Any, script: ScriptArguments | None) -> tuple[Any, Any, str | None]:

@@ -1,0 +1,91 @@
+"""Mathematics with boxed answers: a data set by name, or small problems of our own.
+
+    es-llm train --task math --dataset_name HuggingFaceH4/MATH-500 --dataset_train_split test[:400] \\
+        --dataset_test_split test[400:]
+
+The own problems are linear equations, fractions and powers, for tests and first steps.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from es_llm.errors import ConfigError
+from es_llm.rewards.math import math_accuracy
+from es_llm.tasks.base import Splits, Task, column
+from es_llm.types import Row
+
+INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
+
+
+def build(
+    *, chat: bool = False, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None
+) -> Task:
+    """The task.
+
+    Args:
+        chat: prompts are messages for the model's chat template instead of text.
+        train_size: own problems to train on.
+        eval_size: own problems held out.
+        seed: of the own problems.
+        data: other rows, with a `problem` (or `question`) or a ready `prompt`, and an `answer` (or a `solution` that
+            ends with a box).
+
+    Raises:
+        ConfigError: a negative size, or a row of `data` lacks something.
+    """
+    for option, value in (("train_size", train_size), ("eval_size", eval_size), ("seed", seed)):
+        if value < 0:
+            raise ConfigError(f"`{option}` must be >= 0, got {value}")
+
+    def adapt(row: Mapping[str, Any]) -> Row:
+        prompt: Any = row.get("prompt")
+        if prompt is None:
+            text = f"{column(row, 'problem', 'question')}\n\n{INSTRUCTION}\n"
+            prompt = [{"role": "user", "content": text.strip()}] if chat else text
+        return {"prompt": prompt, "answer": str(column(row, "answer", "solution"))}
+
+    own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
+    train, held_out = (data or own).adapted(adapt)
+    return Task(name="math", train=train, eval=held_out, reward_funcs=(math_accuracy,))
+
+
+def _problems(split: str, size: int, seed: int) -> list[Row]:
+    """Distinct problems; those of different splits differ in their numbers."""
+    stream = random.Random(f"es_llm/math/{split}/{seed}")
+    held_out = split == "eval"
+    rows: dict[str, Row] = {}
+    while len(rows) < size:
+        kind, a, b, c = int(stream.random() * 3), *(2 + int(stream.random() * 40) for _ in range(3))
+        if ((a + b + c) % 5 == 0) != held_out:
+            continue
+        problem, answer = _KINDS[kind](a, b, c)
+        rows[problem] = {"problem": problem, "answer": answer}
+    return list(rows.values())
+
+
+def _linear(a: int, b: int, c: int) -> tuple[str, str]:
+    return f"Solve ${a}x + {b} = {c}$ for $x$.", _latex(Fraction(c - b, a))
+
+
+def _sum(a: int, b: int, c: int) -> tuple[str, str]:
+    return f"Write $\\frac{{1}}{{{a}}} + \\frac{{{c}}}{{{b}}}$ as one fraction.", _latex(
+        Fraction(1, a) + Fraction(c, b)
+    )
+
+
+def _square(a: int, b: int, c: int) -> tuple[str, str]:
+    return f"What is $({a} - {b})^2 + {c}$?", str((a - b) ** 2 + c)
+
+
+_KINDS = (_linear, _sum, _square)
+
+
+def _latex(value: Fraction) -> str:
+    if value.denominator == 1:
+        return str(value.numerator)
+    sign = "-" if value < 0 else ""
+    return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"

@@ -1,0 +1,107 @@
+"""Every task trains and evaluates on a small model; its own data are reproducible, and others' can take their place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from es_llm._core import Journal
+from es_llm.checkpoint.export import export_model
+from es_llm.errors import ConfigError
+from es_llm.tasks import load_task, task_names
+from tests.commands import es_llm, result
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+RUN = [
+    "--population_size", "4", "--max_steps", "3", "--prompts_per_iteration", "4", "--prompts_per_unit", "2",
+    "--max_completion_length", "6", "--sigma", "0.02", "--learning_rate", "0.02",
+]  # fmt: skip
+SIZES = ["--task_args", "train_size=6", "eval_size=3"]
+TASKS = {
+    "countdown": [*SIZES, "style=compact"],
+    "conciseness": [],
+    "math": SIZES,
+    "gsm8k": SIZES,
+    "reasoning_gym:chain_sum": SIZES,
+    "reasoning_gym:mini_sudoku": [*SIZES, "min_empty=4", "max_empty=6"],
+}
+
+
+def test_no_task_is_forgotten():
+    assert {name.partition(":")[0] for name in TASKS} | {"rows"} == set(task_names())
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory):
+    """The directory of a tiny model with room for long prompts."""
+    directory = tmp_path_factory.mktemp("roomy")
+    export_model(directory / "model", tiny_model(max_position_embeddings=2048), tiny_tokenizer())
+    return str(directory / "model")
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_it_trains_and_evaluates_alone_and_on_two_ranks_alike(name, roomy, tmp_path):
+    words = ["train", "--task", name, "--model_name_or_path", roomy, *RUN, *TASKS[name]]
+    for place, ranks in (("alone", None), ("two", 2)):
+        process = es_llm(*words, "--output_dir", str(tmp_path / place), ranks=ranks)
+        assert process.returncode == 0, process.stderr
+    alone, two = result(tmp_path / "alone"), result(tmp_path / "two")
+    assert alone["weights_sha256"] == two["weights_sha256"]
+    assert alone["eval_after"] == two["eval_after"]
+    assert alone["eval_before"]["reward"] is not None
+    assert len(Journal.read(str(tmp_path / "two" / "journal.es")).records) == 3
+    process = es_llm("eval", "--config", str(tmp_path / "alone" / "config.json"))
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["eval_reward"] == alone["eval_before"]["reward"]
+
+
+@pytest.mark.parametrize("name", ["countdown", "math", "gsm8k", "reasoning_gym:chain_sum"])
+def test_own_rows_are_reproducible_distinct_and_held_out(name):
+    first, again = (load_task(name, train_size=30, eval_size=20) for _ in range(2))
+    other = load_task(name, train_size=30, eval_size=20, seed=1)
+    assert list(first.train) == list(again.train)
+    assert list(first.eval) == list(again.eval)
+    assert list(first.train) != list(other.train)
+    prompts = [[row["prompt"] for row in split] for split in (first.train, first.eval)]
+    assert len(set(prompts[0])) == 30
+    assert not set(prompts[0]) & set(prompts[1])
+
+
+@pytest.mark.parametrize(("name", "right"), [("math", "so \\boxed{%s}"), ("gsm8k", "it is so.\n#### %s")])
+def test_the_own_answers_are_right(name, right):
+    task = load_task(name, train_size=40, eval_size=0)
+    answers = [row["answer"].rpartition("#### ")[2] for row in task.train]
+    score = task.reward_funcs[0]
+    columns = {"answer": [row["answer"] for row in task.train]}
+    assert score(completions=[right % answer for answer in answers], **columns) == [1.0] * 40
+    assert score(completions=[right % f"{answer}7" for answer in answers], **columns) == [0.0] * 40
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("maths", {}, "unknown task 'maths'; did you mean 'math'"),
+        ("math:x", {}, "unknown task 'math:x'"),
+        ("reasoning_gym", {}, "unknown task 'reasoning_gym'"),
+        ("reasoning_gym:sudoku_9", {}, "`reasoning_gym:sudoku_9` can't be made"),
+        ("reasoning_gym:chain_sum", {"nonsense": 3}, "can't be made"),
+        ("math", {"train_size": -1}, "`train_size` must be >= 0"),
+        ("math", {"train_sise": 1}, "did you mean 'train_size'"),
+        ("conciseness", {"chat": 1}, "`chat` must be true or false"),
+        ("rows", {}, "needs `dataset_name`"),
+    ],
+)
+def test_bad_tasks(name, options, message):
+    with pytest.raises(ConfigError, match=message.replace("(", "\\(")):
+        load_task(name, **options)
+
+
+def test_chat_prompts():
+    for name in ("math", "gsm8k", "conciseness", "reasoning_gym:chain_sum"):
+        sizes = {} if name == "conciseness" else {"train_size": 1, "eval_size": 0}
+        (message,) = load_task(name, chat=True, **sizes).train[0]["prompt"]
+        assert message["role"] == "user"
+        assert message["content"] == message["content"].strip()
