@@ -198,3 +198,86 @@ def test_sigterm_on_any_rank_ends_after_a_record_and_resume_goes_on(undisturbed,
     process = es_llm(*WORDS, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory), ranks=2)
     assert process.returncode == 0, process.stderr
     assert same(directory, undisturbed[0])
+
+
+def steps(directory):
+    try:
+        return len(Journal.read(str(directory / "journal.es")).records)
+    except (OSError, RuntimeError):
+        return 0
+
+
+def wait_until(condition, timeout_s=60):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("asleep_s", [4, 8])
+def test_a_leader_that_slept_is_welcomed_back(tmp_path, asleep_s):
+    """The others took it for lost after three seconds, and its journal with it."""
+    words = ["--max_steps", "60", "--unit_timeout_s", "3"]
+    whole = es_llm(*WORDS, *words, "--output_dir", str(tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    job = Job(tmp_path / "D", *words, ranks=3)
+    wait_until(lambda: steps(tmp_path / "D") >= 3)
+    leader = job.pids()[0]
+    os.kill(leader, signal.SIGSTOP)
+    time.sleep(asleep_s)
+    os.kill(leader, signal.SIGCONT)
+    code, output = job.end()
+    assert code == 0, output
+    assert same(tmp_path / "D", tmp_path / "whole")
+    assert [record.iteration for record in Journal.read(str(tmp_path / "D" / "journal.es")).records] == list(range(60))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_second_sigterm_to_one_rank_is_a_death_that_the_others_survive(tmp_path, rank):
+    job = Job(tmp_path / "D", "--max_steps", "20", ranks=3)
+    wait_until(lambda: steps(tmp_path / "D") >= 2)
+    pid = job.pids()[rank]
+    os.kill(pid, signal.SIGTERM)
+    time.sleep(0.003)
+    _kill_by(pid, signal.SIGTERM)
+    _, output = job.end(timeout_s=60)
+    ended = (tmp_path / "D" / "result.json").exists()
+    assert ended or any(event["event"] == "interrupted" for event in events(tmp_path / "D")), output
+
+
+def _kill_by(pid, number):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def test_sigusr1_to_mpirun_ends_after_a_record(undisturbed, tmp_path):
+    whole, _ = undisturbed
+    job = Job(tmp_path / "D", "--max_steps", "500", ranks=2)
+    wait_until(lambda: steps(tmp_path / "D") >= 2)
+    job.process.send_signal(signal.SIGUSR1)
+    code, output = job.end(timeout_s=60)
+    assert code == 75, output
+    assert any(event["event"] == "interrupted" for event in events(tmp_path / "D"))
+    assert rewards(tmp_path / "D")[:2] == rewards(whole)[:2]
+
+
+def test_each_loss_is_told_once(tmp_path):
+    job = Job(tmp_path / "D", "--max_steps", "16")
+    for number, rank in enumerate((0, 1, 2)):
+        wait_until(lambda number=number: steps(tmp_path / "D") >= 3 * (number + 1))
+        _kill(job.pids()[rank])
+    code, output = job.end()
+    assert code == 0, output
+    lost = [event["rank"] for event in events(tmp_path / "D") if event["event"] == "lost"]
+    assert lost == [0, 1, 2]
+
+
+def test_a_time_limit_shorter_than_a_unit_is_told_with_a_remedy(tmp_path):
+    """The last rank isn't killed, since nobody waits for it."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import time\ndef slow(completions, **k):\n    time.sleep(0.4)\n    return [1.0] * len(completions)\n"
+    )
+    job = Job(tmp_path / "D", "--max_steps", "1", "--unit_timeout_s", "0.4", "--reward_funcs", f"{slow}:slow", ranks=2)
+    _, output = job.end(timeout_s=100)
+    assert "raise `unit_timeout_s` or lower `prompts_per_unit`" in output

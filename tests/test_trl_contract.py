@@ -117,11 +117,9 @@ def test_conversational_data_and_several_functions(tmp_path):
         log_metric("asked", len(prompts))
         return [None] + [0.5] * (len(completions) - 1)
 
-    logs = []
     trainer = train(
         tmp_path, [solved, solved, think_format_reward], ROWS, reward_weights=[1.0, 2.0, 0.5], reward_workers=0
     )
-    trainer.callbacks.handler = trainer.callbacks
     trainer.train()
     assert trainer.run.rewards.names == ["solved", "solved_2", "think_format_reward"]
     assert {step for step, _ in seen} == {0, 1}

@@ -29,6 +29,7 @@ def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer
         train_dataset=task.train,
         eval_dataset=task.eval,
         metric_funcs=task.metric_funcs,
+        answer_of=task.answer_of,
         team=team,
         script=script,
     )

@@ -45,6 +45,10 @@ class JournalError(EsError, RuntimeError):
     """The journal can't be written or read: full disk, missing file, wrong version."""
 
 
+class JournalTakenError(JournalError):
+    """The journal's file was deleted, or another leader of the same job has taken it over."""
+
+
 class JournalCorruptError(JournalError):
     """Bytes in the middle of the journal differ from what was written."""
 

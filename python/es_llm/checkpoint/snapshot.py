@@ -73,10 +73,10 @@ class Snapshots:
         export_model(self.path(mark.step), model, tokenizer, state=state, notes={_MARK: asdict(mark)})
         return mark
 
-    def keep(self, limit: int) -> None:
-        """Delete all but the newest `limit` ones. An error of the disk is logged."""
+    def keep(self, limit: int, kept: int | None = None) -> None:
+        """Delete all but the newest `limit` ones and that of the step `kept`. An error of the disk is logged."""
         try:
-            for step in self.steps()[:-limit]:
+            for step in [step for step in self.steps() if step != kept][:-limit]:
                 # Under its own name a snapshot is whole or not there.
                 self.path(step).rename(self._directory / f".checkpoint-{step}.old")
         except OSError as error:
@@ -92,9 +92,11 @@ class Snapshots:
         except OSError as error:
             logger.warning("an unfinished snapshot can't be deleted: %s", error)
 
-    def restore(self, weights: Weights, records: Sequence[Record], digests: Mapping[int, int]) -> Mark | None:
+    def restore(
+        self, weights: Weights, records: Sequence[Record], digests: Mapping[int, int], *, set_aside: bool = False
+    ) -> Mark | None:
         """Make the masters those of the newest snapshot that fits the journal's records and digests; None: there is
-        none, and nothing changed."""
+        none, and nothing changed. With `set_aside` those that don't fit get another name, and count no more."""
         for step in reversed(self.steps()):
             if step <= len(records):
                 expected = _records_sha256(records[:step])
@@ -107,6 +109,8 @@ class Snapshots:
                     self.restore_exactly(weights, mark)
                 except ModelError as error:
                     logger.warning("%s isn't used: %s", self.path(step), error)
+                    if set_aside:
+                        self._set_aside(step)
                 else:
                     return mark
         return None
@@ -124,6 +128,14 @@ class Snapshots:
         if digest != mark.digest:
             raise ModelError(f"its weights have digest {digest}, expected {mark.digest}: the file is damaged")
         weights.reset(model)
+
+    def _set_aside(self, step: int) -> None:
+        place = self._directory / f"unusable-checkpoint-{step}"
+        try:
+            shutil.rmtree(place, ignore_errors=True)
+            self.path(step).rename(place)
+        except OSError as error:
+            logger.warning("%s can't be set aside: %s", self.path(step), error)
 
     def _mark(self, step: int) -> Mark:
         path = self.path(step) / _MARK

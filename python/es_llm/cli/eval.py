@@ -1,14 +1,17 @@
-"""`es-llm eval`: score a model on a task's held-out rows."""
+"""`es-llm eval`: score a model on held-out rows, greedy and, with `--eval_num_samples`, by samples."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 
 from es_llm.cli.options import add_run_options, run_mailbox, run_options
 from es_llm.cli.quiet import quiet_libraries
 from es_llm.cli.together import together
 from es_llm.config.parser import Parser
+from es_llm.errors import ConfigError
 from es_llm.team import Team
 
 mailbox = run_mailbox
@@ -17,16 +20,28 @@ mailbox = run_mailbox
 def add_arguments(parser: Parser) -> None:
     """All options of a run (those of the training alone have no effect here)."""
     add_run_options(parser)
+    parser.add_argument("--output", default=argparse.SUPPRESS, help="JSON file to write the metrics to as well")
 
 
 def run(options: argparse.Namespace, team: Team) -> int:
-    """Evaluate; the leading rank prints the metrics as JSON."""
+    """Evaluate; the leading rank prints the metrics as JSON to the standard output, and as a table beside it."""
+    output = getattr(options, "output", None)
     script, config = run_options(options)
+    if output is not None and not Path(output).parent.is_dir():
+        raise ConfigError(f"`output` {output!r}: there is no directory {str(Path(output).parent)!r}")
     quiet_libraries()
     from es_llm.assemble import assemble
+    from es_llm.checkpoint.run_directory import write_json
+    from es_llm.cli.show import show_answers, show_metrics
 
     trainer = together(team, lambda: assemble(script, config, team))
     metrics = trainer.evaluate()
     if team.leads:
+        if config.log_completions:
+            show_answers(trainer.answers, sys.stderr)
+        show_metrics(metrics, sys.stderr)
+        sys.stderr.flush()
         print(json.dumps(metrics, indent=2))
+        if output is not None:
+            write_json(Path(output), metrics)
     return 0

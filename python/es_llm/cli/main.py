@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 import time
 import traceback
@@ -70,6 +71,9 @@ def run_command(name: str, words: Sequence[str]) -> int:
         code = _fail(team, error)
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except Exception:
         code = _crash(team)
     return _leave(team, code)

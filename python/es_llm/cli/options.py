@@ -25,8 +25,8 @@ def run_options(options: argparse.Namespace) -> tuple[ScriptArguments, ESConfig]
     Raises:
         ConfigError: an unknown name or a bad value.
     """
-    flags: dict[str, Any] = {name: value for name, value in vars(options).items() if name != "config"}
     known = set(option_fields(ScriptArguments, ESConfig))
+    flags: dict[str, Any] = {name: value for name, value in vars(options).items() if name in known}
     file = read_config(options.config, known) if options.config else {}
     return resolve(file, flags)
 

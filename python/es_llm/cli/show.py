@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
 from es_llm.trainer.session import TrainOutput
 
 
@@ -20,6 +23,20 @@ def show_output(output: TrainOutput) -> None:
         f"weights_sha256 {result['weights_sha256']}\n"
         f"model   {output.output_dir}/model\njournal {output.output_dir}/journal.es"
     )
+
+
+def show_answers(answers: Sequence[tuple[str, str]], file: TextIO) -> None:
+    """Prompts and their completions."""
+    for prompt, completion in answers:
+        print(f"\nprompt  {_short(prompt)}\nanswer  {_short(completion)}", file=file)
+
+
+def show_metrics(metrics: Mapping[str, float], file: TextIO) -> None:
+    """A table of names and values."""
+    wide = max(map(len, metrics))
+    print(file=file)
+    for name, value in metrics.items():
+        print(f"{name:<{wide}}  {value:>12.4f}", file=file)
 
 
 def _short(text: str, limit: int = 400) -> str:

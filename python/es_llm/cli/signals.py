@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C: the first one ends the training after the current record, the second one at once."""
+"""SIGTERM, SIGUSR1 and Ctrl-C: the first one ends the training after the current record, the second one at once.
+
+Open MPI's mpirun passes SIGUSR1 on to its ranks and leaves them their time; after SIGTERM or Ctrl-C it kills them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from es_llm.team import Team
 
 INTERRUPTED: Final = 75
 """Exit code of a run that a signal ended and that can be resumed: EX_TEMPFAIL of sysexits.h, "try again later"."""
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @contextmanager
@@ -24,7 +28,9 @@ def stop_signals(team: Team) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if came:
             sys.stderr.flush()
-            os._exit(128 + number)
+            signal.signal(number, signal.SIG_DFL)  # to die of it: MPI notices that at once, an exit code it may not
+            os.kill(os.getpid(), number)
+            return
         came.append(number)
         if team.speaks:
             print(
@@ -33,7 +39,7 @@ def stop_signals(team: Team) -> Iterator[None]:
                 flush=True,
             )
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
     team.halted = lambda: bool(came)
     try:
         yield

@@ -112,6 +112,21 @@ class ESConfig:
 
     eval_on_start: bool = option(True, help="evaluate before the first iteration")
     eval_steps: int = option(0, help="evaluate every that many iterations; 0: only before and after")
+    eval_num_samples: int = option(
+        0, help="sampled answers to each held-out prompt, for pass@k, majority vote and KL; 0: greedy answers alone"
+    )
+    eval_temperature: float = option(1.0, help="temperature of these samples")
+    eval_kl: bool = option(False, help="estimate the KL to the base model per token of these samples")
+    metric_for_best_model: str | None = option(
+        None, help="metric of the evaluation by which the best snapshot is kept, such as accuracy; default: none"
+    )
+    greater_is_better: bool = option(True, help="whether a larger value of that metric is better")
+    early_stopping_patience: int = option(
+        0, help="end after so many evaluations in a row without a better value of that metric; 0: never"
+    )
+    log_completions: bool = option(
+        False, help="keep completions with their scores as parquet files in the run's directory"
+    )
     logging_steps: int = option(1, help="log every that many iterations")
     num_completions_to_print: int = option(4, help="answers shown before and after the training")
     report_to: list[str] = option([], help="trackers known to transformers, such as tensorboard or wandb")
@@ -166,8 +181,19 @@ class ESConfig:
             require(self, name, lambda v: 0 < v < 2**32, "an integer > 0")
         for name in ("torch_threads", "logging_steps"):
             require(self, name, lambda v: v > 0, "an integer > 0")
-        for name in ("kernel_threads", "eval_steps", "num_completions_to_print", "digest_steps", "save_steps"):
+        for name in (
+            "kernel_threads", "eval_steps", "num_completions_to_print", "digest_steps", "save_steps",
+            "eval_num_samples", "early_stopping_patience",
+        ):  # fmt: skip
             require(self, name, lambda v: v >= 0, "an integer >= 0")
+        require(self, "eval_temperature", lambda v: 0 < v < float("inf"), "> 0 and finite")
+        require(self, "eval_kl", lambda v: not v or self.eval_num_samples > 0, "false without `eval_num_samples`")
+        require(
+            self,
+            "early_stopping_patience",
+            lambda v: v == 0 or self.metric_for_best_model is not None,
+            "0 without `metric_for_best_model`",
+        )
         require(self, "reward_workers", lambda v: v is None or 0 <= v <= 1024, "an integer in [0, 1024], or none")
         require(self, "reward_timeout_s", lambda v: 0 <= v < float("inf"), ">= 0 and finite")
         require(self, "reward_memory_mb", lambda v: v >= 0, "an integer >= 0")

@@ -53,14 +53,14 @@ def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
         hints = declared_types(cls)
         for name, spec in option_fields(cls).items():
             keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(spec), "dest": name}
-            declared = _without_none(hints[name])
+            declared, optional = _without_none(hints[name]), _without_none(hints[name]) != hints[name]
             if typing.get_origin(declared) is list:
                 item = typing.get_args(declared)[0]
                 keywords.update(nargs="*", type=_converter(item, name), metavar=_metavar(item))
             elif typing.get_origin(declared) is dict:
                 keywords.update(nargs="*", action=_Mapping, metavar="NAME=VALUE")
             else:
-                keywords.update(type=_converter(declared, name), metavar=_metavar(declared))
+                keywords.update(type=_converter(declared, name, optional), metavar=_metavar(declared))
                 if declared is bool:
                     keywords.update(nargs="?", const=True)
             group.add_argument(f"--{name}", **keywords)
@@ -83,8 +83,10 @@ class _Mapping(argparse.Action):
         setattr(namespace, self.dest, mapping)
 
 
-def _converter(declared: Any, name: str) -> Any:
+def _converter(declared: Any, name: str, optional: bool = False) -> Any:
     def convert(text: str) -> Any:
+        if optional and text.lower() == "none":
+            return None
         if declared is bool:
             truth = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
             if text.lower() not in truth:

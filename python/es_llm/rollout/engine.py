@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 Prompt = str | list[dict[str, str]]
 """Text, or messages `{"role", "content"}` for the tokenizer's chat template."""
@@ -34,6 +34,16 @@ class RolloutEngine(Protocol):
 
     def evaluate(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """One completion per prompt of a unit, in order."""
+
+    def sample(
+        self, prompts: Sequence[Prompt], places: Sequence[tuple[int, int]], *, seed: int, temperature: float
+    ) -> list[Completion]:
+        """One sampled completion per prompt, a function of (seed, its place, the prompt, the weights)."""
+
+    def log_probs(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], model: Any = None
+    ) -> Sequence[Any]:
+        """Log probability of each token of the completions under the live weights, or under another model's."""
 
     def weights_changed(self) -> None:
         """Forget everything that was computed from the weights before (prefix caches)."""

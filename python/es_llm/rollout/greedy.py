@@ -1,4 +1,4 @@
-"""Greedy decoding of one batch over `model.forward` with a key-value cache.
+"""Decoding of one batch over `model.forward` with a key-value cache, greedy or by another choice of each token.
 
 Does what transformers' `generate` does for a greedy request without logits processors, and nothing else: the
 same inputs to the same forward pass, the same argmax over float32 logits. Rows that are finished leave the batch,
@@ -9,10 +9,13 @@ to 1.1 when all are equally long). The model's `generation_config` has no say. K
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 import torch
+
+Choose: TypeAlias = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+"""(float32 logits (B, V), which rows of the batch these are (B,), step) -> the next tokens (B,)."""
 
 ROW_MULTIPLE: Final = 8
 """Finished rows are dropped while the others go on, down to a multiple of this. With one torch thread each row
@@ -44,12 +47,14 @@ def decode(
     max_new_tokens: int,
     eos_ids: Sequence[int],
     pad_id: int,
+    choose: Choose | None = None,
 ) -> torch.Tensor:
     """Generated ids (B, T'), T' <= max_new_tokens, `pad_id` after a row's first end-of-sequence token.
 
     Args:
         ids_BT: prompts, padded on the left.
         mask_BT: 1 where `ids_BT` holds a prompt's token, 0 where it holds padding.
+        choose: the next tokens of some rows; default: the greatest logit.
     """
     from transformers import DynamicCache
 
@@ -69,7 +74,9 @@ def decode(
         if "position_ids" in options:
             options["position_ids"] = position_BT[:, start:stop]
         output = model(input_ids=ids_BT, attention_mask=mask_BT[:, :stop], use_cache=True, **options)
-        next_B = output.logits[:, -1].float().argmax(-1).masked_fill(~open_B, pad_id)
+        logits_BV = output.logits[:, -1].float()
+        next_B = logits_BV.argmax(-1) if choose is None else choose(logits_BV, row_B, step)
+        next_B = next_B.masked_fill(~open_B, pad_id)
         generated_BT[row_B, step] = next_B
         open_B &= torch.isin(next_B, ends, invert=True)
         left = int(open_B.sum())

@@ -12,6 +12,7 @@ from es_llm.errors import ConfigError, ModelError
 from es_llm.rollout import greedy
 from es_llm.rollout.engine import Completion, Prompt
 from es_llm.rollout.prompts import PromptEncoder
+from es_llm.rollout.sampling import sampler, token_log_probs
 
 
 @final
@@ -74,6 +75,31 @@ class HFEngine:
         decode = self._decode if self._loop else self._generate
         return self._prompts.completions(decode(ids_BT, mask_BT), self._eos_ids)
 
+    def sample(
+        self, prompts: Sequence[Prompt], places: Sequence[tuple[int, int]], *, seed: int, temperature: float
+    ) -> list[Completion]:
+        """One sampled completion per prompt; `places` are their (prompt, sample) numbers, which with the seed decide.
+
+        Raises:
+            ConfigError: a prompt without tokens, or a model whose kind our own loop doesn't know.
+            ModelError: a token that the model has no embedding for.
+        """
+        if not greedy.is_supported(self._model):
+            raise ConfigError(
+                f"{type(self._model).__name__} can't be sampled from here: its cache is of an unknown kind"
+            )
+        device = self._model.get_input_embeddings().weight.device
+        ids_BT, mask_BT = (words_BT.to(device) for words_BT in self._prompts.batch(prompts))
+        choose = sampler(seed, places, self._max_completion_length, temperature)
+        return self._prompts.completions(self._decode(ids_BT, mask_BT, choose), self._eos_ids)
+
+    def log_probs(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], model: Any = None
+    ) -> list[torch.Tensor]:
+        """Log probability of each token of the completions under the live weights, or under another model's."""
+        rows = [(self._prompts.encode(prompt), c.token_ids) for prompt, c in zip(prompts, completions, strict=True)]
+        return token_log_probs(self._model if model is None else model, rows, self._pad_id)
+
     def weights_changed(self) -> None:
         """Nothing to forget: no value that depends on the weights outlives `evaluate`."""
 
@@ -92,7 +118,7 @@ class HFEngine:
                     f"{self._max_completion_length} that is more than the model's context of {context}"
                 )
 
-    def _decode(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    def _decode(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, choose: Any = None) -> torch.Tensor:
         return greedy.decode(
             self._model,
             ids_BT,
@@ -100,6 +126,7 @@ class HFEngine:
             max_new_tokens=self._max_completion_length,
             eos_ids=self._eos_ids,
             pad_id=self._pad_id,
+            choose=choose,
         )
 
     @torch.inference_mode()

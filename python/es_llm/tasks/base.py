@@ -26,6 +26,8 @@ class Task:
     eval: Sequence[Row]
     reward_funcs: tuple[RewardFunction, ...]
     metric_funcs: Mapping[str, RewardFunction] = field(default_factory=dict)
+    answer_of: Callable[[str], str | None] = str.strip
+    """The answer in a completion's text, as majority votes count it; None: it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

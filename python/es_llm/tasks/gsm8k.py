@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from es_llm.errors import ConfigError
-from es_llm.rewards.numbers import numeric_accuracy
+from es_llm.rewards.numbers import numeric_accuracy, read_answer
 from es_llm.tasks.base import Splits, Task, column
 from es_llm.types import Row
 
@@ -48,7 +48,12 @@ def build(
 
     own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
     train, held_out = (data or own).adapted(adapt)
-    return Task(name="gsm8k", train=train, eval=held_out, reward_funcs=(numeric_accuracy,))
+    return Task(name="gsm8k", train=train, eval=held_out, reward_funcs=(numeric_accuracy,), answer_of=_number)
+
+
+def _number(text: str) -> str | None:
+    number = read_answer(text)
+    return None if number is None else str(number)
 
 
 def _problems(split: str, size: int, seed: int) -> list[Row]:

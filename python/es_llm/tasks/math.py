@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from es_llm.errors import ConfigError
-from es_llm.rewards.math import math_accuracy
+from es_llm.rewards.math import last_box, math_accuracy
 from es_llm.tasks.base import Splits, Task, column
 from es_llm.types import Row
 
@@ -50,7 +50,7 @@ def build(
 
     own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
     train, held_out = (data or own).adapted(adapt)
-    return Task(name="math", train=train, eval=held_out, reward_funcs=(math_accuracy,))
+    return Task(name="math", train=train, eval=held_out, reward_funcs=(math_accuracy,), answer_of=last_box)
 
 
 def _problems(split: str, size: int, seed: int) -> list[Row]:

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from es_llm.errors import ConfigError, RewardError
+from es_llm.rewards.text import completion_text
 from es_llm.tasks.base import Splits, Task
 from es_llm.types import Row
 
@@ -53,7 +54,11 @@ def build(
     rows = [[_row(dataset, item, chat) for item in made] for made in sets]
     train = rows.pop(0) if train_size else []
     return Task(
-        name=f"reasoning_gym:{dataset}", train=train, eval=rows[0] if rows else [], reward_funcs=(reasoning_gym_score,)
+        name=f"reasoning_gym:{dataset}",
+        train=train,
+        eval=rows[0] if rows else [],
+        reward_funcs=(reasoning_gym_score,),
+        answer_of=tagged_answer,
     )
 
 
@@ -63,15 +68,17 @@ def reasoning_gym_score(completions: list[Any], entry: list[str], dataset: list[
     Raises:
         RewardError: the library is missing.
     """
-    from es_llm.rewards.text import completion_text
+    return [
+        float(_scorer(name).score_answer(answer=tagged_answer(completion_text(completion)), entry=json.loads(text)))
+        for completion, text, name in zip(completions, entry, dataset, strict=True)
+    ]
 
-    scores = []
-    for completion, text, name in zip(completions, entry, dataset, strict=True):
-        answer = completion_text(completion)
-        if "</answer>" in answer:
-            answer = answer.rpartition("</answer>")[0].rpartition("<answer>")[2]
-        scores.append(float(_scorer(name).score_answer(answer=answer.strip(), entry=json.loads(text))))
-    return scores
+
+def tagged_answer(text: str) -> str:
+    """The text between the last answer tags, else all of it."""
+    if "</answer>" in text:
+        text = text.rpartition("</answer>")[0].rpartition("<answer>")[2]
+    return text.strip()
 
 
 _SCORERS: dict[str, Any] = {}

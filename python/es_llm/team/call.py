@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from es_llm._core import TeamRank, TeamStep
-from es_llm.errors import CommunicationError, EsError, LeftOutError
+from es_llm.errors import CommunicationError, EsError, JournalTakenError, LeftOutError
 from es_llm.team.failure import decode_failure, describe_failure, encode_failure, is_fatal
 from es_llm.team.program import Program, Round, Table
 from es_llm.team.wire import Wire
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _PATIENCE_S: Final = 0.25
 """A main thread that waits looks this often whether a signal came."""
+_SETTLE_S: Final = 5.0
+"""Ranks that led while this one slept say so within this time."""
 _RESIGNED: Final = "resigned: "
 
 
@@ -34,6 +36,7 @@ class Call:
         self._busy = False
         self._told: set[int] = set()
         self._failure: Exception | None = None
+        self._taken: tuple[JournalTakenError, float] | None = None
 
     def run(self) -> bytes:
         """The call's result; see `Team.call`."""
@@ -48,6 +51,8 @@ class Call:
                 return self._finished(step)
             if step.kind == "stopped":
                 raise self._stopped(step)
+            if self._taken is not None and time.monotonic() > self._taken[1]:
+                self._fail(self._taken[0])
             if self._failure is None:
                 self._try(partial(self._watched, step))
             elif step.kind == "wait":
@@ -63,10 +68,21 @@ class Call:
             self._do(step)
             return
         self._wire.watchdog.begin()
+        start = time.monotonic()
         try:
             self._do(step)
         finally:
             self._wire.watchdog.end()
+            self._tell_if_long(time.monotonic() - start)
+
+    def _tell_if_long(self, seconds: float) -> None:
+        limit = self._wire.watchdog.timeout_s
+        if 0 < limit < seconds:
+            logger.error(
+                "rank %d of %d: a step took %.1f s, longer than `unit_timeout_s` %g, so that the others took this rank "
+                "for lost; if its units take that long, raise `unit_timeout_s` or lower `prompts_per_unit`",
+                self._team.rank, self._team.size, seconds, limit,
+            )  # fmt: skip
 
     def _do(self, step: TeamStep) -> None:
         program, team = self._program, self._team
@@ -85,12 +101,12 @@ class Call:
             case "complete":
                 self._complete()
             case "lead":
-                self.leading, self._busy = True, False
+                self.leading, self._busy, self._taken = True, False, None
                 program.lead(team)
                 for rank, why in self._machine.losses.items():
                     self._lost(rank, why)
             case "follow":
-                self.leading = False
+                self.leading, self._taken = False, None
                 program.follow()
             case "superseded":
                 self._busy = False
@@ -162,6 +178,12 @@ class Call:
     def _try(self, work: Callable[[], None]) -> None:
         try:
             work()
+        except JournalTakenError as error:
+            if self._team.size == 1:
+                raise
+            # Another rank led while this one slept, say: it will tell, and then this one leads anew or follows.
+            if self.leading and self._taken is None:
+                self._taken = error, time.monotonic() + _SETTLE_S
         except Exception as error:
             self._fail(error)
 

@@ -21,7 +21,7 @@ class Watchdog:
 
     A step longer than `timeout_s` is shown with the tracebacks of all threads. The others took this rank for lost by
     then, and go on; it may come back. If it doesn't for as long again, or the others end the job, the process is ended,
-    also while its main thread holds the GIL.
+    also while its main thread holds the GIL. If no others are left, nobody waits for it, and it is let alone.
 
     Args:
         timeout_s: of one step; 0: nothing is watched.
@@ -29,20 +29,20 @@ class Watchdog:
     """
 
     def __init__(self, timeout_s: float, *, deadly: bool) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._killer = _core.Watchdog() if deadly and timeout_s > 0 else None
         self._watching = self._hurried = False
         self._lock = threading.Lock()
 
     def begin(self) -> None:
         """The main thread begins a step."""
-        if self._timeout_s <= 0:
+        if self.timeout_s <= 0:
             return
         self._watching = True
         with contextlib.suppress(AttributeError, ValueError, io.UnsupportedOperation):  # a stderr without a file
-            faulthandler.dump_traceback_later(self._timeout_s)
+            faulthandler.dump_traceback_later(self.timeout_s)
         if self._killer is not None:
-            self._killer.arm(_LATER * self._timeout_s)
+            self._killer.arm(_LATER * self.timeout_s)
 
     def end(self) -> None:
         """The step is over."""
@@ -52,6 +52,12 @@ class Watchdog:
                 faulthandler.cancel_dump_traceback_later()
                 if self._killer is not None:
                     self._killer.disarm()
+
+    def pardon(self) -> None:
+        """No other rank is left to go on without this one; called by another thread, as often as it likes."""
+        with self._lock:
+            if self._watching and self._killer is not None and not self._hurried:
+                self._killer.arm(_LATER * self.timeout_s)
 
     def hurry(self) -> None:
         """Nobody waits for this step any more; called by another thread, as often as it likes."""

@@ -73,3 +73,22 @@ def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
             raise ConfigError(f"{where} must have the columns {sorted(rows[0])}, got {sorted(kept)}")
         rows.append(kept)
     return rows
+
+
+def eval_sets(dataset: Any) -> dict[str, list[Row]]:
+    """Held-out rows by the name of their set; one set without a name is "". Sets without rows are left out.
+
+    Raises:
+        ConfigError: see `rows_of`; or a name that is no text.
+    """
+    if not isinstance(dataset, Mapping):
+        rows = rows_of(dataset, "eval_dataset")
+        return {"": rows} if rows else {}
+    sets: dict[str, list[Row]] = {}
+    for name, rows in dataset.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"`eval_dataset`: the name of a set must be a text, got {name!r}")
+        if isinstance(rows, str | bytes):
+            raise ConfigError(f"`eval_dataset` must be a sequence of rows, or several by name, got {dataset!r}")
+        sets[name] = rows_of(rows, f"eval_dataset[{name!r}]")
+    return {name: rows for name, rows in sets.items() if rows}

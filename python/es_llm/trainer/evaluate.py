@@ -16,8 +16,8 @@ class Evaluate(Program):
 
     evaluation: Evaluation | None = None
 
-    def __init__(self, work: EvaluationWork) -> None:
-        self._work = work
+    def __init__(self, work: EvaluationWork, answers: int = 0) -> None:
+        self._work, self._answers = work, answers
 
     def advance(self, team: Team) -> None:
         """Begin, or finish."""
@@ -32,4 +32,4 @@ class Evaluate(Program):
 
     def complete(self, team: Team, round_: Round, table: Table) -> None:
         """Keep the means."""
-        self.evaluation = self._work.result(table, answers=0)
+        self.evaluation = self._work.result(table, self._answers)

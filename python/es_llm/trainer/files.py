@@ -76,10 +76,16 @@ class RunFiles:
         write_json(self.directory.result, result)
 
     def close(self) -> None:
-        """Nothing more is written."""
+        """Nothing more is written, and others may use the directory."""
         self._writer.close()
         if self._lock is not None:
             self._lock.release()
+
+    def leave(self) -> None:
+        """Nothing more is written by this rank; the job goes on."""
+        self._writer.close()
+        if self._lock is not None:
+            self._lock.leave()
 
 
 def copy_of(open_copy: Callable[[], OpenRun | None], known: list[bytes]) -> RunFiles | None:

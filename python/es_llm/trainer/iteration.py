@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from es_llm._core import FitnessTable, Record, plan_units, unit_score
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.scoring import Pending
+from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
 from es_llm.trainer.ahead import Ahead
+from es_llm.trainer.completions import CompletionLog
 from es_llm.trainer.state import RunState
 from es_llm.trainer.tally import encode_logged, logged_metrics, reward_metrics, tally
 
@@ -38,15 +40,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class _Begun:
-    counts: tuple[int, int, int]
+    completions: list[Completion]
     pending: Pending
 
 
 class Iteration:
     """The work of the iteration that comes next; `seconds` is what this rank spent on which part of it."""
 
-    def __init__(self, run: RunState) -> None:
-        self._run = run
+    def __init__(self, run: RunState, log: CompletionLog | None = None) -> None:
+        self._run, self._log = run, log
         self.number = run.population.iteration
         self._members = run.population.ask()
         self._rows = run.prompts.batch(self.number)
@@ -67,9 +69,15 @@ class Iteration:
         run, begun = self._run, self._ahead.take(index)
         graded = begun.pending.result()
         waited_s = begun.pending.waited_s
+        if self._log is not None:
+            unit = self._units[index]
+            rows = self._rows[unit.start : unit.stop]
+            self._log.keep(rows, begun.completions, graded, step=self.number + 1, member=unit.member)
         self.seconds["rewards"] += waited_s
         scores = [graded.scores[name] for name in run.rewards.names]
-        counts = [*begun.counts, round(waited_s * 1e6), *tally(scores)]
+        tokens = sum(len(completion.token_ids) for completion in begun.completions)
+        finished = sum(completion.finished for completion in begun.completions)
+        counts = [tokens, finished, len(begun.completions), round(waited_s * 1e6), *tally(scores)]
         return Outcome(unit_score(graded.totals, run.config.failure_policy), counts, encode_logged(scores))
 
     def record(self, table: Table) -> tuple[Record, Figures]:
@@ -117,6 +125,4 @@ class Iteration:
         self.seconds["perturb"] += perturbed - start
         self.seconds["generate"] += generated - perturbed
         self.seconds["rewards"] += time.perf_counter() - generated
-        tokens = sum(len(completion.token_ids) for completion in completions)
-        finished = sum(completion.finished for completion in completions)
-        return _Begun((tokens, finished, len(completions)), pending)
+        return _Begun(completions, pending)

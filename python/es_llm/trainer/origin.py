@@ -39,8 +39,8 @@ class Origin:
         self._run.engine.weights_changed()
         export_model(directory, self._model, self._tokenizer)
 
-    def save(self, directory: Path, records: Sequence[Record], limit: int | None) -> None:
-        """Write a snapshot, and keep the newest `limit` (None: all).
+    def save(self, directory: Path, records: Sequence[Record], limit: int | None, kept: int | None = None) -> None:
+        """Write a snapshot, and keep the newest `limit` (None: all), and that of the step `kept`.
 
         Raises:
             ModelError: the disk refuses; older snapshots are still there.
@@ -48,13 +48,13 @@ class Origin:
         snapshots = Snapshots(directory)
         snapshots.write(self._run.weights, self._model, self._tokenizer, records)
         if limit is not None:
-            snapshots.keep(limit)
+            snapshots.keep(limit, kept)
 
     def start(self, directory: Path, records: Sequence[Record], digests: Mapping[int, int]) -> Mark | None:
         """Base weights -> those of the newest snapshot that fits the journal's records and digests, if there is one."""
         snapshots = Snapshots(directory)
         snapshots.tidy()
-        return snapshots.restore(self._run.weights, records, digests)
+        return snapshots.restore(self._run.weights, records, digests, set_aside=True)
 
     def start_like(self, directory: Path, mark: Mark) -> bool:
         """Base weights -> those of the snapshot that the leader started from, if this host sees it."""

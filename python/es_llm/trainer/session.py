@@ -14,8 +14,10 @@ from es_llm._core import Record
 from es_llm.callbacks.handler import Callbacks
 from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.snapshot import Mark
-from es_llm.errors import DivergenceError, EsError, ModelError
+from es_llm.errors import DivergenceError, EsError, JournalTakenError, ModelError
 from es_llm.team import Outcome, Program, Round, Table, Team
+from es_llm.trainer.best import best_of
+from es_llm.trainer.completions import CompletionLog
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 from es_llm.trainer.files import RunFiles, copy_of
 from es_llm.trainer.iteration import ITERATE, Figures, Iteration
@@ -50,7 +52,7 @@ class Surroundings:
     open_run: Callable[[], OpenRun]
     header: str
     options: dict[str, Any]
-    evaluation: Callable[[Round], EvaluationWork | None]
+    evaluation: Callable[[Round, CompletionLog | None], EvaluationWork | None]
     origin: Origin
 
 
@@ -72,6 +74,7 @@ class Session(Program):
         self._work: EvaluationWork | None = None
         self._evaluations: dict[int, Evaluation] = {}
         self._figures: dict[int, Figures] = {}
+        self._completions = CompletionLog(run.team.rank) if run.config.log_completions else None
         self._seconds = 0.0
         self._clock = time.perf_counter()
         self._traffic = run.team.traffic
@@ -81,7 +84,7 @@ class Session(Program):
     def lead(self, team: Team) -> None:
         """Open the run's directory and tell the others where it is and what is in it."""
         if self._files is not None:
-            self._files.close()
+            self._files.leave()
         directory = self._directory
         opened = take_over_run(directory, self._around.header, team.mailbox.job) if directory else None
         self._files = files = RunFiles(opened if opened is not None else self._around.open_run())
@@ -104,7 +107,7 @@ class Session(Program):
     def follow(self) -> None:
         """Another rank, lower than this one, is back and leads."""
         if self._files is not None:
-            self._files.close()
+            self._files.leave()
             self._files = None
         self._callbacks.state.is_world_process_zero = self._callbacks.state.is_local_process_zero = False
 
@@ -147,7 +150,7 @@ class Session(Program):
             else:
                 self._clock = time.perf_counter()
                 team.begin(Round(EVALUATE, step), work.costs)
-        elif step < run.config.max_steps and not control.should_training_stop:
+        elif step < run.config.max_steps and not self._stopping:
             self._callbacks.call("on_step_begin")
             self._clock = time.perf_counter()
             team.begin(Round(ITERATE, step), self._current().costs)
@@ -181,8 +184,7 @@ class Session(Program):
     def apply(self, team: Team, iteration: int, payload: bytes) -> None:
         """Move the weights by a record, of this iteration or of a journal."""
         run, record, start = self._run, Record.from_bytes(payload), time.perf_counter()
-        if self._files is not None:
-            self._files.append_record(record)
+        self._keep_record(record)
         report = None
         if iteration >= self._started_at:
             report = run.weights.update(record, run_seed=run.population.run_seed)
@@ -193,16 +195,27 @@ class Session(Program):
         if self._digest_due(iteration):
             team.digest(iteration, run.weights.digest())
         work, self._iteration, self._work = self._iteration, None, None
+        self._write_completions(f"train-{iteration + 1:05d}")
         self._callbacks.state.global_step = run.population.iteration
         if iteration < self._resumed_at or report is None:
             return
         seconds = dict(work.seconds) if work is not None and work.number == iteration else {}
         seconds |= {"update": updated - start, "digest": time.perf_counter() - updated}
         self._callbacks.call("on_step_end")
-        if team.leads:
+        if team.leads and self._files is not None:
             figures = self._figures.pop(iteration, None)
             metrics = iteration_metrics(record, figures, report, seconds)
             self._log_step(metrics, figures.waited_s if figures is not None else 0.0)
+
+    def _keep_record(self, record: Record) -> None:
+        """It is in the leader's journal already, unless this rank leads; a copy that is gone is done without."""
+        if self._files is not None:
+            try:
+                self._files.append_record(record)
+            except JournalTakenError as error:
+                logger.warning("%s", error)
+                self._files.leave()
+                self._files = None
 
     def _log_step(self, metrics: dict[str, Any], waited_s: float) -> None:
         total = time.perf_counter() - self._clock
@@ -219,7 +232,8 @@ class Session(Program):
 
     def _current(self) -> Iteration:
         if self._iteration is None or self._iteration.number != self._run.population.iteration:
-            self._iteration = Iteration(self._run)
+            logged = (self._run.population.iteration + 1) % self._run.config.logging_steps == 0
+            self._iteration = Iteration(self._run, self._completions if logged else None)
         return self._iteration
 
     # ---- evaluations --------------------------------------------------------------------------------
@@ -229,14 +243,14 @@ class Session(Program):
         if step in self._evaluations:
             return False
         first = config.eval_on_start and step == self._resumed_at
-        last = step >= config.max_steps or control.should_training_stop
+        last = step >= config.max_steps or self._stopping
         regular = config.eval_steps > 0 and step > self._resumed_at and step % config.eval_steps == 0
         return first or last or regular or control.should_evaluate
 
     def _evaluation_work(self) -> EvaluationWork | None:
         if self._work is None:
             self._iteration = None
-            self._work = self._around.evaluation(Round(EVALUATE, self._run.population.iteration))
+            self._work = self._around.evaluation(Round(EVALUATE, self._run.population.iteration), self._completions)
         return self._work
 
     def _evaluated(self, team: Team, step: int, table: Table) -> None:
@@ -247,18 +261,37 @@ class Session(Program):
         self._evaluations[step] = evaluation
         event = {"event": "evaluation", "step": step, "metrics": evaluation.metrics}
         team.note(json.dumps(event).encode())
+        self._write_completions(f"eval-{step:05d}")
         files = self._leading()
         files.append_event({**event, "answers": evaluation.answers})
         logs = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
         files.log({"step": step, **logs, "eval_seconds": seconds})
         self._report(logs)
         self._callbacks.call("on_evaluate", metrics=logs)
+        best = best_of(self._run.config, self._evaluations)
+        if best is not None and best.step == step:
+            self._save(step)
+
+    @property
+    def _stopping(self) -> bool:
+        """Whether no further iteration is wanted: a callback's wish, or the patience with the metric is over."""
+        patience = self._run.config.early_stopping_patience
+        if patience:
+            best = best_of(self._run.config, self._evaluations)
+            if best is not None and best.later >= patience:
+                return True
+        return bool(self._callbacks.control.should_training_stop)
+
+    def _write_completions(self, name: str) -> None:
+        if self._completions is not None and self._directory is not None:
+            self._completions.write(self._directory.path, name)
 
     def _hear(self, events: Sequence[dict[str, Any]]) -> None:
         for event in events:
             if event.get("event") == "evaluation":
                 answers = [(prompt, completion) for prompt, completion in event.get("answers", [])]
                 self._evaluations[event["step"]] = Evaluation(metrics=event["metrics"], answers=answers)
+                self._write_completions(f"eval-{event['step']:05d}")
 
     def note(self, payload: bytes) -> None:
         """Something that the leader has journaled."""
@@ -316,13 +349,20 @@ class Session(Program):
 
     def _save_if_due(self, step: int, *, last: bool) -> None:
         """A snapshot; without one the run goes on all the same, since its journal is whole."""
-        config, control, files = self._run.config, self._callbacks.control, self._leading()
+        config, control = self._run.config, self._callbacks.control
         due = config.save_steps > 0 and (last or step % config.save_steps == 0)
-        if not (due or control.should_save) or step <= self._saved:
+        if due or control.should_save:
+            control.should_save = False
+            self._save(step)
+
+    def _save(self, step: int) -> None:
+        config, files, best = self._run.config, self._leading(), best_of(self._run.config, self._evaluations)
+        if step <= self._saved:
             return
-        control.should_save, self._saved = False, step
+        self._saved = step
         try:
-            self._around.origin.save(files.directory.path, self._records, config.save_total_limit)
+            kept = None if best is None else best.step
+            self._around.origin.save(files.directory.path, self._records, config.save_total_limit, kept)
         except ModelError as error:
             self._happened("snapshot failed", f"no snapshot: {error}", why=str(error))
         else:
@@ -332,7 +372,10 @@ class Session(Program):
     # ---- what happens to ranks ----------------------------------------------------------------------
 
     def lost(self, rank: int, why: str) -> None:
-        """A rank is gone: into the journal."""
+        """A rank is gone: into the journal, unless an earlier leader wrote it there."""
+        told = [event["event"] for event in self._leading().events if event.get("rank") == rank]
+        if told and told[-1] == "lost":
+            return
         self._happened("lost", f"rank {rank} was lost ({why}); the others go on", rank=rank, why=why)
 
     def back(self, rank: int) -> None:
@@ -371,6 +414,9 @@ class Session(Program):
             "ranks": team.size,
             "ranks_lost": len(team.losses),
         }
+        best = best_of(run.config, self._evaluations)
+        if best is not None:
+            result["best"] = {"step": best.step, "value": best.value}
         if interrupted:
             files.append_event({"event": "interrupted", "step": step})
         else:
@@ -408,5 +454,6 @@ class Session(Program):
         self._callbacks.call("on_log", logs=logs)
 
     def _leading(self) -> RunFiles:
-        assert self._files is not None, "a leader has the files open"
+        if self._files is None:
+            raise JournalTakenError("the journal that this rank wrote was deleted, or taken over by another leader")
         return self._files

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import transformers
@@ -25,20 +26,23 @@ from es_llm.errors import ConfigError
 from es_llm.model.device import device_of_rank
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.weights import Weights
-from es_llm.rewards.scoring import RewardSet
-from es_llm.rollout.engine import RolloutEngine
+from es_llm.rewards.scoring import Graded, RewardSet
+from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.rollout.hf import HFEngine
 from es_llm.team import Lead, Round, Team
-from es_llm.trainer.arguments import as_list, is_stream, require_config, rows_of
+from es_llm.trainer.arguments import as_list, eval_sets, is_stream, require_config, rows_of
+from es_llm.trainer.completions import CompletionLog
 from es_llm.trainer.data import PromptOrder, Prompts, PromptStream
 from es_llm.trainer.evaluate import ROUND, Evaluate
-from es_llm.trainer.evaluation import EvaluationWork
+from es_llm.trainer.evaluation import EvaluationSets, EvaluationWork, Keep
 from es_llm.trainer.opening import open_run
 from es_llm.trainer.origin import Origin
 from es_llm.trainer.runtime import configure_threads, reward_limits
 from es_llm.trainer.session import Session, Surroundings, TrainOutput
 from es_llm.trainer.state import RunState
 from es_llm.types import RewardFunction, Row
+
+EvalData: TypeAlias = Iterable[Row] | Mapping[str, Iterable[Row]]
 
 
 class ESTrainer:
@@ -53,10 +57,11 @@ class ESTrainer:
         args: the options; default: the paper's.
         train_dataset: rows with the key `prompt` (text, or messages): a list of dicts, a `datasets.Dataset`, or a
             `datasets.IterableDataset`, whose rows are taken as they come.
-        eval_dataset: held-out rows of the same shape, or None.
+        eval_dataset: held-out rows of the same shape, or several sets of them by name, or None.
         processing_class: the tokenizer; default: the model's own.
         callbacks: transformers' `TrainerCallback`s.
         metric_funcs: name -> function in the contract of rewards; its mean over the rows is a metric of evaluation.
+        answer_of: the answer in a completion's text, as majority votes count it; None: it has none.
         team: the ranks; default: MPI when started by mpirun or srun, else this process alone.
         script: options of the command line that are part of the run's identity.
 
@@ -70,11 +75,12 @@ class ESTrainer:
         reward_funcs: RewardFunction | Sequence[RewardFunction],
         args: ESConfig | None = None,
         train_dataset: Iterable[Row] | None = None,
-        eval_dataset: Sequence[Row] | None = None,
+        eval_dataset: EvalData | None = None,
         processing_class: Any = None,
         callbacks: Sequence[Any] | None = None,
         *,
         metric_funcs: Mapping[str, RewardFunction] | None = None,
+        answer_of: Callable[[str], str | None] = str.strip,
         team: Team | None = None,
         script: ScriptArguments | None = None,
     ) -> None:
@@ -84,6 +90,8 @@ class ESTrainer:
         configure_threads(self.args, self.team)
         self.model, self.processing_class, self._model_name = _load(model, processing_class, script)
         self._model_loaded = self.model is not model
+        self._kl_base = copy.deepcopy(model).eval() if self.args.eval_kl and not self._model_loaded else None
+        self.answers: list[tuple[str, str]] = []
         if self.args.dtype is None and self.model is not model:
             self.args = replace(self.args, dtype=_own_dtype(self._model_name, script))
         rewards = RewardSet(
@@ -93,7 +101,8 @@ class ESTrainer:
             limits=reward_limits(self.args, self.team),
         )
         self.train_dataset: Any = train_dataset if is_stream(train_dataset) else rows_of(train_dataset, "train_dataset")
-        self.eval_dataset = rows_of(eval_dataset, "eval_dataset")
+        self.eval_dataset = eval_sets(eval_dataset)
+        self.answer_of = answer_of
         engine = HFEngine(
             self.model,
             self.processing_class,
@@ -102,7 +111,7 @@ class ESTrainer:
             chat_template_kwargs=self.args.chat_template_kwargs,
         )
         prompts = self._prompts(engine)
-        engine.check_lengths([row["prompt"] for row in self.eval_dataset])
+        engine.check_lengths([row["prompt"] for rows in self.eval_dataset.values() for row in rows])
         self.run = RunState(
             config=self.args,
             team=self.team,
@@ -169,17 +178,25 @@ class ESTrainer:
         finally:
             session.close()
 
-    def evaluate(self, eval_dataset: Sequence[Row] | None = None) -> dict[str, float]:
+    def evaluate(self, eval_dataset: EvalData | None = None) -> dict[str, float]:
         """Metrics of the current weights on `eval_dataset` (default: the trainer's), names led by `eval_`.
+
+        With `args.log_completions` each rank keeps its completions in `args.output_dir`.
 
         Raises:
             ConfigError: there are no rows.
         """
-        rows = self.eval_dataset if eval_dataset is None else rows_of(eval_dataset, "eval_dataset")
-        if not rows:
+        sets = self.eval_dataset if eval_dataset is None else eval_sets(eval_dataset)
+        if not sets:
             raise ConfigError("`eval_dataset` must hold at least one row, got none")
         self._renew(self._header())
-        metrics = json.loads(self.team.call(Evaluate(EvaluationWork(self.run, rows, ROUND))))
+        log = CompletionLog(self.team.rank) if self.args.log_completions and self.args.output_dir else None
+        work = EvaluationWork(self.run, self._evaluation_sets(sets), ROUND, _keeper(log, self.run.population.iteration))
+        program = Evaluate(work, self.args.num_completions_to_print)
+        metrics = json.loads(self.team.call(program))
+        if log is not None and self.args.output_dir:
+            log.write(Path(self.args.output_dir), "eval")
+        self.answers = program.evaluation.answers if program.evaluation is not None else []
         return {f"eval_{name}": value for name, value in metrics.items()}
 
     def save_model(self, output_dir: str) -> None:
@@ -217,8 +234,22 @@ class ESTrainer:
             rows = itertools.islice(rows, args.prompts_per_iteration)
         return PromptOrder(checked(rows), fixed=fixed, **order)
 
-    def _evaluation(self, round_: Round) -> EvaluationWork | None:
-        return EvaluationWork(self.run, self.eval_dataset, round_) if self.eval_dataset else None
+    def _evaluation(self, round_: Round, log: CompletionLog | None) -> EvaluationWork | None:
+        if not self.eval_dataset:
+            return None
+        keep = _keeper(log, round_.step)
+        return EvaluationWork(self.run, self._evaluation_sets(self.eval_dataset), round_, keep)
+
+    def _evaluation_sets(self, sets: Mapping[str, Sequence[Row]]) -> EvaluationSets:
+        base = self._base_for_kl if self.args.eval_kl else None
+        return EvaluationSets(sets=sets, answer_of=self.answer_of, base=base)
+
+    def _base_for_kl(self) -> Any:
+        """The base model in the live type, beside the one under training; made when it is first asked for."""
+        if self._kl_base is None:
+            live = next(self.model.parameters())
+            self._kl_base = self._load_base().to(live.device, live.dtype).eval()
+        return self._kl_base
 
     def _load_base(self) -> Any:
         revision = self.script.model_revision if self.script else None
@@ -263,6 +294,16 @@ class ESTrainer:
         model = Path(self._model_name or "model").name or "model"
         task = self.script and (self.script.task or Path(self.script.dataset_name or "countdown").stem)
         return f"{model}-{task.replace(':', '-')}" if task else model
+
+
+def _keeper(log: CompletionLog | None, step: int) -> Keep | None:
+    if log is None:
+        return None
+
+    def keep(name: str, rows: Sequence[Row], samples: int, completions: list[Completion], graded: Graded) -> None:
+        log.keep(rows, completions, graded, samples=samples, step=step, set=name)
+
+    return keep
 
 
 def _load(model: Any, processing_class: Any, script: ScriptArguments | None) -> tuple[Any, Any, str | None]:

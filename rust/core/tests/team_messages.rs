@@ -42,15 +42,16 @@ fn message() -> impl Strategy<Value = Message> {
     let results = proptest::collection::vec((any::<u32>(), outcome()), 0..6);
     let hello = (
         any::<(u32, u64, u64)>(),
-        any::<Option<(u32, u64)>>(),
+        any::<(Option<(u32, u64)>, bool)>(),
         proptest::option::of((round(), results)),
     );
-    let hello = hello.prop_map(|((have, history, identity), digest, results)| {
+    let hello = hello.prop_map(|((have, history, identity), (digest, led), results)| {
         Message::Hello(Hello {
             have,
             history,
             identity,
             digest,
+            led,
             results,
         })
     });

@@ -201,6 +201,7 @@ impl CoreError for JournalError {
     fn class(&self) -> &'static str {
         match self {
             Self::Corrupt { .. } | Self::Header { .. } => "JournalCorruptError",
+            Self::Deleted { .. } => "JournalTakenError",
             Self::Io { .. }
             | Self::Exists { .. }
             | Self::NotAJournal { .. }
@@ -210,7 +211,6 @@ impl CoreError for JournalError {
             | Self::Lost { .. }
             | Self::Broken { .. }
             | Self::Changed { .. }
-            | Self::Deleted { .. }
             | Self::Order { .. }
             | Self::DigestOrder { .. }
             | Self::DigestDiffers { .. }

@@ -24,8 +24,8 @@ pub enum JournalError {
     #[error("journal {} has no whole header; it was not made by this package, or was cut", path.display())]
     NoHeader { path: PathBuf },
     #[error(
-        "journal {} is damaged in its header, at byte {offset}: {reason}; nothing in it can be used: take a copy (each \
-         host of the run kept one), or begin anew in another directory",
+        "journal {} is damaged in its header, at byte {offset}: {reason}; nothing in it can be used: take the \
+         copy of another host, if the run had several, or begin anew in another directory",
         path.display()
     )]
     Header {
@@ -86,7 +86,10 @@ pub enum JournalError {
         expected: u64,
         got: u64,
     },
-    #[error("journal {}: {what} not written: the file was deleted", path.display())]
+    #[error(
+        "journal {}: {what} not written: the file was deleted, or another leader of this job has taken it over",
+        path.display()
+    )]
     Deleted { path: PathBuf, what: String },
     #[error("journal {}: expected the record of iteration {expected}, got iteration {got}", path.display())]
     Order {

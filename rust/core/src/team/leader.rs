@@ -201,7 +201,15 @@ impl Rank {
     }
 
     /// A rank says hello.
-    pub(super) fn greeted(&mut self, now: f64, from: RankId, hello: Hello) {
+    pub(super) fn greeted(&mut self, now: f64, from: RankId, mut hello: Hello) {
+        if std::mem::take(&mut hello.led) && from != self.me {
+            // What this leader opened is its successor's by now, and the round may be of long ago.
+            if let Some(leader) = &mut self.leader {
+                leader.round = None;
+                leader.complete = false;
+            }
+            self.todo.push_back(Step::Lead);
+        }
         let mine = self.history.len();
         let known = self.history.checksum(hello.have.min(mine));
         let records = hello.have <= mine && known != Some(hello.history);

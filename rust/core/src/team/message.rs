@@ -41,6 +41,8 @@ pub struct Hello {
     pub identity: u64,
     /// The digest it made last: (iteration, digest).
     pub digest: Option<(u32, u64)>,
+    /// Whether it led until now: the leader of before must take over again what belongs to the one who leads.
+    pub led: bool,
     /// What it has of the round it was in.
     pub results: Option<(Round, Vec<(UnitId, Outcome)>)>,
 }
@@ -328,6 +330,7 @@ impl Writer {
         self.word(u64::from(hello.have));
         self.fixed(hello.history);
         self.fixed(hello.identity);
+        self.word(u64::from(hello.led));
         self.option(hello.digest.as_ref(), |out, &(iteration, digest)| {
             out.word(u64::from(iteration));
             out.fixed(digest);
@@ -414,6 +417,7 @@ impl Reader<'_> {
 
     fn hello(&mut self) -> Result<Hello, WireError> {
         let (have, history, identity) = (self.small()?, self.fixed()?, self.fixed()?);
+        let led = self.flag()?;
         let digest = if self.flag()? {
             Some(self.pair()?)
         } else {
@@ -442,6 +446,7 @@ impl Reader<'_> {
             history,
             identity,
             digest,
+            led,
             results,
         })
     }

@@ -84,6 +84,8 @@ pub struct Rank {
     /// Records that the main thread has been given.
     applied: u32,
     digest: Option<(u32, u64)>,
+    /// It led, and hasn't told its new leader yet.
+    led: bool,
     worker: Worker,
     leader: Option<Leader>,
     /// Who leads, as far as this rank knows.
@@ -132,6 +134,7 @@ impl Rank {
             history: History::default(),
             applied: 0,
             digest: None,
+            led: false,
             worker: Worker::default(),
             leader: None,
             head: 0,
@@ -419,6 +422,7 @@ impl Rank {
             return;
         }
         if self.leader.take().is_some() {
+            self.led = true;
             self.todo.push_back(Step::Follow);
         }
         if self.lost.contains_key(&self.me) {
@@ -439,6 +443,7 @@ impl Rank {
         if !self.lost.contains_key(&self.me) {
             self.worker.reset();
             let hello = self.hello();
+            self.led = false;
             self.tell_head(Message::Hello(hello));
             if self.halting {
                 self.tell_head(Message::Halt);
@@ -453,6 +458,7 @@ impl Rank {
             history: self.history.checksum(have).expect("its own length"),
             identity: self.identity,
             digest: self.digest,
+            led: self.led,
             results: self.worker.results(),
         }
     }
@@ -548,6 +554,10 @@ impl Rank {
     fn come_back(&mut self, now: f64, from: RankId, message: &Message) -> bool {
         if matches!(message, Message::Resign { .. }) {
             return true;
+        }
+        // It may have slept, and not know that others went on without it.
+        if matches!(message, Message::Stop { .. }) {
+            return false;
         }
         if self.leader.is_some() && from > self.me && !matches!(message, Message::Hello(_)) {
             self.post(from, &Message::Evict);

@@ -1,0 +1,64 @@
+"""Sampled decoding whose randomness is an address: (seed, prompt, sample, step), the same for every member and rank.
+
+One uniform number per token, from the same generator as the noise, picks the token by the inverse of the cumulative
+probabilities. So a sample doesn't depend on the other rows of its batch, nor on how often anything was sampled before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from es_llm.noise.reference import philox4x32
+from es_llm.rollout.greedy import Choose
+
+_STREAM: Final = 0xF100_0000
+"""Counter word that keeps samples apart from all noise and from the order of the data."""
+
+
+def uniforms(seed: int, places: Sequence[tuple[int, int]], steps: int) -> NDArray[np.float64]:
+    """Numbers in (0, 1), shape (B, steps), of B (prompt, sample) places."""
+    blocks = -(-steps // 4)
+    counter = np.zeros((len(places), blocks, 4), np.uint32)
+    counter[:, :, 0] = np.arange(blocks, dtype=np.uint32)
+    counter[:, :, 1] = _STREAM
+    counter[:, :, 2:] = np.array(places, np.uint32).reshape(-1, 1, 2)
+    words = philox4x32(counter.reshape(-1, 4), (seed & 0xFFFF_FFFF, seed >> 32))
+    drawn: NDArray[np.float64] = (words.reshape(len(places), -1)[:, :steps].astype(np.float64) + 0.5) / 2.0**32
+    return drawn
+
+
+def sampler(seed: int, places: Sequence[tuple[int, int]], steps: int, temperature: float) -> Choose:
+    """Chooses tokens of B (prompt, sample) places with probabilities softmax(logits / temperature)."""
+    drawn_BT = torch.from_numpy(uniforms(seed, places, steps))
+
+    def choose(logits_BV: torch.Tensor, row_B: torch.Tensor, step: int) -> torch.Tensor:
+        sums_BV = torch.softmax(logits_BV.double() / temperature, -1).cumsum(-1)
+        wanted_B1 = drawn_BT.to(logits_BV.device)[row_B, step, None] * sums_BV[:, -1:]
+        return torch.searchsorted(sums_BV, wanted_B1).squeeze(-1).clamp(max=logits_BV.shape[-1] - 1)
+
+    return choose
+
+
+@torch.inference_mode()
+def token_log_probs(
+    model: torch.nn.Module, rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int
+) -> list[torch.Tensor]:
+    """Log probability of each token of each completion, given its prompt and the tokens before; float32."""
+    device = next(model.parameters()).device
+    width = max(len(prompt) + len(completion) for prompt, completion in rows)
+    padded = [[pad_id] * (width - len(p) - len(c)) + [*p, *c] for p, c in rows]
+    mask = [[0] * (width - len(p) - len(c)) + [1] * (len(p) + len(c)) for p, c in rows]
+    ids_BT, mask_BT = torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+    position_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
+    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, use_cache=False).logits
+    told = []
+    for row, (_, completion) in enumerate(rows):
+        size = len(completion)
+        logits_TV = logits_BTV[row, width - size - 1 : width - 1].float()
+        told.append(torch.log_softmax(logits_TV, -1).gather(-1, ids_BT[row, width - size :, None]).squeeze(-1).cpu())
+    return told

@@ -1,0 +1,43 @@
+"""Statistics of several samples per prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Chance that at least one of k samples is right, estimated without bias from n samples of which c are right.
+
+    1 - C(n - c, k) / C(n, k) (Chen et al., arXiv 2107.03374, equation 1), as a product without large numbers.
+
+    Raises:
+        ValueError: k > n, or c > n.
+    """
+    if not 0 < k <= samples or not 0 <= right <= samples:
+        raise ValueError(f"expected 0 < k <= samples and 0 <= right <= samples, got {samples=}, {right=}, {k=}")
+    missed = 1.0
+    for i in range(samples - right + 1, samples + 1):
+        missed *= max(0.0, 1.0 - k / i)
+    return 1.0 - missed
+
+
+def passes(samples: int) -> list[int]:
+    """The k of which pass@k is told: 1, 2, 4, ... up to the number of samples, and that number."""
+    return sorted({*(1 << power for power in range(samples.bit_length()) if 1 << power <= samples), samples})
+
+
+def vote(answers: Sequence[str | None]) -> int | None:
+    """Which sample's answer the majority gives, the first one in a tie; None where no sample has an answer."""
+    counted = Counter(answer for answer in answers if answer is not None)
+    if not counted:
+        return None
+    most = max(counted.values())
+    return next(place for place, answer in enumerate(answers) if answer is not None and counted[answer] == most)
+
+
+def k3(model_log_probs: Sequence[float], base_log_probs: Sequence[float]) -> float:
+    """Sum over tokens of r - 1 - log r with r = p_base / p_model: Schulman's k3 estimator of KL(model || base)."""
+    from math import expm1
+
+    return sum(expm1(base - own) - (base - own) for own, base in zip(model_log_probs, base_log_probs, strict=True))
