@@ -23,6 +23,7 @@ TASKS = {
     "conciseness": [],
     "math": SIZES,
     "gsm8k": SIZES,
+    "arc": SIZES,
     "reasoning_gym:chain_sum": SIZES,
     "reasoning_gym:mini_sudoku": [*SIZES, "min_empty=4", "max_empty=6"],
 }
