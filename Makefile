@@ -79,6 +79,7 @@ test-avx512:
 bench: setup
 	cargo bench --workspace --exclude es-python
 	$(BIN)/python benches/python/kernels.py
+	$(BIN)/python benches/python/rewards.py
 	$(BIN)/mpirun -n 16 $(BIN)/python benches/python/coordination.py
 
 clean:

@@ -39,6 +39,15 @@ def test_the_coordination_bench():
         assert figure["worker_bytes"] < 16 * figure["members"] + 1000
 
 
+def test_the_rewards_bench():
+    words = ["--rewards", "240", "--cost_ms", "1"]
+    done = subprocess.run(
+        [sys.executable, BENCHES / "rewards.py", *words], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("of the longer of the two") == 2
+
+
 def test_bad_options_are_refused_before_any_work():
     for words in (["--threads", "0"], ["--dtype", "int8"], ["--replay_iterations", "-1"], ["--kernel_path", "sse"]):
         done = subprocess.run(
