@@ -124,6 +124,20 @@ def records(directory):
         return []
 
 
+def is_launcher(pid):
+    try:
+        return b"mpirun" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
+
+
+def ranks_of(directory):
+    """Processes that train into it."""
+    words = ["pgrep", "-f", f"python.* -m es_llm train .*{directory}"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
+    return [pid for pid in found if not is_launcher(pid)]
+
+
 @pytest.mark.parametrize("hosts", ["own disks"], indirect=True)
 def test_each_host_keeps_a_copy(hosts, whole, tmp_path):
     job = hosts.start(*WORDS, "--output_dir", str(tmp_path / "runs" / "D"))
@@ -161,7 +175,8 @@ def test_a_cut_link_over_a_shared_disk_is_safe(hosts, whole, tmp_path):
     job = hosts.start(*WORDS, "--output_dir", str(directory))
     wait_until(lambda: len(records(directory)) >= 3)
     hosts.link("down")
-    wait_until(lambda: (directory / "result.json").exists() or job.poll() is not None)
+    # One side finishes; under a heavy load each may be refused by a leader of the other one, and mpirun waits on.
+    wait_until(lambda: (directory / "result.json").exists() or not ranks_of(directory), 150)
     time.sleep(3)
     hosts.close()
     job.communicate(timeout=30)

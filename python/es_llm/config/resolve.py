@@ -33,6 +33,8 @@ def resolve(*layers: Mapping[str, Any]) -> tuple[ScriptArguments, ESConfig]:
             del below["task_args"]
         merge_options(below, merged)
         merged = below
+    if merged.get("task") is None and not merged.get("dataset_name"):
+        merged["task"] = "countdown"
     script_names = option_fields(ScriptArguments)
     script = ScriptArguments(**{name: value for name, value in merged.items() if name in script_names})
     config = ESConfig(**{name: value for name, value in merged.items() if name not in script_names})
