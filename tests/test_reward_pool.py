@@ -32,7 +32,10 @@ HOSTILE = {
     "exit": RAISED,
     "recursion": RAISED,
     "memory": RAISED,
+    "interrupt": RAISED,
     "_exit": DIED,
+    "_exit 0": DIED,
+    "close": DIED,
     "kill": DIED,
     "abort": DIED,
     "short": RAISED,
@@ -79,8 +82,14 @@ def _obey(text, place):
             return _obey(text, place)
         case "memory":
             return len(bytearray(10 << 30))
+        case "interrupt":
+            raise KeyboardInterrupt
         case "_exit":
             os._exit(7)
+        case "_exit 0":
+            os._exit(0)
+        case "close":
+            os.closerange(3, 1000)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "abort":
@@ -122,18 +131,19 @@ def odd(completions, **columns):
 
 
 def below(pid):
-    """All processes below one, by name."""
+    """All processes below one that live."""
     found = {}
     for place in Path("/proc").iterdir():
         try:
             if place.name.isdigit():
                 words = (place / "stat").read_text().rpartition(")")[2].split()
-                found[int(place.name)] = (int(words[1]), words[0])
+                if words[0] != "Z":
+                    found[int(place.name)] = int(words[1])
         except OSError:
             continue
     parents = {pid}
     while True:
-        more = {child for child, (parent, _) in found.items() if parent in parents} - parents
+        more = {child for child, parent in found.items() if parent in parents} - parents
         if not more:
             return parents - {pid}
         parents |= more
@@ -195,6 +205,45 @@ def test_eight_hang_at_once_and_a_thousand_good_ones_follow(rewards):
     for graded in others:
         assert graded.totals == [float(place) for place in range(100)]
         assert not graded.scores["hostile"].failures
+
+
+def test_a_worker_that_ends_is_noticed_without_a_time_limit(rewards):
+    graded = rewards(hostile, timeout_s=0).submit(batch(["good", "_exit 0", "good", "kill", "good"])).result()
+    assert kinds(graded, "hostile") == {1: DIED, 3: DIED}
+    assert "exit code 0" in graded.scores["hostile"].failures[0].why
+    assert graded.totals[::2] == [0.0, 2.0, 4.0]
+
+
+def test_a_late_completion_of_a_part_costs_one_time_limit(rewards, tmp_path):
+    def slow(completions, **columns):
+        with (tmp_path / "calls").open("a") as calls:
+            calls.write(completions[0])
+        return [float(_obey(completions[0], 1))]
+
+    made = rewards(slow, workers=1)
+    made.score(batch(["."] * 200))  # now parts are of many completions
+    (tmp_path / "calls").unlink()
+    graded = made.submit(batch(["."] * 20 + ["sleep"] + ["."] * 20)).result()
+    assert kinds(graded, "slow") == {20: TIMEOUT}
+    assert graded.totals == [1.0] * 20 + [None] + [1.0] * 20
+    assert (tmp_path / "calls").read_text().count("sleep") == 1
+
+
+def test_nobody_is_late_by_the_time_that_all_were_stopped(rewards):
+    def slow(completions, **columns):
+        time.sleep(0.4)
+        return [1.0]
+
+    made = rewards(slow, timeout_s=0.8)
+    pending = made.submit(batch(["a", "b"]))
+    time.sleep(0.2)
+    family = below(os.getpid())
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    for pid in sorted(family, reverse=True):
+        os.kill(pid, signal.SIGCONT)
+    assert pending.result().totals == [1.0, 1.0]
 
 
 def test_a_fork_bomb_is_bounded(rewards):

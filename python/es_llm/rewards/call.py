@@ -35,12 +35,15 @@ def call(name: str, function: RewardFunction, batch: Batch, *, one: bool = False
         return Scores.failed(len(batch), RAISED, _story(error))
 
 
-def call_each(name: str, function: RewardFunction, batch: Batch, before: Callable[[], None]) -> Scores:
-    """Scores of a batch by one call for each completion; `before` is called before each."""
+def call_each(name: str, function: RewardFunction, batch: Batch, before: Callable[[int], None]) -> Scores:
+    """Scores of a batch by one call for each completion; `before` is called with its place before each."""
     scores = []
     for place in range(len(batch)):
-        before()
-        scores.append(call(name, function, batch.part(place, place + 1)))
+        before(place)
+        try:
+            scores.append(call(name, function, batch.part(place, place + 1)))
+        except BaseException as error:  # this process is there for nothing else
+            scores.append(Scores.failed(1, RAISED, _story(error)))
     return Scores.joined(scores)
 
 

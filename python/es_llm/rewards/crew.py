@@ -1,0 +1,257 @@
+"""Workers that may die at any moment: who they are, what each one is at, and how it ended.
+
+One thread owns all of this and waits for everything at once, so nothing is shared but the few bytes in which a worker
+notes which completion it is at and when its time is over. The limit is held from outside, so it holds for workers that
+sit in C code with Python's lock, or that are stopped. Knows nothing about who asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, Final
+
+from es_llm.rewards import processes, worker
+from es_llm.rewards.batch import DIED, TIMEOUT, Batch, Scores
+
+MOST_PROCESSES: Final = 64
+"""A worker that starts more processes than that is killed with all of them."""
+LOOK_S: Final = 0.02
+"""How often time limits and the processes of workers are looked at while there is work."""
+REST_S: Final = 0.25
+"""How often where there is none."""
+_ABSENT_S: Final = 1.0
+"""Not having looked for so long means that this process was stopped, its workers too: nobody is late by that time."""
+_BEGIN_S: Final = 60.0
+"""A worker that doesn't begin with what it was given within that time is killed."""
+_TRIES: Final = 5
+"""So often work is given out whose worker ended before it began."""
+_NO_WORKER_S: Final = 30.0
+"""So long no process could be started before waiting work fails."""
+_FORK: Final = multiprocessing.get_context("fork")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some completions for one worker: `places` of `owner`'s batch. `together`: one call gives one float for all."""
+
+    owner: Any
+    places: range
+    name: str
+    batch: Batch
+    together: bool
+    tries: int = 1
+
+    def only(self, places: range, tries: int = 1) -> Part:
+        """A part of this part."""
+        start = self.places.start
+        batch = self.batch.part(places.start - start, places.stop - start)
+        return Part(self.owner, places, self.name, batch, self.together, tries)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a worker was killed; `place`: the completion that is to blame, where that is known."""
+
+    kind: str
+    why: str
+    place: int | None = None
+
+
+class Member:
+    """One worker process and the part that it is at."""
+
+    def __init__(self, limit_s: float, memory_mb: int) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
+        self._note = RawArray("d", 2)
+        arguments = (theirs, self._note, os.getpid(), limit_s, memory_mb)
+        self.process = _FORK.Process(target=worker.work, args=arguments)
+        try:
+            self.process.start()
+        except OSError:
+            self.connection.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = int(self.process.pid or 0)
+        self.part: Part | None = None
+        self.verdict: Verdict | None = None
+        self.slack_s = self._given = 0.0
+
+    def give(self, part: Part) -> None:
+        """Let it work. That it has died meanwhile shows in its end."""
+        self.part, self._note[:] = part, [0.0, -1.0]
+        self._given = time.monotonic()
+        self.slack_s = 0.0
+        with contextlib.suppress(OSError):
+            self.connection.send((part.name, part.batch, part.together))
+
+    @property
+    def began(self) -> bool:
+        """Whether it began with its part."""
+        return bool(self._note[0] != 0)
+
+    def judge(self, now: float, limit_s: float) -> Verdict | None:
+        """Whether it is late."""
+        if self.part is None or self.verdict is not None:
+            return None
+        if not self.began:
+            late = now - self._given - self.slack_s > _BEGIN_S
+            return Verdict(DIED, f"its worker didn't begin within {_BEGIN_S:g} s") if late else None
+        end, place = self._note
+        if now - self.slack_s <= end or end != self._note[0]:  # in time, or just at the next one
+            return None
+        known = 0 <= place < len(self.part.places)
+        return Verdict(TIMEOUT, f"took longer than {limit_s:g} s", self.part.places[int(place)] if known else None)
+
+    def kill(self, verdict: Verdict) -> None:
+        """End it and everything that it started."""
+        self.verdict = verdict
+        processes.kill_tree(self.pid)
+
+
+class Crew:
+    """So many workers, and the parts that wait for one.
+
+    Args:
+        workers: how many.
+        limit_s: seconds that a completion may take; 0: any time.
+        memory_mb: megabytes that a worker may need for itself; 0: no limit.
+        done: called with a part, its scores and the seconds that they took (0.0 where its worker ended).
+    """
+
+    def __init__(
+        self, workers: int, *, limit_s: float, memory_mb: int, done: Callable[[Part, Scores, float], None]
+    ) -> None:
+        self._size, self._limit_s, self._memory_mb, self._done = workers, limit_s, memory_mb, done
+        self._members: list[Member] = []
+        self._queue: deque[Part] = deque()
+        self._alone_since: float | None = None
+        self._looked = 0.0
+
+    def add(self, part: Part) -> None:
+        """A part that waits for a worker."""
+        self._queue.append(part)
+
+    def wait(self, connection: Connection) -> bool:
+        """Wait for news, of the connection or of workers; whether the connection has some."""
+        busy = self._queue or any(member.part is not None for member in self._members)
+        news = [each for member in self._members for each in (member.connection, member.process.sentinel)]
+        heard: list[Any] = wait([connection, *news], LOOK_S if busy else REST_S)
+        return connection in heard
+
+    def step(self) -> None:
+        """Take what workers have said, see who ended, who is late and who has started too much, give out work."""
+        for member in list(self._members):
+            self._hear(member)
+            if member.process.exitcode is not None:
+                self._bury(member)
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._look(now)
+        self._hire(now)
+        for member in self._members:
+            if member.part is None and self._queue:
+                member.give(self._queue.popleft())
+
+    def end(self) -> None:
+        """Kill everything below this process, until there is nothing."""
+        for member in self._members:
+            processes.kill_tree(member.pid)
+        end = time.monotonic() + 5
+        while (below := processes.children(os.getpid())) and time.monotonic() < end:
+            for child in below:
+                processes.kill_tree(child)
+                processes.bury(child)
+            time.sleep(0.005)
+
+    def _hear(self, member: Member) -> None:
+        """Its answer, if it has one."""
+        try:
+            if not member.connection.poll():
+                return
+            scores, seconds = member.connection.recv()
+        except (EOFError, OSError):
+            member.process.join(1.0)  # a process that ends closes its files first
+            if member.process.exitcode is None:
+                member.kill(Verdict(DIED, "its worker closed its connection"))
+            return
+        except Exception as error:
+            member.kill(Verdict(DIED, f"its worker's answer can't be read: {error!r}"))
+            return
+        part, member.part = member.part, None
+        if part is not None:
+            self._done(part, scores, seconds)
+
+    def _bury(self, member: Member) -> None:
+        """It ended: what it was at fails or is tried again."""
+        if member.part is not None:
+            self._hear(member)  # an answer that was given before the end counts
+        self._members.remove(member)
+        processes.kill_group(member.pid)
+        member.connection.close()
+        part = member.part
+        if part is None:
+            return
+        verdict = member.verdict or Verdict(DIED, _told(member.process.exitcode))
+        if not member.began and part.tries < _TRIES:
+            self._queue.appendleft(part.only(part.places, part.tries + 1))
+        elif len(part.places) == 1 or part.together:
+            self._fail(part, verdict)
+        else:
+            self._split(part, verdict)
+
+    def _fail(self, part: Part, verdict: Verdict) -> None:
+        self._done(part, Scores.failed(len(part.places), verdict.kind, verdict.why), 0.0)
+
+    def _split(self, part: Part, verdict: Verdict) -> None:
+        """Each completion is tried by itself, but for one that is known to be at fault."""
+        for place in reversed(part.places):
+            alone = part.only(range(place, place + 1))
+            if place == verdict.place:
+                self._fail(alone, verdict)
+            else:
+                self._queue.appendleft(alone)
+
+    def _look(self, now: float) -> None:
+        """Time limits, processes of workers, and processes whose parents are gone."""
+        absent = now - self._looked if self._looked else 0.0
+        self._looked = now
+        below = set(processes.children(os.getpid()))
+        for member in self._members:
+            if absent > _ABSENT_S:
+                member.slack_s += absent
+            verdict = member.judge(now, self._limit_s)
+            crowd = sum(1 for _ in processes.descendants(member.pid))
+            if crowd > MOST_PROCESSES:
+                verdict = Verdict(DIED, f"started {crowd} processes or more (limit {MOST_PROCESSES})")
+            if verdict is not None:
+                member.kill(verdict)
+        for orphan in below - {member.pid for member in self._members}:
+            processes.kill_tree(orphan)
+            processes.bury(orphan)
+
+    def _hire(self, now: float) -> None:
+        """As many workers as there should be; where the system has no process left, fewer for now."""
+        try:
+            while len(self._members) < self._size:
+                self._members.append(Member(self._limit_s, self._memory_mb))
+        except OSError as error:
+            self._alone_since = self._alone_since or now
+            while self._queue and not self._members and now - self._alone_since > _NO_WORKER_S:
+                self._fail(self._queue.popleft(), Verdict(DIED, f"no worker could be had: {error}"))
+            return
+        self._alone_since = None
+
+
+def _told(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return f"its worker was killed by signal {-exitcode} (memory?)"
+    return f"its worker ended with exit code {exitcode}"
