@@ -283,6 +283,7 @@ impl Kernels {
                 scale,
                 live,
                 master,
+                past_cache,
             }),
         };
         Ok(pool::map(jobs, work)?.into_iter().sum())

@@ -7,24 +7,28 @@
 
 use bytemuck::Pod;
 
+use super::simd::Simd;
 use super::tile::TILE;
 
 /// Bytes of live weights from which a call writes past the cache: the last-level caches of a core are smaller than the
 /// tensors around one of this size, and a small model stays where its next reader finds it.
 pub(super) const PAST_CACHE: usize = 4 << 20;
 
-const LINE: usize = 64;
+/// Bytes of a line of memory.
+pub(super) const LINE: usize = 64;
 
 /// Writes slices of up to [`TILE`] values, in the usual way or past the cache.
-pub(super) struct Writer<T> {
+pub(super) struct Writer<S: Simd, T> {
+    simd: S,
     past_cache: bool,
     spare: [T; TILE],
 }
 
-impl<T: Pod> Writer<T> {
+impl<S: Simd, T: Pod> Writer<S, T> {
     #[inline(always)]
-    pub fn new(past_cache: bool) -> Self {
+    pub fn new(simd: S, past_cache: bool) -> Self {
         Self {
+            simd,
             past_cache,
             spare: [T::zeroed(); TILE],
         }
@@ -33,12 +37,11 @@ impl<T: Pod> Writer<T> {
     /// Lets `make` write all of `out`, or as many values that are then copied there.
     #[inline(always)]
     pub fn write<R>(&mut self, out: &mut [T], make: impl Fn(&mut [T]) -> R) -> R {
-        let bytes = size_of_val(out);
-        if self.past_cache && bytes.is_multiple_of(LINE) && out.as_ptr().addr().is_multiple_of(LINE)
-        {
+        if self.past_cache && is_of_lines(out) {
             let spare = &mut self.spare[..out.len()];
             let result = make(spare);
-            copy(bytemuck::cast_slice(spare), bytemuck::cast_slice_mut(out));
+            self.simd
+                .stream(bytemuck::cast_slice(spare), bytemuck::cast_slice_mut(out));
             result
         } else {
             make(out)
@@ -46,7 +49,7 @@ impl<T: Pod> Writer<T> {
     }
 }
 
-impl<T> Drop for Writer<T> {
+impl<S: Simd, T> Drop for Writer<S, T> {
     /// What was written can be read by other threads.
     #[inline(always)]
     fn drop(&mut self) {
@@ -56,10 +59,16 @@ impl<T> Drop for Writer<T> {
     }
 }
 
+/// Whether a slice begins with a line of memory and is of whole ones.
+#[inline(always)]
+pub(super) fn is_of_lines<T>(slice: &[T]) -> bool {
+    slice.as_ptr().addr().is_multiple_of(LINE) && size_of_val(slice).is_multiple_of(LINE)
+}
+
 /// `to` begins with a line and is of whole lines.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn copy(from: &[u8], to: &mut [u8]) {
+pub(super) fn copy(from: &[u8], to: &mut [u8]) {
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
     const SIZE: usize = size_of::<__m128i>();
     for (from, to) in from
@@ -78,22 +87,23 @@ fn copy(from: &[u8], to: &mut [u8]) {
     }
 }
 
+/// What was streamed can be read by other threads.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn fence() {
+pub(super) fn fence() {
     // SAFETY: every x86-64 has SSE.
     unsafe { std::arch::x86_64::_mm_sfence() }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn copy(from: &[u8], to: &mut [u8]) {
+pub(super) fn copy(from: &[u8], to: &mut [u8]) {
     to.copy_from_slice(from);
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn fence() {}
+pub(super) fn fence() {}
 
 /// Starts to bring the values after these, as many, into the cache, to be read.
 #[inline(always)]

@@ -4,11 +4,13 @@
     reason = "compiled into the kernels of every instruction set"
 )]
 
+use bytemuck::Zeroable;
+
 use super::path::Work;
 use super::place::Place;
 use super::rounding::{LiveType, magnitude};
 use super::simd::Simd;
-use super::stream::{Writer, fetch_next, fetch_next_to_write};
+use super::stream::{Writer, fence, fetch_next, fetch_next_to_write, is_of_lines};
 use super::tile::{Single, TILE, Tiles};
 use crate::noise::Stream;
 
@@ -48,6 +50,7 @@ pub(super) struct Perturb<'a, L: LiveType> {
     pub scale: f32,
     pub live: &'a mut [L::Bits],
     pub master: &'a [f32],
+    pub past_cache: bool,
 }
 
 impl<L: LiveType> Work for Perturb<'_, L> {
@@ -57,17 +60,33 @@ impl<L: LiveType> Work for Perturb<'_, L> {
     fn run<S: Simd>(self, simd: S) -> u64 {
         let mut noise = Single::new(simd, self.stream);
         let mut values = [0.0; TILE];
+        let mut spare = [L::Bits::zeroed(); TILE];
+        let past_cache = self.past_cache && S::STREAMS_LINES;
         let mut nonfinite = 0;
         for span in Tiles::new(self.place, self.start, self.master.len()) {
             let live = &mut self.live[span.slice.clone()];
             let master = &self.master[span.slice.clone()];
             fetch_next(master);
-            fetch_next_to_write(live);
+            let streams = past_cache && live.len() == TILE && is_of_lines(live);
+            if !streams {
+                fetch_next_to_write(live);
+            }
             noise.tile(&span, &mut values);
-            let values = &values[span.tile];
-            nonfinite += write::<L>(live, master, |i, master| {
-                self.scale.mul_add(values[i], master)
-            });
+            // Two calls, each with a closure of its own: one that both shared would be compiled for no instruction set.
+            if streams {
+                nonfinite += write::<L>(&mut spare, master, |i, master| {
+                    self.scale.mul_add(values[i], master)
+                });
+                simd.stream(bytemuck::cast_slice(&spare), bytemuck::cast_slice_mut(live));
+            } else {
+                let values = &values[span.tile];
+                nonfinite += write::<L>(live, master, |i, master| {
+                    self.scale.mul_add(values[i], master)
+                });
+            }
+        }
+        if past_cache {
+            fence();
         }
         nonfinite
     }
@@ -84,8 +103,8 @@ impl<L: LiveType> Work for Round<'_, L> {
     type Output = u64;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> u64 {
-        let mut writer = Writer::new(self.past_cache);
+    fn run<S: Simd>(self, simd: S) -> u64 {
+        let mut writer = Writer::new(simd, self.past_cache);
         let parts = self.live.chunks_mut(TILE).zip(self.master.chunks(TILE));
         parts
             .map(|(live, master)| {

@@ -10,14 +10,15 @@ use std::arch::asm;
 use std::arch::x86_64::{
     __m512, __m512i, _mm256_loadu_ps, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512,
     _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtps_pd, _mm512_fmadd_pd, _mm512_fmadd_ps,
-    _mm512_loadu_pd, _mm512_loadu_ps, _mm512_mul_epu32, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_set1_epi32, _mm512_set1_epi64, _mm512_set1_ps, _mm512_setr_epi32, _mm512_shuffle_ps,
-    _mm512_sqrt_ps, _mm512_srai_epi32, _mm512_srli_epi64, _mm512_storeu_pd, _mm512_storeu_ps,
-    _mm512_sub_epi32, _mm512_sub_ps, _mm512_ternarylogic_epi32, _mm512_unpackhi_ps,
-    _mm512_unpacklo_ps, _mm512_xor_si512,
+    _mm512_loadu_pd, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_epu32, _mm512_mul_ps,
+    _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_epi64, _mm512_set1_ps, _mm512_setr_epi32,
+    _mm512_shuffle_ps, _mm512_sqrt_ps, _mm512_srai_epi32, _mm512_srli_epi64, _mm512_storeu_pd,
+    _mm512_storeu_ps, _mm512_stream_si512, _mm512_sub_epi32, _mm512_sub_ps,
+    _mm512_ternarylogic_epi32, _mm512_unpackhi_ps, _mm512_unpacklo_ps, _mm512_xor_si512,
 };
 
 use super::{SQUARES, Simd, Squares};
+use crate::kernels::stream::LINE;
 
 const LANES: usize = 16;
 /// Truth table of a ^ b ^ c.
@@ -255,6 +256,21 @@ impl Simd for Avx512 {
         let to: &mut [f32; LANES] = to.first_chunk_mut().expect("LANES values");
         // SAFETY: as for `load`.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
+    }
+
+    const STREAMS_LINES: bool = true;
+
+    #[inline(always)]
+    fn stream(self, from: &[u8], to: &mut [u8]) {
+        debug_assert!(to.as_ptr().addr().is_multiple_of(LINE));
+        let lines = to.as_chunks_mut::<LINE>().0;
+        for (from, to) in from.as_chunks::<LINE>().0.iter().zip(lines) {
+            // SAFETY: `self` exists, so the machine has the instructions; both are 64 bytes, and `to` is aligned to them.
+            unsafe {
+                let line = _mm512_loadu_si512(from.as_ptr().cast());
+                _mm512_stream_si512(to.as_mut_ptr().cast(), line);
+            }
+        }
     }
 
     #[inline(always)]

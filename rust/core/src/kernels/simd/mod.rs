@@ -124,6 +124,14 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// If there are fewer.
     fn store(self, value: Self::Floats, to: &mut [f32]);
 
+    /// Whether `stream` writes a line by one instruction: then it costs kernels that arithmetic bounds nothing.
+    const STREAMS_LINES: bool = false;
+    /// to = from, past the cache. Both are of the same whole number of lines, and `to` begins with one.
+    #[inline(always)]
+    fn stream(self, from: &[u8], to: &mut [u8]) {
+        super::stream::copy(from, to);
+    }
+
     /// Adds the squares of `intended` and of `actual` and their products to the totals, lane by lane, in f64. A product of
     /// two f32 is exact there, so an fma makes no difference.
     #[inline(always)]
