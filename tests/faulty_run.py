@@ -1,7 +1,8 @@
-"""`es-llm` with a fault on one rank: `python -m tests.faulty_run RANK KIND CALL es_llm's words`.
+"""`es-llm` with faults on some ranks: `python -m tests.faulty_run RANK:KIND:CALL[,...] es_llm's words`.
 
-At the CALL-th unit of that rank: `raise` a MemoryError, `hang` for ever, `seize` the GIL and hang, send itself SIGTERM
-(`term`), or flip one bit of a master weight (`flip`).
+At the CALL-th unit of that rank: `raise` a MemoryError, `exit` (SystemExit), `hang` for ever, `seize` the GIL and hang,
+send itself SIGTERM (`term`), or flip one bit of a master weight (`flip`). With one of `kill_worker.PLACES` as KIND it
+kills itself at that place of iteration CALL.
 """
 
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 
 from es_llm.cli.main import main
+from tests.kill_worker import PLACES, arm_kill
 
 STATE = {"units": 0, "weights": None}
 
@@ -27,6 +29,8 @@ def arm(kind, call):
         if STATE["units"] == call:
             if kind == "raise":
                 raise MemoryError("no memory on this rank")
+            if kind == "exit":
+                sys.exit(3)
             if kind == "hang":
                 time.sleep(1e6)
             if kind == "seize":
@@ -46,7 +50,12 @@ def arm(kind, call):
 
 
 if __name__ == "__main__":
-    rank, kind, call, *words = sys.argv[1:]
-    if os.environ.get("OMPI_COMM_WORLD_RANK", "0") == rank:
-        arm(kind, int(call))
+    faults, *words = sys.argv[1:]
+    own = os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))
+    for fault in faults.split(","):
+        rank, kind, call = fault.split(":")
+        if rank == own and kind in PLACES:
+            arm_kill(int(call), kind)
+        elif rank == own:
+            arm(kind, int(call))
     sys.exit(main(words))

@@ -59,7 +59,7 @@ def _train(request: dict) -> int:
         threading.Thread(target=_die_after, args=(kill["after_s"],), daemon=True).start()
     trainer = assemble(*resolve(options), Team(SingleMailbox()))
     if kill and "place" in kill:
-        _arm(trainer, kill["step"], kill["place"])
+        arm_kill(kill["step"], kill["place"])
     trainer.train()
     return 0
 
@@ -73,7 +73,7 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _arm(trainer, step: int, place: str) -> None:
+def arm_kill(step: int, place: str) -> None:
     """Put a kill at `place` of iteration `step`."""
     from es_llm.checkpoint import export, snapshot
     from es_llm.model.weights import Weights

@@ -19,6 +19,7 @@ import pytest
 
 from es_llm._core import Journal
 from tests.commands import SMALL, es_llm, mpirun, result, rewards
+from tests.kill_worker import PLACES
 
 pytestmark = [pytest.mark.mpi, pytest.mark.slow]
 
@@ -99,10 +100,12 @@ def test_ranks_killed_at_random_moments(undisturbed, tmp_path):
         job = Job(directory)
         job.wait_for_start()
         start, pids = time.monotonic(), job.pids()
-        # One to three ranks; the first run kills the leader, the second one all but one.
+        # One to three ranks; the first run kills the leader, the second one all but one. The last moments are those in
+        # which the model is exported and the ranks take leave.
         count = (1, RANKS - 1)[number] if number < 2 else draw.randrange(1, RANKS)
         victims = [0] if number == 0 else draw.sample(range(RANKS), count)
-        for moment, rank in sorted((draw.uniform(0, 0.7 * seconds), rank) for rank in victims):
+        latest = 0.7 if number < 2 else 1.0
+        for moment, rank in sorted((draw.uniform(0, latest * seconds), rank) for rank in victims):
             time.sleep(max(0.0, start + moment - time.monotonic()))
             killed += rank in job.pids()
             _kill(pids[rank])
@@ -113,16 +116,51 @@ def test_ranks_killed_at_random_moments(undisturbed, tmp_path):
     assert killed >= RUNS
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_a_leader_killed_at_each_place_of_an_iteration(undisturbed, tmp_path, place):
+    code, output = faulty(tmp_path / "D", f"0:{place}:3")
+    assert code == 0, output
+    assert "Traceback" not in output
+    assert same(tmp_path / "D", undisturbed[0])
+    assert rewards(tmp_path / "D") == rewards(undisturbed[0])
+    assert [event["rank"] for event in events(tmp_path / "D") if event["event"] == "lost"] == [0]
+
+
+def test_leaders_killed_one_after_another_in_the_same_iteration(undisturbed, tmp_path):
+    code, output = faulty(tmp_path / "D", "0:after_journal:3,1:after_update:3")
+    assert code == 0, output
+    assert same(tmp_path / "D", undisturbed[0])
+    assert rewards(tmp_path / "D") == rewards(undisturbed[0])
+
+
+def test_a_rank_killed_before_all_have_met_ends_the_job_or_is_survived(undisturbed, tmp_path):
+    """MPI's own start can't lose a rank; what was begun is kept, and the job never hangs."""
+    for number in range(max(2, RUNS // 10)):
+        draw = random.Random(2000 + number)
+        directory = tmp_path / str(number)
+        job = Job(directory)
+        wait_until(lambda job=job: len(job.pids()) == RANKS)
+        time.sleep(draw.uniform(0, 2.0))
+        _kill(draw.choice(sorted(job.pids().values())))
+        job.end(timeout_s=90)
+        if not (directory / "result.json").exists():
+            process = es_llm(*WORDS, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory))
+            assert process.returncode == 0, (number, process.stderr)
+        assert result(directory)["weights_sha256"] == result(undisturbed[0])["weights_sha256"], number
+
+
 def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
     whole, seconds = undisturbed
+    unfinished = 0
     for number in range(RUNS):
         draw = random.Random(1000 + number)
         directory = tmp_path / str(number)
         job = Job(directory)
         job.wait_for_start()
-        time.sleep(draw.uniform(0, 0.7 * seconds))
+        time.sleep(draw.uniform(0, 0.95 * seconds))
         job.kill()
         job.process.communicate()
+        unfinished += not (directory / "result.json").exists()
         saved = len(Journal.read(str(directory / "journal.es")).records)
         words = ["--output_dir", str(directory), "--resume_from_checkpoint", str(directory)]
         process = es_llm(*WORDS, *words, ranks=draw.randrange(1, 4))
@@ -130,9 +168,11 @@ def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_pat
         assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], (number, saved)
         assert rewards(directory) == rewards(whole), number
 
+    assert unfinished >= RUNS // 2
 
-def faulty(directory, rank, kind, call, *options):
-    return Job(directory, *options, module=("tests.faulty_run", str(rank), kind, str(call)), ranks=3).end()
+
+def faulty(directory, faults, *options):
+    return Job(directory, *options, module=("tests.faulty_run", faults), ranks=3).end()
 
 
 def same(directory, whole):
@@ -144,7 +184,7 @@ def events(directory):
 
 
 def test_a_rank_that_raises_is_left_out_and_told_with_its_traceback(undisturbed, tmp_path):
-    code, output = faulty(tmp_path / "D", 1, "raise", 4)
+    code, output = faulty(tmp_path / "D", "1:raise:4")
     assert code == 0, output
     assert output.count("MemoryError: no memory on this rank") >= 1
     assert "Traceback" in output
@@ -156,15 +196,30 @@ def test_a_rank_that_raises_is_left_out_and_told_with_its_traceback(undisturbed,
     assert "rank 1" in inspected
 
 
+def test_a_rank_that_leaves_by_an_exit_code_is_left_out(undisturbed, tmp_path):
+    """The others don't wait for the time limit, which is half an hour here."""
+    _, output = faulty(tmp_path / "D", "1:exit:4")
+    assert same(tmp_path / "D", undisturbed[0]), output
+    assert [event["rank"] for event in events(tmp_path / "D") if event["event"] == "lost"] == [1]
+
+
+def test_a_rank_that_hangs_does_not_keep_a_job_from_stopping(tmp_path):
+    code, output = faulty(
+        tmp_path / "D", "1:hang:3,2:raise:6", "--unit_timeout_s", "4", "--on_rank_error", "stop", "--max_steps", "50"
+    )
+    assert code != 0
+    assert "MemoryError: no memory on this rank" in output
+
+
 def test_a_rank_that_raises_may_end_the_job(tmp_path):
-    code, output = faulty(tmp_path / "D", 1, "raise", 4, "--on_rank_error", "stop")
+    code, output = faulty(tmp_path / "D", "1:raise:4", "--on_rank_error", "stop")
     assert code == 2
     assert "MemoryError: no memory on this rank" in output
 
 
 @pytest.mark.parametrize("kind", ["hang", "seize"])
 def test_a_rank_that_hangs_is_left_behind_and_shown(undisturbed, tmp_path, kind):
-    code, output = faulty(tmp_path / "D", 2, kind, 5, "--unit_timeout_s", "4")
+    code, output = faulty(tmp_path / "D", f"2:{kind}:5", "--unit_timeout_s", "4")
     assert code == 0, output
     assert 'faulty_run.py", line' in output
     assert same(tmp_path / "D", undisturbed[0])
@@ -175,14 +230,14 @@ def test_a_rank_that_hangs_is_left_behind_and_shown(undisturbed, tmp_path, kind)
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_flipped_bit_is_named_and_healed(undisturbed, tmp_path, rank):
-    code, output = faulty(tmp_path / "D", rank, "flip", 5)
+    code, output = faulty(tmp_path / "D", f"{rank}:flip:5")
     assert code == 0, output
     assert f"rank(s) [{rank}] hold other weights" in output
     assert same(tmp_path / "D", undisturbed[0])
 
 
 def test_a_flipped_bit_may_end_the_job(tmp_path):
-    code, output = faulty(tmp_path / "D", 1, "flip", 5, "--on_divergence", "stop")
+    code, output = faulty(tmp_path / "D", "1:flip:5", "--on_divergence", "stop")
     assert code == 2
     assert "rank(s) [1] hold other weights" in output
 
@@ -190,7 +245,7 @@ def test_a_flipped_bit_may_end_the_job(tmp_path):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_sigterm_on_any_rank_ends_after_a_record_and_resume_goes_on(undisturbed, tmp_path, rank):
     directory = tmp_path / "D"
-    code, output = faulty(directory, rank, "term", 5)
+    code, output = faulty(directory, f"{rank}:term:5")
     assert code == 75, output
     assert f"--resume_from_checkpoint {directory}" in output
     assert not (directory / "result.json").exists()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from es_llm import ESConfig, ESTrainer
+from es_llm._core import Journal
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError
 from es_llm.rewards import inline
@@ -198,6 +199,66 @@ def test_the_best_snapshot_is_kept_and_patience_ends_the_run(tmp_path, monkeypat
     assert longer.train(resume_from_checkpoint=True).metrics["best"] == {"step": 6, "value": 9.0}
     with pytest.raises(ConfigError, match="`metric_for_best_model` must be one of"):
         trainer(tmp_path / "x", metric_for_best_model="loss").train()
+
+
+@pytest.mark.parametrize("place", ["before the event", "after the event", "before the snapshot", "between two"])
+def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch, place):
+    """Patience and best depend on them, and so do the weights at the end."""
+    from es_llm.trainer.evaluation import EvaluationWork
+    from es_llm.trainer.files import RunFiles
+    from es_llm.trainer.origin import Origin
+
+    values = {0: 0.0, 2: 5.0, 3: 9.0, 4: 1.0, 6: 2.0}
+    result = EvaluationWork.result
+
+    def made_up(self, table, answers):
+        evaluation = result(self, table, answers)
+        evaluation.metrics["reward"] = values[self._run.population.iteration]
+        return evaluation
+
+    monkeypatch.setattr(EvaluationWork, "result", made_up)
+    options = {
+        "eval_steps": 2, "metric_for_best_model": "reward", "early_stopping_patience": 2, "max_steps": 8,
+        "save_steps": 8, "save_total_limit": 1,
+    }  # fmt: skip
+    whole = trainer(tmp_path / "whole", **options).train()
+    assert (whole.global_step, whole.metrics["best"]["step"]) == (6, 2)
+
+    class BrokenError(Exception):
+        pass
+
+    def breaking(cls, name, due, *, after=False):
+        method = getattr(cls, name)
+
+        def run(self, *given, **named):
+            if due(*given) and not after:
+                raise BrokenError
+            method(self, *given, **named)
+            if due(*given):
+                raise BrokenError
+
+        return lambda patch: patch.setattr(cls, name, run)
+
+    def second_evaluation(event):
+        return event["event"] == "evaluation" and event["step"] == 2
+
+    breaks = {
+        "before the event": breaking(RunFiles, "append_event", second_evaluation),
+        "after the event": breaking(RunFiles, "append_event", second_evaluation, after=True),
+        "before the snapshot": breaking(Origin, "save", lambda *given: True),
+        "between two": breaking(RunFiles, "append_record", lambda record: record.iteration == 2, after=True),
+    }
+    with monkeypatch.context() as patch:
+        breaks[place](patch)
+        with pytest.raises(BrokenError):
+            trainer(tmp_path / "broken", **options).train()
+    again = trainer(tmp_path / "broken", **options).train(resume_from_checkpoint=True)
+    told = ("steps", "weights_sha256", "best", "eval_before", "eval_after")
+    assert {name: again.metrics[name] for name in told} == {name: whole.metrics[name] for name in told}
+    assert snapshots(tmp_path / "broken") == snapshots(tmp_path / "whole") == [2, 6]
+    for name in ("whole", "broken"):
+        events = [json.loads(text) for text in Journal.read(str(tmp_path / name / "journal.es")).events]
+        assert [event["step"] for event in events if event["event"] == "evaluation"] == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,30 @@ def test_the_same_job_goes_in(tmp_path, holder):
     DirectoryLock(tmp_path, "theirs").release()
 
 
+def test_a_lock_that_an_earlier_leader_lets_go_is_held_again(tmp_path, holder):
+    """It hung when this one took over, so that this one went in without."""
+    held = DirectoryLock(tmp_path, "theirs")
+    held.hold()
+    holder.stdin.close()
+    holder.wait()
+    held.hold()
+    with pytest.raises(ConfigError, match="in use"):
+        DirectoryLock(tmp_path, "another")
+    held.release()
+
+
+def test_a_process_with_a_dead_holders_number_holds_nothing(tmp_path, monkeypatch):
+    def unsupported(file, how):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    DirectoryLock(tmp_path, "first").leave()
+    holder = read_holder(tmp_path)
+    assert isinstance(holder["started"], int)
+    (tmp_path / ".lock").write_text(json.dumps(holder | {"started": holder["started"] - 1}))
+    DirectoryLock(tmp_path, "second").release()
+
+
 def test_without_locks_of_the_system_the_file_decides(tmp_path, monkeypatch):
     def unsupported(file, how):
         raise OSError("no locks here")

@@ -22,9 +22,9 @@ pytestmark = [
 ]
 
 
-def mpich(directory, *options, ranks=3):
+def mpich(directory, *options, ranks=3, module=("es_llm",)):
     """A started job of ranks under MPICH."""
-    words = [str(PREFIX / "bin" / "mpiexec"), "-n", str(ranks), sys.executable, "-m", "es_llm", *WORDS]
+    words = [str(PREFIX / "bin" / "mpiexec"), "-n", str(ranks), sys.executable, "-m", *module, *WORDS]
     library = {"LD_LIBRARY_PATH": str(PREFIX / "lib"), "MPI4PY_MPIABI": "mpich"}
     return subprocess.Popen(
         [*words, "--output_dir", str(directory), *options],
@@ -75,3 +75,12 @@ def test_a_dead_rank_ends_the_job_at_once_and_resume_goes_on(whole, tmp_path, ra
     assert job.returncode == 0, output
     assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"]
     assert rewards(directory) == rewards(whole)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_that_hangs_does_not_keep_the_job_from_ending(whole, tmp_path, rank):
+    directory = tmp_path / "D"
+    job = mpich(directory, "--unit_timeout_s", "3", module=("tests.faulty_run", f"{rank}:hang:5"))
+    output, _ = job.communicate(timeout=90)
+    assert 'faulty_run.py", line' in output, "it shows where it hangs"
+    assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], output

@@ -226,6 +226,8 @@ def test_wrong_weights_are_healed_from_the_newest(tmp_path, whole, updates):
     for record in journal.records:
         replayed.update(record, run_seed=trainer.run.population.run_seed)
     updates.clear()
-    trainer._origin.rebuild(directory, journal.records, journal.digests)
+    alive = []
+    trainer._origin.rebuild(directory, journal.records, journal.digests, alive=lambda: alive.append(1))
+    assert len(alive) == len(updates) > 0
     assert updates == [6]
     assert trainer.run.weights.sha256() == replayed.sha256()

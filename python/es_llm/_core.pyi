@@ -471,6 +471,8 @@ class TeamRank:
         """Messages to be sent, (to, bytes), in order."""
     def next(self, now: float) -> TeamStep:
         """The next step of the main thread; the one before is finished."""
+    def alive(self, now: float) -> None:
+        """The main thread is getting on with a step that takes long."""
     def evaluated(
         self, now: float, values: Sequence[float], counts: Sequence[int], figures: bytes | None = None
     ) -> None:

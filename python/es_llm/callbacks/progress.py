@@ -17,7 +17,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._begin: tuple[float, int] | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Start the clock at the first step of this process."""
+        """Start the clock at the first step that this process leads."""
         if self._begin is None:
             self._begin = (time.perf_counter(), state.global_step)
 
@@ -31,11 +31,12 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         elif "reward" in logs:
             self._say(
                 f"train step {state.global_step:>4}/{state.max_steps}  reward {logs['reward']:.4f}  "
-                f"std {logs['reward_std']:.4f}  best {logs['fitness/max']:.4f}  {self._pace(state)}"
+                f"std {logs['reward_std']:.4f}  best {logs['fitness/max']:.4f}  {self._pace(state)}".rstrip()
             )
 
     def _pace(self, state: Any) -> str:
-        assert self._begin is not None
+        if self._begin is None:  # a record that an earlier leader began
+            return ""
         begin, first = self._begin
         per_step = (time.perf_counter() - begin) / max(1, state.global_step - first)
         left = per_step * (state.max_steps - state.global_step)

@@ -2,6 +2,9 @@
 
 The lock is the operating system's (`flock`), so a process that dies leaves none behind. The file says who holds it.
 Where the file system has no such locks the file alone decides: one whose process is gone is stale.
+
+A leader that takes over while the one before hangs finds the lock held. It goes on without, as the same job, and asks
+for it again before each record (`hold`), so that nobody else gets in when the hung one ends.
 """
 
 from __future__ import annotations
@@ -32,9 +35,17 @@ class DirectoryLock:
 
     def __init__(self, directory: Path, job: str) -> None:
         self._path = directory / _NAME
+        self._held = False
         while not self._open(directory, job):
             pass
         self._write(job)
+
+    def hold(self) -> None:
+        """Take the operating system's lock, if an earlier leader of this job had it and has let it go."""
+        if not self._held and not self._file.closed:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._held = True
 
     def release(self) -> None:
         """Let others in."""
@@ -58,7 +69,8 @@ class DirectoryLock:
             self._file.close()
             raise ConfigError(
                 f"`output_dir` {str(directory)!r} is in use by process {holder.get('pid', '?')} on "
-                f"{holder.get('host', '?')}; wait until that run has ended, or name another directory"
+                f"{holder.get('host', '?')}; wait until that run has ended, or name another directory (if that process "
+                f"is gone, and the file system has no locks of its own, delete {str(self._path)!r})"
             )
         try:
             same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
@@ -75,13 +87,16 @@ class DirectoryLock:
             return False
         except OSError:  # no locks here
             return not holder or _is_gone(holder)
+        self._held = True
         return True
 
     def _write(self, job: str) -> None:
         try:
             self._file.truncate(0)
-            self._file.write(json.dumps({"job": job, "host": socket.gethostname(), "pid": os.getpid()}))
+            own = os.getpid()
+            self._file.write(json.dumps({"job": job, "host": _host(), "pid": own, "started": _started(own)}))
             self._file.flush()
+            os.fsync(self._file.fileno())  # other hosts shall see it
         except OSError as error:
             raise ConfigError(f"{str(self._path)!r} can't be written: {error}") from error
 
@@ -96,12 +111,27 @@ def read_holder(directory: Path) -> dict[str, Any]:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    if holder.get("host") != socket.gethostname():
+    """Whether the holder's process, of this host, has ended; another one may have its number by now."""
+    if holder.get("host") != _host():
         return False
     try:
-        os.kill(int(holder["pid"]), 0)
+        process = int(holder["pid"])
+        os.kill(process, 0)
     except ProcessLookupError:
         return True
     except (KeyError, TypeError, ValueError, PermissionError):
         return False
-    return False
+    started = _started(process)
+    return None not in (started, holder.get("started")) and started != holder["started"]
+
+
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _started(process: int) -> int | None:
+    """When a process began, in the system's ticks since this machine did; None where that can't be told."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None

@@ -48,7 +48,8 @@ def run(options: argparse.Namespace, team: Team) -> int:
         )
     for text in journal.events:
         event = json.loads(text)
-        print(f"event     step {event.get('step', '?')}  {event.get('event', '?')}  {_details(event)}")
+        when = f"{event['time']}  " if "time" in event else ""
+        print(f"event     {when}step {event.get('step', '?')}  {event.get('event', '?')}  {_details(event)}")
     return 0
 
 

@@ -71,6 +71,10 @@ def run_command(name: str, words: Sequence[str]) -> int:
         code = _fail(team, error)
     except KeyboardInterrupt:
         code = 130
+    except SystemExit as error:
+        if team.size == 1:
+            raise
+        code = error.code if isinstance(error.code, int) else 1
     except BrokenPipeError:  # `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

@@ -5,9 +5,9 @@ Open MPI's mpirun passes SIGUSR1 on to its ranks and leaves them their time; aft
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -27,17 +27,14 @@ def stop_signals(team: Team) -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if came:
-            sys.stderr.flush()
             signal.signal(number, signal.SIG_DFL)  # to die of it: MPI notices that at once, an exit code it may not
             os.kill(os.getpid(), number)
             return
         came.append(number)
         if team.speaks:
-            print(
-                f"es-llm: {signal.Signals(number).name}: ending after this iteration; once more ends at once",
-                file=sys.stderr,
-                flush=True,
-            )
+            told = f"es-llm: {signal.Signals(number).name}: ending after this iteration; once more ends at once\n"
+            with contextlib.suppress(OSError):  # not through `sys.stderr`, which the signal may have met in the middle
+                os.write(2, told.encode())
 
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     team.halted = lambda: bool(came)

@@ -39,22 +39,32 @@ class MPIMailbox(Mailbox):
 
     def __init__(self) -> None:
         self._mpi = mpi = _import_mpi()
-        self._world = mpi.COMM_WORLD.Dup()
-        self._world.Set_errhandler(mpi.ERRORS_RETURN)
-        self.rank = self._world.Get_rank()
-        self.size = self._world.Get_size()
-        node = self._world.Split_type(mpi.COMM_TYPE_SHARED)
-        self.local_size, self.local_rank = node.Get_size(), node.Get_rank()
-        node.Free()
-        self.job = self._world.bcast(secrets.token_hex(8), root=0)
+        try:
+            self._join()
+        except mpi.Exception as error:
+            # The only collective calls of the job: nothing was begun, so nothing is lost.
+            print(f"es-llm: a rank died before all had met ({error}); start again", file=sys.stderr, flush=True)
+            mpi.COMM_WORLD.Abort(1)
+            raise
         self.concurrent = mpi.Query_thread() >= mpi.THREAD_SERIALIZED
         self.separate = True
         self.tolerant = hasattr(self._world, "Get_failed") and os.environ.get(_FT_FLAG, "0").lower() in _TRUE
         self._sent: list[tuple[int, Any, bytes]] = []
+        self._coming: list[tuple[int, Any, bytearray]] = []
         self._dead: set[int] = set()
         self._news: list[int] = []
         self._looked = 0.0
         atexit.register(self._at_exit)
+
+    def _join(self) -> None:
+        self._world = self._mpi.COMM_WORLD.Dup()
+        self._world.Set_errhandler(self._mpi.ERRORS_RETURN)
+        self.rank = self._world.Get_rank()
+        self.size = self._world.Get_size()
+        node = self._world.Split_type(self._mpi.COMM_TYPE_SHARED)
+        self.local_size, self.local_rank = node.Get_size(), node.Get_rank()
+        node.Free()
+        self.job = self._world.bcast(secrets.token_hex(8), root=0)
 
     def send(self, to: int, payload: bytes) -> None:
         """Begin to send; `receive` and `pending` see to it that it leaves."""
@@ -68,8 +78,7 @@ class MPIMailbox(Mailbox):
             self._sent.append((to, request, payload))
 
     def receive(self) -> list[tuple[int, bytes]]:
-        """Take every message that has come."""
-        messages: list[tuple[int, bytes]] = []
+        """Take every message that has come whole. One that its sender began and doesn't go on with holds up nobody."""
         status = self._mpi.Status()
         while True:
             try:
@@ -77,14 +86,29 @@ class MPIMailbox(Mailbox):
                 if message is None:
                     break
                 buffer = bytearray(status.Get_count(self._mpi.BYTE))
-                message.Recv([buffer, self._mpi.BYTE], status)
+                self._coming.append((status.Get_source(), message.Irecv([buffer, self._mpi.BYTE]), buffer))
             except self._mpi.Exception as error:
                 self._failed(error)
-                if not self.tolerant:
-                    break
-                continue
-            messages.append((status.Get_source(), bytes(buffer)))
+        messages = self._arrived()
         self._progress()
+        return messages
+
+    def _arrived(self) -> list[tuple[int, bytes]]:
+        """The messages that are whole, in the order of each sender."""
+        messages: list[tuple[int, bytes]] = []
+        open_: list[tuple[int, Any, bytearray]] = []
+        behind: set[int] = set()
+        for source, request, buffer in self._coming:
+            try:
+                if source in behind or not request.Test():
+                    behind.add(source)
+                    open_.append((source, request, buffer))
+                    continue
+            except self._mpi.Exception as error:  # its sender died in the middle of it
+                self._failed(error)
+                continue
+            messages.append((source, bytes(buffer)))
+        self._coming = open_
         return messages
 
     def lost(self) -> list[int]:

@@ -93,6 +93,11 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = Connection(descriptor)
+    with contextlib.suppress(EOFError, OSError):  # who asked has ended
+        _serve(connection)
+
+
+def _serve(connection: Connection) -> None:
     start: Start = connection.recv()
     sys.path[:] = start.path
     for name, (kind, given) in start.functions.items():

@@ -186,6 +186,10 @@ class Call:
                 self._taken = error, time.monotonic() + _SETTLE_S
         except Exception as error:
             self._fail(error)
+        except BaseException as error:  # SystemExit, say: the others must not wait for this rank
+            if self._team.size > 1:
+                self._machine.resign(time.monotonic(), encode_failure(error))
+            raise
 
     def _fail(self, error: Exception) -> None:
         """The leader's fatal errors stop all; with any other one this rank resigns, and waits for the end."""

@@ -45,9 +45,9 @@ class Team:
 
     @property
     def speaks(self) -> bool:
-        """Whether this is the lowest rank that lives: it tells what all ranks know."""
-        losses = self.losses
-        return self.rank == min((rank for rank in range(self.size) if losses.get(rank) != "dead"), default=self.rank)
+        """Whether this is the lowest rank that lives and doesn't hang: it tells what all ranks know."""
+        mute = {rank for rank, why in self.losses.items() if why in ("dead", "silent") and rank != self.rank}
+        return self.rank == min(rank for rank in range(self.size) if rank not in mute)
 
     @property
     def traffic(self) -> tuple[int, int]:
@@ -98,6 +98,11 @@ class Team:
         """Leader: open a round of units with these expected costs, in any measure."""
         assert self._call is not None
         self._call.begin(round_, list(costs))
+
+    def alive(self) -> None:
+        """A step that takes long is getting on: the others needn't take this rank for one that hangs."""
+        self._machine.alive(time.monotonic())
+        self._wire.watchdog.again()
 
     def restore(self, records: list[bytes]) -> None:
         """Leader: records from before; each is applied by all ranks."""

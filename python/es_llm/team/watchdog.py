@@ -44,6 +44,12 @@ class Watchdog:
         if self._killer is not None:
             self._killer.arm(_LATER * self.timeout_s)
 
+    def again(self) -> None:
+        """The step that is watched is getting on: its time begins anew."""
+        with self._lock:
+            if self._watching and not self._hurried:
+                self.begin()
+
     def end(self) -> None:
         """The step is over."""
         with self._lock:

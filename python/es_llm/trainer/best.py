@@ -22,13 +22,20 @@ class Best:
 def best_of(config: ESConfig, evaluations: Mapping[int, Evaluation]) -> Best | None:
     """The first evaluation with the best value of `metric_for_best_model`; None without that option or evaluations.
 
+    Where there is a schedule (`eval_steps`) its evaluations count, the first and the last one: not those at whose steps
+    an earlier call ended, so that a run comes to the same however often it was interrupted.
+
     Raises:
         ConfigError: no evaluation has such a metric; names those that there are.
     """
     if config.metric_for_best_model is None:
         return None
     name = config.metric_for_best_model.removeprefix("eval_")
-    told = sorted((step, evaluation.metrics) for step, evaluation in evaluations.items() if evaluation.metrics)
+    told = sorted(
+        (step, evaluation.metrics)
+        for step, evaluation in evaluations.items()
+        if evaluation.metrics and (step == config.max_steps or not config.eval_steps or step % config.eval_steps == 0)
+    )
     if not told:
         return None
     for _, metrics in told:

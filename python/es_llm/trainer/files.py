@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 from es_llm._core import Record
@@ -50,8 +51,18 @@ class RunFiles:
         write_json(self.directory.config, options)
 
     def append_record(self, record: Record) -> None:
-        """On the disk when it returns; a record that is there already is left alone."""
-        if record.iteration == self._writer.records:
+        """On the disk when it returns; a record that is there already is left alone.
+
+        Raises:
+            JournalError: an earlier record is missing, or the disk refuses.
+            JournalTakenError: another leader took the journal over.
+        """
+        if self._lock is not None:
+            self._lock.hold()
+        have = self._writer.records
+        if have is not None and record.iteration > have:
+            raise JournalError(f"{str(self.directory.journal)!r}: expected record {have}, got {record.iteration}")
+        if record.iteration == have:
             self._writer.append_record(record)
             if record.iteration == len(self.saved):
                 self.saved.append(record)
@@ -63,9 +74,10 @@ class RunFiles:
             self.digests[iteration] = digest
 
     def append_event(self, event: dict[str, Any]) -> None:
-        """Something that happened."""
-        self._writer.append_event(json.dumps(event))
-        self.events.append(event)
+        """Something that happened, with the time of day at which the leader wrote it down."""
+        told = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **event}
+        self._writer.append_event(json.dumps(told))
+        self.events.append(told)
 
     def log(self, metrics: dict[str, Any]) -> None:
         """One line of metrics."""

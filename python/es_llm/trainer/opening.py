@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from es_llm._core import Journal, JournalWriter
 from es_llm.checkpoint.export import require_replaceable
@@ -71,11 +74,19 @@ def open_copy(directory: RunDirectory, header: str, job: str) -> OpenRun | None:
     Raises:
         ConfigError, ResumeError, JournalError: the host has no place for it.
     """
-    if read_holder(directory.path).get("job") == job:
-        return None
     directory.prepare()
+    if _holder_seen_anew(directory.path).get("job") == job:
+        return None
     journal, writer = _open_journal(directory, header)
     return OpenRun(directory=directory, journal=journal, writer=writer, lock=None)
+
+
+def _holder_seen_anew(path: Path) -> dict[str, Any]:
+    """What the lock says, also where a network file system remembers that there was none: to change something in the
+    directory makes it look again."""
+    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=path, prefix=".look-"):
+        pass
+    return read_holder(path)
 
 
 def _open_journal(directory: RunDirectory, header: str) -> tuple[Journal | None, JournalWriter]:

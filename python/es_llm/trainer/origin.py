@@ -65,8 +65,10 @@ class Origin:
             return False
         return True
 
-    def rebuild(self, directory: Path, records: Sequence[Record], digests: Mapping[int, int]) -> None:
-        """Make the weights anew: a snapshot or the base model, and the records after it.
+    def rebuild(
+        self, directory: Path, records: Sequence[Record], digests: Mapping[int, int], *, alive: Callable[[], None]
+    ) -> None:
+        """Make the weights anew: a snapshot or the base model, and the records after it; `alive` is called after each.
 
         Raises:
             LeftOutError: there is neither.
@@ -84,3 +86,4 @@ class Origin:
         logger.warning("rank %d makes its weights anew from step %d and %d records", rank, first, len(records) - first)
         for record in records[first:]:
             weights.update(record, run_seed=self._run.population.run_seed)
+            alive()

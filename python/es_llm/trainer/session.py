@@ -14,7 +14,7 @@ from es_llm._core import Record
 from es_llm.callbacks.handler import Callbacks
 from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.snapshot import Mark
-from es_llm.errors import DivergenceError, EsError, JournalTakenError, ModelError
+from es_llm.errors import DivergenceError, EsError, JournalError, JournalTakenError, ModelError
 from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.best import best_of
 from es_llm.trainer.completions import CompletionLog
@@ -91,6 +91,11 @@ class Session(Program):
         known = team.records()
         lacking = files.agree_with(known)
         self._hear(files.events)
+        saved = {event["step"] for event in files.events if event.get("event") == "evaluation"}
+        for step in sorted(self._evaluations.keys() - saved):
+            if self._evaluations[step].metrics:
+                files.append_event(self._evaluation_event(step))
+        self._clock, self._traffic = time.perf_counter(), team.traffic
         if directory is None:
             self._resumed_at = len(files.saved)
             if self._run.population.iteration == 0:
@@ -178,6 +183,9 @@ class Session(Program):
         record, self._figures[iteration.number] = iteration.record(table)
         start = time.perf_counter()
         files.append_record(record)
+        failures = self._figures[iteration.number].failures
+        if failures:
+            files.append_event({"event": "failures", "step": record.iteration + 1, "count": failures})
         iteration.seconds["journal"] = time.perf_counter() - start
         team.publish(record.iteration, record.to_bytes())
 
@@ -208,12 +216,14 @@ class Session(Program):
             self._log_step(metrics, figures.waited_s if figures is not None else 0.0)
 
     def _keep_record(self, record: Record) -> None:
-        """It is in the leader's journal already, unless this rank leads; a copy that is gone is done without."""
+        """It is in the leader's journal already, unless this rank leads; a copy that is gone or full is let go."""
         if self._files is not None:
             try:
                 self._files.append_record(record)
-            except JournalTakenError as error:
-                logger.warning("%s", error)
+            except JournalError as error:
+                if self._run.team.leads:
+                    raise
+                logger.error("this host keeps no copy of the journal any more: %s", error)
                 self._files.leave()
                 self._files = None
 
@@ -242,9 +252,9 @@ class Session(Program):
         config, control = self._run.config, self._callbacks.control
         if step in self._evaluations:
             return False
-        first = config.eval_on_start and step == self._resumed_at
+        first = config.eval_on_start and step == 0
         last = step >= config.max_steps or self._stopping
-        regular = config.eval_steps > 0 and step > self._resumed_at and step % config.eval_steps == 0
+        regular = config.eval_steps > 0 and step > 0 and step % config.eval_steps == 0
         return first or last or regular or control.should_evaluate
 
     def _evaluation_work(self) -> EvaluationWork | None:
@@ -259,18 +269,18 @@ class Session(Program):
         evaluation = work.result(table, self._run.config.num_completions_to_print)
         seconds = time.perf_counter() - self._clock
         self._evaluations[step] = evaluation
-        event = {"event": "evaluation", "step": step, "metrics": evaluation.metrics}
-        team.note(json.dumps(event).encode())
         self._write_completions(f"eval-{step:05d}")
         files = self._leading()
-        files.append_event({**event, "answers": evaluation.answers})
+        files.append_event(self._evaluation_event(step))
+        team.note(json.dumps(self._evaluation_event(step) | {"answers": []}).encode())
         logs = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
         files.log({"step": step, **logs, "eval_seconds": seconds})
         self._report(logs)
         self._callbacks.call("on_evaluate", metrics=logs)
-        best = best_of(self._run.config, self._evaluations)
-        if best is not None and best.step == step:
-            self._save(step)
+
+    def _evaluation_event(self, step: int) -> dict[str, Any]:
+        evaluation = self._evaluations[step]
+        return {"event": "evaluation", "step": step, "metrics": evaluation.metrics, "answers": evaluation.answers}
 
     @property
     def _stopping(self) -> bool:
@@ -327,6 +337,9 @@ class Session(Program):
     def diverged(self, ranks: Sequence[int], iteration: int, *, hopeless: bool) -> None:
         """Ranks hold other weights than the majority: they are healed, or the run stops."""
         told = f"after iteration {iteration} rank(s) {list(ranks)} hold other weights than the majority"
+        if not hopeless:
+            first = max((known for known in self._leading().digests if known < iteration), default=-1) + 1
+            told += f"; rewards of iterations {first} to {iteration} may come from them"
         if hopeless or self._run.config.on_divergence == "stop":
             again = ", also after they were made anew" if hopeless else ""
             raise DivergenceError(f"{told}{again}; the journal is right: resume from it")
@@ -336,7 +349,7 @@ class Session(Program):
         """Make this rank's weights anew from the base model and the records."""
         assert self._directory is not None
         digests = self._files.digests if self._files is not None else {}
-        self._around.origin.rebuild(self._directory.path, self._records, digests)
+        self._around.origin.rebuild(self._directory.path, self._records, digests, alive=team.alive)
         self._iteration = self._work = None
         team.digest(self._run.population.iteration - 1, self._run.weights.digest())
 
@@ -350,8 +363,9 @@ class Session(Program):
     def _save_if_due(self, step: int, *, last: bool) -> None:
         """A snapshot; without one the run goes on all the same, since its journal is whole."""
         config, control = self._run.config, self._callbacks.control
+        best = best_of(config, self._evaluations)
         due = config.save_steps > 0 and (last or step % config.save_steps == 0)
-        if due or control.should_save:
+        if due or control.should_save or (best is not None and best.step == step):
             control.should_save = False
             self._save(step)
 

@@ -1,6 +1,6 @@
 //! Messages between ranks: what is sent is read, whatever comes is refused or read, and results cost 8 bytes a unit.
 
-use es_core::team::{Hello, Message, Outcome, Report, Round};
+use es_core::team::{Hello, Message, Outcome, Rank, Report, Round, Settings, Step};
 use proptest::prelude::*;
 
 fn round() -> impl Strategy<Value = Round> {
@@ -151,4 +151,49 @@ fn a_batch_of_results_costs_eight_bytes_a_unit_and_a_batch_of_units_a_few() {
         alone: false,
     };
     assert!(assign.encode(1).len() <= 16);
+}
+
+/// A worker with plenty to do tells what it has done before its leader takes it for one that hangs.
+#[test]
+fn results_are_told_well_within_the_time_limit() {
+    for unit_timeout_s in [0.0, 2.0, 40.0] {
+        let settings = Settings {
+            unit_timeout_s,
+            ..Settings::default()
+        };
+        let mut rank = Rank::new(1, 2, 7, settings);
+        rank.enter(0.0);
+        let round = Round { kind: 0, step: 0 };
+        let assign = Message::Assign {
+            round,
+            deal: 1,
+            units: (0..1000).collect(),
+            alone: false,
+        };
+        rank.receive(0.0, 0, &assign.encode(1)).unwrap();
+        let (mut now, mut told, mut longest) = (0.0, 0.0, 0.0_f64);
+        for _ in 0..200 {
+            assert!(matches!(rank.next(now), Step::Evaluate { .. }));
+            now += 0.1;
+            rank.evaluated(now, Outcome::default());
+            let sent = rank.take_sends();
+            let reports = sent.iter().map(|sent| Message::decode(&sent.1).unwrap().1);
+            if reports
+                .into_iter()
+                .any(|message| matches!(message, Message::Report(_)))
+            {
+                longest = longest.max(now - told);
+                told = now;
+            }
+        }
+        let limit = if unit_timeout_s > 0.0 {
+            (unit_timeout_s / 4.0).min(5.0)
+        } else {
+            5.0
+        };
+        assert!(
+            longest > 0.0 && longest < limit + 0.2,
+            "{longest} s with {unit_timeout_s}"
+        );
+    }
 }

@@ -190,6 +190,10 @@ impl TeamRank {
         TeamStep(self.with(|rank| rank.next(now)))
     }
 
+    fn alive(&self, now: f64) {
+        self.with(|rank| rank.alive(now));
+    }
+
     #[pyo3(signature = (now, values, counts, figures = None))]
     fn evaluated(&self, now: f64, values: Vec<f64>, counts: Vec<u64>, figures: Option<Vec<u8>>) {
         let outcome = Outcome {

@@ -42,7 +42,10 @@ pub type RankId = u32;
 /// Units that one message may name at most.
 pub const MAX_UNITS: usize = 1 << 26;
 
-/// A rank says that it lives this often within the time after which it would count as lost.
+/// Results are told after so many seconds at the latest, also by a worker that has plenty to do.
+const REPORT_SECONDS: f64 = 5.0;
+
+/// A rank says that it lives, and what it has done, this often within the time after which it would count as lost.
 const BEATS: f64 = 4.0;
 
 /// How the team works.
@@ -73,6 +76,7 @@ struct Ended {
 
 /// One rank of a job.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
 pub struct Rank {
     me: RankId,
     ranks: u32,
@@ -99,6 +103,8 @@ pub struct Rank {
     known_end: Option<(u32, Vec<u8>)>,
     /// How an earlier call ended, for ranks that missed it.
     ended: Option<Ended>,
+    /// The call ended with an error, as its leader said.
+    stopped: bool,
     /// This rank was asked to end the call soon.
     halting: bool,
     /// A hello is due when the main thread is free: this rank was taken for lost.
@@ -144,6 +150,7 @@ impl Rank {
             finished: None,
             known_end: None,
             ended: None,
+            stopped: false,
             halting: false,
             greet: false,
             left: BTreeSet::new(),
@@ -176,6 +183,7 @@ impl Rank {
         self.call += 1;
         self.finished = None;
         self.known_end = None;
+        self.stopped = false;
         self.halting = false;
         self.left.clear();
         self.todo.retain(|step| matches!(step, Step::Apply { .. }));
@@ -212,7 +220,7 @@ impl Rank {
 
     /// Whether this rank heard that others ended the call.
     pub fn over(&self) -> bool {
-        self.finished.is_some() || self.known_end.is_some()
+        self.finished.is_some() || self.known_end.is_some() || self.stopped
     }
 
     /// Whether this rank has a leader that isn't itself.
@@ -319,10 +327,19 @@ impl Rank {
         self.worker.upcoming()
     }
 
+    /// The main thread is getting on with a step that takes long.
+    pub fn alive(&mut self, now: f64) {
+        self.worked = now;
+    }
+
     /// The unit of the last [`Step::Evaluate`] has this outcome.
     pub fn evaluated(&mut self, now: f64, outcome: Outcome) {
         self.worked = now;
-        for message in self.worker.done(now, outcome) {
+        let mut report_s = REPORT_SECONDS;
+        if self.settings.unit_timeout_s > 0.0 {
+            report_s = report_s.min(self.settings.unit_timeout_s / BEATS);
+        }
+        for message in self.worker.done(now, outcome, report_s) {
             self.tell_head(message);
         }
         self.settle(now);
@@ -616,7 +633,10 @@ impl Rank {
                     self.end(payload);
                 }
             }
-            Message::Stop { payload } => self.todo.push_back(Step::Stopped { payload }),
+            Message::Stop { payload } => {
+                self.stopped = true;
+                self.todo.push_back(Step::Stopped { payload });
+            }
             // Its main thread says so itself: that one may hang.
             Message::Evict => self.greet = true,
             _ => {}

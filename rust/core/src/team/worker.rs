@@ -6,9 +6,6 @@ use crate::schedule::UnitId;
 
 use super::message::{Message, Outcome, Report, Round};
 
-/// Results are told after so many seconds at the latest, also by a worker that has plenty to do.
-const REPORT_SECONDS: f64 = 5.0;
-
 #[derive(Debug, Default)]
 pub(super) struct Worker {
     round: Option<Round>,
@@ -81,8 +78,8 @@ impl Worker {
         Some((round, *self.queue.front()?))
     }
 
-    /// The unit in work is finished.
-    pub fn done(&mut self, now: f64, outcome: Outcome) -> Vec<Message> {
+    /// The unit in work is finished. Results are told after `report_s` at the latest.
+    pub fn done(&mut self, now: f64, outcome: Outcome, report_s: f64) -> Vec<Message> {
         let Some((round, unit)) = self.running.take() else {
             return Vec::new();
         };
@@ -96,7 +93,7 @@ impl Worker {
         } else {
             self.untold.push(unit);
         }
-        if self.queue.is_empty() || now - self.told > REPORT_SECONDS {
+        if self.queue.is_empty() || now - self.told > report_s {
             messages.push(self.tell_at(now, round));
         }
         messages
