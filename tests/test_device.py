@@ -1,16 +1,10 @@
-"""Where weights live: which GPU a rank takes, where the masters go, and that neither changes a bit."""
+"""Where weights live: which GPU a rank takes, and where the masters go. See `test_cuda_weights.py` for the bits."""
 
 import pytest
 import torch
 
-from es_llm import _core
 from es_llm.errors import ConfigError
-from es_llm.model import device, weights
-from es_llm.model.weights import Weights
-from es_llm.noise.streamed import StreamedBackend
-from tests import interpreted
-from tests.interpreted import like_the_device  # noqa: F401 - a fixture
-from tests.tiny_models import tiny_model
+from es_llm.model import device
 
 GIB = 1 << 30
 
@@ -19,10 +13,12 @@ GIB = 1 << 30
 def gpus(monkeypatch):
     """Makes torch see a number of GPUs."""
 
-    def see(count, free=80 * GIB):
+    def see(count, free=80 * GIB, reserved=0, allocated=0):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 80 * GIB))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: reserved)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: allocated)
 
     return see
 
@@ -78,37 +74,9 @@ def test_a_refused_place_of_the_masters():
         device.master_place("disk", torch.device("cpu"), masters=1, coming=0)
 
 
-def training(made):
-    """Live weights of a member after an update, digest and sha256."""
-    population = _core.Population(run_seed=7, population_size=4)
-    record = population.tell([0.0, 1.0, 0.5, -0.25], sigma=0.02, learning_rate=0.05)
-    made.update(record, run_seed=7)
-    population.apply(record)
-    made.perturb(population.ask()[1], run_seed=7, sigma=0.02)
-    live = [live.tensor().cpu().view(torch.int16).clone() for live in made._live]
-    made.unperturb()
-    return live, made.digest(), made.sha256()
-
-
-def equal(left, right):
-    return all(torch.equal(a, b) for a, b in zip(left[0], right[0], strict=True)) and left[1:] == right[1:]
-
-
-@pytest.mark.usefixtures("like_the_device")
-@pytest.mark.parametrize("streamed", [False, True])
-def test_the_same_training_in_the_interpreter(monkeypatch, streamed):
-    expected = training(Weights(tiny_model("qwen2"), dtype="bfloat16"))
-    cpu = torch.device("cpu")
-    backend = StreamedBackend(cpu, kernels=interpreted.KERNELS, chunk=4096) if streamed else interpreted.backend()
-    monkeypatch.setattr(weights, "backend_for", lambda _device: backend)
-    assert equal(training(Weights(tiny_model("qwen2"), dtype="bfloat16")), expected)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("master_device", ["device", "cpu"])
-def test_the_same_training_on_a_gpu(master_device):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    expected = training(Weights(tiny_model("qwen2"), dtype="bfloat16"))
-    there = {"device": torch.device("cuda"), "master_device": master_device}
-    assert equal(training(Weights(tiny_model("qwen2"), dtype="bfloat16", **there)), expected)
+def test_memory_that_torch_keeps_for_later_is_free(gpus):
+    there = torch.device("cuda:0")
+    gpus(1, free=10 * GIB, reserved=50 * GIB, allocated=4 * GIB)
+    assert device.free_memory(there) == 56 * GIB
+    assert device.master_place("auto", there, masters=27 * GIB, coming=2 * GIB) == there
+    assert device.master_place("auto", there, masters=28 * GIB, coming=2 * GIB).type == "cpu"

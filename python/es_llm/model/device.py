@@ -55,5 +55,11 @@ def master_place(name: str, device: torch.device, *, masters: int, coming: int) 
         return torch.device("cpu")
     if name == "device":
         return device
+    return device if masters <= _SHARE * (free_memory(device) - coming) else torch.device("cpu")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that tensors can have: those that are free, and those that torch keeps for its next
+    tensors."""
     free, _ = torch.cuda.mem_get_info(device)
-    return device if masters <= _SHARE * (free - coming) else torch.device("cpu")
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
