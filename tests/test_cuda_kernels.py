@@ -17,7 +17,7 @@ from es_llm.noise.cpu import CpuBackend
 from es_llm.noise.shard import Shard
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture
-from tests.vectors import CHECKS, OfTensors
+from tests.vectors import CHECKS, AtOnce, OfTensors
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 WORDS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -38,7 +38,7 @@ def backend(request):
         return interpreted.backend()
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return backend_for(torch.device("cuda"))
+    return AtOnce(backend_for(torch.device("cuda")))
 
 
 def on(backend, tensor):
@@ -67,7 +67,7 @@ def weights(count, seed=0):
 def test_known_answers(check, backend):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of NaNs in the vectors
-        check(OfTensors(backend, backend.device))
+        check(OfTensors(backend.backend))
 
 
 @pytest.mark.parametrize("kind", ["dense", "low_rank_a", "low_rank_b"])
@@ -284,7 +284,7 @@ def test_refused_members(backend):
     for pairs, coefficients, error, message in (
         ([1], ones, KernelError, "same length"),
         ([1, 2], ones.astype(np.float64), KernelError, "float32"),
-        ([1, 2**32], ones, NoiseAddressError, "`pair`"),
+        ([1, 2**32], ones, NoiseAddressError, "`pairs`"),
     ):
         update = {"live_dtype": "float32", "pairs": pairs, "coefficients": coefficients, **UPDATE}
         with pytest.raises(error, match=message):
@@ -292,7 +292,7 @@ def test_refused_members(backend):
         with pytest.raises(error, match=message):
             backend.accumulate_low_rank(master, rank=1, **update)
     for shape, rank, row, error, message in (
-        ((16,), 1, 0, KernelError, "2 dimensions"),
+        ((16,), 1, 0, KernelError, "matrix"),
         ((8, 2), 0, 0, KernelError, "`rank`"),
         ((8, 2), 1, 2**42 - 7, NoiseAddressError, "2\\*\\*42"),
     ):

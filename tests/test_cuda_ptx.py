@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from es_llm.noise.address import NoiseAddress
+from es_llm.noise.checks import members_of
 from es_llm.noise.cuda import triton_kernels
 from es_llm.noise.launch import Launcher
 from es_llm.noise.shard import Shard
+from tests.interpreted import required
 
-triton = pytest.importorskip("triton")
-compiler = pytest.importorskip("triton.backends.compiler")
+triton = required("triton")
+compiler = required("triton.backends.compiler")
 
 ADDRESS = NoiseAddress(2**63 + 5, 2**32 - 1, 2**31 + 7, 77)
+MEMBERS = members_of([1, 2**32 - 1], np.ones(2, np.float32))
 EVEN, UNEVEN = Shard(4096, 2**40, 4096, 4096), Shard(99, 2**34 - 5, 33, 2**35 + 1)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -85,10 +88,10 @@ def compiled(tmp_path):
 def dense(shard, dtype):
     def launches(launch):
         master, live = torch.empty(shard.size), torch.empty(shard.size, dtype=dtype)
-        members = launch.members([1, 2**32 - 1], np.ones(2, np.float32))
+        members = launch.members(MEMBERS)
         name = str(dtype).removeprefix("torch.")
-        launch.perturb(live, master, launch.flag(), scale=-0.5, shard=shard, address=ADDRESS)
-        launch.round_into(live, master, launch.flag())
+        launch.perturb(live, master, launch.counter(), scale=-0.5, shard=shard, address=ADDRESS)
+        launch.round_into(live, master, launch.counter())
         launch.accumulate(master, members, live_dtype=name, shard=shard, address=ADDRESS)
 
     return launches
@@ -106,9 +109,9 @@ def noise(shard):
 def low_rank(dtype):
     def launches(launch):
         master, live = torch.empty(5, 64), torch.empty(5, 64, dtype=dtype)
-        members = launch.members([1, 2**32 - 1], np.ones(2, np.float32))
+        members = launch.members(MEMBERS)
         lines = launch.low_rank_lines(members, rank=3, address=ADDRESS, first=(1, 0), shape=(5, 64))
-        launch.perturb_low_rank(live, master, launch.flag(), lines)
+        launch.perturb_low_rank(live, master, launch.counter(), lines)
         launch.accumulate_low_rank(master, lines, live_dtype=str(dtype).removeprefix("torch."))
 
     return launches

@@ -161,8 +161,8 @@ REFUSED = {
     "must be float32": lambda: (torch.empty(4), torch.empty(4, dtype=torch.float64)),
     "live weights must be": lambda: (torch.empty(4, dtype=torch.int32), torch.empty(4)),
     "same number of elements": lambda: (torch.empty(5), torch.empty(4)),
-    "CPU": lambda: (torch.empty(4, device="meta"), torch.empty(4)),
-    "torch tensor or a numpy": lambda: (np.float32(3), torch.empty(4)),
+    "must be on cpu, got meta": lambda: (torch.empty(4, device="meta"), torch.empty(4)),
+    "must be a torch tensor": lambda: (np.float32(3), torch.empty(4)),
 }
 
 
@@ -289,9 +289,9 @@ def test_what_is_no_array_is_named(backend):
     live, master = torch.zeros(3, 4), torch.zeros(3, 4)
     update = {"run_seed": 1, "iteration": 2, "tensor": 4, "pairs": [1], "coefficients": np.float32([1])}
     low_rank = {**ADDRESS, "rank": 1, "scale": 1.0}
-    with pytest.raises(KernelError, match=r"`master` must be a torch tensor or a numpy array, got NoneType"):
+    with pytest.raises(KernelError, match=r"`master` must be a torch tensor, got NoneType"):
         backend.digest(None, tensor=0)
-    with pytest.raises(KernelError, match=r"`live` must be a torch tensor or a numpy array, got list"):
+    with pytest.raises(KernelError, match=r"`live` must be a torch tensor, got list"):
         backend.perturb_low_rank_into([0.0], master, **low_rank)
     with pytest.raises(KernelError, match=r"`master` must be a torch tensor"):
         backend.perturb_low_rank_into(live, 3, **low_rank)
@@ -299,9 +299,9 @@ def test_what_is_no_array_is_named(backend):
         _core.perturb_low_rank_into(live.numpy(), [1.0], dtype="float32", **low_rank)
     with pytest.raises(KernelError, match=r"`pairs` must be a sequence of integers, got None"):
         backend.accumulate(master, live_dtype="float32", **{**update, "pairs": None})
-    with pytest.raises(NoiseAddressError, match=r"`pairs` must be an integer in \[0, 2\*\*32\), got a"):
+    with pytest.raises(NoiseAddressError, match=r"`pairs` must be an integer, got .a."):
         backend.accumulate(master, live_dtype="float32", **{**update, "pairs": ["a"]})
-    with pytest.raises(KernelError, match=r"`coefficients` must have one dimension, got shape \[1, 1\]"):
+    with pytest.raises(KernelError, match=r"`coefficients` must have one dimension, got shape \(1, 1\)"):
         backend.accumulate(master, live_dtype="float32", **{**update, "coefficients": np.float32([[1]])})
     with pytest.raises(KernelError, match=r"`live` must be contiguous \(C order\), got strides \[8\] for shape \[2\]"):
         _core.round_into(np.zeros(4, np.float32)[::2], np.zeros(2, np.float32), dtype="float32")

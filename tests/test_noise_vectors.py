@@ -1,7 +1,6 @@
 """The known answers in data/noise_vectors.txt, for the numpy reference and for the Rust kernels."""
 
 import pytest
-import torch
 
 from es_llm import _core
 from es_llm.noise import reference
@@ -13,7 +12,7 @@ from tests.vectors import CHECKS, OfTensors, bits, vectors, words
 def rust(request):
     """The Rust kernels, on each instruction set of this machine."""
     _core.set_kernel_path(request.param)
-    yield OfTensors(CpuBackend(), torch.device("cpu"))
+    yield OfTensors(CpuBackend())
     _core.set_kernel_path(None)
 
 

@@ -14,6 +14,7 @@ from es_llm.noise.streamed import StreamedBackend
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture
 from tests.test_cuda_kernels import ADDRESS, DTYPES, UPDATE, quick, same, weights
+from tests.vectors import AtOnce
 
 pytestmark = pytest.mark.usefixtures("like_the_device")
 
@@ -22,10 +23,10 @@ pytestmark = pytest.mark.usefixtures("like_the_device")
 def streamed(request):
     """Makes the backend with chunks of a size."""
     if request.param == "interpreter":
-        return lambda chunk: StreamedBackend(torch.device("cpu"), kernels=interpreted.KERNELS, chunk=chunk)
+        return lambda chunk: AtOnce(StreamedBackend(torch.device("cpu"), kernels=interpreted.KERNELS, chunk=chunk))
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return lambda chunk: StreamedBackend(torch.device("cuda"), chunk=chunk)
+    return lambda chunk: AtOnce(StreamedBackend(torch.device("cuda"), chunk=chunk))
 
 
 def host(backend, tensor):
@@ -99,7 +100,6 @@ def test_chunks_of_low_rank_noise(streamed, shape, chunk):
 
 def test_long_runs_in_large_chunks(streamed):
     backend = streamed(4096)
-    assert isinstance(backend, StreamedBackend)
     master = weights(10_000)
     live, expected = torch.empty(10_000, dtype=torch.bfloat16, device=backend.device), torch.empty(10_000).bfloat16()
     backend.perturb_into(live, host(backend, master), scale=0.5, **ADDRESS)

@@ -52,11 +52,26 @@ def place(group):
     return named((*ADDRESS, "element"), group)
 
 
+class AtOnce:
+    """A `NoiseBackend` of which every call is a pass of its own: its results are numbers, and all is written."""
+
+    def __init__(self, backend):
+        self.backend, self.device = backend, getattr(backend, "device", torch.device("cpu"))
+
+    def __getattr__(self, name):
+        def at_once(*arguments, **options):
+            (result,) = self.backend.settle([getattr(self.backend, name)(*arguments, **options)])
+            return result
+
+        return at_once
+
+
 class OfTensors:
     """A `NoiseBackend` on tensors of one device, with the reference's functions."""
 
-    def __init__(self, backend, device):
-        self.backend, self.device = backend, device
+    def __init__(self, backend):
+        self.backend = AtOnce(backend)
+        self.device = self.backend.device
 
     def noise(self, address, count, *, kind="dense"):
         out = torch.empty(count, device=self.device)

@@ -16,8 +16,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from collections.abc import Sequence
-from typing import Final, final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar, final
 
 import numpy as np
 import torch
@@ -29,10 +29,13 @@ from es_llm.model.device import master_place
 from es_llm.model.live import DTYPES, Live, cast_parameters, check_parameters
 from es_llm.model.table import ParameterTable
 from es_llm.noise.backend import NoiseBackend, backend_for
+from es_llm.noise.pending import Pending
 
 logger = logging.getLogger(__name__)
 
 _DIGEST_MODULUS: Final = 1 << 64
+
+T = TypeVar("T")
 
 
 @final
@@ -96,9 +99,8 @@ class Weights:
 
         Returns how many of them are NaN or infinite, and logs a warning for the first such member of each tensor.
         """
-        total = 0
-        for tensor, live, master in self._tensors():
-            count = self._backend.perturb_into(
+        counts = self._pass(
+            lambda tensor, live, master: self._backend.perturb_into(
                 live.tensor(),
                 master,
                 scale=member.sign * sigma,
@@ -107,15 +109,13 @@ class Weights:
                 pair=member.pair,
                 tensor=tensor,
             )
-            total += self._count(live, count, f"in {live.dtype}, of {member}")
-        return total
+        )
+        return self._told_counts(counts, lambda live: f"in {live.dtype}, of {member}")
 
     def unperturb(self) -> int:
         """Write live = round(master); returns how many are NaN or infinite, warning as `perturb` does."""
-        return sum(
-            self._count(live, self._backend.round_into(live.tensor(), master), f"in {live.dtype}, without noise")
-            for _, live, master in self._tensors()
-        )
+        counts = self._pass(lambda _, live, master: self._backend.round_into(live.tensor(), master))
+        return self._told_counts(counts, lambda live: f"in {live.dtype}, without noise")
 
     def update(self, record: Record, *, run_seed: int) -> UpdateReport:
         """Move the masters by one iteration's record; returns the sum of the tensors' reports. Logs a warning for a
@@ -123,21 +123,21 @@ class Weights:
 
         The live weights are left as they are: call `perturb` or `unperturb` before the next rollout.
         """
-        total = None
-        for tensor, live, master in self._tensors():
-            report = self._backend.accumulate(
+        pairs, coefficients = np.array(record.pairs, np.uint32), record.coefficients
+        reports = self._pass(
+            lambda tensor, live, master: self._backend.accumulate(
                 master,
                 live_dtype=live.tensor().dtype,
-                pairs=record.pairs,
-                coefficients=record.coefficients,
+                pairs=pairs,
+                coefficients=coefficients,
                 run_seed=run_seed,
                 iteration=record.iteration,
                 tensor=tensor,
             )
-            self._count(live, report.nonfinite, f"after the update by iteration {record.iteration}")
-            total = report if total is None else total + report
-        assert total is not None, "a table has one tensor at least"
-        return total
+        )
+        where = f"after the update by iteration {record.iteration}"
+        self._told_counts([report.nonfinite for report in reports], lambda _: where)
+        return sum(reports[1:], start=reports[0])
 
     def reset(self, module: torch.nn.Module) -> None:
         """Make the masters those of `module`, a fresh copy of the base model, and the live weights round(master).
@@ -162,10 +162,12 @@ class Weights:
         Raises:
             ModelError: it has other parameters.
         """
-        backend, total = backend_for(torch.device("cpu")), 0
-        for parameter, weight in zip(self.table.parameters, self._parameters_of(module), strict=True):
-            total += backend.digest(weight.to("cpu", torch.float32).contiguous(), tensor=parameter.tensor)
-        return total % _DIGEST_MODULUS
+        backend = backend_for(torch.device("cpu"))
+        digests = [
+            backend.digest(weight.to("cpu", torch.float32).contiguous(), tensor=parameter.tensor)
+            for parameter, weight in zip(self.table.parameters, self._parameters_of(module), strict=True)
+        ]
+        return sum(backend.settle(digests)) % _DIGEST_MODULUS
 
     def _parameters_of(self, module: torch.nn.Module) -> list[torch.Tensor]:
         """The table's parameters in another module of the same kind."""
@@ -177,7 +179,7 @@ class Weights:
 
     def digest(self) -> int:
         """64-bit digest of the masters' bits: the sum over the tensors modulo 2**64. Frozen weights are not in."""
-        digests = (self._backend.digest(master, tensor=tensor) for tensor, _, master in self._tensors())
+        digests = self._pass(lambda tensor, _, master: self._backend.digest(master, tensor=tensor))
         return sum(digests) % _DIGEST_MODULUS
 
     def sha256(self) -> str:
@@ -188,19 +190,24 @@ class Weights:
         """SHA-256 of the frozen parameters in the module's order, as little-endian words of their own types."""
         return _sha256([live.tensor() for live in self._frozen])
 
-    def _count(self, live: Live, count: int, where: str) -> int:
-        """`count`; the first time that it isn't 0 for a tensor, say where."""
-        if count and live.name not in self._told:
-            self._told.add(live.name)
-            logger.warning("`%s`: %d weights are NaN or infinite, %s", live.name, count, where)
-        return count
+    def _pass(self, work: Callable[[int, Live, torch.Tensor], T | Pending[T]]) -> list[T]:
+        """What `work` gives for each (tensor id, live, master), in table order. The device is waited for once, at the
+        end; also if the work fails, so that nothing goes on behind an exception's back."""
+        results: list[T | Pending[T]] = []
+        try:
+            for parameter, live, master in zip(self.table.parameters, self._live, self.master, strict=True):
+                results.append(work(parameter.tensor, live, master))
+        finally:
+            settled = self._backend.settle(results)
+        return settled
 
-    def _tensors(self) -> list[tuple[int, Live, torch.Tensor]]:
-        """(tensor id, live, master), in table order."""
-        return [
-            (parameter.tensor, live, master)
-            for parameter, live, master in zip(self.table.parameters, self._live, self.master, strict=True)
-        ]
+    def _told_counts(self, counts: Sequence[int], where: Callable[[Live], str]) -> int:
+        """Their sum; the first time that a tensor's isn't 0, say where."""
+        for live, count in zip(self._live, counts, strict=True):
+            if count and live.name not in self._told:
+                self._told.add(live.name)
+                logger.warning("`%s`: %d weights are NaN or infinite, %s", live.name, count, where(live))
+        return sum(counts)
 
 
 def _numbered(device: torch.device) -> torch.device:

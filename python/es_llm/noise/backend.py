@@ -6,16 +6,20 @@ A backend is one file: `cpu` runs the Rust kernels, `cuda` and `streamed` the Tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from es_llm._core import UpdateReport
 from es_llm.errors import KernelError
+from es_llm.noise.checks import Pairs
+from es_llm.noise.pending import Pending
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 class NoiseBackend(Protocol):
@@ -24,10 +28,19 @@ class NoiseBackend(Protocol):
     An address is (run_seed, iteration, pair, tensor, element); `element` is that of the first value, counted in the
     whole, unsharded tensor. A shard that isn't one run of elements has rows: value i is element
     `element + (i // columns) * stride + i % columns` (see `es_llm.noise.shard`). All raise NoiseAddressError for an
-    address out of range and KernelError for a tensor that they can't take, before anything is written.
+    address out of range and KernelError for what else they can't take (see `es_llm.noise.checks`), before anything is
+    written.
 
-    What writes live weights returns how many of them are NaN or infinite.
+    What writes live weights returns how many of them are NaN or infinite. Results may be `Pending`, and what is
+    written may still be on its way: a pass over many tensors calls a kernel for each, and then `settle` once.
     """
+
+    def settle(self, results: Sequence[T | Pending[T]]) -> list[T]:
+        """The results of a pass as plain numbers and reports, read from the device at once.
+
+        Masters in host memory hold what was written to them when this returns, and may be read by other kernels or
+        anyone else from then on. A pass that fails ends with it too.
+        """
 
     def fill(
         self,
@@ -56,7 +69,7 @@ class NoiseBackend(Protocol):
         element: int = 0,
         columns: int | None = None,
         stride: int | None = None,
-    ) -> int:
+    ) -> int | Pending[int]:
         """live = round(fma(scale, noise, master)); the type of `live` is float32, bfloat16 or float16."""
 
     def perturb_low_rank_into(
@@ -72,12 +85,12 @@ class NoiseBackend(Protocol):
         tensor: int,
         row: int = 0,
         column: int = 0,
-    ) -> int:
+    ) -> int | Pending[int]:
         """live = round(master + scale / sqrt(rank) * A B^T), for the block (rows, columns) of a matrix that begins at
         (row, column).
         E = A B^T / sqrt(rank) as in EGGROLL (arXiv 2511.16652)."""
 
-    def round_into(self, live: torch.Tensor, master: torch.Tensor) -> int:
+    def round_into(self, live: torch.Tensor, master: torch.Tensor) -> int | Pending[int]:
         """live = round(master), to nearest even."""
 
     def accumulate(
@@ -85,7 +98,7 @@ class NoiseBackend(Protocol):
         master: torch.Tensor,
         *,
         live_dtype: torch.dtype,
-        pairs: Sequence[int],
+        pairs: Pairs,
         coefficients: NDArray[np.float32],
         run_seed: int,
         iteration: int,
@@ -93,9 +106,9 @@ class NoiseBackend(Protocol):
         element: int = 0,
         columns: int | None = None,
         stride: int | None = None,
-    ) -> UpdateReport:
+    ) -> UpdateReport | Pending[UpdateReport]:
         """master += sum over the pairs, in order, of coefficient * noise(pair): a chain of float32 FMAs from 0, then
-        one addition. `live_dtype` is for the report only."""
+        one addition. `pairs` may be an array of uint32; `live_dtype` is for the report only."""
 
     def accumulate_low_rank(
         self,
@@ -103,14 +116,14 @@ class NoiseBackend(Protocol):
         *,
         rank: int,
         live_dtype: torch.dtype,
-        pairs: Sequence[int],
+        pairs: Pairs,
         coefficients: NDArray[np.float32],
         run_seed: int,
         iteration: int,
         tensor: int,
         row: int = 0,
         column: int = 0,
-    ) -> UpdateReport:
+    ) -> UpdateReport | Pending[UpdateReport]:
         """master += sum over the pairs, in order, of coefficient / sqrt(rank) * A B^T, for a block of a matrix: one
         product over pairs and rank, without building any A B^T.
 
@@ -127,7 +140,7 @@ class NoiseBackend(Protocol):
         element: int = 0,
         columns: int | None = None,
         stride: int | None = None,
-    ) -> int:
+    ) -> int | Pending[int]:
         """Order-free 64-bit digest of the bits; digests of shards and tensors add up modulo 2**64."""
 
 
@@ -146,16 +159,3 @@ def backend_for(device: torch.device) -> NoiseBackend:
 
         return CudaBackend(device)
     raise KernelError(f"the noise kernels work on CPUs and CUDA devices, got the device {str(device)!r}")
-
-
-def require_one_shape(live: Any, master: Any) -> None:
-    """Refuse a live matrix of another shape than its master's: low-rank noise has rows and columns.
-
-    Raises:
-        KernelError: names both shapes.
-    """
-    if tuple(live.shape) != tuple(master.shape):
-        raise KernelError(
-            f"`live` and `master` must have one shape for low-rank noise, got {tuple(live.shape)} and "
-            f"{tuple(master.shape)}"
-        )

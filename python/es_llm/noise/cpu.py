@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from es_llm import _core
 from es_llm.errors import KernelError
-from es_llm.noise.backend import require_one_shape
+from es_llm.noise.address import NoiseAddress, kind_number
+from es_llm.noise.checks import (
+    Pairs,
+    dtype_name,
+    finite_scale,
+    members_of,
+    require_block,
+    require_one_shape,
+    require_pair,
+    require_tensor,
+)
+from es_llm.noise.pending import Pending, settled
+from es_llm.noise.shard import shard_of
 
 if TYPE_CHECKING:
     import torch
 
 Tensor: TypeAlias = "torch.Tensor | NDArray[Any]"
-
-_NAMES: Final = ("float32", "bfloat16", "float16")
+T = TypeVar("T")
 
 
 @final
@@ -29,6 +40,10 @@ class CpuBackend:
         KernelError: not contiguous, not on the CPU, read-only, overlapping, of another type or length.
         NoiseAddressError: an address out of range.
     """
+
+    def settle(self, results: Sequence[T | Pending[T]]) -> list[T]:
+        """The results as they are: nothing is pending here."""
+        return settled(results)
 
     def fill(
         self,
@@ -42,8 +57,11 @@ class CpuBackend:
         kind: str = "dense",
     ) -> None:
         """out = noise."""
-        words = {"run_seed": run_seed, "iteration": iteration, "pair": pair, "tensor": tensor, "element": element}
-        _core.fill(_master(out, "out"), kind=kind, **words)
+        address = NoiseAddress(run_seed, iteration, pair, tensor, element)
+        values = _master(out, "out")
+        shard_of(values.size, element=element, columns=None, stride=None)
+        kind_number(kind)
+        _core.fill(values, kind=kind, **vars(address))
 
     def perturb_into(
         self,
@@ -60,19 +78,70 @@ class CpuBackend:
         stride: int | None = None,
     ) -> int:
         """live = round(fma(scale, noise, master))."""
+        address = NoiseAddress(run_seed, iteration, pair, tensor, element)
+        memory, values = _pair(live, master)
+        scale = finite_scale(scale)
+        shard_of(values.size, element=element, columns=columns, stride=stride)
         return _core.perturb_into(
-            _flat(live, "live"),
-            _master(master, "master"),
+            memory,
+            values,
             dtype=dtype_name(live.dtype),
             scale=scale,
-            run_seed=run_seed,
-            iteration=iteration,
-            pair=pair,
-            tensor=tensor,
-            element=element,
+            columns=columns,
+            stride=stride,
+            **vars(address),
+        )
+
+    def round_into(self, live: Tensor, master: Tensor) -> int:
+        """live = round(master), to nearest even."""
+        return _core.round_into(*_pair(live, master), dtype=dtype_name(live.dtype))
+
+    def accumulate(
+        self,
+        master: Tensor,
+        *,
+        live_dtype: torch.dtype | str,
+        pairs: Pairs,
+        coefficients: NDArray[np.float32],
+        run_seed: int,
+        iteration: int,
+        tensor: int,
+        element: int = 0,
+        columns: int | None = None,
+        stride: int | None = None,
+    ) -> _core.UpdateReport:
+        """master += sum over the pairs, in order, of coefficient * noise(pair)."""
+        address = NoiseAddress(run_seed, iteration, 0, tensor, element)
+        values = _master(master, "master")
+        members = members_of(pairs, coefficients)
+        shard_of(values.size, element=element, columns=columns, stride=stride)
+        return _core.accumulate(
+            values,
+            dtype=dtype_name(live_dtype),
+            pairs=members.pairs.tolist(),
+            coefficients=members.coefficients,
+            run_seed=address.run_seed,
+            iteration=address.iteration,
+            tensor=address.tensor,
+            element=address.element,
             columns=columns,
             stride=stride,
         )
+
+    def digest(
+        self,
+        master: Tensor,
+        *,
+        tensor: int,
+        element: int = 0,
+        columns: int | None = None,
+        stride: int | None = None,
+    ) -> int:
+        """Order-free 64-bit digest of the bits."""
+        address = NoiseAddress(0, 0, 0, tensor, element)
+        values = _master(master, "master")
+        shard_of(values.size, element=element, columns=columns, stride=stride)
+        return _core.digest(values, tensor=address.tensor, element=address.element, columns=columns, stride=stride)
 
     def perturb_low_rank_into(
         self,
@@ -89,52 +158,22 @@ class CpuBackend:
         column: int = 0,
     ) -> int:
         """live = round(master + scale / sqrt(rank) * A B^T)."""
-        memory, matrix = _flat(live, "live"), _matrix(master, "master")
+        address = NoiseAddress(run_seed, iteration, pair, tensor)
+        memory, values = _pair(live, master)
+        require_block(master, rank=rank, row=row, column=column)
         require_one_shape(live, master)
         return _core.perturb_low_rank_into(
             memory,
-            matrix,
+            values.reshape(tuple(master.shape)),
             dtype=dtype_name(live.dtype),
             rank=rank,
-            scale=scale,
-            run_seed=run_seed,
-            iteration=iteration,
-            pair=pair,
-            tensor=tensor,
+            scale=finite_scale(scale),
+            run_seed=address.run_seed,
+            iteration=address.iteration,
+            pair=address.pair,
+            tensor=address.tensor,
             row=row,
             column=column,
-        )
-
-    def round_into(self, live: Tensor, master: Tensor) -> int:
-        """live = round(master), to nearest even."""
-        return _core.round_into(_flat(live, "live"), _master(master, "master"), dtype=dtype_name(live.dtype))
-
-    def accumulate(
-        self,
-        master: Tensor,
-        *,
-        live_dtype: torch.dtype | str,
-        pairs: Sequence[int],
-        coefficients: NDArray[np.float32],
-        run_seed: int,
-        iteration: int,
-        tensor: int,
-        element: int = 0,
-        columns: int | None = None,
-        stride: int | None = None,
-    ) -> _core.UpdateReport:
-        """master += sum over the pairs, in order, of coefficient * noise(pair)."""
-        return _core.accumulate(
-            _master(master, "master"),
-            dtype=dtype_name(live_dtype),
-            pairs=pairs,
-            coefficients=coefficients,
-            run_seed=run_seed,
-            iteration=iteration,
-            tensor=tensor,
-            element=element,
-            columns=columns,
-            stride=stride,
         )
 
     def accumulate_low_rank(
@@ -143,7 +182,7 @@ class CpuBackend:
         *,
         rank: int,
         live_dtype: torch.dtype | str,
-        pairs: Sequence[int],
+        pairs: Pairs,
         coefficients: NDArray[np.float32],
         run_seed: int,
         iteration: int,
@@ -152,84 +191,58 @@ class CpuBackend:
         column: int = 0,
     ) -> _core.UpdateReport:
         """master += sum over the pairs, in order, of coefficient / sqrt(rank) * A B^T."""
+        address = NoiseAddress(run_seed, iteration, 0, tensor)
+        values = _master(master, "master")
+        require_block(master, rank=rank, row=row, column=column)
+        members = members_of(pairs, coefficients)
         return _core.accumulate_low_rank(
-            _matrix(master, "master"),
+            values.reshape(tuple(master.shape)),
             dtype=dtype_name(live_dtype),
             rank=rank,
-            pairs=pairs,
-            coefficients=coefficients,
-            run_seed=run_seed,
-            iteration=iteration,
-            tensor=tensor,
+            pairs=members.pairs.tolist(),
+            coefficients=members.coefficients,
+            run_seed=address.run_seed,
+            iteration=address.iteration,
+            tensor=address.tensor,
             row=row,
             column=column,
         )
 
-    def digest(
-        self,
-        master: Tensor,
-        *,
-        tensor: int,
-        element: int = 0,
-        columns: int | None = None,
-        stride: int | None = None,
-    ) -> int:
-        """Order-free 64-bit digest of the bits."""
-        return _core.digest(_master(master, "master"), tensor=tensor, element=element, columns=columns, stride=stride)
 
-
-def dtype_name(dtype: torch.dtype | np.dtype[Any] | str) -> str:
-    """ "float32", "bfloat16" or "float16", of a torch or numpy type or its name.
-
-    Raises:
-        KernelError: any other type.
-    """
-    name = str(dtype).removeprefix("torch.")
-    if name not in _NAMES:
-        raise KernelError(f"live weights must be float32, bfloat16 or float16, got {name}")
-    return name
+def _pair(live: Tensor, master: Tensor) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Both as `_flat`; the Rust kernels compare the lengths and the memory of numpy arrays."""
+    if isinstance(live, np.ndarray) or isinstance(master, np.ndarray):
+        _require(live, "live", live=True)
+        _require(master, "master")
+    else:
+        require_pair(live, master, "cpu", "cpu")
+    return _flat(live), _flat(master)
 
 
 def _master(tensor: Tensor, name: str) -> NDArray[np.float32]:
-    _require_array(tensor, name)
-    if str(tensor.dtype).removeprefix("torch.") != "float32":
+    _require(tensor, name)
+    return _flat(tensor)
+
+
+def _require(tensor: Tensor, name: str, *, live: bool = False) -> None:
+    """`require_tensor`, of numpy arrays too."""
+    if not isinstance(tensor, np.ndarray):
+        require_tensor(tensor, name, "cpu", live=live)
+        return
+    if live:
+        dtype_name(tensor.dtype)
+    elif tensor.dtype != np.float32:
         raise KernelError(f"`{name}` must be float32, got {tensor.dtype}")
-    return _flat(tensor, name)
+    if not tensor.flags.c_contiguous:
+        raise KernelError(f"`{name}` must be contiguous, got strides {tensor.strides} for {tensor.shape}")
 
 
-def _matrix(tensor: Tensor, name: str) -> NDArray[np.float32]:
-    """As `_master`, in its own two dimensions."""
-    _require_array(tensor, name)
-    if tensor.ndim != 2:
-        raise KernelError(f"`{name}` must be a matrix for low-rank noise, got shape {tuple(tensor.shape)}")
-    return _master(tensor, name).reshape(tuple(tensor.shape))
-
-
-def _flat(tensor: Tensor, name: str) -> NDArray[Any]:
+def _flat(tensor: Tensor) -> NDArray[Any]:
     """All elements as one numpy dimension over the same memory; 16-bit types as uint16."""
-    _require_array(tensor, name)
-    array = tensor if isinstance(tensor, np.ndarray) else _view(tensor, name)
-    if not array.flags.c_contiguous:
-        raise KernelError(f"`{name}` must be contiguous, got strides {array.strides} for shape {array.shape}")
+    if isinstance(tensor, np.ndarray):
+        array: NDArray[Any] = tensor
+    else:
+        plain, int16 = tensor.detach(), sys.modules["torch"].int16
+        array = (plain.view(int16) if plain.element_size() == 2 else plain).numpy()
     flat = array.reshape(-1)
     return flat.view(np.uint16) if flat.dtype.itemsize == 2 else flat
-
-
-def _require_array(tensor: Any, name: str) -> None:
-    torch: Any = sys.modules.get("torch")  # a tensor can't exist before torch is loaded
-    if not isinstance(tensor, np.ndarray) and (torch is None or not isinstance(tensor, torch.Tensor)):
-        raise KernelError(f"`{name}` must be a torch tensor or a numpy array, got {type(tensor).__name__}")
-
-
-def _view(tensor: torch.Tensor, name: str) -> NDArray[Any]:
-    import torch
-
-    if tensor.device.type != "cpu":
-        raise KernelError(f"`{name}` must be on the CPU, got {tensor.device}")
-    if not tensor.is_contiguous():
-        raise KernelError(f"`{name}` must be contiguous, got strides {tensor.stride()} for {tuple(tensor.shape)}")
-    if tensor.is_neg():
-        raise KernelError(f"`{name}` must hold its own values, got a view of negated ones (call resolve_neg())")
-    plain = tensor.detach()
-    array: NDArray[Any] = (plain.view(torch.int16) if plain.element_size() == 2 else plain).numpy()
-    return array

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from typing import Any, Final, final
+from typing import Final, TypeVar, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from es_llm._core import MAX_RANK, UpdateReport
+from es_llm._core import UpdateReport
 from es_llm.errors import KernelError
-from es_llm.noise.address import NoiseAddress, kind_number, whole
-from es_llm.noise.backend import require_one_shape
-from es_llm.noise.cpu import dtype_name
+from es_llm.noise.address import NoiseAddress, kind_number
+from es_llm.noise.checks import (
+    Members,
+    Pairs,
+    dtype_name,
+    finite_scale,
+    members_of,
+    require_block,
+    require_one_shape,
+    require_pair,
+    require_tensor,
+)
 from es_llm.noise.launch import Kernels, Launcher
+from es_llm.noise.pending import Pending, settled
 from es_llm.noise.shard import shard_of
 
 _CAPABILITY: Final = (8, 0)  # conversions to bfloat16
+
+T = TypeVar("T")
 
 
 @final
 class CudaBackend:
     """`es_llm.noise.backend.NoiseBackend` for one CUDA device.
 
-    Kernels start on the current stream; methods that return a number wait for it.
+    Kernels start on the current stream, and nothing waits for them but `settle`.
 
     Args:
         device: a CUDA device; without an index, the current one.
@@ -33,8 +44,7 @@ class CudaBackend:
 
     Raises:
         KernelError: no such device, one below compute capability 8.0, or no Triton.
-        All methods raise KernelError for a tensor that is not contiguous, on another device, overlapping, of another
-        type or length, and NoiseAddressError for an address out of range, before anything is written.
+        All methods raise what `es_llm.noise.checks` refuses, before anything is written.
     """
 
     def __init__(self, device: torch.device, *, kernels: Kernels | None = None) -> None:
@@ -42,6 +52,10 @@ class CudaBackend:
             device, kernels = cuda_device(device), triton_kernels()
         self.device = device
         self.launcher = Launcher(device, kernels)
+
+    def settle(self, results: Sequence[T | Pending[T]]) -> list[T]:
+        """The results of a pass, in one read of the device; waits for all that the current stream does."""
+        return settled(results)
 
     def fill(
         self,
@@ -56,7 +70,8 @@ class CudaBackend:
     ) -> None:
         """out = noise."""
         address = NoiseAddress(run_seed, iteration, pair, tensor, element)
-        shard = shard_of(check(out, "out", self.device).numel(), element=element, columns=None, stride=None)
+        size = require_tensor(out, "out", self.device).numel()
+        shard = shard_of(size, element=element, columns=None, stride=None)
         kind_number(kind)
         if shard.size:
             self.launcher.fill(out.detach(), shard, address, kind)
@@ -74,30 +89,31 @@ class CudaBackend:
         element: int = 0,
         columns: int | None = None,
         stride: int | None = None,
-    ) -> int:
+    ) -> Pending[int]:
         """live = round(fma(scale, noise, master)); how many live values are NaN or infinite."""
         address = NoiseAddress(run_seed, iteration, pair, tensor, element)
-        check_pair(live, master, self.device, self.device)
+        require_pair(live, master, self.device, self.device)
+        scale = finite_scale(scale)
         shard = shard_of(master.numel(), element=element, columns=columns, stride=stride)
-        flag = self.launcher.flag()
+        wrong = self.launcher.counter()
         if shard.size:
-            self.launcher.perturb(live.detach(), master.detach(), flag, scale=scale, shard=shard, address=address)
-        return wrong_values(live, flag)
+            self.launcher.perturb(live.detach(), master.detach(), wrong, scale=scale, shard=shard, address=address)
+        return count_of(wrong)
 
-    def round_into(self, live: torch.Tensor, master: torch.Tensor) -> int:
+    def round_into(self, live: torch.Tensor, master: torch.Tensor) -> Pending[int]:
         """live = round(master), to nearest even; how many live values are NaN or infinite."""
-        check_pair(live, master, self.device, self.device)
-        flag = self.launcher.flag()
+        require_pair(live, master, self.device, self.device)
+        wrong = self.launcher.counter()
         if master.numel():
-            self.launcher.round_into(live.detach(), master.detach(), flag)
-        return wrong_values(live, flag)
+            self.launcher.round_into(live.detach(), master.detach(), wrong)
+        return count_of(wrong)
 
     def accumulate(
         self,
         master: torch.Tensor,
         *,
         live_dtype: torch.dtype | str,
-        pairs: Sequence[int],
+        pairs: Pairs,
         coefficients: NDArray[np.float32],
         run_seed: int,
         iteration: int,
@@ -105,18 +121,18 @@ class CudaBackend:
         element: int = 0,
         columns: int | None = None,
         stride: int | None = None,
-    ) -> UpdateReport:
+    ) -> UpdateReport | Pending[UpdateReport]:
         """master += sum over the pairs, in order, of coefficient * noise(pair)."""
         address = NoiseAddress(run_seed, iteration, 0, tensor, element)
-        check(master, "master", self.device)
-        pairs = check_members(pairs, coefficients)
+        require_tensor(master, "master", self.device)
+        members = members_of(pairs, coefficients)
         shard = shard_of(master.numel(), element=element, columns=columns, stride=stride)
         name = dtype_name(live_dtype)
         if not shard.size:
-            return report(0, None)
-        members = self.launcher.members(pairs, coefficients)
-        sums = self.launcher.accumulate(master.detach(), members, live_dtype=name, shard=shard, address=address)
-        return report(shard.size, sums)
+            return NO_REPORT
+        there = self.launcher.members(members)
+        sums = self.launcher.accumulate(master.detach(), there, live_dtype=name, shard=shard, address=address)
+        return report_of(shard.size, sums)
 
     def digest(
         self,
@@ -126,13 +142,12 @@ class CudaBackend:
         element: int = 0,
         columns: int | None = None,
         stride: int | None = None,
-    ) -> int:
+    ) -> int | Pending[int]:
         """Order-free 64-bit digest of the bits."""
         tensor = NoiseAddress(0, 0, 0, tensor, element).tensor
-        shard = shard_of(check(master, "master", self.device).numel(), element=element, columns=columns, stride=stride)
-        if not shard.size:
-            return 0
-        return int(self.launcher.digest(master.detach(), shard=shard, tensor=tensor)) % (1 << 64)
+        size = require_tensor(master, "master", self.device).numel()
+        shard = shard_of(size, element=element, columns=columns, stride=stride)
+        return digest_of(self.launcher.digest(master.detach(), shard=shard, tensor=tensor)) if shard.size else 0
 
     def perturb_low_rank_into(
         self,
@@ -147,19 +162,24 @@ class CudaBackend:
         tensor: int,
         row: int = 0,
         column: int = 0,
-    ) -> int:
+    ) -> Pending[int]:
         """live = round(master + scale * E), E the pair's low-rank noise; how many live values aren't finite."""
-        address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, pair, tensor), row, column)
-        check_pair(live, master, self.device, self.device)
+        address = NoiseAddress(run_seed, iteration, pair, tensor)
+        require_pair(live, master, self.device, self.device)
+        require_block(master, rank=rank, row=row, column=column)
         require_one_shape(live, master)
-        flag = self.launcher.flag()
+        member = member_of(address.pair, scale)
+        wrong = self.launcher.counter()
         if master.numel():
-            members = self.launcher.members([pair], np.array([scale], np.float32))
             lines = self.launcher.low_rank_lines(
-                members, rank=rank, address=address, first=(row, column), shape=(master.shape[0], master.shape[1])
+                self.launcher.members(member),
+                rank=rank,
+                address=address,
+                first=(row, column),
+                shape=(master.shape[0], master.shape[1]),
             )
-            self.launcher.perturb_low_rank(live.detach(), master.detach(), flag, lines)
-        return wrong_values(live, flag)
+            self.launcher.perturb_low_rank(live.detach(), master.detach(), wrong, lines)
+        return count_of(wrong)
 
     def accumulate_low_rank(
         self,
@@ -167,30 +187,31 @@ class CudaBackend:
         *,
         rank: int,
         live_dtype: torch.dtype | str,
-        pairs: Sequence[int],
+        pairs: Pairs,
         coefficients: NDArray[np.float32],
         run_seed: int,
         iteration: int,
         tensor: int,
         row: int = 0,
         column: int = 0,
-    ) -> UpdateReport:
+    ) -> UpdateReport | Pending[UpdateReport]:
         """master += sum over the pairs, in order, of coefficient * E(pair). The pairs' factors need
         4 * rank * (rows + columns) bytes each beside."""
-        address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, 0, tensor), row, column)
-        check(master, "master", self.device)
-        pairs = check_members(pairs, coefficients)
+        address = NoiseAddress(run_seed, iteration, 0, tensor)
+        require_tensor(master, "master", self.device)
+        require_block(master, rank=rank, row=row, column=column)
+        members = members_of(pairs, coefficients)
         name = dtype_name(live_dtype)
         if not master.numel():
-            return report(0, None)
+            return NO_REPORT
         lines = self.launcher.low_rank_lines(
-            self.launcher.members(pairs, coefficients),
+            self.launcher.members(members),
             rank=rank,
             address=address,
             first=(row, column),
             shape=(master.shape[0], master.shape[1]),
         )
-        return report(master.numel(), self.launcher.accumulate_low_rank(master.detach(), lines, live_dtype=name))
+        return report_of(master.numel(), self.launcher.accumulate_low_rank(master.detach(), lines, live_dtype=name))
 
 
 def cuda_device(device: torch.device) -> torch.device:
@@ -224,83 +245,29 @@ def triton_kernels() -> Kernels:
     return kernels
 
 
-def check(tensor: Any, name: str, device: torch.device, *, live: bool = False) -> torch.Tensor:
-    """A tensor that the kernels can take: contiguous, on the device, float32 or, for `live`, a live type.
-
-    Raises:
-        KernelError: says what differs.
-    """
-    if not isinstance(tensor, torch.Tensor):
-        raise KernelError(f"`{name}` must be a torch tensor, got {type(tensor).__name__}")
-    if tensor.device != device:
-        raise KernelError(f"`{name}` must be on {device}, got {tensor.device}")
-    if live:
-        dtype_name(tensor.dtype)
-    elif tensor.dtype != torch.float32:
-        raise KernelError(f"`{name}` must be float32, got {tensor.dtype}")
-    if not tensor.is_contiguous():
-        raise KernelError(f"`{name}` must be contiguous, got strides {tensor.stride()} for {tuple(tensor.shape)}")
-    if tensor.is_neg():
-        raise KernelError(f"`{name}` must hold its own values, got a view of negated ones (call resolve_neg())")
-    return tensor
+def member_of(pair: int, scale: float) -> Members:
+    """The one member of a perturbation."""
+    return Members(np.array([pair], np.uint32), np.array([finite_scale(scale)], np.float32))
 
 
-def check_pair(live: Any, master: Any, live_device: torch.device, master_device: torch.device) -> None:
-    """Refuse what `check` refuses, different lengths, and memory that both have.
-
-    Raises:
-        KernelError: says what differs.
-    """
-    check(live, "live", live_device, live=True)
-    check(master, "master", master_device)
-    if live.numel() != master.numel():
-        raise KernelError(
-            f"`live` and `master` must have the same number of elements, got {live.numel()} and {master.numel()}"
-        )
-    spans = sorted((x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()) for x in (live, master) if x.numel())
-    if any(start < end for (_, end), (start, _) in itertools.pairwise(spans)):
-        raise KernelError("`live` and `master` share memory, expected two tensors")
+def count_of(wrong: torch.Tensor) -> Pending[int]:
+    """What a `Launcher.counter` holds."""
+    return Pending(wrong, lambda numbers: int(numbers[0]))
 
 
-def check_members(pairs: Sequence[int], coefficients: Any) -> list[int]:
-    """The pairs as ints; refuses pairs and coefficients that don't belong together.
-
-    Raises:
-        KernelError: different lengths, or coefficients that aren't float32.
-        NoiseAddressError: a pair out of range.
-    """
-    if not isinstance(coefficients, np.ndarray) or coefficients.dtype != np.float32 or coefficients.ndim != 1:
-        raise KernelError(f"`coefficients` must be a numpy array (N,) of float32, got {coefficients!r}")
-    if len(pairs) != len(coefficients):
-        raise KernelError(
-            f"`pairs` and `coefficients` must have the same length, got {len(pairs)} and {len(coefficients)}"
-        )
-    return [NoiseAddress(0, 0, pair, 0).pair for pair in pairs]
+def digest_of(total: torch.Tensor) -> Pending[int]:
+    """A sum modulo 2^64, which is an int64 on the device."""
+    return Pending(total.view(1), lambda numbers: int(numbers[0]) % (1 << 64))
 
 
-def check_low_rank(master: torch.Tensor, rank: int, address: NoiseAddress, row: int, column: int) -> NoiseAddress:
-    """Refuse what isn't a matrix, a rank out of range, and factors beyond the last element; gives the address back.
-
-    Raises:
-        KernelError, NoiseAddressError: says what differs.
-    """
-    if getattr(master, "ndim", None) != 2:
-        raise KernelError(f"`master` must have 2 dimensions for low-rank noise, got {tuple(np.shape(master))}")
-    if not 1 <= whole(rank, "rank") <= MAX_RANK:
-        raise KernelError(f"`rank` must be in [1, {MAX_RANK}], got {rank}")
-    for first, size in ((row, master.shape[0]), (column, master.shape[1])):
-        shard_of(size * rank, element=first * rank, columns=None, stride=None)
-    return address
+def report_of(elements: int, sums: torch.Tensor) -> Pending[UpdateReport]:
+    """The report of `elements` values, of the sums in `es_llm.noise.launch.REPORT`'s order."""
+    return Pending(sums, lambda numbers: _report(elements, *numbers))
 
 
-def wrong_values(live: torch.Tensor, flag: torch.Tensor) -> int:
-    """How many live values are NaN or infinite: none, unless a kernel set the flag."""
-    return live.numel() - int(torch.isfinite(live.detach()).sum()) if int(flag) else 0
-
-
-def report(elements: int, sums: torch.Tensor | None) -> UpdateReport:
-    """The report of `elements` values, of the sums in `es_llm.noise.launch.REPORT`'s order; None is no values."""
-    moved, nonfinite, intended, actual, product = sums.tolist() if sums is not None else (0.0,) * 5
+def _report(
+    elements: int, moved: float, nonfinite: float, intended: float, actual: float, product: float
+) -> UpdateReport:
     return UpdateReport(
         elements=elements,
         moved=int(moved),
@@ -309,3 +276,7 @@ def report(elements: int, sums: torch.Tensor | None) -> UpdateReport:
         actual_square=actual,
         product=product,
     )
+
+
+NO_REPORT: Final = _report(0, 0, 0, 0, 0, 0)
+"""Of no values."""

@@ -5,16 +5,15 @@ Tensors are contiguous and on the device; masters are float32. Results stay on t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, Final, Protocol, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from es_llm.noise.address import NoiseAddress, kind_number
+from es_llm.noise.checks import Members
 from es_llm.noise.shard import BLOCK, Shard
 
 REPORT: Final = 5
@@ -43,10 +42,11 @@ class Launcher:
     def __init__(self, device: torch.device, kernels: Kernels) -> None:
         self.device = device
         self._kernels = kernels
+        self._members: tuple[object, tuple[torch.Tensor, torch.Tensor]] | None = None
 
-    def flag(self) -> torch.Tensor:
-        """(1,) int32, zero: becomes 1 when a kernel stores a live value that isn't finite."""
-        return torch.zeros(1, dtype=torch.int32, device=self.device)
+    def counter(self) -> torch.Tensor:
+        """(1,) int64, zero: kernels add to it how many of the live values that they store are NaN or infinite."""
+        return torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def fill(self, out: torch.Tensor, shard: Shard, address: NoiseAddress, kind: str) -> None:
         """out = noise."""
@@ -57,7 +57,7 @@ class Launcher:
         self,
         live: torch.Tensor,
         master: torch.Tensor,
-        flag: torch.Tensor,
+        wrong: torch.Tensor,
         *,
         scale: float,
         shard: Shard,
@@ -70,7 +70,7 @@ class Launcher:
             grid,
             _stored(live),
             master,
-            flag,
+            wrong,
             scale=int(np.float32(scale).view(np.uint32)),
             LIVE=name_of(live.dtype),
             pair=address.pair,
@@ -78,7 +78,7 @@ class Launcher:
             **_words(address, "dense"),
         )
 
-    def round_into(self, live: torch.Tensor, master: torch.Tensor, flag: torch.Tensor) -> None:
+    def round_into(self, live: torch.Tensor, master: torch.Tensor, wrong: torch.Tensor) -> None:
         """live = round(master)."""
         size = live.numel()
         even = size % 16 == 0
@@ -87,7 +87,7 @@ class Launcher:
             -(-size // (BLOCK * _TILES * _BLOCKS)),
             _stored(live),
             master,
-            flag,
+            wrong,
             size=size // 16 if even else size,
             LIVE=name_of(live.dtype),
             T=_TILES,
@@ -133,12 +133,12 @@ class Launcher:
         return sums.sum()
 
     def perturb_low_rank(
-        self, live: torch.Tensor, master: torch.Tensor, flag: torch.Tensor, lines: tuple[torch.Tensor, torch.Tensor]
+        self, live: torch.Tensor, master: torch.Tensor, wrong: torch.Tensor, lines: tuple[torch.Tensor, torch.Tensor]
     ) -> None:
         """live = round(master + acc); both (rows, columns); `lines` as from `low_rank_lines`."""
         grid, common = _matrix(master, lines)
         name = name_of(live.dtype)
-        self._run(self._kernels.low_rank.perturb, grid, _stored(live), master, flag, *lines, LIVE=name, **common)
+        self._run(self._kernels.low_rank.perturb, grid, _stored(live), master, wrong, *lines, LIVE=name, **common)
 
     def accumulate_low_rank(
         self, master: torch.Tensor, lines: tuple[torch.Tensor, torch.Tensor], *, live_dtype: str
@@ -164,10 +164,15 @@ class Launcher:
         right = self._lines(members, "low_rank_b", rank, address, first[1], shape[1], _WIDTH)
         return left, right
 
-    def members(self, pairs: Sequence[int], coefficients: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pairs, as the bits of int32, and coefficients, float32, on the device."""
-        words = np.array(pairs, np.uint32).view(np.int32)
-        return torch.from_numpy(words).to(self.device), torch.from_numpy(coefficients.copy()).to(self.device)
+    def members(self, members: Members) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pairs, as the bits of int32, and coefficients, float32, on the device. A pass asks for the same ones at every
+        tensor: they stay there until others are asked for."""
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        asked = (stream, members.pairs.tobytes(), members.coefficients.tobytes())
+        if self._members is None or self._members[0] != asked:
+            pairs = torch.from_numpy(members.pairs.view(np.int32).copy()).to(self.device)
+            self._members = asked, (pairs, torch.from_numpy(members.coefficients.copy()).to(self.device))
+        return self._members[1]
 
     def _lines(
         self,
@@ -206,7 +211,12 @@ class Launcher:
         if self.device.type == "cuda":
             here = torch.cuda.device(self.device)  # Triton launches on the current device
         with here:
-            kernel[(grid,)](*arguments, **options, num_warps=_WARPS, enable_fp_fusion=False)
+            kernel[(grid,)](
+                *arguments,
+                **options,
+                num_warps=_WARPS,
+                enable_fp_fusion=False,
+            )
 
 
 def name_of(dtype: torch.dtype) -> str:

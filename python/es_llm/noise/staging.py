@@ -8,20 +8,29 @@ from typing import Any, Final, final
 
 import torch
 
-_BUFFERS: Final = 3  # one arrives, one is worked on, one leaves
+BUFFERS: Final = 3
+"""One arrives, one is worked on, one leaves."""
 
 
 @final
 class Staging:
     """Three buffers of `size` float32 values in turn. Work is in the current stream, copies are in two of their own.
 
-    On the CPU, for tests, everything is done at once.
+    What orders them, with A -> B for "B begins when A has ended":
+
+        copy in -> work -> copy out -> the next copy into the same buffer
+
+    and nothing else, so that the three go on at the same time for different chunks. The host waits in `wait` alone. All
+    this holds as well when an exception, Ctrl-C say, comes in between.
+
+    Args:
+        cuda: whose streams to use, `torch.cuda` or a test's fake; None: everything is done at once, as on the CPU.
     """
 
-    def __init__(self, device: torch.device, size: int) -> None:
-        self._device, self._size = device, size
+    def __init__(self, device: torch.device, size: int, *, cuda: Any = None) -> None:
+        self._device, self._size, self._cuda = device, size, cuda
         self._buffers: list[torch.Tensor] = []
-        self._free: list[Any] = [None] * _BUFFERS  # events: the buffer may be written again
+        self._free: list[Any] = [None] * BUFFERS  # events: the buffer may be written again
         self._turn = 0
         self._in: Any = None
         self._out: Any = None
@@ -29,40 +38,45 @@ class Staging:
     @contextmanager
     def chunk(self, host: torch.Tensor, *, write: bool) -> Iterator[torch.Tensor]:
         """The values of `host` (n,), on the device for the time of the context; with `write`, what the context made of
-        them goes back, and is there after `wait`."""
+        them goes back, and is there after `wait`. If the context raises, nothing goes back."""
         self._prepare()
-        turn, self._turn = self._turn, (self._turn + 1) % _BUFFERS
+        turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
         buffer = self._buffers[turn][: host.numel()]
-        if self._in is None:
+        if self._cuda is None:
             buffer.copy_(host)
             yield buffer
             if write:
                 host.copy_(buffer)
             return
-        compute = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(self._in):
+        work = self._cuda.current_stream(self._device)
+        with self._cuda.stream(self._in):
             if self._free[turn] is not None:
                 self._in.wait_event(self._free[turn])
             buffer.copy_(host, non_blocking=True)
-        compute.wait_stream(self._in)
-        yield buffer
-        self._free[turn] = compute.record_event()
+        work.wait_stream(self._in)
+        try:
+            yield buffer
+        finally:
+            self._free[turn] = work.record_event()
         if write:
-            with torch.cuda.stream(self._out):
+            with self._cuda.stream(self._out):
                 self._out.wait_event(self._free[turn])
-                host.copy_(buffer, non_blocking=True)
-                self._free[turn] = self._out.record_event()
+                try:
+                    host.copy_(buffer, non_blocking=True)
+                finally:
+                    self._free[turn] = self._out.record_event()
 
     def wait(self) -> None:
-        """Until all that was written back is in host memory."""
-        if self._out is not None:
+        """Until no copy is under way: host memory holds what was written back, and may be written by others."""
+        if self._in is not None:
+            self._in.synchronize()
             self._out.synchronize()
 
     def _prepare(self) -> None:
         if self._buffers:
             return
-        self._buffers = [torch.empty(self._size, device=self._device) for _ in range(_BUFFERS)]
-        if self._device.type == "cuda":
-            new: Any = torch.cuda.Stream
-            self._in, self._out = new(self._device), new(self._device)
-            self._in.wait_stream(torch.cuda.current_stream(self._device))
+        buffers = [torch.empty(self._size, device=self._device) for _ in range(BUFFERS)]
+        if self._cuda is not None:
+            self._in, self._out = self._cuda.Stream(self._device), self._cuda.Stream(self._device)
+            self._in.wait_stream(self._cuda.current_stream(self._device))
+        self._buffers = buffers

@@ -1,8 +1,8 @@
 """The Triton kernels for masters in host memory: streamed through the device in chunks, live weights on the device.
 
 For models whose float32 masters don't fit beside the live weights. Copies in, kernels and copies out run at the same
-time, each in its own stream, on three buffers in turn. Pinned masters are what makes the copies fast; others are right
-too. Bits, errors and reports are those of `es_llm.noise.cuda`.
+time, each in its own stream, on three buffers in turn, from one tensor to the next: only `settle` waits. Pinned masters
+are what makes the copies fast; others are right too. Bits, errors and reports are those of `es_llm.noise.cuda`.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from numpy.typing import NDArray
 from es_llm._core import UpdateReport
 from es_llm.errors import KernelError
 from es_llm.noise.address import NoiseAddress
-from es_llm.noise.backend import require_one_shape
-from es_llm.noise.cpu import dtype_name
-from es_llm.noise.cuda import (
-    CudaBackend,
-    check,
-    check_low_rank,
-    check_members,
-    check_pair,
-    report,
-    wrong_values,
+from es_llm.noise.checks import (
+    Pairs,
+    dtype_name,
+    finite_scale,
+    members_of,
+    require_block,
+    require_one_shape,
+    require_pair,
+    require_tensor,
 )
+from es_llm.noise.cuda import NO_REPORT, CudaBackend, count_of, digest_of, member_of, report_of
 from es_llm.noise.launch import Kernels
+from es_llm.noise.pending import Pending, settled
 from es_llm.noise.shard import Shard, shard_of
 from es_llm.noise.staging import Staging
 
-CHUNK: Final = 1 << 24
-"""Values of one buffer: 64 MiB, about a millisecond of a PCIe bus."""
+CHUNK: Final = 1 << 21
+"""Values of one buffer: 8 MiB, about a third of a millisecond of a PCIe 4 bus; a typical tensor has several."""
 
 _HOST: Final = torch.device("cpu")
 
 Piece = TypeVar("Piece")
+T = TypeVar("T")
 
 
 @final
@@ -58,12 +60,18 @@ class StreamedBackend:
         self._resident = CudaBackend(device, kernels=kernels)
         self._launch = self._resident.launcher
         self._chunk = chunk
-        self._staging = Staging(self.device, chunk)
+        streams = torch.cuda if self.device.type == "cuda" else None
+        self._staging = Staging(self.device, chunk, cuda=streams)
 
     @property
     def device(self) -> torch.device:
         """Where the live weights are."""
         return self._resident.device
+
+    def settle(self, results: Sequence[T | Pending[T]]) -> list[T]:
+        """The results of a pass, in one read of the device, when all masters are in host memory."""
+        self._staging.wait()
+        return settled(results)
 
     def fill(
         self,
@@ -94,38 +102,39 @@ class StreamedBackend:
         element: int = 0,
         columns: int | None = None,
         stride: int | None = None,
-    ) -> int:
+    ) -> Pending[int]:
         """live = round(fma(scale, noise, master)); how many live values are NaN or infinite."""
         address = NoiseAddress(run_seed, iteration, pair, tensor, element)
-        check_pair(live, master, self.device, _HOST)
+        require_pair(live, master, self.device, _HOST)
+        scale = finite_scale(scale)
         shard = shard_of(master.numel(), element=element, columns=columns, stride=stride)
-        flat, flag = live.detach().view(-1), self._launch.flag()
+        flat, wrong = live.detach().view(-1), self._launch.counter()
 
         def perturb(first: int, chunk: torch.Tensor, piece: Shard) -> None:
             part = flat[first : first + piece.size]
-            self._launch.perturb(part, chunk, flag, scale=scale, shard=piece, address=address)
+            self._launch.perturb(part, chunk, wrong, scale=scale, shard=piece, address=address)
 
         self._each(master, _sized(shard.pieces(self._chunk)), perturb)
-        return wrong_values(live, flag)
+        return count_of(wrong)
 
-    def round_into(self, live: torch.Tensor, master: torch.Tensor) -> int:
+    def round_into(self, live: torch.Tensor, master: torch.Tensor) -> Pending[int]:
         """live = round(master), to nearest even; how many live values are NaN or infinite."""
-        check_pair(live, master, self.device, _HOST)
+        require_pair(live, master, self.device, _HOST)
         shard = shard_of(master.numel(), element=0, columns=None, stride=None)
-        flat, flag = live.detach().view(-1), self._launch.flag()
+        flat, wrong = live.detach().view(-1), self._launch.counter()
 
         def round_into(first: int, chunk: torch.Tensor, piece: Shard) -> None:
-            self._launch.round_into(flat[first : first + piece.size], chunk, flag)
+            self._launch.round_into(flat[first : first + piece.size], chunk, wrong)
 
         self._each(master, _sized(shard.pieces(self._chunk)), round_into)
-        return wrong_values(live, flag)
+        return count_of(wrong)
 
     def accumulate(
         self,
         master: torch.Tensor,
         *,
         live_dtype: torch.dtype | str,
-        pairs: Sequence[int],
+        pairs: Pairs,
         coefficients: NDArray[np.float32],
         run_seed: int,
         iteration: int,
@@ -133,20 +142,20 @@ class StreamedBackend:
         element: int = 0,
         columns: int | None = None,
         stride: int | None = None,
-    ) -> UpdateReport:
+    ) -> UpdateReport | Pending[UpdateReport]:
         """master += sum over the pairs, in order, of coefficient * noise(pair)."""
         address = NoiseAddress(run_seed, iteration, 0, tensor, element)
-        check(master, "master", _HOST)
-        pairs = check_members(pairs, coefficients)
+        require_tensor(master, "master", _HOST)
+        checked = members_of(pairs, coefficients)
         shard = shard_of(master.numel(), element=element, columns=columns, stride=stride)
-        name, members = dtype_name(live_dtype), self._launch.members(pairs, coefficients)
+        name, members = dtype_name(live_dtype), self._launch.members(checked)
         sums: list[torch.Tensor] = []
 
         def accumulate(_first: int, chunk: torch.Tensor, piece: Shard) -> None:
             sums.append(self._launch.accumulate(chunk, members, live_dtype=name, shard=piece, address=address))
 
         self._each(master, _sized(shard.pieces(self._chunk)), accumulate, write=True)
-        return report(shard.size, torch.stack(sums).sum(0) if sums else None)
+        return report_of(shard.size, torch.stack(sums).sum(0)) if sums else NO_REPORT
 
     def digest(
         self,
@@ -156,10 +165,10 @@ class StreamedBackend:
         element: int = 0,
         columns: int | None = None,
         stride: int | None = None,
-    ) -> int:
+    ) -> int | Pending[int]:
         """Order-free 64-bit digest of the bits."""
-        NoiseAddress(0, 0, 0, tensor, element)
-        size = check(master, "master", _HOST).numel()
+        tensor = NoiseAddress(0, 0, 0, tensor, element).tensor
+        size = require_tensor(master, "master", _HOST).numel()
         shard = shard_of(size, element=element, columns=columns, stride=stride)
         sums: list[torch.Tensor] = []
 
@@ -167,7 +176,7 @@ class StreamedBackend:
             sums.append(self._launch.digest(chunk, shard=piece, tensor=tensor))
 
         self._each(master, _sized(shard.pieces(self._chunk)), digest)
-        return int(torch.stack(sums).sum()) % (1 << 64) if sums else 0
+        return digest_of(torch.stack(sums).sum()) if sums else 0
 
     def perturb_low_rank_into(
         self,
@@ -182,21 +191,22 @@ class StreamedBackend:
         tensor: int,
         row: int = 0,
         column: int = 0,
-    ) -> int:
+    ) -> Pending[int]:
         """live = round(master + scale * E), E the pair's low-rank noise; how many live values aren't finite."""
-        address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, pair, tensor), row, column)
-        check_pair(live, master, self.device, _HOST)
+        address = NoiseAddress(run_seed, iteration, pair, tensor)
+        require_pair(live, master, self.device, _HOST)
+        require_block(master, rank=rank, row=row, column=column)
         require_one_shape(live, master)
-        flat, flag = live.detach().view(-1), self._launch.flag()
-        members = self._launch.members([pair], np.array([scale], np.float32))
+        flat, wrong = live.detach().view(-1), self._launch.counter()
+        members = self._launch.members(member_of(address.pair, scale))
 
         def perturb(first: int, chunk: torch.Tensor, block: _Block) -> None:
             lines = self._lines(members, rank, address, block, row, column)
             part = flat[first : first + chunk.numel()].view(block.shape)
-            self._launch.perturb_low_rank(part, chunk.view(block.shape), flag, lines)
+            self._launch.perturb_low_rank(part, chunk.view(block.shape), wrong, lines)
 
         self._each(master, _blocks(master.shape, self._chunk), perturb)
-        return wrong_values(live, flag)
+        return count_of(wrong)
 
     def accumulate_low_rank(
         self,
@@ -204,19 +214,20 @@ class StreamedBackend:
         *,
         rank: int,
         live_dtype: torch.dtype | str,
-        pairs: Sequence[int],
+        pairs: Pairs,
         coefficients: NDArray[np.float32],
         run_seed: int,
         iteration: int,
         tensor: int,
         row: int = 0,
         column: int = 0,
-    ) -> UpdateReport:
+    ) -> UpdateReport | Pending[UpdateReport]:
         """master += sum over the pairs, in order, of coefficient * E(pair)."""
-        address = check_low_rank(master, rank, NoiseAddress(run_seed, iteration, 0, tensor), row, column)
-        check(master, "master", _HOST)
-        pairs = check_members(pairs, coefficients)
-        name, members = dtype_name(live_dtype), self._launch.members(pairs, coefficients)
+        address = NoiseAddress(run_seed, iteration, 0, tensor)
+        require_tensor(master, "master", _HOST)
+        require_block(master, rank=rank, row=row, column=column)
+        checked = members_of(pairs, coefficients)
+        name, members = dtype_name(live_dtype), self._launch.members(checked)
         sums: list[torch.Tensor] = []
 
         def accumulate(_first: int, chunk: torch.Tensor, block: _Block) -> None:
@@ -224,7 +235,7 @@ class StreamedBackend:
             sums.append(self._launch.accumulate_low_rank(chunk.view(block.shape), lines, live_dtype=name))
 
         self._each(master, _blocks(master.shape, self._chunk), accumulate, write=True)
-        return report(master.numel(), torch.stack(sums).sum(0) if sums else None)
+        return report_of(master.numel(), torch.stack(sums).sum(0)) if sums else NO_REPORT
 
     def _lines(
         self, members: Any, rank: int, address: NoiseAddress, block: _Block, row: int, column: int
@@ -240,14 +251,16 @@ class StreamedBackend:
         *,
         write: bool = False,
     ) -> None:
-        """Calls `work` with the first value's index, the values on the device and the piece; waits for what is
-        written back."""
+        """Calls `work` with the first value's index, the values on the device and the piece. Copies of masters are
+        still under way when this returns, but not when it raises."""
         flat = master.detach().view(-1)
-        for first, size, piece in pieces:
-            with self._staging.chunk(flat[first : first + size], write=write) as chunk:
-                work(first, chunk, piece)
-        if write:
+        try:
+            for first, size, piece in pieces:
+                with self._staging.chunk(flat[first : first + size], write=write) as chunk:
+                    work(first, chunk, piece)
+        except BaseException:
             self._staging.wait()
+            raise
 
 
 class _Block:

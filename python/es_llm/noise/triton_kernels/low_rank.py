@@ -61,7 +61,7 @@ def factors(
 def perturb(
     live,
     master,
-    flag,
+    wrong,
     left,
     right,
     lines: tl.int32,
@@ -72,15 +72,14 @@ def perturb(
     W: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """live = round(master + acc); `flag` as in `weights.perturb`."""
+    """live = round(master + acc); `wrong` as in `weights.perturb`."""
     o, i, place, mask = _tile(rows, columns, H, W, EVEN)
     acc = _chain(left, right, lines, o, i, rows, columns, H, W, EVEN)
     value = tl.load(master + place, mask=mask, other=0.0) + acc
     tl.store(live + place, converted(value, LIVE), mask=mask)
     if too_large(magnitude(tl.full((H, W), 0.0, tl.float32), value), LIVE) > 0:
-        tl.store(flag, 1)
         tl.debug_barrier()
-        mend(live + place, mask, LIVE)
+        tl.atomic_add(wrong, mend(live + place, mask, LIVE))
 
 
 @triton.jit(do_not_specialize=_SCALARS)

@@ -2,7 +2,7 @@
 
 16-bit values are int16 in memory. The device's conversions (compute capability 8.0 and up) round as IEEE 754 says, keep
 denormals and go to infinity, but make 7fff of a NaN. So a kernel keeps the largest magnitude of what it stores, one
-instruction per value; where one is `too_large`, NaN or infinite, it raises a flag and calls `mend`.
+instruction per value; where one is `too_large`, NaN or infinite, it calls `mend`, which counts.
 """
 
 from __future__ import annotations
@@ -53,13 +53,20 @@ def too_large(largest, LIVE: tl.constexpr):
 
 @triton.jit
 def mend(place, mask, LIVE: tl.constexpr):
-    """Gives the NaNs stored at `place` their bits. A barrier must part it from what stored them."""
-    if LIVE != "float32":
-        stored = tl.load(place, mask=mask, other=0)
+    """Gives the NaNs stored at `place` their bits; how many values there are NaN or infinite, int64. A barrier must
+    part it from what stored them."""
+    if LIVE == "float32":
+        wrong = (tl.abs(tl.load(place, mask=mask, other=0.0)) < float("inf")) == 0
+    else:
+        size = tl.load(place, mask=mask, other=0) & 0x7FFF
         if LIVE == "bfloat16":
-            tl.store(place, 0x7FC0, mask=(stored & 0x7FFF) > 0x7F80)
+            infinity = 0x7F80
+            tl.store(place, 0x7FC0, mask=size > infinity)
         else:
-            tl.store(place, 0x7E00, mask=(stored & 0x7FFF) > 0x7C00)
+            infinity = 0x7C00
+            tl.store(place, 0x7E00, mask=size > infinity)
+        wrong = size >= infinity
+    return tl.reduce(wrong.to(tl.int64), None, add)
 
 
 @triton.jit

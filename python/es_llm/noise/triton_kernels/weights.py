@@ -43,7 +43,7 @@ def fill(
 def perturb(
     live,
     master,
-    flag,
+    wrong,
     scale: tl.uint32,
     element: tl.int64,
     stride: tl.int64,
@@ -60,8 +60,8 @@ def perturb(
     EVEN: tl.constexpr,
     CARRY: tl.constexpr,
 ):
-    """live = round(fma(scale, noise, master)); `scale` comes as the bits of an f32; `flag` becomes 1
-    if a live value is NaN or infinite."""
+    """live = round(fma(scale, noise, master)); `scale` comes as the bits of an f32; the live values
+    that are NaN or infinite are added to the number at `wrong`."""
     begin, offset, low, high = span(element, stride, columns, programs, 4 * T * B, EVEN)
     key0, key1, c1_word = k0.to(tl.uint32), k1.to(tl.uint32), word.to(tl.uint32)
     factor = scale.to(tl.uint32).to(tl.float32, bitcast=True)
@@ -76,24 +76,25 @@ def perturb(
         tl.store(live + place, converted(value, LIVE), mask=mask)
         largest = magnitude(largest, value)
     if too_large(largest, LIVE) > 0:
-        tl.store(flag, 1)
         tl.debug_barrier()
+        count = tl.full((), 0, tl.int64)
         for t in tl.static_range(T):
-            mend(live + offset + t * 4 * B + tl.arange(0, 4 * B), inside(low, high, t, B, EVEN), LIVE)
+            count += mend(live + offset + t * 4 * B + tl.arange(0, 4 * B), inside(low, high, t, B, EVEN), LIVE)
+        tl.atomic_add(wrong, count)
 
 
 @triton.jit(do_not_specialize=["size"])
 def round_into(
     live,
     master,
-    flag,
+    wrong,
     size: tl.int64,
     LIVE: tl.constexpr,
     T: tl.constexpr,
     B: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """live = round(master); with EVEN, `size` counts units of 16 values."""
+    """live = round(master); with EVEN, `size` counts units of 16 values; `wrong` as in `perturb`."""
     first = tl.program_id(0).to(tl.int64) * (4 * T * B)
     high = (size.to(tl.int64) * 16 if EVEN else size.to(tl.int64)) - first
     largest = tl.full((4 * B,), 0.0, tl.float32)
@@ -104,10 +105,11 @@ def round_into(
         tl.store(live + place, converted(value, LIVE), mask=mask)
         largest = magnitude(largest, value)
     if too_large(largest, LIVE) > 0:
-        tl.store(flag, 1)
         tl.debug_barrier()
+        count = tl.full((), 0, tl.int64)
         for t in tl.static_range(T):
-            mend(live + first + t * 4 * B + tl.arange(0, 4 * B), inside(0, high, t, B, True), LIVE)
+            count += mend(live + first + t * 4 * B + tl.arange(0, 4 * B), inside(0, high, t, B, True), LIVE)
+        tl.atomic_add(wrong, count)
 
 
 @triton.jit(do_not_specialize=_ADDRESS)

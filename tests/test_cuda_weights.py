@@ -1,0 +1,134 @@
+"""A model's weights on the CUDA backends: the bits of the CPU, and one wait for each pass over the tensors."""
+
+import pytest
+import torch
+
+from es_llm import _core
+from es_llm.model import weights
+from es_llm.model.weights import Weights
+from es_llm.noise.cuda import CudaBackend
+from es_llm.noise.pending import Pending
+from es_llm.noise.streamed import StreamedBackend
+from tests import interpreted
+from tests.interpreted import like_the_device  # noqa: F401 - a fixture
+from tests.tiny_models import tiny_model
+
+CPU = torch.device("cpu")
+BACKENDS = {
+    "resident": lambda: CudaBackend(CPU, kernels=interpreted.KERNELS),
+    "streamed": lambda: StreamedBackend(CPU, kernels=interpreted.KERNELS, chunk=4096),
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def on_triton(request, monkeypatch, like_the_device):  # noqa: F811 - the fixture
+    """The next `Weights` have a CUDA backend, in the interpreter."""
+    backend = BACKENDS[request.param]()
+    monkeypatch.setattr(weights, "backend_for", lambda _device: backend)
+    return backend
+
+
+def training(made):
+    """Live weights of a member after an update, digest and sha256."""
+    population = _core.Population(run_seed=7, population_size=4)
+    record = population.tell([0.0, 1.0, 0.5, -0.25], sigma=0.02, learning_rate=0.05)
+    report = made.update(record, run_seed=7)
+    population.apply(record)
+    made.perturb(population.ask()[1], run_seed=7, sigma=0.02)
+    live = [live.tensor().cpu().view(torch.int16).clone() for live in made._live]
+    made.unperturb()
+    return live, made.digest(), made.sha256(), (report.elements, report.moved, report.nonfinite)
+
+
+def equal(left, right):
+    return all(torch.equal(a, b) for a, b in zip(left[0], right[0], strict=True)) and left[1:] == right[1:]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """The training on the CPU's own backend."""
+    return training(Weights(tiny_model("qwen2"), dtype="bfloat16"))
+
+
+def test_the_same_training_in_the_interpreter(expected, on_triton):
+    assert equal(training(Weights(tiny_model("qwen2"), dtype="bfloat16")), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("master_device", ["device", "cpu"])
+def test_the_same_training_on_a_gpu(expected, master_device):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    there = {"device": torch.device("cuda"), "master_device": master_device}
+    assert equal(training(Weights(tiny_model("qwen2"), dtype="bfloat16", **there)), expected)
+
+
+@pytest.fixture
+def traffic(monkeypatch):
+    """Numbers that are read from the device, and arrays that are sent to it, by the product's own code."""
+    seen = []
+    for owner, name in (
+        (torch.Tensor, "tolist"),
+        (torch.Tensor, "item"),
+        (torch.Tensor, "__int__"),
+        (torch, "from_numpy"),
+    ):
+        usual = getattr(owner, name)
+
+        def told(*arguments, _usual=usual, _name=name):
+            seen.append(_name)
+            return _usual(*arguments)
+
+        monkeypatch.setattr(owner, name, told)
+    return seen
+
+
+def test_a_pass_reads_the_device_once(on_triton, traffic):
+    made = Weights(torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(5))), dtype="bfloat16")
+    population = _core.Population(run_seed=7, population_size=4)
+    record = population.tell([0.0, 1.0, 0.5, -0.25], sigma=0.02, learning_rate=0.05)
+    passes = {
+        "perturb": lambda: made.perturb(population.ask()[0], run_seed=7, sigma=0.02),
+        "unperturb": made.unperturb,
+        "update": lambda: made.update(record, run_seed=7),
+        "digest": made.digest,
+    }
+    for name, start in passes.items():
+        traffic.clear()
+        start()
+        assert sorted(traffic) == ["from_numpy"] * (2 if name == "update" else 0) + ["tolist"], name
+
+
+def test_members_are_sent_when_they_change(on_triton, traffic):
+    update = {"run_seed": 1, "iteration": 0, "live_dtype": "float32", "tensor": 0}
+    one, two = (torch.tensor([value, 2.0]).numpy() for value in (1.0, -1.0))
+    traffic.clear()
+    for pairs, coefficients in (([1, 2], one), ([1, 2], one.copy()), ([1, 2], two), ([2, 1], two), ([1, 2], one)):
+        on_triton.accumulate(torch.zeros(16), pairs=pairs, coefficients=coefficients, **update)
+    assert traffic == ["from_numpy"] * 8
+
+
+def test_a_pass_that_fails_ends_with_a_wait(monkeypatch):
+    class Failing:
+        """Its third tensor raises."""
+
+        def __init__(self):
+            self.ended = []
+            self._calls = 0
+
+        def round_into(self, _live, _master):
+            self._calls += 1
+            if self._calls == 3:
+                raise KeyboardInterrupt
+            return Pending(torch.zeros(1, dtype=torch.int64), lambda numbers: numbers[0])
+
+        def settle(self, results):
+            self.ended.append(len(results))
+            return [0] * len(results)
+
+    made = Weights(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
+    failing = Failing()
+    monkeypatch.setattr(made, "_backend", failing)
+    with pytest.raises(KeyboardInterrupt):
+        made.unperturb()
+    assert failing.ended == [2]

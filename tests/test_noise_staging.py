@@ -1,0 +1,105 @@
+"""The order of copies and kernels where masters stream through a device: enough, and no more. Streams are a fake's."""
+
+import pytest
+import torch
+
+from es_llm.noise.staging import BUFFERS, Staging
+from es_llm.noise.streamed import StreamedBackend
+from tests import interpreted
+from tests.fake_cuda import FakeCuda
+from tests.interpreted import like_the_device  # noqa: F401 - a fixture
+
+CPU = torch.device("cpu")
+CHUNK = 16
+ADDRESS = {"run_seed": 1, "iteration": 2, "tensor": 4}
+UPDATE = {"pairs": [1], "coefficients": torch.ones(1).numpy(), "live_dtype": "float32", **ADDRESS}
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    fake = FakeCuda()
+    with fake.recording(monkeypatch):
+        yield fake
+
+
+def add_one(cuda, staging, host, *, write=True, fails=()):
+    """`host` + 1, chunk by chunk; a number in `fails` is a chunk in which the work is interrupted."""
+    for number, part in enumerate(host.split(CHUNK)):
+        try:
+            with staging.chunk(part, write=write) as chunk:
+                cuda.work.do("work", reads=[chunk], writes=[chunk])
+                chunk.add_(1)
+                if number in fails:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+
+
+@pytest.mark.parametrize("write", [True, False])
+@pytest.mark.parametrize("fails", [(), (0,), (4,), (3, 4, 5, 6)])
+def test_nothing_races(cuda, write, fails):
+    staging, host = Staging(CPU, CHUNK, cuda=cuda), torch.zeros(10 * CHUNK - 3)
+    add_one(cuda, staging, host, write=write, fails=fails)
+    assert cuda.races() == []
+    staging.wait()
+    assert cuda.under_way(host) == []
+    done = torch.ones(10, CHUNK)
+    done[list(fails)] = 0
+    assert torch.equal(host, done.flatten()[: len(host)] if write else torch.zeros(len(host)))
+
+
+def test_copies_and_work_go_on_at_the_same_time(cuda):
+    staging = Staging(CPU, CHUNK, cuda=cuda)
+    for _ in range(2):  # and from one tensor to the next
+        add_one(cuda, staging, torch.zeros(4 * CHUNK))
+    arrives, leaves, works = staging._in.name, staging._out.name, "work"
+    pairs = {frozenset(name.split(" on ")[1] for name in pair) for pair in cuda.at_once()}
+    assert {frozenset(pair) for pair in ((arrives, works), (works, leaves), (arrives, leaves))} <= pairs
+    # A chunk's copy in waits for the copy out of the chunk before it in the same buffer, and for no later one.
+    arriving = [step for step in cuda.steps if step.name.endswith(arrives)]
+    leaving = [number for number, step in enumerate(cuda.steps) if step.name.endswith(leaves)]
+    for chunk, step in enumerate(arriving):
+        assert sum(number in step.after for number in leaving) == max(chunk - BUFFERS + 1, 0)
+
+
+def test_the_fake_sees_what_is_missing(cuda, monkeypatch):
+    monkeypatch.setattr("tests.fake_cuda.Stream.wait_event", lambda _self, _event: None)
+    staging, host = Staging(CPU, CHUNK, cuda=cuda), torch.zeros(4 * CHUNK)
+    add_one(cuda, staging, host)
+    assert cuda.races()
+    assert cuda.under_way(host)
+
+
+@pytest.fixture
+def streamed(cuda):
+    backend = StreamedBackend(CPU, kernels=interpreted.KERNELS, chunk=CHUNK)
+    backend._staging = Staging(CPU, CHUNK, cuda=cuda)
+    return backend
+
+
+@pytest.mark.usefixtures("like_the_device")
+def test_only_the_end_of_a_pass_waits(cuda, streamed):
+    masters = [torch.zeros(40), torch.zeros(5, 4)]
+    results = [streamed.accumulate(masters[0], **UPDATE), streamed.accumulate_low_rank(masters[1], rank=1, **UPDATE)]
+    assert cuda.host == frozenset()
+    assert [report.elements for report in streamed.settle(results)] == [40, 20]
+    assert all(cuda.under_way(master) == [] for master in masters)
+    assert cuda.races() == []
+
+
+@pytest.mark.usefixtures("like_the_device")
+def test_nothing_is_under_way_after_an_exception(cuda, streamed, monkeypatch):
+    master, earlier = torch.zeros(4 * CHUNK), torch.zeros(CHUNK)
+    streamed.accumulate(earlier, **UPDATE)
+    accumulate, started = streamed._launch.accumulate, []
+
+    def interrupted(*arguments, **options):
+        started.append(1)
+        if len(started) == 3:
+            raise KeyboardInterrupt
+        return accumulate(*arguments, **options)
+
+    monkeypatch.setattr(streamed._launch, "accumulate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        streamed.accumulate(master, **UPDATE)
+    assert cuda.under_way(master) == cuda.under_way(earlier) == []
