@@ -1,13 +1,16 @@
 """The Triton kernels compiled for real devices, without one: what the launches ask for, in the machine's own words."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from es_llm.errors import KernelError
 from es_llm.noise.address import NoiseAddress
 from es_llm.noise.checks import members_of
 from es_llm.noise.cuda import triton_kernels
@@ -130,6 +133,17 @@ def check_arithmetic(kernel, name):
     assert found % 32 == 0 if name.startswith("low") else found == WRITTEN[kernel.name]
 
 
+ROUNDED = {"bfloat16": r"cvt\.rn\.bf16(?:x2)?\.f32", "float16": r"cvt\.rn\.f16(?:x2)?\.f32"}
+"""How an instruction to the nearest value of a live type begins; to even, nothing clamped, denormals kept."""
+
+
+def check_rounding(kernel, dtype):
+    """Live weights, and the report's, are rounded by these instructions and by no others."""
+    to_halves = re.findall(r"\bcvt\.\S*\b(?:bf16|f16)(?:x2)?\.f32\b\S*", kernel.asm["ptx"])
+    assert to_halves or dtype == "float32"
+    assert all(re.fullmatch(ROUNDED[dtype], instruction) for instruction in to_halves)
+
+
 def usage(kernel, folder):
     """Registers and bytes of stack per thread."""
     path = folder / "kernel.cubin"
@@ -145,7 +159,9 @@ LAUNCHES = {
     "even-float16": dense(EVEN, torch.float16),
     "even-float32": dense(EVEN, torch.float32),
     "uneven-bfloat16": dense(UNEVEN, torch.bfloat16),
-    "low-rank": low_rank(torch.bfloat16),
+    "low-rank-bfloat16": low_rank(torch.bfloat16),
+    "low-rank-float16": low_rank(torch.float16),
+    "low-rank-float32": low_rank(torch.float32),
 }
 
 
@@ -156,6 +172,38 @@ def test_what_the_compiler_makes(compiled, tmp_path, architecture, name):
     assert made
     for kernel in made:
         check_arithmetic(kernel, name)
+        if kernel.name in ("perturb", "round_into", "accumulate"):
+            check_rounding(kernel, name.split("-")[-1])
         registers, stack = usage(kernel, tmp_path)
         assert stack == 0, f"{kernel.name} spills"
-        assert registers <= 96 or name == "low-rank", f"{kernel.name} needs {registers} registers"
+        assert registers <= 96 or name.startswith("low"), f"{kernel.name} needs {registers} registers"
+
+
+@pytest.mark.parametrize("name", ["noise-uneven", "even-bfloat16", "low-rank-float16"])
+def test_integers_wrap_under_triton_debug(compiled, monkeypatch, name):
+    """TRITON_DEBUG=1 traps where an integer overflows, unless a launch says that it may."""
+    monkeypatch.setattr(triton.knobs.runtime, "debug", True)
+    for kernel in compiled(80, LAUNCHES[name]):
+        assert "assertfail" not in kernel.asm["ptx"], kernel.name
+        assert "trap" not in kernel.asm["ptx"], kernel.name
+
+
+def test_an_interpreting_triton_is_refused():
+    """In the environment, as a user may leave it there after debugging, and later on."""
+    script = """
+import triton
+from es_llm.errors import KernelError
+from es_llm.noise.cuda import triton_kernels
+try:
+    triton_kernels()
+except KernelError as error:
+    print(error)
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
+    assert "TRITON_INTERPRET is set" in done.stdout
+    assert triton_kernels()
+    with triton.knobs.runtime.scope():
+        triton.knobs.runtime.interpret = True
+        with pytest.raises(KernelError, match="TRITON_INTERPRET is set"):
+            triton_kernels()

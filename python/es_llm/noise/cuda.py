@@ -233,15 +233,23 @@ def cuda_device(device: torch.device) -> torch.device:
 
 
 def triton_kernels() -> Kernels:
-    """The kernels.
+    """The kernels, compiled for devices.
 
     Raises:
-        KernelError: no Triton.
+        KernelError: no Triton, or one that interprets.
     """
     try:
+        import triton
+
         import es_llm.noise.triton_kernels as kernels
     except ImportError as error:
         raise KernelError(f"the CUDA kernels need Triton: pip install triton ({error})") from error
+    knob = getattr(triton, "knobs", None)  # since Triton 3.4
+    if (knob and knob.runtime.interpret) or not isinstance(kernels.weights.fill, triton.JITFunction):
+        raise KernelError(
+            "the CUDA kernels must be compiled, but Triton interprets them (TRITON_INTERPRET is set): its casts and "
+            "products round otherwise, which gives other bits; unset it, or use the CPU backend"
+        )
     return kernels
 
 

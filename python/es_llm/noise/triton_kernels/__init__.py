@@ -1,7 +1,8 @@
 """The noise and its kernels in Triton: functions on the device only. `es_llm.noise.cuda` checks tensors and launches.
 
 `docs/noise.md` is the contract and `es_llm.noise.reference` its readable form; names and steps are the same here.
-Launch every kernel with enable_fp_fusion=False: no product and sum may be contracted but by tl.fma.
+Launch every kernel with enable_fp_fusion=False: no product and sum may be contracted but by tl.fma. And with
+sanitize_overflow=False: integers wrap on purpose.
 
     normals     Philox and the normal transform
     place       which values a program works on
