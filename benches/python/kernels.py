@@ -31,6 +31,7 @@ from peer import PeerLoop
 
 from es_llm import _core
 from es_llm.checkpoint.replay import replay
+from es_llm.model.device import free_memory
 from es_llm.model.weights import Weights
 from es_llm.noise.backend import backend_for
 
@@ -74,12 +75,36 @@ def module_of(setting: Setting) -> torch.nn.Module:
     return module
 
 
+def weights_of(module: torch.nn.Module) -> Weights:
+    """Masters beside the live weights: what is timed are the kernels, not a bus."""
+    return Weights(module, master_device="device")
+
+
+def require_room(setting: Setting) -> None:
+    """Refuse what doesn't fit a GPU: masters, our live weights and the peers', and the peers' largest sums.
+
+    Raises:
+        SystemExit: says what is missing, and what to do.
+    """
+    if setting.device.type == "cpu":
+        return
+    largest = 4 * max(np.prod(shape) for shape in LARGE)
+    needed = setting.parameters * (4 + 2 * setting.dtype.itemsize) + 3 * largest
+    free = free_memory(setting.device)
+    if needed > free:
+        fitting = 0.9 * free / needed * setting.parameters
+        raise SystemExit(
+            f"{setting.parameters / 1e9:.1f} G parameters with masters on the device need {needed / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free on {setting.device}; use --parameters {fitting:.1e}"
+        )
+
+
 class Ours:
     """The product on a module of its own: a population of N members with fitness 0, 1, ..., N-1."""
 
     def __init__(self, setting: Setting) -> None:
         self.module = module_of(setting)
-        self.weights = Weights(self.module)
+        self.weights = weights_of(self.module)
         population = _core.Population(run_seed=RUN_SEED, population_size=setting.members)
         self.member = population.ask()[-1]
         fitness = [float(n) for n in range(setting.members)]
@@ -97,29 +122,32 @@ class Ours:
         self.weights.update(self.record, run_seed=RUN_SEED)
 
     def low_rank_update(self) -> None:
-        backend = backend_for(self.weights.device)
-        for tensor, master in enumerate(self.weights.master):
-            if master.ndim == 2:
-                backend.accumulate_low_rank(
-                    master,
-                    rank=self.rank,
-                    live_dtype=torch.bfloat16,
-                    pairs=self.record.pairs,
-                    coefficients=self.record.coefficients,
-                    run_seed=RUN_SEED,
-                    iteration=self.record.iteration,
-                    tensor=tensor,
-                )
+        backend, pairs = backend_for(self.weights.device), np.array(self.record.pairs, np.uint32)
+        reports = [
+            backend.accumulate_low_rank(
+                master,
+                rank=self.rank,
+                live_dtype=torch.bfloat16,
+                pairs=pairs,
+                coefficients=self.record.coefficients,
+                run_seed=RUN_SEED,
+                iteration=self.record.iteration,
+                tensor=tensor,
+            )
+            for tensor, master in enumerate(self.weights.master)
+            if master.ndim == 2
+        ]
+        backend.settle(reports)
 
     def check(self, device: torch.device) -> dict[str, int | None]:
-        """Check every kernel's answer; the memory that perturb and update needed while they gave it."""
+        """Check every kernel's answer; the memory that each needed while it gave it."""
         self.perturb()
         check_live(self.module, self.weights, self.member, run_seed=RUN_SEED, sigma=SIGMA)
         before = masters_of(self.weights)
         memory = {"perturb": peak_bytes(self.cycle, device), "update": peak_bytes(self.update, device)}
         check_update(before, self.weights, [self.record], run_seed=RUN_SEED)
         block = self._block()
-        self.low_rank_update()
+        memory[f"low rank {self.rank}"] = peak_bytes(self.low_rank_update, device)
         check_low_rank(block, self._block(), self.record, run_seed=RUN_SEED, rank=self.rank)
         return memory
 
@@ -133,7 +161,8 @@ class Ours:
 
 
 def bench(setting: Setting, paths: list[str]) -> float:
-    """Print one table; seconds of our update."""
+    """Print one table; seconds of our update. All weights are freed when it returns."""
+    require_room(setting)
     ours = Ours(setting)
     memory = ours.check(setting.device)
     for path in paths:
@@ -227,7 +256,7 @@ def bench_replay(setting: Setting, iterations: int, update: float) -> None:
         path = Path(directory) / "journal"
         write_journal(path, setting.members, iterations)
         size, journal = path.stat().st_size, _core.Journal.read(str(path))
-    weights = Weights(module_of(setting))
+    weights = weights_of(module_of(setting))
     before = masters_of(weights)
     population = _core.Population(run_seed=RUN_SEED, population_size=setting.members)
     seconds = []
