@@ -5,13 +5,14 @@
 Run once per noise version: the file is the promise that later versions of the code make the same bits.
 """
 
+import zlib
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from es_llm.noise import reference
-from es_llm.noise.address import NoiseAddress
+from es_llm.noise.address import KINDS, NoiseAddress
 
 HEADER = """\
 # Known answers of noise version 1. One per line: kind, inputs, "=", outputs; groups of inputs are parted by ":".
@@ -33,6 +34,12 @@ HEADER = """\
 # Low-rank noise: the block of rows x columns weights of a matrix that begins at (row, column), row by row.
 # low_rank_perturb     dtype scale run_seed iteration pair tensor rank row column rows columns : master = live
 # low_rank_accumulate  run_seed iteration tensor rank row column rows columns : pairs : coefficients : master = master
+#
+# Long runs, which fill all lanes: `count` values, and the CRC-32 of the words that they make, little-endian. Masters
+# are 3ca3d70a (0.02) times the noise of run seed 10, iteration, pair and tensor 0, from element 0 on.
+# long_noise       count kind run_seed iteration pair tensor element = crc32
+# long_perturb     count dtype scale run_seed iteration pair tensor element = crc32
+# long_accumulate  count run_seed iteration tensor element : pairs : coefficients = crc32
 """
 
 # Published with Random123 for Philox4x32-10 (kat_vectors): counter, key, words.
@@ -74,6 +81,13 @@ BLOCKS = [
     (1, 7, 2**33 + 1, 3, 3),
     (16, 2**34 // 16 - 1, 9, 2, 2),
 ]
+# Count, address: odd offsets; over the border of 2^32 blocks, beyond 2^32 elements, to the last element.
+LONG = [
+    (5001, NoiseAddress(42, 3, 5, 1, 7)),
+    (6007, NoiseAddress(0x0123456789ABCDEF, 1000, 511, 290, 2**34 - 2503)),
+    (5003, NoiseAddress(2**64 - 1, 7, 2**32 - 1, 2, 2**32 + 5)),
+    (5555, NoiseAddress(43, 2**32 - 1, 0, 2**20 - 1, 2**42 - 5555)),
+]
 # Signed zeros, subnormals, ties of bfloat16 and float16, the ends of their ranges, infinity and NaN.
 SPECIAL = """
 00000000 80000000 00000001 807fffff 33000000 33000001 33800000 387fc000 387fe000 387fffff 38800000 3f800000 3f801000
@@ -106,6 +120,8 @@ def main() -> None:
         shards(number, address)
     for number, (address, block) in enumerate(zip(ADDRESSES, BLOCKS, strict=True)):
         low_rank(number, address, block)
+    for count, address in LONG:
+        long_run(count, address)
 
 
 def kernels(number: int, address: NoiseAddress) -> None:
@@ -164,6 +180,25 @@ def low_rank(number: int, address: NoiseAddress, numbers: tuple[int, ...]) -> No
     moved = reference.accumulated_low_rank(master, pairs=pairs, coefficients=coefficients, **names, **block)
     inputs = f"{join((*names.values(), *numbers))} : {join(pairs)} : {digits(coefficients)} : {digits(master)}"
     print(f"low_rank_accumulate {inputs} = {digits(moved)}")
+
+
+def long_run(count: int, address: NoiseAddress) -> None:
+    """Many values of every kernel at one address."""
+    for kind in KINDS:
+        print(f"long_noise {count} {kind} {place(address)} = {crc32(reference.noise(address, count, kind=kind))}")
+    master = np.float32(0.02) * reference.noise(NoiseAddress(10, 0, 0, 0), count)
+    for dtype, scale in (("float32", 1e-3), ("bfloat16", -1e-3), ("float16", 0.5)):
+        live = reference.perturbed(master, scale=scale, dtype=dtype, address=address)
+        print(f"long_perturb {count} {dtype} {digits(np.float32([scale]))} {place(address)} = {crc32(live)}")
+    pairs, coefficients = [0, 9, 2**32 - 1], np.float32([1e-3, -3e-4, 0.25])
+    words = (address.run_seed, address.iteration, address.tensor, address.element)
+    names = dict(zip(("run_seed", "iteration", "tensor", "element"), words, strict=True))
+    moved = reference.accumulated(master, pairs=pairs, coefficients=coefficients, **names)
+    print(f"long_accumulate {count} {join(words)} : {join(pairs)} : {digits(coefficients)} = {crc32(moved)}")
+
+
+def crc32(values: NDArray[np.float32] | NDArray[np.uint16]) -> str:
+    return f"{zlib.crc32(values.astype(values.dtype.newbyteorder('<')).tobytes()):08x}"
 
 
 def place(address: NoiseAddress) -> str:

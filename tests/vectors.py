@@ -1,11 +1,13 @@
 """The known answers in data/noise_vectors.txt, one check per kind of line; a backend is anything with the functions of
 `es_llm.noise.reference`. `OfTensors` makes one of a `NoiseBackend` and torch tensors."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from es_llm.noise import reference
 from es_llm.noise.address import NoiseAddress
 
 VECTORS = Path(__file__).parent / "data" / "noise_vectors.txt"
@@ -42,6 +44,16 @@ ADDRESS = ("run_seed", "iteration", "pair", "tensor")
 UPDATE = ("run_seed", "iteration", "tensor")
 ROWS = ("element", "columns", "stride")
 BLOCK = ("rank", "row", "column")
+
+
+def crc32(values):
+    """Of the values' words, little-endian."""
+    return f"{zlib.crc32(values.astype(values.dtype.newbyteorder('<')).tobytes()):08x}"
+
+
+def long_master(count):
+    """The masters of long runs."""
+    return np.float32(0.02) * reference.noise(NoiseAddress(10, 0, 0, 0), count)
 
 
 def named(names, group):
@@ -196,6 +208,25 @@ def check_accumulated_blocks(backend):
         assert bits(moved.reshape(-1)) == bits(words(expected))
 
 
+def check_long_noise(backend):
+    for ((count, kind, *group),), (expected,) in vectors("long_noise"):
+        assert crc32(backend.noise(NoiseAddress(**place(group)), int(count), kind=kind)) == expected
+
+
+def check_long_perturbed_weights(backend):
+    for ((count, dtype, scale, *group),), (expected,) in vectors("long_perturb"):
+        address = NoiseAddress(**place(group))
+        live = backend.perturbed(long_master(int(count)), scale=number(scale), dtype=dtype, address=address)
+        assert crc32(live) == expected
+
+
+def check_long_accumulated_masters(backend):
+    for ((count, *group), pairs, coefficients), (expected,) in vectors("long_accumulate"):
+        update = {"pairs": [int(pair) for pair in pairs], "coefficients": floats(coefficients)}
+        moved = backend.accumulated(long_master(int(count)), **update, **named((*UPDATE, "element"), group))
+        assert crc32(moved) == expected
+
+
 CHECKS = [
     check_noise,
     check_rounding,
@@ -208,5 +239,8 @@ CHECKS = [
     check_digests_of_shards,
     check_perturbed_blocks,
     check_accumulated_blocks,
+    check_long_noise,
+    check_long_perturbed_weights,
+    check_long_accumulated_masters,
 ]
 """For every backend; the lines "philox" and "normal" bind those that show these steps."""

@@ -188,7 +188,13 @@ fn check_live(dtype: &str, live: &[&str], write: impl Fn(Option<Kernels>, Live<'
 
 fn check_place(dtype: &str, scale: &str, place: Place, master: &[f32], live: &[&str]) {
     let scale = floats(&[scale])[0];
-    check_live(dtype, live, |way, live| match (way, live) {
+    check_live(dtype, live, |way, live| {
+        perturb(way, live, master, scale, place);
+    });
+}
+
+fn perturb(way: Option<Kernels>, live: Live<'_>, master: &[f32], scale: f32, place: Place) {
+    match (way, live) {
         (Some(kernels), live) => drop(kernels.perturb_into(live, master, scale, place).unwrap()),
         (None, Live::F32(live)) => {
             naive::perturb_into::<F32>(live, master, scale, place).unwrap();
@@ -199,7 +205,7 @@ fn check_place(dtype: &str, scale: &str, place: Place, master: &[f32], live: &[&
         (None, Live::F16(live)) => {
             naive::perturb_into::<F16>(live, master, scale, place).unwrap();
         }
-    });
+    }
 }
 
 #[test]
@@ -343,5 +349,107 @@ fn digests_of_shards() {
     for (_, inputs, digest) in vectors("shard_digest") {
         let at = address_of_digest(inputs[0][0], inputs[0][1]);
         check_digest(rows(at, &inputs[0][1..]), &inputs[1], digest[0]);
+    }
+}
+
+/// CRC-32 of the words, little-endian, as the file writes it.
+fn crc32<W: Copy, const N: usize>(words: &[W], bytes: impl Fn(W) -> [u8; N]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| bytes(*word)).collect();
+    format!("{:08x}", crc32fast::hash(&bytes))
+}
+
+fn crc32_of_floats(values: &[f32]) -> String {
+    crc32(values, f32::to_le_bytes)
+}
+
+/// `count` masters of the long runs.
+fn long_master(count: usize) -> Vec<f32> {
+    let mut master = vec![0.0; count];
+    let address = NoiseAddress {
+        run_seed: 10,
+        ..NoiseAddress::default()
+    };
+    naive::fill(address, &mut master).unwrap();
+    for value in &mut master {
+        *value *= 0.02;
+    }
+    master
+}
+
+/// The naive form and every path.
+fn all_ways() -> impl Iterator<Item = Option<Kernels>> {
+    all_paths().into_iter().map(Some).chain([None])
+}
+
+#[test]
+fn long_noise() {
+    for (_, inputs, crc) in vectors("long_noise") {
+        let words = &inputs[0];
+        let kind = match words[1] {
+            "dense" => Kind::Dense,
+            "low_rank_a" => Kind::LowRankA,
+            _ => Kind::LowRankB,
+        };
+        let at = address(&words[2..]);
+        for way in all_ways() {
+            let mut out = vec![0.0; words[0].parse().unwrap()];
+            match way {
+                Some(kernels) => kernels.fill_of(kind, at, &mut out).unwrap(),
+                None => naive::fill_of(kind, at, &mut out).unwrap(),
+            }
+            assert_eq!(crc32_of_floats(&out), crc[0], "{inputs:?} {way:?}");
+        }
+    }
+}
+
+#[test]
+fn long_perturbed_weights() {
+    for (_, inputs, crc) in vectors("long_perturb") {
+        let words = &inputs[0];
+        let master = long_master(words[0].parse().unwrap());
+        let (scale, at) = (floats(&words[2..3])[0], address(&words[3..]));
+        for way in all_ways() {
+            let (mut long, mut short) = (vec![0.0; master.len()], vec![0_u16; master.len()]);
+            let dtype = Dtype::from_name(words[1]).unwrap();
+            let live = match dtype {
+                Dtype::F32 => Live::F32(&mut long),
+                Dtype::Bf16 => Live::Bf16(&mut short),
+                Dtype::F16 => Live::F16(&mut short),
+            };
+            perturb(way, live, &master, scale, at.into());
+            let got = match dtype {
+                Dtype::F32 => crc32_of_floats(&long),
+                _ => crc32(&short, u16::to_le_bytes),
+            };
+            assert_eq!(got, crc[0], "{inputs:?} {way:?}");
+        }
+    }
+}
+
+#[test]
+fn long_accumulated_masters() {
+    for (_, inputs, crc) in vectors("long_accumulate") {
+        let words = &inputs[0];
+        let before = long_master(words[0].parse().unwrap());
+        let pairs: Vec<u32> = inputs[1].iter().map(|word| narrow(word)).collect();
+        let at = address_of_update(&words[1..]);
+        let update = Update {
+            place: NoiseAddress {
+                element: decimal(words[4]),
+                ..at
+            }
+            .into(),
+            pairs: &pairs,
+            coefficients: &floats(&inputs[2]),
+            dtype: Dtype::Bf16,
+        };
+        for way in all_ways() {
+            let mut master = before.clone();
+            match way {
+                Some(kernels) => drop(kernels.accumulate(&mut master, update).unwrap()),
+                None => naive::accumulate(&mut master, update).unwrap(),
+            }
+            assert_eq!(crc32_of_floats(&master), crc[0], "{inputs:?} {way:?}");
+        }
     }
 }
