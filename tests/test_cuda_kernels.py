@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from es_llm import _core
 from es_llm.errors import KernelError, NoiseAddressError
+from es_llm.model.device import free_memory
 from es_llm.noise import cuda, reference
 from es_llm.noise.address import NoiseAddress
 from es_llm.noise.backend import backend_for
@@ -195,6 +196,57 @@ def test_shards_are_parts_of_the_whole(backend, shard, dtype, pairs):
     assert same(live, expected)
     assert same(moved, after)
     assert backend.digest(moved, tensor=77, **place) == digest % 2**64
+
+
+def check_both_ends(backend, count):
+    """Of a long tensor in bfloat16: all kernels' answers there, and counts and digests of the whole. One value is
+    infinite."""
+    tail = weights(4000)
+    tail[-2] = torch.inf
+    ends = ((slice(0, 4000), torch.zeros(4000), 0), (slice(count - 4000, count), tail, count - 4000))
+    master = torch.zeros(count, device=backend.device)
+    master[-4000:] = tail.to(backend.device)
+    live = torch.empty(count, dtype=torch.bfloat16, device=backend.device)
+    update = {"pairs": [3, 1], "coefficients": np.float32([1e-3, -2e-3]), "live_dtype": torch.bfloat16, **UPDATE}
+    assert backend.perturb_into(live, master, scale=0.5, **ADDRESS) == 1
+    for part, values, element in ends:
+        expected = torch.empty(4000, dtype=torch.bfloat16)
+        CpuBackend().perturb_into(expected, values, scale=0.5, **ADDRESS, element=element)
+        assert same(live[part], expected)
+    report = backend.accumulate(master, **update)
+    assert (report.elements, report.nonfinite) == (count, 1)
+    digests = 0
+    for part, values, element in ends:
+        CpuBackend().accumulate(values, **update, element=element)
+        assert same(master[part], values)
+        assert backend.digest(master[part], tensor=77, element=element) == CpuBackend().digest(
+            values, tensor=77, element=element
+        )
+    for first, last in ((0, count // 2 + 1), (count // 2 + 1, count)):
+        digests += backend.digest(master[first:last], tensor=77, element=first)
+    assert backend.digest(master, tensor=77) == digests % 2**64
+    assert backend.round_into(live, master) == 1
+    assert same(live[-4000:], tail.bfloat16())
+    matrix, block = (count // 8, 8), {"scale": 0.5, "rank": 1, **ADDRESS}
+    assert backend.perturb_low_rank_into(live.view(matrix), master.view(matrix), **block) == 1
+    for part, values, element in ends:
+        expected = torch.empty(500, 8, dtype=torch.bfloat16)
+        CpuBackend().perturb_low_rank_into(expected, values.view(500, 8), **block, row=element // 8)
+        assert same(live[part], expected.view(-1))
+
+
+def test_both_ends_of_a_tensor():
+    check_both_ends(interpreted.backend(), 8016)
+
+
+@pytest.mark.gpu
+def test_beyond_2_to_the_31_elements():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    there = torch.device("cuda")
+    if free_memory(there) < 30 * 2**30:
+        pytest.skip("less than 30 GiB of memory on the device")
+    check_both_ends(AtOnce(backend_for(there)), 2**31 + 8016)
 
 
 @quick
