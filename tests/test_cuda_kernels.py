@@ -14,7 +14,9 @@ from es_llm.model.device import free_memory
 from es_llm.noise import cuda, reference
 from es_llm.noise.address import NoiseAddress
 from es_llm.noise.backend import backend_for
+from es_llm.noise.checks import members_of
 from es_llm.noise.cpu import CpuBackend
+from es_llm.noise.launch import Launcher
 from es_llm.noise.shard import Shard
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture
@@ -166,7 +168,7 @@ def test_digests(backend, count, element):
 shards = st.builds(
     lambda rows, columns, gap, element: Shard(rows * columns, element, columns, columns + gap),
     rows=st.integers(1, 5),
-    columns=st.integers(1, 40) | st.sampled_from([48, 512, 700]),
+    columns=st.integers(1, 40) | st.sampled_from([48, 96, 256, 512, 700, 1000, 2048]),
     gap=st.integers(0, 9) | st.sampled_from([64, 2**33 - 100]),
     element=st.integers(0, 9) | st.integers(BORDER - 900, BORDER + 5) | st.sampled_from([2**40]),
 )
@@ -196,6 +198,38 @@ def test_shards_are_parts_of_the_whole(backend, shard, dtype, pairs):
     assert same(live, expected)
     assert same(moved, after)
     assert backend.digest(moved, tensor=77, **place) == digest % 2**64
+
+
+class Counted:
+    """Modules of kernels that start nothing: `lanes` are the values that the programs could work on."""
+
+    def __init__(self):
+        self.weights = self.update = self
+        self.lanes = 0
+
+    def __getattr__(self, _name):
+        return self
+
+    def __getitem__(self, grid):
+        def start(*_arguments, T=1, B, **_options):
+            self.lanes = grid[0] * 4 * T * B
+
+        return start
+
+
+@pytest.mark.parametrize(("columns", "used"), [(96, 0.75), (512, 1), (1376, 0.75), (4096, 1), (5000, 0.75)])
+def test_short_rows_waste_few_lanes(columns, used):
+    """Columns of an output projection on 8 devices, say, in rows of 4096."""
+    shard, kernels = Shard(8 * columns, 0, columns, 4096), Counted()
+    launch = Launcher(torch.device("cpu"), kernels)
+    master, members = torch.zeros(shard.size), launch.members(members_of([1], np.ones(1, np.float32)))
+    address = NoiseAddress(**ADDRESS)
+    launch.perturb(master, master, launch.counter(), scale=1.0, shard=shard, address=address)
+    assert shard.size >= used * kernels.lanes
+    launch.digest(master, shard=shard, tensor=1)
+    assert shard.size >= used * kernels.lanes
+    launch.accumulate(master, members, live_dtype="float32", shard=shard, address=address)
+    assert shard.size >= min(used, 96 / 256) * kernels.lanes
 
 
 def check_both_ends(backend, count):

@@ -19,10 +19,16 @@ from es_llm.noise.shard import BLOCK, Shard
 REPORT: Final = 5
 """Numbers in a program's part of an update's report: moved, not finite, sums of u^2, d^2 and u d."""
 
-_WARPS: Final = 4
-_BLOCKS: Final = 128  # one per thread: then the values a thread makes are the ones it stores
-_TILES: Final = 4  # per program: loads in flight, and one setup for 16 values of a thread
-_UPDATE_BLOCKS: Final = 256  # two per thread: more would cost too many registers
+_WARP: Final = 32  # threads
+_SIZES: Final = ((4, 4), (2, 4), (1, 4), (1, 2), (1, 1))
+"""(tiles, warps) of a program that writes weights, one block per thread: then the values a thread makes are the ones it
+stores. Four tiles are loads in flight, and one setup for 16 values of a thread; short rows take less."""
+
+_UPDATE_SIZES: Final = ((1, 4), (1, 2), (1, 1))
+"""Of a program that moves masters, two blocks per thread: more would cost too many registers."""
+
+_USED: Final = 0.75  # of a program's values at least, where a smaller one can be chosen
+_WARPS: Final = 4  # of low-rank noise
 _HEIGHT: Final = 16  # of a tile of low-rank noise: 32 sums in the registers of a thread
 _WIDTH: Final = 256
 
@@ -50,7 +56,7 @@ class Launcher:
 
     def fill(self, out: torch.Tensor, shard: Shard, address: NoiseAddress, kind: str) -> None:
         """out = noise."""
-        grid, common = _grid(shard, _TILES, _BLOCKS)
+        grid, common = _grid(shard, _SIZES, 1)
         self._run(self._kernels.weights.fill, grid, out, **common, **_words(address, kind), pair=address.pair)
 
     def perturb(
@@ -64,7 +70,7 @@ class Launcher:
         address: NoiseAddress,
     ) -> None:
         """live = round(fma(scale, noise, master))."""
-        grid, common = _grid(shard, _TILES, _BLOCKS)
+        grid, common = _grid(shard, _SIZES, 1)
         self._run(
             self._kernels.weights.perturb,
             grid,
@@ -81,18 +87,10 @@ class Launcher:
     def round_into(self, live: torch.Tensor, master: torch.Tensor, wrong: torch.Tensor) -> None:
         """live = round(master)."""
         size = live.numel()
-        even = size % 16 == 0
+        grid, common = _grid(Shard(size, 0, size, size), _SIZES, 1)
+        place = {"size": common["columns"], **{name: common[name] for name in ("T", "B", "EVEN", "num_warps")}}
         self._run(
-            self._kernels.weights.round_into,
-            -(-size // (BLOCK * _TILES * _BLOCKS)),
-            _stored(live),
-            master,
-            wrong,
-            size=size // 16 if even else size,
-            LIVE=name_of(live.dtype),
-            T=_TILES,
-            B=_BLOCKS,
-            EVEN=even,
+            self._kernels.weights.round_into, grid, _stored(live), master, wrong, LIVE=name_of(live.dtype), **place
         )
 
     def accumulate(
@@ -106,7 +104,7 @@ class Launcher:
     ) -> torch.Tensor:
         """master += sum over the members; the report's sums, (REPORT,) float64. The address's pair doesn't count."""
         pairs, coefficients = members
-        grid, common = _grid(shard, 1, _UPDATE_BLOCKS)
+        grid, common = _grid(shard, _UPDATE_SIZES, 2)
         del common["T"]
         sums = torch.empty(grid, REPORT, dtype=torch.float64, device=self.device)
         self._run(
@@ -125,7 +123,7 @@ class Launcher:
 
     def digest(self, master: torch.Tensor, *, shard: Shard, tensor: int) -> torch.Tensor:
         """The digest modulo 2^64, () int64."""
-        grid, common = _grid(shard, _TILES, _BLOCKS)
+        grid, common = _grid(shard, _SIZES, 1)
         del common["CARRY"]
         sums = torch.empty(grid, dtype=torch.int64, device=self.device)
         place = np.uint64(tensor << 42).astype(np.int64)
@@ -189,7 +187,7 @@ class Launcher:
         lines = torch.zeros(count, rank, -(-rows // multiple) * multiple, device=self.device)
         if count:
             shard = Shard(rows * rank, first * rank, rows * rank, rows * rank)
-            grid, common = _grid(shard, 1, _BLOCKS)
+            grid, common = _grid(shard, _SIZES[2:], 1)
             del common["stride"]
             raw = torch.empty(count, rows, rank, device=self.device)
             self._run(
@@ -213,8 +211,7 @@ class Launcher:
         with here:
             kernel[(grid,)](
                 *arguments,
-                **options,
-                num_warps=_WARPS,
+                **{"num_warps": _WARPS, **options},
                 enable_fp_fusion=False,
                 sanitize_overflow=False,  # TRITON_DEBUG=1 would trap where integers wrap, as they do on purpose
             )
@@ -225,10 +222,20 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _grid(shard: Shard, tiles: int, blocks: int) -> tuple[int, dict[str, Any]]:
-    """Number of programs, and the arguments that say where they work."""
-    even, values = shard.even, BLOCK * tiles * blocks
-    programs = -(-(shard.columns + (0 if even else BLOCK - 1)) // values)
+def _grid(shard: Shard, sizes: tuple[tuple[int, int], ...], per_thread: int) -> tuple[int, dict[str, Any]]:
+    """Number of programs, and the arguments that say where they work, with `per_thread` blocks in a tile.
+
+    A program works on one row. So its size, of those in `sizes`, is the largest one of which the rows' programs use
+    three quarters: a narrow column shard would leave most of a large one idle.
+    """
+    even = shard.even
+    width = shard.columns + (0 if even else BLOCK - 1)
+    for tiles, warps in sizes:
+        blocks = warps * _WARP * per_thread
+        values = BLOCK * tiles * blocks
+        programs = -(-width // values)
+        if width >= _USED * programs * values:
+            break
     place: dict[str, Any] = {
         "element": shard.element,
         "stride": shard.stride,
@@ -238,6 +245,7 @@ def _grid(shard: Shard, tiles: int, blocks: int) -> tuple[int, dict[str, Any]]:
         "B": blocks,
         "EVEN": even,
         "CARRY": shard.carries(values + BLOCK),
+        "num_warps": warps,
     }
     return shard.rows * programs, place
 
