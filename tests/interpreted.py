@@ -63,7 +63,8 @@ def like_the_device(monkeypatch):
     convert = builder.cast_impl
 
     def fma(self, x, y, z):
-        data = reference.fma(x.data, y.data, z.data)
+        exact = z.dtype.scalar == triton.language.float64  # a product of two f32 there
+        data = x.data * y.data + z.data if exact else reference.fma(x.data, y.data, z.data)
         return interpreter.TensorHandle(data, z.dtype.scalar)
 
     def cast(self, src, dst_type):

@@ -128,8 +128,9 @@ def check_arithmetic(kernel, name):
     """Every operation is IEEE's, denormals included, and every fma was written."""
     ptx = kernel.asm["ptx"]
     assert not re.findall(r"\S*\.(?:approx|ftz|full)\S*", ptx)
-    found = len(re.findall(r"\bfma\.rn\.f32\b", ptx))
-    assert found == len(re.findall(r"\bfma\.", ptx))
+    found, in_sums = (len(re.findall(rf"\bfma\.rn\.{kind}\b", ptx)) for kind in ("f32", "f64"))
+    assert found + in_sums == len(re.findall(r"\bfma\.", ptx))
+    assert not in_sums or kernel.name == "accumulate"
     tiles = 4 if "even" in name.split("-") and kernel.name != "accumulate" else 1  # rows of UNEVEN are short
     assert found % 32 == 0 if name.startswith("low") else found == tiles * WRITTEN[kernel.name]
 
@@ -143,6 +144,13 @@ def check_rounding(kernel, dtype):
     to_halves = re.findall(r"\bcvt\.\S*\b(?:bf16|f16)(?:x2)?\.f32\b\S*", kernel.asm["ptx"])
     assert to_halves or dtype == "float32"
     assert all(re.fullmatch(ROUNDED[dtype], instruction) for instruction in to_halves)
+
+
+def check_report(kernel, values):
+    """f64 runs at a 64th of f32's rate on many cards: two conversions and three fused products per value of a thread,
+    three sums of every four values', and those over the threads."""
+    slow = re.findall(r"\b(?:fma|mul|add|cvt)\.\S*f64\S*", kernel.asm["ptx"])
+    assert len(slow) <= 5 * values + 3 * (values // 4 - 1) + 23
 
 
 def usage(kernel, folder):
@@ -176,6 +184,8 @@ def test_what_the_compiler_makes(compiled, tmp_path, architecture, name):
         check_arithmetic(kernel, name)
         if kernel.name in ("perturb", "round_into", "accumulate"):
             check_rounding(kernel, name.split("-")[-1])
+        if kernel.name == "accumulate":
+            check_report(kernel, values=32 if name.startswith("low") else 8)
         registers, stack = usage(kernel, tmp_path)
         assert stack == 0, f"{kernel.name} spills"
         assert registers <= 96 or name.startswith("low"), f"{kernel.name} needs {registers} registers"

@@ -82,6 +82,23 @@ def report(sums, intended, old, new, LIVE: tl.constexpr):
     moved = (before != after) & (tl.abs(before) <= float("inf"))
     tl.store(sums, tl.reduce(moved.to(tl.int32), None, add).to(tl.float64))
     tl.store(sums + 1, tl.reduce(((tl.abs(after) < float("inf")) == 0).to(tl.int32), None, add).to(tl.float64))
-    tl.store(sums + 2, tl.reduce(u * u, None, add))
-    tl.store(sums + 3, tl.reduce(d * d, None, add))
-    tl.store(sums + 4, tl.reduce(u * d, None, add))
+    u0, u1, u2, u3 = _quarters(u)
+    d0, d1, d2, d3 = _quarters(d)
+    tl.store(sums + 2, _dot(u0, u0, u1, u1, u2, u2, u3, u3))
+    tl.store(sums + 3, _dot(d0, d0, d1, d1, d2, d2, d3, d3))
+    tl.store(sums + 4, _dot(u0, d0, u1, d1, u2, d2, u3, d3))
+
+
+@triton.jit
+def _quarters(x):
+    """Four parts of the values, each with one of four neighbours: a thread has them in its registers."""
+    even, odd = tl.split(tl.reshape(x, (x.numel // 4, 2, 2)))
+    x0, x2 = tl.split(even)
+    x1, x3 = tl.split(odd)
+    return x0, x1, x2, x3
+
+
+@triton.jit
+def _dot(a0, b0, a1, b1, a2, b2, a3, b3):
+    """Sum of products of f32, in f64: exact there, so an fma changes no bit; but f64 is slow on many cards."""
+    return tl.reduce(tl.fma(a3, b3, tl.fma(a2, b2, tl.fma(a1, b1, a0 * b0))), None, add)
