@@ -5,8 +5,11 @@ and often several in one tensor: q, k and v, or gate and up. Noise is numbered i
 parameter table, so each part is perturbed alone, at its place in its whole, and the engine's layout changes no bit:
 
     parts = [Slice(3, (2048, 2048), stop=512), Slice(4, (512, 2048), stop=128), Slice(5, (512, 2048), stop=128)]
-    for part, live, master in zip(parts, split(qkv, parts), split(qkv_master, parts)):
+    counts = [
         backend.perturb_into(live, master, scale=sigma, tensor=part.tensor, **part.place, ...)
+        for part, live, master in zip(parts, split(qkv, parts), split(qkv_master, parts))
+    ]
+    counts = backend.settle(counts)  # of weights that aren't finite; waits for the device, once for all parts
 """
 
 from __future__ import annotations
