@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -316,6 +317,126 @@ def test_the_workers_end_with_a_trainer_that_is_killed(tmp_path):
     while any(Path(f"/proc/{pid}").exists() for pid in family):
         assert time.monotonic() < end, "somebody is left"
         time.sleep(0.05)
+
+
+def test_large_batches_and_answers_go_both_ways_at_once(rewards):
+    """More than pipes hold, in both directions, while neither side waits."""
+
+    def echo(completions, log_extra, **columns):
+        log_extra("text", list(completions))
+        return [1.0] * len(completions)
+
+    def twice(completions, log_extra, **columns):
+        log_extra("text", [2 * text for text in completions])
+        return [2.0] * len(completions)
+
+    made = rewards(echo, twice, timeout_s=30)
+    pending = [made.submit(batch(["x" * 20_000] * 64)) for _ in range(20)]
+    for each in pending:
+        graded = each.result()
+        assert graded.totals == [3.0] * 64
+        assert {len(text) for text in graded.scores["twice"].extra["text"]} == {40_000}
+
+
+def test_a_worker_that_is_stopped_while_idle_holds_up_nobody(rewards):
+    def stopping(completions, **columns):
+        if completions[0] == "stop later":
+            parent = os.getpid()
+            if os.fork() == 0:
+                time.sleep(0.3)
+                os.kill(parent, signal.SIGSTOP)
+                time.sleep(1000)
+        return [1.0]
+
+    made = rewards(stopping, workers=2)
+    assert made.score(batch(["stop later"])) == [1.0]
+    time.sleep(0.6)
+    assert made.score(batch(["y" * 2_000_000] * 6)) == [1.0] * 6
+
+
+def test_noise_on_a_workers_files_costs_that_completion_alone(rewards):
+    def noisy(completions, **columns):
+        if completions[0] == "noise":
+            for descriptor in range(3, 64):
+                try:
+                    os.write(descriptor, b"\x10\0\0\0")
+                except OSError:
+                    continue
+        return [1.0]
+
+    graded = rewards(noisy).submit(batch(["good", "noise", "good"])).result()
+    assert graded.totals[0] == graded.totals[2] == 1.0
+    assert kinds(graded, "noisy") in ({1: DIED}, {})
+
+
+def test_a_server_that_dies_beside_a_forked_child_is_replaced(rewards):
+    def forks(completions, **columns):
+        if completions[0] == "fork":
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(5)
+                os._exit(0)
+            time.sleep(1000)
+        return [1.0]
+
+    made = rewards(forks, timeout_s=30)
+    pending = made.submit(batch(["fork"]))
+    again = made.submit(batch(["good"]))
+    assert again.result().totals == [1.0]
+    os.kill(min(below(os.getpid())), signal.SIGKILL)
+    assert made.submit(batch(["good"])).result().totals == [1.0]
+    del pending
+    time.sleep(5)  # the child is nobody's any more, and ends by itself
+
+
+@dataclass
+class Rich:
+    """A column's value that isn't plain."""
+
+    text: str
+
+
+def test_columns_that_cannot_travel_are_named(rewards):
+    def rich(completions, value, **columns):
+        return [float(len(each.text)) for each in value]
+
+    made = rewards(rich)
+    columns = {"value": [Rich("abc")]}
+    plain = batch(["a"])
+    assert made.score(replace(plain, columns=columns)) == [3.0]
+    with pytest.raises(ConfigError, match="column 'value' of the data can't be sent"):
+        made.submit(replace(plain, columns={"value": [threading.Lock()]}))
+
+
+def test_a_batch_that_cannot_be_read_fails_and_the_next_one_is_scored(rewards):
+    made = rewards(hostile)
+    graded = made.submit(replace(batch(["good"] * 2), columns={"number": [Unreadable(), Unreadable()]})).result()
+    assert kinds(graded, "hostile") == {0: RAISED, 1: RAISED}
+    assert "can't be read" in graded.scores["hostile"].failures[0].why
+    assert made.score(batch(["good"] * 2)) == [0.0, 1.0]
+
+
+class Unreadable:
+    def __reduce__(self):
+        return (int, ("no number",))
+
+
+def test_nothing_waits_for_workers_that_were_ended(rewards):
+    made = rewards(hostile, timeout_s=30)
+    pending = made.submit(batch(["sleep"]))
+    made.close()
+    assert kinds(pending.result(), "hostile") == {0: DIED}
+
+
+def test_what_functions_print_is_not_the_programs_output(rewards, capfd):
+    def talkative(completions, **columns):
+        print("hello from a reward", flush=True)
+        return [1.0]
+
+    assert rewards(talkative).score(batch(["a"])) == [1.0]
+    told = capfd.readouterr()
+    assert "hello" not in told.out
+    assert "hello" in told.err
 
 
 def test_closures_lambdas_and_methods_travel(rewards):

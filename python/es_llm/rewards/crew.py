@@ -1,25 +1,26 @@
 """Workers that may die at any moment: who they are, what each one is at, and how it ended.
 
-One thread owns all of this and waits for everything at once, so nothing is shared but the few bytes in which a worker
-notes which completion it is at and when its time is over. The limit is held from outside, so it holds for workers that
+One thread owns all of this, and never waits for one worker alone. Nothing is shared but the few bytes in which a worker
+notes which completion it is at and when its time is over: the limit is held from outside, so it holds for workers that
 sit in C code with Python's lock, or that are stopped. Knows nothing about who asked.
 """
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
+import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, Final
 
 from es_llm.rewards import processes, worker
 from es_llm.rewards.batch import DIED, TIMEOUT, Batch, Scores
+from es_llm.rewards.channel import Channel, ChannelError
+from es_llm.rewards.requests import Task, packed, unpacked
 
 MOST_PROCESSES: Final = 64
 """A worker that starts more processes than that is killed with all of them."""
@@ -29,8 +30,10 @@ REST_S: Final = 0.25
 """How often where there is none."""
 _ABSENT_S: Final = 1.0
 """Not having looked for so long means that this process was stopped, its workers too: nobody is late by that time."""
-_BEGIN_S: Final = 60.0
+_BEGIN_S: Final = 15.0
 """A worker that doesn't begin with what it was given within that time is killed."""
+_DYING_S: Final = 10.0
+"""A worker that was killed so long ago, and is still there, sits in the system: nobody waits for it."""
 _TRIES: Final = 5
 """So often work is given out whose worker ended before it began."""
 _NO_WORKER_S: Final = 30.0
@@ -68,35 +71,41 @@ class Verdict:
 class Member:
     """One worker process and the part that it is at."""
 
-    def __init__(self, limit_s: float, memory_mb: int) -> None:
-        self.connection, theirs = multiprocessing.Pipe()
+    def __init__(self, foreign: Sequence[socket.socket], limit_s: float, memory_mb: int) -> None:
+        ours, theirs = socket.socketpair()
         self._note = RawArray("d", 2)
-        arguments = (theirs, self._note, os.getpid(), limit_s, memory_mb)
+        arguments = (theirs, (*foreign, ours), self._note, os.getpid(), limit_s, memory_mb)
         self.process = _FORK.Process(target=worker.work, args=arguments)
         try:
             self.process.start()
         except OSError:
-            self.connection.close()
+            ours.close()
             raise
         finally:
             theirs.close()
+        self.channel = Channel(ours)
         self.pid = int(self.process.pid or 0)
         self.part: Part | None = None
         self.verdict: Verdict | None = None
-        self.slack_s = self._given = 0.0
+        self.slack_s = self._given = self._killed = 0.0
 
     def give(self, part: Part) -> None:
         """Let it work. That it has died meanwhile shows in its end."""
-        self.part, self._note[:] = part, [0.0, -1.0]
+        self.part, self._note[:] = part, [0.0, worker.TOGETHER]
         self._given = time.monotonic()
         self.slack_s = 0.0
-        with contextlib.suppress(OSError):
-            self.connection.send((part.name, part.batch, part.together))
+        self.channel.send(packed(Task(part.name, part.together, part.batch)))
 
     @property
     def began(self) -> bool:
         """Whether it began with its part."""
         return bool(self._note[0] != 0)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended, or is as good as dead."""
+        dying = self.verdict is not None and time.monotonic() - self._killed > _DYING_S
+        return self.process.exitcode is not None or dying
 
     def judge(self, now: float, limit_s: float) -> Verdict | None:
         """Whether it is late."""
@@ -108,12 +117,15 @@ class Member:
         end, place = self._note
         if now - self.slack_s <= end or end != self._note[0]:  # in time, or just at the next one
             return None
+        if place == worker.ANSWERING:
+            return Verdict(DIED, f"its worker's answer didn't come within {worker.ANSWER_S:g} s")
         known = 0 <= place < len(self.part.places)
         return Verdict(TIMEOUT, f"took longer than {limit_s:g} s", self.part.places[int(place)] if known else None)
 
     def kill(self, verdict: Verdict) -> None:
         """End it and everything that it started."""
-        self.verdict = verdict
+        if self.verdict is None:
+            self.verdict, self._killed = verdict, time.monotonic()
         processes.kill_tree(self.pid)
 
 
@@ -124,13 +136,21 @@ class Crew:
         workers: how many.
         limit_s: seconds that a completion may take; 0: any time.
         memory_mb: megabytes that a worker may need for itself; 0: no limit.
+        foreign: sockets of this process that workers must not hold.
         done: called with a part, its scores and the seconds that they took (0.0 where its worker ended).
     """
 
     def __init__(
-        self, workers: int, *, limit_s: float, memory_mb: int, done: Callable[[Part, Scores, float], None]
+        self,
+        workers: int,
+        *,
+        limit_s: float,
+        memory_mb: int,
+        foreign: Sequence[socket.socket],
+        done: Callable[[Part, Scores, float], None],
     ) -> None:
         self._size, self._limit_s, self._memory_mb, self._done = workers, limit_s, memory_mb, done
+        self._foreign = foreign
         self._members: list[Member] = []
         self._queue: deque[Part] = deque()
         self._alone_since: float | None = None
@@ -140,25 +160,29 @@ class Crew:
         """A part that waits for a worker."""
         self._queue.append(part)
 
-    def wait(self, connection: Connection) -> bool:
-        """Wait for news, of the connection or of workers; whether the connection has some."""
-        busy = self._queue or any(member.part is not None for member in self._members)
-        news = [each for member in self._members for each in (member.connection, member.process.sentinel)]
-        heard: list[Any] = wait([connection, *news], LOOK_S if busy else REST_S)
-        return connection in heard
+    @property
+    def look_s(self) -> float:
+        """How long one may wait until the next `step`."""
+        return LOOK_S if self._queue or any(member.part is not None for member in self._members) else REST_S
+
+    def channels(self) -> Iterator[tuple[Channel, int]]:
+        """Of each worker: its channel, and its sentinel, which can be read when it has ended."""
+        for member in self._members:
+            yield member.channel, member.process.sentinel
 
     def step(self) -> None:
         """Take what workers have said, see who ended, who is late and who has started too much, give out work."""
         for member in list(self._members):
+            member.channel.flush()
             self._hear(member)
-            if member.process.exitcode is not None:
+            if member.ended:
                 self._bury(member)
         now = time.monotonic()
         if now - self._looked >= LOOK_S:
             self._look(now)
         self._hire(now)
         for member in self._members:
-            if member.part is None and self._queue:
+            if member.part is None and member.verdict is None and self._queue:
                 member.give(self._queue.popleft())
 
     def end(self) -> None:
@@ -175,20 +199,19 @@ class Crew:
     def _hear(self, member: Member) -> None:
         """Its answer, if it has one."""
         try:
-            if not member.connection.poll():
-                return
-            scores, seconds = member.connection.recv()
-        except (EOFError, OSError):
-            member.process.join(1.0)  # a process that ends closes its files first
+            for message in member.channel.receive():
+                scores, seconds = unpacked(message)
+                part, member.part = member.part, None
+                if part is not None:
+                    self._done(part, scores, seconds)
+        except EOFError:
+            member.process.join(0.2)  # a process that ends closes its files first
             if member.process.exitcode is None:
                 member.kill(Verdict(DIED, "its worker closed its connection"))
-            return
+        except ChannelError as error:
+            member.kill(Verdict(DIED, f"its worker's answer can't be read: {error}"))
         except Exception as error:
             member.kill(Verdict(DIED, f"its worker's answer can't be read: {error!r}"))
-            return
-        part, member.part = member.part, None
-        if part is not None:
-            self._done(part, scores, seconds)
 
     def _bury(self, member: Member) -> None:
         """It ended: what it was at fails or is tried again."""
@@ -196,7 +219,7 @@ class Crew:
             self._hear(member)  # an answer that was given before the end counts
         self._members.remove(member)
         processes.kill_group(member.pid)
-        member.connection.close()
+        member.channel.close()
         part = member.part
         if part is None:
             return
@@ -242,7 +265,8 @@ class Crew:
         """As many workers as there should be; where the system has no process left, fewer for now."""
         try:
             while len(self._members) < self._size:
-                self._members.append(Member(self._limit_s, self._memory_mb))
+                foreign = [*self._foreign, *(member.channel.socket for member in self._members)]
+                self._members.append(Member(foreign, self._limit_s, self._memory_mb))
         except OSError as error:
             self._alone_since = self._alone_since or now
             while self._queue and not self._members and now - self._alone_since > _NO_WORKER_S:

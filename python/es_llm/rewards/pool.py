@@ -12,16 +12,18 @@ import threading
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import Future
-from multiprocessing.connection import Connection, Pipe
 from typing import Any, Final
 
 from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards.batch import DIED, Batch, Scores
+from es_llm.rewards.channel import read_message, shut, write_message
 from es_llm.rewards.loading import reference_of
-from es_llm.rewards.requests import Request, Start
+from es_llm.rewards.requests import Request, Start, packed, packed_batch, unpacked
 from es_llm.types import RewardFunction
 
 _RESTARTS: Final = 3
+_START_S: Final = 600.0
+"""So long may a server take to load its functions and what they import."""
 _LAUNCHER: Final = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_LOCALNRANKS", "SLURM_")
 """Beginnings of the names of variables that make a process a rank; its rewards are none."""
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -52,8 +54,9 @@ class RewardPool:
         )
         self._numbers = itertools.count()
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
         self._open: dict[int, tuple[Request, Future[Scores]]] = {}
-        self._connection: Connection | None = None
+        self._socket: socket.socket | None = None
         self._restarts = 0
         self._finalizer: Any = None
 
@@ -61,59 +64,82 @@ class RewardPool:
         """Start the server unless it runs.
 
         Raises:
-            RewardError: a function can't be loaded there; names it.
+            RewardError: a function can't be loaded there, or its process ends or hangs at its start; names it.
         """
         with self._lock:
-            if self._connection is None:
+            if self._socket is None:
                 self._connect()
 
     def submit(self, name: str, batch: Batch, *, together: bool = False) -> Future[Scores]:
-        """Begin to score a batch; `together`: by one call that gives one float for all of it."""
+        """Begin to score a batch; `together`: by one call that gives one float for all of it.
+
+        Raises:
+            ConfigError: a column of the data can't travel to another process; names it.
+            RewardError: see `open`.
+        """
         self.open()
-        request = Request(next(self._numbers), name, batch, together)
+        request = Request(next(self._numbers), name, len(batch), together, packed_batch(batch))
         future: Future[Scores] = Future()
         with self._lock:
             self._open[request.number] = (request, future)
-            self._send(request)
+            server = self._socket
+        self._send(server, request)
         return future
 
     def close(self) -> None:
-        """End the server, and everything below it."""
+        """End the server, and everything below it. What is open fails."""
         with self._lock:
-            self._connection = None
+            self._socket = None
+            waiting = self._taken_back()
             if self._finalizer is not None:
                 self._finalizer()
+        _fail(waiting, "the workers were ended")
 
     def _connect(self) -> None:
-        ours, theirs = Pipe()
+        ours, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER)}
         environment |= dict.fromkeys(_THREADS, "1")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "es_llm.rewards.server", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "es_llm.rewards.server", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what functions print isn't this program's output
+                start_new_session=True,
+            )
         try:
-            ours.send(self._start)
-            told = ours.recv()
-        except (EOFError, OSError) as error:
+            self._introduce(ours, process)
+        except RewardError:
+            ours.close()
+            process.kill()
             process.wait()
-            raise RewardError(f"the process for rewards ended with code {process.returncode} at its start") from error
-        if told is not None:
-            process.wait()
-            name, why = told
-            raise RewardError(f"reward function `{name}` can't be loaded in a process of its own: {why}; {_REMEDY}")
-        self._connection = ours
+            raise
+        self._socket = ours
         self._finalizer = weakref.finalize(self, _end, ours, process)
         threading.Thread(target=_listen, args=(weakref.ref(self), ours), daemon=True).start()
 
-    def _send(self, request: Request) -> None:
-        assert self._connection is not None
-        with contextlib.suppress(OSError):  # the listener sees that it ended
-            self._connection.send(request)
+    def _introduce(self, server: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        """Tell the server what it needs, and hear that it has loaded its functions."""
+        server.settimeout(_START_S)
+        try:
+            write_message(server, packed(self._start))
+            told = unpacked(read_message(server))
+        except TimeoutError as error:
+            raise RewardError(f"the process for rewards didn't load its functions within {_START_S:g} s") from error
+        except (EOFError, OSError) as error:
+            code = process.wait()
+            raise RewardError(f"the process for rewards ended with code {code} at its start") from error
+        if told is not None:
+            name, why = told
+            raise RewardError(f"reward function `{name}` can't be loaded in a process of its own: {why}; {_REMEDY}")
+        server.settimeout(None)
+
+    def _send(self, server: socket.socket | None, request: Request) -> None:
+        """The server reads whatever it is at; while it is away, `_lost` sends what is open to the next one."""
+        if server is not None:
+            with self._sending, contextlib.suppress(OSError):
+                write_message(server, packed(request))
 
     def _heard(self, number: int, scores: Scores) -> None:
         with self._lock:
@@ -121,26 +147,31 @@ class RewardPool:
         if known is not None:
             known[1].set_result(scores)
 
-    def _lost(self, connection: Connection) -> None:
+    def _lost(self, server: socket.socket) -> None:
         """The server ended: start another one with the same work, or fail it."""
         with self._lock:
-            if self._connection is not connection:
+            if self._socket is not server:
                 return
-            self._connection = None
+            self._socket = None
             self._finalizer()
             self._restarts += 1
-            waiting = list(self._open.values())
             try:
                 if self._restarts > _RESTARTS:
                     raise RewardError("the process for rewards ended again and again")
                 self._connect()
             except (RewardError, OSError) as error:
-                self._open.clear()
-                for request, future in waiting:
-                    future.set_result(Scores.failed(len(request.batch), DIED, str(error)))
-                return
-            for request, _ in waiting:
-                self._send(request)
+                waiting, why = self._taken_back(), str(error)
+            else:
+                waiting, why = [], ""
+            again, server_now = [request for request, _ in self._open.values()], self._socket
+        _fail(waiting, why)
+        for request in again:
+            self._send(server_now, request)
+
+    def _taken_back(self) -> list[tuple[Request, Future[Scores]]]:
+        waiting = list(self._open.values())
+        self._open.clear()
+        return waiting
 
 
 _REMEDY: Final = "let it use only what can be pickled, or call it in the trainer's process with `reward_workers` 0"
@@ -162,12 +193,17 @@ def _travelling(name: str, function: RewardFunction) -> tuple[str, Any]:
         ) from error
 
 
-def _listen(owner: weakref.ref[RewardPool], connection: Connection) -> None:
+def _fail(waiting: list[tuple[Request, Future[Scores]]], why: str) -> None:
+    for request, future in waiting:
+        future.set_result(Scores.failed(request.size, DIED, why))
+
+
+def _listen(owner: weakref.ref[RewardPool], server: socket.socket) -> None:
     """In a thread: hand answers to the pool as long as there is one."""
     while True:
         try:
-            number, scores = connection.recv()
-        except (EOFError, OSError, TypeError):  # TypeError: closed while it was waited for
+            number, scores = unpacked(read_message(server))
+        except (EOFError, OSError):
             break
         pool = owner()
         if pool is None:
@@ -176,16 +212,15 @@ def _listen(owner: weakref.ref[RewardPool], connection: Connection) -> None:
         del pool
     pool = owner()
     if pool is not None:
-        pool._lost(connection)
+        pool._lost(server)
 
 
-def _end(connection: Connection, process: subprocess.Popen[bytes]) -> None:
-    """The server ends when it sees the end of its connection."""
-    # A thread may be reading: shut the connection down first, so that it returns.
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
-        end.shutdown(socket.SHUT_RDWR)
+def _end(server: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    """The server ends when it sees the end of its socket; so does the thread that reads from it."""
+    shut(server)
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    server.close()

@@ -61,9 +61,13 @@ def children(pid: int) -> list[int]:
 
 def descendants(pid: int) -> Iterator[int]:
     """Children, their children, and so on."""
-    for child in children(pid):
-        yield child
-        yield from descendants(child)
+    parents, seen = [pid], {pid}
+    while parents:
+        for child in children(parents.pop()):
+            if child not in seen:
+                seen.add(child)
+                parents.append(child)
+                yield child
 
 
 def kill_tree(pid: int) -> None:

@@ -140,7 +140,7 @@ class RewardSet:
         told = f"reward function `{_plain(name)}` failed on {len(failures)} of {size} completions ({kinds})"
         if name not in self.examples:
             self.examples[name] = failures[0]
-            logger.warning("%s; the first one: %s", told, failures[0].why)
+            logger.error("%s; the first one: %s", told, failures[0].why)  # told by every rank that meets one
         else:
             logger.debug("%s; the first one: %s", told, failures[0].why)
 

@@ -1,28 +1,32 @@
 """`python -m es_llm.rewards.server FD`: one process beside each rank that keeps killable workers for its rewards.
 
 It holds neither a model nor MPI, so its workers are forked from it in milliseconds, closures and imported modules
-included. Requests and answers are pickles over the connection FD; its end is the server's end. A batch is cut into
-parts for workers; a part that ended its worker is tried again completion by completion, so that each one fails by
-itself. What workers start belongs to them: it is counted while they run, and ended with them.
+included. Requests come, and answers go, over the socket FD; its end is the server's end. A batch is cut into parts for
+workers; a part that ended its worker is tried again completion by completion, so that each one fails by itself. What
+workers start belongs to them: it is counted while they run, and ended with them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
+import selectors
 import signal
+import socket
 import sys
+import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Final
 
 from es_llm.rewards import processes, worker
-from es_llm.rewards.batch import Scores
+from es_llm.rewards.batch import RAISED, Batch, Scores
 from es_llm.rewards.call import is_async
+from es_llm.rewards.channel import Channel, read_message, write_message
 from es_llm.rewards.crew import Crew, Part
 from es_llm.rewards.loading import load_reward
-from es_llm.rewards.requests import Request, Start
+from es_llm.rewards.requests import Request, Start, packed, unpacked
 
 CHUNK_S: Final = 0.05
 """A worker gets completions for about so long at once."""
@@ -30,37 +34,63 @@ LARGEST_CHUNK: Final = 64
 
 
 class Server:
-    """Takes requests from `connection` until it ends."""
+    """Takes requests from the trainer until it ends, and never waits for one process alone."""
 
-    def __init__(self, connection: Connection, start: Start) -> None:
-        self._connection, self._workers = connection, start.workers
+    def __init__(self, trainer: socket.socket, start: Start) -> None:
+        self._trainer, self._workers = Channel(trainer), start.workers
         self._item_s: dict[str, float] = {}
-        self._crew = Crew(start.workers, limit_s=start.limit_s, memory_mb=start.memory_mb, done=self._done)
+        self._crew = Crew(
+            start.workers, limit_s=start.limit_s, memory_mb=start.memory_mb, foreign=[trainer], done=self._done
+        )
 
     def run(self) -> None:
-        """Serve, then leave nobody behind."""
-        with contextlib.suppress(EOFError, OSError):
+        """Serve, then leave nobody behind; after an error of the server's own the trainer starts another one."""
+        try:
             while True:
                 self._crew.step()
-                if self._crew.wait(self._connection):
-                    self._take(self._connection.recv())
+                self._trainer.flush()
+                self._wait(self._crew.look_s)
+                for message in self._trainer.receive():
+                    self._take(unpacked(message))
+        except EOFError:
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
         self._crew.end()
-        os._exit(0)
+        os._exit(code)
+
+    def _wait(self, seconds: float) -> None:
+        """Until anybody says something, can be told something, or ends."""
+        with selectors.DefaultSelector() as selector:
+            for channel, sentinel in [(self._trainer, None), *self._crew.channels()]:
+                both = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.unsent else 0)
+                selector.register(channel, both)
+                if sentinel is not None:
+                    selector.register(sentinel, selectors.EVENT_READ)
+            selector.select(seconds)
 
     def _take(self, request: Request) -> None:
-        size = len(request.batch)
+        size = request.size
+        try:
+            batch: Batch = unpacked(request.batch)
+        except Exception as error:
+            why = f"the batch can't be read in the process for rewards: {type(error).__name__}: {error}"
+            self._answer(request.number, Scores.failed(size, RAISED, why))
+            return
+        job, parts = Job(request.number, size, self._answer), self._parts(request)
+        for n in range(parts):
+            places = range(size * n // parts, size * (n + 1) // parts)
+            self._crew.add(Part(job, places, request.name, batch.part(places.start, places.stop), request.together))
+
+    def _parts(self, request: Request) -> int:
+        """Into how many parts: as many for each worker, each of about `CHUNK_S`."""
+        size = request.size
         if request.together or is_async(worker.FUNCTIONS[request.name]):
-            chunk = size
-        else:
-            chunk = max(1, min(LARGEST_CHUNK, int(CHUNK_S / self._item_s.get(request.name, CHUNK_S))))
-            chunk = min(chunk, max(1, size // (2 * self._workers)))
-        job = Job(request, self._answer)
-        if size == 0:
-            self._answer(request.number, Scores([]))
-        for start in range(0, size, chunk):
-            places = range(start, min(start + chunk, size))
-            batch = request.batch.part(places.start, places.stop)
-            self._crew.add(Part(job, places, request.name, batch, request.together))
+            return min(1, size)
+        fitting = CHUNK_S / self._item_s.get(request.name, CHUNK_S)
+        rounds = max(2, math.ceil(size / self._workers / min(LARGEST_CHUNK, max(1.0, fitting))))
+        return min(size, rounds * self._workers)
 
     def _done(self, part: Part, scores: Scores, seconds: float) -> None:
         if seconds:
@@ -69,16 +99,17 @@ class Server:
         part.owner.add(part.places, scores)
 
     def _answer(self, number: int, scores: Scores) -> None:
-        with contextlib.suppress(OSError):  # that nobody listens shows where requests are read
-            self._connection.send((number, scores))
+        self._trainer.send(packed((number, scores)))
 
 
 class Job:
-    """A request whose parts come back in any order."""
+    """A request whose parts come back in any order; one of no completions is answered at once."""
 
-    def __init__(self, request: Request, answer: Callable[[int, Scores], None]) -> None:
-        self._number, self._open, self._answer = request.number, len(request.batch), answer
+    def __init__(self, number: int, size: int, answer: Callable[[int, Scores], None]) -> None:
+        self._number, self._open, self._answer = number, size, answer
         self._parts: dict[int, Scores] = {}
+        if size == 0:
+            answer(number, Scores([]))
 
     def add(self, places: range, scores: Scores) -> None:
         """A part came; after the last one the answer goes out."""
@@ -92,24 +123,23 @@ def main(descriptor: int) -> None:
     """Load the functions, say how that went, serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    connection = Connection(descriptor)
     with contextlib.suppress(EOFError, OSError):  # who asked has ended
-        _serve(connection)
+        _serve(socket.socket(fileno=descriptor))
 
 
-def _serve(connection: Connection) -> None:
-    start: Start = connection.recv()
+def _serve(trainer: socket.socket) -> None:
+    start: Start = unpacked(read_message(trainer))
     sys.path[:] = start.path
     for name, (kind, given) in start.functions.items():
         try:
             function = load_reward(given) if kind == "reference" else pickle.loads(given)
         except BaseException as error:
-            connection.send((name, f"{type(error).__name__}: {error}"))
+            write_message(trainer, packed((name, f"{type(error).__name__}: {error}")))
             return
         worker.FUNCTIONS[name] = function
     processes.adopt_orphans()
-    connection.send(None)
-    Server(connection, start).run()
+    write_message(trainer, packed(None))
+    Server(trainer, start).run()
 
 
 if __name__ == "__main__":

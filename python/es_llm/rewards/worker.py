@@ -4,31 +4,53 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import MutableSequence
-from multiprocessing.connection import Connection
+from collections.abc import MutableSequence, Sequence
 from typing import Any, Final
 
 from es_llm.rewards.batch import RAISED, Batch, Scores
 from es_llm.rewards.call import call, call_at_once, call_each, is_async
+from es_llm.rewards.channel import read_message, write_message
 from es_llm.rewards.processes import end_with_parent, limit_memory
+from es_llm.rewards.requests import Task, packed, unpacked
 
 GRACE_S: Final = 2.0
 """An async function has so long to be cancelled."""
+ANSWER_S: Final = 60.0
+"""An answer has so long to be read by the server."""
+TOGETHER: Final = -1
+ANSWERING: Final = -2
+"""What stands in the place of a completion: all of them at once; none any more."""
 
 FUNCTIONS: dict[str, Any] = {}
 """By name; the server fills it before it forks its workers."""
 
 
-def work(connection: Connection, note: MutableSequence[float], server: int, limit_s: float, memory_mb: int) -> None:
-    """Answer (name, batch, together) by (scores, seconds that they took), until the server ends.
+def work(
+    end: socket.socket,
+    foreign: Sequence[socket.socket],
+    note: MutableSequence[float],
+    server: int,
+    limit_s: float,
+    memory_mb: int,
+) -> None:
+    """Answer tasks until the server ends.
 
-    `note`: [when the time is over of what it is at (of `time.monotonic`, infinite without a limit; 0: it isn't at
-    anything), which completion that is (-1: all together)]. The server looks at it, and kills who is late.
+    Args:
+        end: this worker's end of its channel.
+        foreign: the server's sockets, that a worker and what it forks must not hold.
+        note: [when the time is over of what it is at (of `time.monotonic`, infinite without a limit; 0: it isn't at
+            anything), which completion that is]. The server looks at it, and kills who is late.
+        server: the parent process.
+        limit_s: seconds that a completion may take; 0: any time.
+        memory_mb: megabytes that it may need for itself; 0: no limit.
     """
     os.setsid()
     end_with_parent(server)
+    for each in foreign:
+        each.close()
     for number in (signal.SIGINT, signal.SIGTERM):  # what the server ignores, and what a function starts shouldn't
         signal.signal(number, signal.SIG_DFL)
     limit_memory(memory_mb)
@@ -36,12 +58,12 @@ def work(connection: Connection, note: MutableSequence[float], server: int, limi
     clock = Clock(note, limit_s)
     while True:
         try:
-            name, batch, together = connection.recv()
+            task: Task = unpacked(read_message(end))
         except (EOFError, OSError):
             os._exit(0)
         start = time.perf_counter()
-        scores = score(name, batch, clock, together)
-        connection.send((scores, time.perf_counter() - start))
+        scores = score(task.name, task.batch, clock, task.together)
+        write_message(end, packed((scores, time.perf_counter() - start)))
 
 
 class Clock:
@@ -51,15 +73,17 @@ class Clock:
         self._note, self.limit_s = note, limit_s
 
     def begin(self, place: int, grace_s: float = 0.0) -> None:
-        """Completion `place` of the part is begun, or all of them (-1)."""
-        self._note[0] = float("inf")
-        self._note[1] = place
-        if self.limit_s:
-            self._note[0] = time.monotonic() + self.limit_s + grace_s
+        """Completion `place` of the task is begun, or all of them (`TOGETHER`)."""
+        self._set(place, self.limit_s + grace_s if self.limit_s else float("inf"))
 
-    def rest(self) -> None:
-        """Nothing is at work; the limit doesn't hold for the way of the answer."""
-        self._note[0] = float("inf")
+    def answer(self) -> None:
+        """All that is left is the way of the answer."""
+        self._set(ANSWERING, ANSWER_S)
+
+    def _set(self, place: int, seconds: float) -> None:
+        self._note[0] = float("inf")  # the server may look in between
+        self._note[1] = place
+        self._note[0] = time.monotonic() + seconds
 
 
 def score(name: str, batch: Batch, clock: Clock, together: bool) -> Scores:
@@ -67,10 +91,10 @@ def score(name: str, batch: Batch, clock: Clock, together: bool) -> Scores:
     function, pid = FUNCTIONS[name], os.getpid()
     try:
         if together:
-            clock.begin(-1)
+            clock.begin(TOGETHER)
             return call(name, function, batch, one=True)
         if is_async(function):
-            clock.begin(-1, GRACE_S)
+            clock.begin(TOGETHER, GRACE_S)
             return call_at_once(name, function, batch, clock.limit_s)
         return call_each(name, function, batch, clock.begin)
     except BaseException as error:
@@ -78,4 +102,4 @@ def score(name: str, batch: Batch, clock: Clock, together: bool) -> Scores:
     finally:
         if os.getpid() != pid:  # a child that the function forked came back from it
             os._exit(1)
-        clock.rest()
+        clock.answer()
