@@ -1,5 +1,7 @@
 """The Triton kernels: in the interpreter always, and on the GPU where there is one. The same bits as everywhere."""
 
+import platform
+import sys
 import warnings
 
 import numpy as np
@@ -417,6 +419,12 @@ def test_the_pieces_of_a_shard():
             assert taken == [
                 (i, shard.element + i // shard.columns * shard.stride + i % shard.columns) for i in range(shard.size)
             ]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="Triton is not for here")
+def test_a_part_of_triton_that_has_moved_is_no_skip():
+    with pytest.raises(ImportError):
+        interpreted.required("triton.runtime.not_there")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")

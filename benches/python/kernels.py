@@ -43,7 +43,7 @@ LARGE = (*((4096, 4096),) * 4, *((11008, 4096),) * 2, (4096, 11008), (4096,), (4
 """Shapes of one block of a 1B and of a 7B model, repeated until there are enough parameters."""
 DTYPES = ("float32", "bfloat16", "float16")
 MEMORY_LIMIT = 64e6
-"""Bytes that perturb and update may need beyond the weights, on a CPU."""
+"""Bytes that perturb and updates may need beyond the weights, on two threads of a CPU."""
 
 
 @dataclass
@@ -191,9 +191,10 @@ def bench(setting: Setting, paths: list[str]) -> float:
     seconds |= in_turn(works, setting.runs, setting.device)
     print_table(setting, seconds, list(ours.module.parameters()), paths)
     print(f"weights that perturb + restore changed: peer loop {drift:.1%}, ours 0.0 %")
+    limit = MEMORY_LIMIT * max(setting.cores / 2, 1)
     for what, peak in memory.items():
         print(f"peak memory of {what} beyond the weights: {megabytes(peak)}")
-        assert peak is None or setting.device.type == "cuda" or peak < MEMORY_LIMIT, f"{what} needs {peak} bytes"
+        assert peak is None or setting.device.type == "cuda" or peak < limit, f"{what} needs {peak} bytes"
     return seconds["update"]
 
 
