@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
+import site
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+import es_llm
 from es_llm.errors import RewardError
 from es_llm.rewards.arc import arc_accuracy, code_of
 from es_llm.rewards.sandbox import SandboxLimits, require_sandbox, run_function
@@ -98,6 +105,125 @@ def test_nothing_is_left_behind():
     )
     assert "sandbox_child" not in listed.stdout
     assert Path("/proc/self/mounts").read_text() == mounts
+
+
+def sandboxes():
+    """Processes that run the child's program, anywhere on the machine, but for those that only weren't waited for."""
+    found = set()
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"sandbox_child" in (place / "cmdline").read_bytes():
+                found.add(int(place.name))
+        except OSError:
+            continue
+    return found
+
+
+def until(holds, what):
+    for _ in range(600):
+        if holds():
+            return
+        time.sleep(0.05)
+    pytest.fail(what)
+
+
+ESCAPES = {
+    "a session of its own": "import os\nos.setsid()",
+    "no signal when the parent ends": "import ctypes\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)",
+    "both": "import ctypes, os\nos.setsid()\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)",
+    "signals ignored": "import _signal\n[_signal.signal(n, _signal.SIG_IGN) for n in (1, 2, 15)]",
+    "its output closed": "import os\nos.closerange(0, 16)",
+}
+
+
+@pytest.mark.parametrize("how", ESCAPES)
+def test_the_limit_of_the_clock_has_no_way_out(how):
+    """Code that hides is waited for no longer than other code, and is gone afterwards."""
+    before = sandboxes()
+    ran = run_function(f"def f(x):\n    {ESCAPES[how].replace(chr(10), chr(10) + '    ')}\n    import time\n"
+                       "    time.sleep(1000)\n", "f", [1], SandboxLimits(wall_s=2))  # fmt: skip
+    assert ran.values is None
+    assert "longer than 2 s" in ran.error or "no answer" in ran.error
+    until(lambda: sandboxes() <= before, "the code is still there")
+
+
+@pytest.mark.parametrize("victim", ["the process that asked", "the outer process"])
+def test_code_ends_with_those_that_wait_for_it(victim):
+    before = sandboxes()
+    program = (
+        "from es_llm.rewards.sandbox import *\n"
+        "require_sandbox()\n"
+        "print('ready', flush=True)\n"
+        "run_function('def f(x):\\n    import time\\n    time.sleep(1000)\\n', 'f', [1], SandboxLimits(wall_s=900))\n"
+    )
+    asked = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert asked.stdout.readline() == "ready\n"
+    try:
+        until(lambda: any(_sleeps(pid) for pid in sandboxes() - before), "the code has not begun")
+        mine = sandboxes() - before
+        outer = next(pid for pid in mine if _parent(pid) not in mine)
+        os.kill(asked.pid if victim == "the process that asked" else outer, signal.SIGKILL)
+        until(lambda: sandboxes() <= before, "the code is still there")
+    finally:
+        asked.kill()
+        asked.communicate()
+
+
+def _parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _sleeps(pid):
+    """Whether it has given up its rights: the code runs, or is about to."""
+    try:
+        return "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_a_long_program_and_many_arguments_pass(monkeypatch, tmp_path):
+    """More than a pipe holds; and a child that reads none of it costs the limit of the clock, no more."""
+    many = ["x" * 1000] * 2000
+    assert run_function("def f(x):\n    return len(x)\n", "f", many).values == [1000] * 2000
+    monkeypatch.setattr("es_llm.rewards.sandbox._CHILD", tmp_path / "sleeps.py")
+    (tmp_path / "sleeps.py").write_text("import time\ntime.sleep(1000)\n")
+    assert "longer than 1 s" in run_function("def f(x): pass", "f", many, SandboxLimits(wall_s=1)).error
+
+
+def test_somebody_who_is_not_root_has_a_sandbox_too():
+    """With numpy, whose threads would forbid a user namespace. Python and its packages are shown to a user without
+    rights by bind mounts that nobody else sees."""
+    if os.getuid() != 0:
+        pytest.skip("the other tests run without rights already")
+    if not (shutil.which("setpriv") and shutil.which("unshare")):
+        pytest.skip("needs setpriv and unshare")
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    if subprocess.run([*nobody, "unshare", "-U", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine offers users no namespaces")
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine offers root no mounts of its own")
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    shown = {"python": sys.base_prefix, "site": site.getsitepackages()[0], "own": Path(es_llm.__file__).parents[1]}
+    code = (
+        f"import os, sys; sys.path += [{str(place / 'own')!r}, {str(place / 'site')!r}]\n"
+        "from es_llm.rewards.sandbox import run_function\n"
+        "code = 'import numpy, os\\ndef f(x):\\n    return int(numpy.dot(numpy.ones(x), numpy.ones(x)))\\n'\n"
+        "print(os.getuid(), run_function(code, 'f', [3]))\n"
+    )
+    script = "".join(f"mkdir {place / name} && mount --bind {path} {place / name} && " for name, path in shown.items())
+    interpreter = place / "python" / Path(os.path.realpath(sys.executable)).relative_to(sys.base_prefix)
+    script += f'exec {" ".join(nobody)} {interpreter} -I -c "$1"'
+    try:
+        process = subprocess.run(
+            ["unshare", "-m", "sh", "-c", script, "sh", code], capture_output=True, text=True, timeout=120, check=False
+        )
+    finally:
+        for name in shown:  # empty, now that the mounts are gone
+            with contextlib.suppress(FileNotFoundError):
+                (place / name).rmdir()
+        place.rmdir()
+    assert process.stdout.startswith("65534 Ran(values=[3]"), process.stderr
 
 
 PAIRS = json.dumps([{"input": [[1, 2], [3, 4]], "output": [[2, 1], [4, 3]]}, {"input": [[5, 6]], "output": [[6, 5]]}])

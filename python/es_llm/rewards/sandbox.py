@@ -3,23 +3,37 @@
 The child reads one JSON object (`code`, `function`, `arguments`) and writes one (`values`, or `error`). Before it runs
 the code it gives up, in this order: its network, other processes, mounts and host names (namespaces of its own), every
 file (an empty root), its user (nobody, where it was root), new privileges, memory, processor time, files and processes.
+
+Two processes: the one that is started here stays outside and waits; the one that runs the code is the first of a
+process namespace, whose end is the end of everything in it. Both are killed by their numbers when the time is over, so
+no session or group that the code makes for itself hides it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
-import signal
+import selectors
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 from es_llm.errors import RewardError
+from es_llm.rewards.processes import descendants, kill_tree
 
-_CHILD = Path(__file__).with_name("sandbox_child.py")
+_CHILD: Final = Path(__file__).with_name("sandbox_child.py")
+_ENVIRONMENT: Final = {"PATH": "/nowhere"} | dict.fromkeys(
+    # A process with a second thread gets no user namespace, and numpy starts threads where it is let.
+    ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
+    "1",
+)
+_END_S: Final = 10.0
+"""A killed process that isn't gone after that is left to the system."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +83,13 @@ def require_sandbox() -> None:
 
 def _run(code: str, function: str, arguments: list[Any], limits: SandboxLimits) -> Ran:
     words = json.dumps({
-        "code": code, "function": function, "arguments": arguments,
+        "code": code, "function": function, "arguments": arguments, "parent": os.getpid(),
         "cpu_s": limits.cpu_s, "memory_mb": limits.memory_mb, "path": [place for place in sys.path if place],
     })  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", str(_CHILD)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env={"PATH": "/nowhere"}, close_fds=True, start_new_session=True, cwd="/",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+        env=_ENVIRONMENT, close_fds=True, start_new_session=True, cwd="/",
     )  # fmt: skip
     try:
         output = _talk(process, words.encode(), limits)
@@ -87,50 +101,54 @@ def _run(code: str, function: str, arguments: list[Any], limits: SandboxLimits) 
 
 
 def _talk(process: subprocess.Popen[bytes], words: bytes, limits: SandboxLimits) -> bytes | str:
-    """What the child wrote, or why it wasn't waited for."""
-    import threading
+    """What the child wrote, or why it wasn't waited for. Neither pipe is ever waited on for longer than the limit."""
+    asking, telling = process.stdin, process.stdout
+    assert asking is not None
+    assert telling is not None
+    end, left, told = time.monotonic() + limits.wall_s, memoryview(words), bytearray()
+    for pipe in (asking, telling):
+        os.set_blocking(pipe.fileno(), False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(asking, selectors.EVENT_WRITE)
+        selector.register(telling, selectors.EVENT_READ)
+        while (rest := end - time.monotonic()) > 0:
+            for key, _ in selector.select(rest):
+                if key.fileobj is asking:
+                    left = _write(asking, left)
+                    if not left:
+                        selector.unregister(asking)
+                        asking.close()
+                    continue
+                piece = os.read(telling.fileno(), 1 << 16)
+                if not piece:
+                    return bytes(told)
+                told += piece
+                if len(told) > limits.answer_bytes:
+                    return f"its answer is longer than {limits.answer_bytes} bytes"
+    return f"took longer than {limits.wall_s:g} s"
 
-    assert process.stdin is not None
-    assert process.stdout is not None
-    pieces: list[bytes] = []
 
-    def read() -> None:
-        assert process.stdout is not None
-        size = 0
-        while size <= limits.answer_bytes:
-            piece = process.stdout.read1(1 << 16)  # type: ignore[attr-defined]
-            if not piece:
-                return
-            size += len(piece)
-            pieces.append(piece)
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
+def _write(pipe: IO[bytes], left: memoryview) -> memoryview:
+    """What is left to write; nothing where nobody reads."""
     try:
-        process.stdin.write(words)
-        process.stdin.close()
+        return left[os.write(pipe.fileno(), left) :]
+    except BlockingIOError:
+        return left
     except OSError:
-        pass
-    reader.join(limits.wall_s)
-    if reader.is_alive():
-        return f"took longer than {limits.wall_s:g} s"
-    output = b"".join(pieces)
-    return output if len(output) <= limits.answer_bytes else f"its answer is longer than {limits.answer_bytes} bytes"
+        return left[:0]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the child; what it started is in its process namespace and goes with it."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except OSError:
-        process.kill()
-    process.wait()
+    """Kill the child and, above all, the first process of its namespace: everything in there ends with that one."""
+    for below in list(descendants(process.pid)):
+        kill_tree(below)
+    kill_tree(process.pid)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_END_S)
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            try:
+            with contextlib.suppress(OSError):
                 pipe.close()
-            except OSError:
-                continue
 
 
 def _read(output: bytes, expected: int, code: int | None) -> Ran:

@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import sys
 import tempfile
 
@@ -23,8 +24,8 @@ def check(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), what)
 
 
-def leave_the_system() -> None:
-    """Namespaces of our own, and an empty root."""
+def leave_the_system() -> int:
+    """Namespaces of our own, and an empty root. A pipe that is readable when the process outside has ended."""
     uid, gid = os.getuid(), os.getgid()
     apart = NEW_NS | NEW_UTS | NEW_IPC | NEW_PID | NEW_NET
     if uid == 0:
@@ -34,11 +35,13 @@ def leave_the_system() -> None:
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
+    end_with_parent(words["parent"])
+    living, mine = os.pipe()
     child = os.fork()  # the first process of the new process namespace: all others end with it
     if child:
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-    check(libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0), "prctl")
+    os.close(mine)
     check(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mount")
     root = tempfile.gettempdir().encode()  # any directory: what is in it is hidden from here alone
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -46,6 +49,23 @@ def leave_the_system() -> None:
     check(libc.mount(b"none", root, b"tmpfs", flags | MS_REMOUNT | MS_RDONLY, b"size=4k,mode=555"), "mount")
     os.chroot(root)
     os.chdir("/")
+    return living
+
+
+def end_with_parent(parent: int) -> None:
+    """SIGKILL when the process that asked ends; now, if it has ended."""
+    check(libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0), "prctl")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def end_with_the_outer_one(living: int) -> None:
+    """SIGKILL when the process outside of the namespace ends, whose number can't be seen from here; now, if the pipe
+    that it holds open has no writer any more. A change of the user takes this back: it comes after that."""
+    check(libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0), "prctl")
+    if select.select([living], [], [], 0)[0]:
+        os._exit(1)
+    os.close(living)
 
 
 def give_up_rights(cpu_s: int, memory_mb: int) -> None:
@@ -107,8 +127,9 @@ if __name__ == "__main__":
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the code prints is no answer
     try:
         import_what_code_may_use()
-        leave_the_system()
+        outside = leave_the_system()
         give_up_rights(words["cpu_s"], words["memory_mb"])
+        end_with_the_outer_one(outside)
     except OSError as error:
         told: dict[str, object] = {"error": f"no sandbox: {error}"}
     else:
