@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.mpi, pytest.mark.slow]
 
 RUNS = max(3, int(os.environ.get("ES_LLM_KILLS", "6")) // 2)
 RANKS = 4
-WORDS = ["train", *SMALL, "--max_steps", "8", "--seed", "5"]
+WORDS = ["train", *SMALL, "--max_steps", "16", "--seed", "5"]
 
 
 class Job:
@@ -81,14 +81,16 @@ def _kill(pid: int) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Directory and seconds, from its journal's appearance, of a run that nothing disturbed."""
+    """Directory and seconds, from its journal's appearance to its result's, of a run that nothing disturbed."""
     directory = tmp_path_factory.mktemp("undisturbed") / "run"
     job = Job(directory)
     job.wait_for_start()
     start = time.monotonic()
+    wait_until((directory / "result.json").exists)
+    seconds = time.monotonic() - start
     code, output = job.end()
     assert code == 0, output
-    return directory, time.monotonic() - start
+    return directory, seconds
 
 
 def test_ranks_killed_at_random_moments(undisturbed, tmp_path):
@@ -104,16 +106,16 @@ def test_ranks_killed_at_random_moments(undisturbed, tmp_path):
         # which the model is exported and the ranks take leave.
         count = (1, RANKS - 1)[number] if number < 2 else draw.randrange(1, RANKS)
         victims = [0] if number == 0 else draw.sample(range(RANKS), count)
-        latest = 0.7 if number < 2 else 1.0
+        latest = 0.7 if number < 2 else 1.1
         for moment, rank in sorted((draw.uniform(0, latest * seconds), rank) for rank in victims):
             time.sleep(max(0.0, start + moment - time.monotonic()))
-            killed += rank in job.pids()
+            killed += rank in job.pids() and not (directory / "result.json").exists()
             _kill(pids[rank])
         code, output = job.end()
         assert code == 0, (number, output[-3000:])
         assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], number
         assert rewards(directory) == rewards(whole), number
-    assert killed >= RUNS
+    assert killed >= RUNS, "deaths while there was work"
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -133,8 +135,9 @@ def test_leaders_killed_one_after_another_in_the_same_iteration(undisturbed, tmp
     assert rewards(tmp_path / "D") == rewards(undisturbed[0])
 
 
-def test_a_rank_killed_before_all_have_met_ends_the_job_or_is_survived(undisturbed, tmp_path):
+def test_a_rank_killed_before_all_have_met_ends_the_job_or_is_survived(undisturbed, tmp_path, monkeypatch):
     """MPI's own start can't lose a rank; what was begun is kept, and the job never hangs."""
+    monkeypatch.setenv("ES_LLM_START_TIMEOUT_S", "25")
     for number in range(max(2, RUNS // 10)):
         draw = random.Random(2000 + number)
         directory = tmp_path / str(number)
@@ -158,7 +161,8 @@ def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_pat
         job = Job(directory)
         job.wait_for_start()
         time.sleep(draw.uniform(0, 0.95 * seconds))
-        job.kill()
+        with contextlib.suppress(ProcessLookupError):  # it was faster
+            job.kill()
         job.process.communicate()
         unfinished += not (directory / "result.json").exists()
         saved = len(Journal.read(str(directory / "journal.es")).records)
@@ -168,7 +172,7 @@ def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_pat
         assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], (number, saved)
         assert rewards(directory) == rewards(whole), number
 
-    assert unfinished >= RUNS // 2
+    assert unfinished >= max(1, RUNS // 3)
 
 
 def faulty(directory, faults, *options):

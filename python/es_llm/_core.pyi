@@ -518,7 +518,7 @@ class Watchdog:
     """Ends this process at a given moment, also while a thread that hangs holds the GIL."""
 
     def __new__(cls) -> Self: ...
-    def arm(self, seconds: float, exit_code: int | None = None) -> None:
+    def arm(self, seconds: float, exit_code: int | None = None, message: str = "") -> None:
         """The process ends after so many seconds, unless `arm` or `disarm` is called before; None: by SIGKILL.
 
         Raises:

@@ -25,6 +25,9 @@ _TAG: Final = 17
 _FT_FLAG: Final = "OMPI_MCA_mpi_ft_enable"
 """What `mpirun --with-ft ulfm` of Open MPI sets."""
 _FINALIZE_S: Final = 10.0
+_START_S: Final = 300.0
+_START_VARIABLE: Final = "ES_LLM_START_TIMEOUT_S"
+_DIED: Final = "one of them died before it began; nothing was begun, start again"
 _TRUE: Final = ("1", "true", "yes")
 _LOOK_S: Final = 0.25
 """A death that no message meets is looked for this often."""
@@ -38,14 +41,17 @@ class MPIMailbox(Mailbox):
     """
 
     def __init__(self) -> None:
+        # MPI's own start waits for ever for a rank that died before it, and holds the GIL.
+        watchdog, limit_s = Watchdog(), float(os.environ.get(_START_VARIABLE, _START_S))
+        watchdog.arm(limit_s, 1, f"es-llm: the ranks haven't met within {limit_s:g} s: {_DIED}\n")
         self._mpi = mpi = _import_mpi()
         try:
             self._join()
         except mpi.Exception as error:
-            # The only collective calls of the job: nothing was begun, so nothing is lost.
-            print(f"es-llm: a rank died before all had met ({error}); start again", file=sys.stderr, flush=True)
+            print(f"es-llm: the ranks can't meet ({error}): {_DIED}", file=sys.stderr, flush=True)
             mpi.COMM_WORLD.Abort(1)
             raise
+        watchdog.disarm()
         self.concurrent = mpi.Query_thread() >= mpi.THREAD_SERIALIZED
         self.separate = True
         self.tolerant = hasattr(self._world, "Get_failed") and os.environ.get(_FT_FLAG, "0").lower() in _TRUE
@@ -57,6 +63,7 @@ class MPIMailbox(Mailbox):
         atexit.register(self._at_exit)
 
     def _join(self) -> None:
+        """The only collective calls of a job. Nothing is begun before them, so nothing is lost if one fails."""
         self._world = self._mpi.COMM_WORLD.Dup()
         self._world.Set_errhandler(self._mpi.ERRORS_RETURN)
         self.rank = self._world.Get_rank()

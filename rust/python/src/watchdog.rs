@@ -1,5 +1,6 @@
 //! A thread that ends this process unless it is put off: one that needs no GIL, since whoever hangs may hold it.
 
+use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Watchdog>()
 }
 
-/// When the process ends, and with which code; None: by SIGKILL.
-type End = (Instant, Option<i32>);
+/// When the process ends, with which code (None: by SIGKILL), and what it says before.
+type End = (Instant, Option<i32>, String);
 
 #[derive(Default)]
 struct Shared {
@@ -44,12 +45,12 @@ impl Watchdog {
     }
 
     /// The process ends after so many seconds, unless `arm` or `disarm` is called before.
-    #[pyo3(signature = (seconds, exit_code = None))]
-    fn arm(&self, seconds: f64, exit_code: Option<i32>) -> PyResult<()> {
+    #[pyo3(signature = (seconds, exit_code = None, message = String::new()))]
+    fn arm(&self, seconds: f64, exit_code: Option<i32>, message: String) -> PyResult<()> {
         let wait = Duration::try_from_secs_f64(seconds)
             .map_err(|error| PyValueError::new_err(format!("seconds: {error}, got {seconds}")))?;
         let end = Instant::now().checked_add(wait);
-        self.set(end.map(|end| (end, exit_code)));
+        self.set(end.map(|end| (end, exit_code, message)));
         Ok(())
     }
 
@@ -71,12 +72,14 @@ impl Shared {
     fn watch(&self) {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wait = Duration::from_secs(1);
-        if let Some((end, exit_code)) = *end {
+        if let Some((end, exit_code, message)) = &*end {
             wait = wait.min(end.saturating_duration_since(Instant::now()));
             if wait.is_zero() {
+                let mut stderr = std::io::stderr();
+                drop(stderr.write_all(message.as_bytes()));
                 // SAFETY: these calls take and return plain numbers, and none of this process's memory is used after.
                 unsafe {
-                    match exit_code {
+                    match *exit_code {
                         Some(code) => libc::_exit(code),
                         None => libc::kill(libc::getpid(), libc::SIGKILL),
                     }
