@@ -1,10 +1,16 @@
-"""Calls one reward function, in whatever process this is. Never raises: every error becomes failed completions."""
+"""Calls one reward function, in whatever process this is.
+
+Every error becomes failed completions, whatever its class, but for one: in the trainer's own process a
+KeyboardInterrupt is the user's. A child that a function forked and that comes back from it ends here, so that nothing
+is done twice.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import math
+import os
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -16,6 +22,8 @@ from es_llm.types import RewardFunction
 
 _LONGEST: Final = 2000
 """Characters of a failure's story that are kept."""
+_LONGEST_NAME: Final = 200
+"""Characters of the name of a logged figure or column."""
 
 
 def is_async(function: Any) -> bool:
@@ -25,14 +33,18 @@ def is_async(function: Any) -> bool:
 
 def call(name: str, function: RewardFunction, batch: Batch, *, one: bool = False) -> Scores:
     """Scores of a batch by one call of the function; with `one` it gives one float for all (a set-level reward)."""
-    log = _Log(len(batch))
+    log, pid = _Log(len(batch)), os.getpid()
     try:
         answer = function(**_arguments(function, batch, log))
         if inspect.isawaitable(answer):
             answer = _run(answer)
         return log.scores(_spread(name, answer, len(batch)) if one else _listed(name, answer, len(batch)))
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return Scores.failed(len(batch), RAISED, _story(error))
+    finally:
+        _end_forked(pid)
 
 
 def call_each(name: str, function: RewardFunction, batch: Batch, before: Callable[[int], None]) -> Scores:
@@ -49,23 +61,42 @@ def call_each(name: str, function: RewardFunction, batch: Batch, before: Callabl
 
 def call_at_once(name: str, function: RewardFunction, batch: Batch, limit_s: float) -> Scores:
     """Scores of a batch by one call for each completion, all awaited together, each for `limit_s` (0: any time)."""
+    pid = os.getpid()
 
-    async def one(place: int) -> Scores:
-        part = batch.part(place, place + 1)
+    async def graded(part: Batch) -> Scores:
+        """Whatever is raised ends here: some classes would end the event loop, and with it the whole batch."""
         log = _Log(1)
         try:
             waiting: Any = function(**_arguments(function, part, log))
-            answer: Any = await asyncio.wait_for(waiting, limit_s or None)
-            return log.scores(_listed(name, answer, 1))
-        except TimeoutError:
-            return Scores.failed(1, TIMEOUT, f"took longer than {limit_s:g} s")
-        except (Exception, SystemExit) as error:
+            return log.scores(_listed(name, await waiting, 1))
+        except BaseException as error:
             return Scores.failed(1, RAISED, _story(error))
+        finally:
+            _end_forked(pid)
+
+    async def one(place: int) -> Scores:
+        task = asyncio.ensure_future(graded(batch.part(place, place + 1)))
+        done, _ = await asyncio.wait([task], timeout=limit_s or None)
+        if done:
+            return task.result()
+        task.cancel()
+        return Scores.failed(1, TIMEOUT, f"took longer than {limit_s:g} s")
 
     async def all_of_them() -> list[Scores]:
         return await asyncio.gather(*(one(place) for place in range(len(batch))))
 
     return Scores.joined(asyncio.run(all_of_them()))
+
+
+def _end_forked(pid: int) -> None:
+    """End this process if it isn't `pid`, which called the function."""
+    if os.getpid() != pid:
+        os._exit(1)
+
+
+def printable(value: Any) -> str:
+    """A text that every file can hold: surrogates, which have no UTF-8, as escapes."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 class _Log:
@@ -81,11 +112,12 @@ class _Log:
         listed = list(values)
         if len(listed) != self._size:
             raise RewardError(f"`log_extra`: column {column!r} must have {self._size} values, got {len(listed)}")
-        self._extra[str(column)] = [_plain(value) for value in listed]
+        self._extra[printable(column)[:_LONGEST_NAME]] = [_plain(value) for value in listed]
 
     def metric(self, name: str, value: float) -> None:
-        """A figure, whose mean is logged."""
-        self._metrics.append((str(name), float(value)))
+        """A figure, whose mean is logged; NaN for one that is none, which is counted."""
+        number = _number(value)
+        self._metrics.append((printable(name)[:_LONGEST_NAME], math.nan if number is None else number))
 
     def scores(self, answer: tuple[list[float | None], list[Failure]]) -> Scores:
         return Scores(*answer, extra=self._extra, metrics=self._metrics)
@@ -173,14 +205,14 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # what isn't ours may raise anything
         return None
     return number if math.isfinite(number) else None
 
 
 def _plain(value: Any) -> Any:
     """Something that every process can read."""
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+    return value if value is None or isinstance(value, int | float | bool) else printable(value)
 
 
 def _brief(value: Any) -> str:

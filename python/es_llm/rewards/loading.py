@@ -1,7 +1,12 @@
-"""Reward functions named on the command line: `package.module.function` or `path/to/file.py:function`."""
+"""Reward functions named on the command line: `package.module.function` or `path/to/file.py:function`.
+
+A file is one module, however many of its functions are named: its globals exist once. A file that has changed since is
+read anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -13,6 +18,8 @@ from es_llm.errors import RewardError
 from es_llm.types import RewardFunction
 
 _PREFIX: Final = "_es_llm_reward_"
+_STATE: Final = "_es_llm_state"
+"""Where a module keeps what its file was like when it was read."""
 
 
 def load_reward(reference: str) -> RewardFunction:
@@ -36,25 +43,34 @@ def load_reward(reference: str) -> RewardFunction:
 
 def reference_of(function: RewardFunction) -> str | None:
     """The reference by which another process can load a function that came from a file; None for any other one."""
-    module, name = getattr(function, "__module__", None) or "", getattr(function, "__qualname__", "")
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if not module.startswith(_PREFIX) or not name.isidentifier() or file is None:
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    if module is None or not module.__name__.startswith(_PREFIX) or module.__file__ is None:
         return None
-    return f"{Path(file).resolve()}:{name}" if getattr(sys.modules[module], name, None) is function else None
+    # Not its own name: what a decorator or a factory made has another one than the module knows it by.
+    name = next((name for name, value in vars(module).items() if value is function), None)
+    return None if name is None else f"{Path(module.__file__).resolve()}:{name}"
 
 
 def _module_of_file(path: Path, reference: str) -> Any:
     if not path.is_file():
         raise RewardError(f"reward function {reference!r}: no file {str(path)!r}")
-    spec = importlib.util.spec_from_file_location(f"{_PREFIX}{path.stem}", path)
+    path = path.resolve()
+    name = f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    state = (path.stat().st_mtime_ns, path.stat().st_size)
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, _STATE, None) == state:
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise RewardError(f"reward function {reference!r}: {str(path)!r} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise RewardError(f"reward function {reference!r}: {str(path)!r} fails to import: {error!r}") from error
+    setattr(module, _STATE, state)
     return module
 
 

@@ -1,0 +1,103 @@
+"""Reward functions from files: one module for each file, in this process and in the reward server."""
+
+from __future__ import annotations
+
+import pytest
+
+from es_llm.errors import RewardError
+from es_llm.rewards.batch import Batch
+from es_llm.rewards.loading import load_reward, reference_of
+from es_llm.rewards.scoring import Limits, RewardSet
+
+BATCH = Batch.of([{"prompt": "p"}], ["text"], [[1]])
+FILE = """
+import threading
+
+LOCK = threading.Lock()  # can't be pickled
+CALLS = []
+
+def a(completions, **columns):
+    with LOCK:
+        CALLS.append("a")
+        return [float(len(CALLS))] * len(completions)
+
+def b(completions, **columns):
+    with LOCK:
+        CALLS.append("b")
+        return [10.0 * len(CALLS)] * len(completions)
+
+def made():
+    def inner(completions, **columns):
+        with LOCK:
+            return [0.5] * len(completions)
+    return inner
+
+c = made()
+
+class Scorer:
+    __name__ = "scorer"
+
+    def __init__(self):
+        self.lock = LOCK
+
+    def __call__(self, completions, **columns):
+        with self.lock:
+            return [0.25] * len(completions)
+
+d = Scorer()
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "rw.py"
+    file.write_text(FILE)
+    return file
+
+
+def scores(functions, workers):
+    rewards = RewardSet(functions, limits=Limits(workers=workers, timeout_s=60))
+    try:
+        told = rewards.submit(BATCH).result().scores
+    finally:
+        rewards.close()
+    assert not [failure for score in told.values() for failure in score.failures]
+    return [score.values[0] for score in told.values()]
+
+
+def test_several_functions_of_a_file_whose_globals_cannot_be_pickled(path):
+    functions = [load_reward(f"{path}:{name}") for name in "abcd"]
+    assert sorted(scores(functions, 1)[2:]) == [0.25, 0.5]
+    assert functions[0].__globals__ is functions[1].__globals__
+
+
+def test_the_globals_of_a_file_exist_once(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    functions = [load_reward(f"{path}:a"), load_reward("rw.py:b"), load_reward("../" + path.parent.name + "/rw.py:a")]
+    assert scores(functions, 0) == [1.0, 20.0, 3.0]
+
+
+def test_files_of_one_name_in_two_places(tmp_path):
+    functions = []
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        file = tmp_path / str(number) / "rw.py"
+        file.write_text(FILE + f"\ndef e(completions, **columns):\n    with LOCK:\n        return [{number}.0]\n")
+        functions.append(load_reward(f"{file}:e"))
+    assert scores(functions, 0) == scores(functions, 1) == [1.0, 2.0]
+    assert all(reference_of(function) for function in functions)
+
+
+def test_a_file_that_was_changed_is_read_anew(path):
+    before = load_reward(f"{path}:c")
+    path.write_text(FILE + "\n\nc = lambda completions, **columns: [7.0]\n")
+    assert scores([load_reward(f"{path}:c")], 0) == [7.0]
+    assert reference_of(before) is None
+
+
+def test_a_file_that_fails_is_tried_again(path):
+    path.write_text("raise ValueError('broken')\n")
+    with pytest.raises(RewardError, match="fails to import: ValueError"):
+        load_reward(f"{path}:a")
+    path.write_text(FILE)
+    assert load_reward(f"{path}:a").__name__ == "a"
