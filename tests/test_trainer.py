@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from pyarrow import parquet
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from es_llm import ESConfig, ESTrainer
@@ -179,6 +180,81 @@ def test_a_reward_that_sometimes_fails(tmp_path):
     assert sum(line["rewards/failures"] for line in lines(tmp_path)) == 16
     with pytest.raises(PopulationError):
         make(tmp_path / "other", sometimes, failure_policy="raise", eval_on_start=False).train()
+
+
+def test_what_functions_log_never_replaces_a_figure_of_the_trainers(tmp_path):
+    """Nor does it end the run: not a number, a text without UTF-8, a name that is taken."""
+    taken = ["step", "reward", "reward_std", "sigma", "seconds", "rewards/wait_ratio", "rewards/reward/mean",
+             "completions/mean_length", "bytes_sent", "update/norm", "rewards/failures", "early", "prompt"]  # fmt: skip
+
+    def reward(completions, log_metric, log_extra, **columns):
+        for name in taken:
+            log_metric(name, 7.5)
+        for value in (float("nan"), float("inf"), "text", None):
+            log_metric("reward", value)
+            log_metric("lost", value)
+        log_metric("mine", 3)
+        for name in ("reward", "prompt", "step", "completion", "tokens", "mine \ud800"):
+            log_extra(name, ["\ud800 lone"] * len(completions))
+        return digits(completions)
+
+    def plain(tmp_path, function, **options):
+        make(tmp_path, function, metric_funcs={"early": digits}, eval_steps=2, log_completions=True, **options).train()
+        return lines(tmp_path), sorted((tmp_path / "run" / "completions").iterdir())
+
+    def named(completions, **columns):
+        return digits(completions)
+
+    named.__name__ = "reward"
+    (logs, files), (quiet, _) = (
+        plain(tmp_path / str(place), function) for place, function in enumerate([reward, named])
+    )
+    timed = {"seconds", "rewards/wait_ratio", "eval_seconds", "bytes_sent", "bytes_received"}
+    for line, wanted in zip(logs, quiet, strict=True):
+        for name in set(wanted) - timed:
+            if not name.startswith("seconds/"):
+                assert line[name] == wanted[name], name
+        prefix = "eval_" if "eval_reward" in line else ""
+        assert line[f"{prefix}logged/reward"] == line[f"{prefix}mine"] * 2.5 == 7.5
+        assert line[f"{prefix}rewards/log_metric_refused"] == (8 if prefix else 32)
+        assert f"{prefix}lost" not in line
+    train = [line for line in logs if "reward" in line]
+    assert [line["step"] for line in train] == [1, 2, 3]
+    assert all({"logged/step", "logged/rewards/wait_ratio", "logged/bytes_sent"} <= set(line) for line in train)
+    assert len(files) == 3 + 3, "tables of 3 iterations and 3 evaluations"
+    for file in files:
+        for row in parquet.read_table(file).to_pylist():
+            assert row["rewards/reward"] == row["reward"] == pytest.approx(digits([row["completion"]])[0])
+            assert row["reward/prompt"] == "\\ud800 lone" == row["mine \\ud800"]
+            assert row["prompt"] in [known["prompt"] for known in ROWS]
+            assert isinstance(row["step"], int)
+
+
+def test_a_table_of_completions_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch, caplog):
+    import pyarrow
+
+    def broken(*given, **named):
+        raise pyarrow.ArrowInvalid("no table")
+
+    monkeypatch.setattr(pyarrow, "table", broken)
+    assert make(tmp_path, log_completions=True).train().global_step == 3
+    assert "can't be written: no table" in caplog.text
+
+
+def test_functions_that_log_the_same_column_have_one_each(tmp_path):
+    def first(completions, log_extra, **columns):
+        log_extra("read", ["of the first"] * len(completions))
+        return digits(completions)
+
+    def second(completions, log_extra, **columns):
+        log_extra("read", [None] * len(completions))
+        return digits(completions)
+
+    make(tmp_path, [first, second], log_completions=True, max_steps=1, eval_dataset=None).train()
+    (file,) = (tmp_path / "run" / "completions").iterdir()
+    for row in parquet.read_table(file).to_pylist():
+        assert (row["first/read"], row["second/read"]) == ("of the first", None)
+        assert "read" not in row
 
 
 def test_resume_through_train(tmp_path):

@@ -2,23 +2,38 @@
 
 Columns: step, set (of an evaluation, "" for the one without a name) or member (of an iteration), sample (-1: greedy),
 prompt (text, or messages as JSON), completion, tokens, finished, reward, one column per function, and what functions
-gave to `log_extra`.
+gave to `log_extra`, as text. A function whose name is one of those before it has the column `rewards/<function>`; an
+extra column whose name is taken, or that several functions give, is `<function>/<name>`.
+
+A table that can't be written is logged as a warning: it costs the run nothing.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from es_llm.errors import ConfigError
+from es_llm.rewards.call import printable
 from es_llm.rewards.scoring import Graded
 from es_llm.rollout.engine import Completion
 from es_llm.types import Row
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """`own` columns; each function's score; each (function, column) that was given to `log_extra`."""
+
+    own: dict[str, Any]
+    scores: dict[str, float | None]
+    extra: dict[tuple[str, str], Any]
 
 
 class CompletionLog:
@@ -32,7 +47,7 @@ class CompletionLog:
         """
         _library()
         self._rank = rank
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[_Row] = []
 
     def keep(
         self,
@@ -47,17 +62,22 @@ class CompletionLog:
         for place, completion in enumerate(completions):
             row = rows[place // samples if samples else place]
             prompt = row["prompt"]
-            self._rows.append({
+            own = {
                 **about,
                 "sample": place % samples if samples else -1,
-                "prompt": prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
-                "completion": completion.text,
+                "prompt": printable(prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)),
+                "completion": printable(completion.text),
                 "tokens": len(completion.token_ids),
                 "finished": completion.finished,
                 "reward": graded.totals[place],
-                **{name: scores.values[place] for name, scores in graded.scores.items()},
-                **{name: str(v[place]) for scores in graded.scores.values() for name, v in scores.extra.items()},
-            })  # fmt: skip
+            }
+            values = {name: scores.values[place] for name, scores in graded.scores.items()}
+            extra = {
+                (name, column): given[place]
+                for name, scores in graded.scores.items()
+                for column, given in scores.extra.items()
+            }
+            self._rows.append(_Row(own, values, extra))
 
     def write(self, directory: Path, name: str) -> None:
         """Write what was collected as `completions/<name>-rank<rank>.parquet`. An error of the disk is logged."""
@@ -65,13 +85,38 @@ class CompletionLog:
             return
         pyarrow, parquet = _library()
         rows, self._rows = self._rows, []
-        columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
         path = directory / "completions" / f"{name}-rank{self._rank}.parquet"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            parquet.write_table(pyarrow.table(columns), path)
-        except OSError as error:
+            parquet.write_table(pyarrow.table(_columns(rows)), path)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
             logger.warning("%s can't be written: %s", path, error)
+
+
+def _columns(rows: Sequence[_Row]) -> dict[str, list[Any]]:
+    """The table; no column stands in the place of another one."""
+    own = dict.fromkeys(key for row in rows for key in row.own)
+    columns = {key: [row.own.get(key) for row in rows] for key in own}
+    for name in dict.fromkeys(name for row in rows for name in row.scores):
+        columns[_free(columns, name, f"rewards/{name}")] = [row.scores.get(name) for row in rows]
+    extra = list(dict.fromkeys(key for row in rows for key in row.extra))
+    givers = Counter(column for _, column in extra)
+    for function, column in extra:
+        name = column if givers[column] == 1 else f"{function}/{column}"
+        values = [row.extra.get((function, column)) for row in rows]
+        columns[_free(columns, name, f"{function}/{column}")] = [
+            None if value is None else printable(value) for value in values
+        ]
+    return columns
+
+
+def _free(taken: Collection[str], name: str, other: str) -> str:
+    """`name`, else `other`, with as many signs behind it as it takes."""
+    if name not in taken:
+        return name
+    while other in taken:
+        other += "_"
+    return other
 
 
 def _library() -> Any:

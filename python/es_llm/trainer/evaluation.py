@@ -16,7 +16,7 @@ from es_llm.team import Outcome, Round, Table
 from es_llm.trainer.ahead import Ahead
 from es_llm.trainer.state import RunState
 from es_llm.trainer.statistics import k3, pass_at_k, passes, vote
-from es_llm.trainer.tally import encode_logged, logged_metrics, reward_metrics, tally, width
+from es_llm.trainer.tally import encode_logged, logged_metrics, reward_metrics, tally, width, with_logged
 from es_llm.types import Row
 
 
@@ -118,7 +118,7 @@ class EvaluationWork:
             prefix = f"{name}_" if name else ""
             figures = self._means(values, counts, len(rows))
             metrics |= {f"{prefix}{key}": float(value) for key, value in figures.items()}
-        metrics |= logged_metrics(table.figures)
+        metrics = with_logged(metrics, logged_metrics(table.figures), ("seconds",))
         return Evaluation(metrics=metrics, answers=self._answers(answers))
 
     def _means(self, values: dict[bool, Any], counts: list[int], rows: int) -> dict[str, float]:

@@ -29,13 +29,14 @@ ITERATE = 0
 @dataclass(frozen=True, kw_only=True)
 class Figures:
     """Of all completions of an iteration, equal however the units were spread; but `waited_s`, the seconds that all
-    ranks together waited for rewards. `rewards` are metrics by name."""
+    ranks together waited for rewards. `rewards` are metrics by name, `logged` is what functions logged, by theirs."""
 
     mean_length: float
     clipped_ratio: float
     failures: int
     waited_s: float
     rewards: dict[str, float]
+    logged: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class Iteration:
             clipped_ratio=1.0 - finished / completions,
             failures=scores.failures,
             waited_s=waited_us / 1e6,
-            rewards=reward_metrics(run.rewards.names, tallies) | logged_metrics(table.figures),
+            rewards=reward_metrics(run.rewards.names, tallies),
+            logged=logged_metrics(table.figures),
         )
         return record, figures
 

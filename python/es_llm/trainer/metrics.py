@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from es_llm._core import Record, UpdateReport
 from es_llm.trainer.iteration import Figures
+from es_llm.trainer.tally import with_logged
+
+_LATER: Final = ("rewards/wait_ratio", "bytes_sent", "bytes_received", "epoch")
+"""Names of figures that are added to these."""
 
 
 def iteration_metrics(
     record: Record, figures: Figures | None, report: UpdateReport, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Metrics of an iteration: of its record, of its completions (if this rank led it) and of its update."""
+    """Metrics of an iteration: of its record, of its completions (if this rank led it) and of its update; and what
+    reward functions logged, under names that are not the trainer's."""
     completions = {
         "completions/mean_length": figures.mean_length,
         "completions/clipped_ratio": figures.clipped_ratio,
         "rewards/failures": figures.failures,
         **figures.rewards,
     } if figures is not None else {}  # fmt: skip
-    return {
+    own = {
         **record_metrics(record),
         **completions,
         "update/norm": report.update_norm,
@@ -31,6 +36,7 @@ def iteration_metrics(
         "seconds": seconds.get("total", 0.0),
         **{f"seconds/{name}": value for name, value in seconds.items() if name != "total"},
     }
+    return with_logged(own, figures.logged, _LATER) if figures is not None else own
 
 
 def record_metrics(record: Record) -> dict[str, Any]:

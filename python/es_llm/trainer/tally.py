@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from es_llm.rewards.batch import FAILURE_KINDS, Scores
 
@@ -54,23 +54,47 @@ def width(functions: int) -> int:
 
 
 def encode_logged(scores: Iterable[Scores]) -> bytes:
-    """What functions gave to `log_metric`: sum and number of each name's values; empty without any."""
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    """What functions gave to `log_metric`: of each name the sum and the number of its values, and how many weren't
+    finite numbers; empty without any."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0, 0])
     for told in scores:
         for name, value in told.metrics:
-            sums[name][0] += value
-            sums[name][1] += 1
+            if abs(value) <= _LARGEST_LOGGED:  # not NaN
+                sums[name][0] += value
+                sums[name][1] += 1
+            else:
+                sums[name][2] += 1
     return json.dumps(sums).encode() if sums else b""
 
 
 def logged_metrics(figures: Iterable[tuple[int, bytes]]) -> dict[str, float]:
-    """The means of what was logged, over all units."""
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    """The means of what was logged, over all units, and under `REFUSED` how many values weren't finite numbers."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0, 0])
     for _, text in figures:
-        for name, (total, count) in json.loads(text).items():
-            sums[name][0] += total
-            sums[name][1] += count
-    return {name: total / count for name, (total, count) in sorted(sums.items())}
+        for name, parts in json.loads(text).items():
+            for place, part in enumerate(parts):
+                sums[name][place] += part
+    means = {name: total / count for name, (total, count, _) in sorted(sums.items()) if count}
+    refused = sum(lost for _, _, lost in sums.values())
+    return means | ({REFUSED: refused} if refused else {})
+
+
+def with_logged(own: Mapping[str, Any], logged: Mapping[str, float], later: Sequence[str] = ()) -> dict[str, Any]:
+    """The trainer's own figures and those that functions logged. A name that the trainer uses, or will use (`later`),
+    is led by `logged/`: what a function logs never stands in the place of a figure of the trainer's."""
+    whole = dict(own)
+    for name, value in logged.items():
+        free = name
+        while free in whole or free in later or (free.startswith("rewards/") and "/failures" in free):
+            free = f"logged/{free}"
+        whole[free] = value
+    return whole
+
+
+REFUSED: Final = "rewards/log_metric_refused"
+"""How many values that functions gave to `log_metric` were no finite numbers."""
+_LARGEST_LOGGED: Final = 1e300
+"""A larger figure counts as infinite: sums stay finite."""
 
 
 def _fixed(value: float) -> int:
