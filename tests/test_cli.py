@@ -3,15 +3,18 @@
 import contextlib
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from es_llm.checkpoint.metrics_log import MetricsLog
 from es_llm.cli import main
 from es_llm.errors import JournalError
-from tests.commands import SMALL, result
+from tests.commands import SMALL, command, es_llm, result
 
 
 def told(*words):
@@ -30,10 +33,10 @@ def test_help_and_version():
     code, out, _ = told("--help")
     assert code == 0
     assert all(name in out for name in ("train", "eval", "replay", "inspect"))
-    for command in ("train", "eval", "replay", "inspect"):
-        code, out, _ = told(command, "--help")
+    for name in ("train", "eval", "replay", "inspect"):
+        code, out, _ = told(name, "--help")
         assert code == 0
-        assert f"usage: es-llm {command}" in out
+        assert f"usage: es-llm {name}" in out
     assert "--population_size INT" in told("train", "--help")[1]
 
 
@@ -81,3 +84,32 @@ def test_output_directories_are_numbered(tmp_path, monkeypatch):
 def test_a_metrics_log_that_cannot_be_written(tmp_path):
     with pytest.raises(JournalError, match=r"metrics\.jsonl"):
         MetricsLog(tmp_path / "missing" / "metrics.jsonl").write({"step": 1})
+
+
+def test_a_metrics_log_tells_each_step_once(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for line in ({"step": 1, "reward": 1.0}, {"step": 2, "reward": 2.0}, {"step": 2, "eval_reward": 5.0}):
+        log.write(line)
+        log.write(line)
+    log.rewind(2, lambda step: {})
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "reward" in line] == [1, 2]
+
+
+def test_a_signal_while_libraries_load_ends_in_a_run_that_can_be_resumed(tmp_path):
+    words = ["train", *SMALL, "--max_steps", "2", "--output_dir", str(tmp_path / "D")]
+    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not int(_status(process.pid, "SigCgt"), 16) >> (signal.SIGTERM - 1) & 1:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    assert "--resume_from_checkpoint" in output
+    again = es_llm(*words, "--resume_from_checkpoint", str(tmp_path / "D"))
+    assert again.returncode == 0, again.stderr
+    assert result(tmp_path / "D")["steps"] == 2
+
+
+def _status(pid, name):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(name))

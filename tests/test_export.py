@@ -55,6 +55,17 @@ def test_transformers_loads_it_with_equal_bits_and_answers(name, dtype, tmp_path
     assert own.evaluate(PROMPTS) == other.evaluate(PROMPTS)
 
 
+def test_a_tokenizer_may_write_a_directory_of_templates(tmp_path):
+    class Tokenizer:
+        def save_pretrained(self, directory):
+            (directory / "additional_chat_templates").mkdir()
+            (directory / "additional_chat_templates" / "tool_use.jinja").write_text("{}")
+
+    for _ in range(2):
+        export_model(tmp_path / "model", tiny_model("llama"), Tokenizer())
+    assert (tmp_path / "model" / "additional_chat_templates" / "tool_use.jinja").read_text() == "{}"
+
+
 def test_the_generation_defaults_are_kept_even_odd_ones(tmp_path):
     model = tiny_model("llama")
     model.generation_config = GenerationConfig(temperature=0.3, repetition_penalty=1.1, eos_token_id=[1, 7])

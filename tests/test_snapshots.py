@@ -123,6 +123,13 @@ def test_a_run_keeps_the_newest_and_says_so(tmp_path, whole):
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".checkpoint")]
 
 
+def test_a_later_one_of_before_does_not_push_out_the_one_just_written(tmp_path):
+    for step in (3, 6, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    Snapshots(tmp_path).keep(6, 1)
+    assert Snapshots(tmp_path).steps() == [6, 9]
+
+
 def test_a_resume_starts_from_the_newest(tmp_path, whole, updates):
     directory = broken_off(tmp_path / "run")
     updates.clear()

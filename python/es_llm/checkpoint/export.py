@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from es_llm.errors import ModelError
 
+_EXPORT_DIRECTORIES: Final = {"additional_chat_templates"}
 _EXPORT_SUFFIXES: Final = {".json", ".safetensors", ".txt", ".model", ".jinja", ".md", ".py"}
 
 
@@ -57,8 +58,9 @@ def export_model(
         for name, note in (notes or {}).items():
             (staged / name).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
         mode = (staged / "config.json").stat().st_mode
-        for path in staged.iterdir():
-            path.chmod(mode)  # safetensors makes its file readable by the owner alone, whatever the umask
+        for path in staged.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)  # safetensors makes its file readable by the owner alone, whatever the umask
             _sync(path)
         _sync(staged)
         _swap(staged, target)
@@ -80,12 +82,18 @@ def require_replaceable(target: Path) -> None:
         return
     if not target.is_dir():
         raise ModelError(f"{target}: expected a directory for the exported model, got a file")
-    strange = [path.name for path in sorted(target.iterdir()) if path.is_dir() or path.suffix not in _EXPORT_SUFFIXES]
+    strange = [path.name for path in sorted(target.iterdir()) if not _is_of_an_export(path)]
     if strange:
         raise ModelError(
             f"{target}: holds files that no export wrote ({', '.join(strange[:5])}); "
             "an export replaces its directory, so give it one of its own"
         )
+
+
+def _is_of_an_export(path: Path) -> bool:
+    if path.is_dir():
+        return path.name in _EXPORT_DIRECTORIES
+    return path.suffix in _EXPORT_SUFFIXES
 
 
 def _is_of_the_disk(error: Exception) -> bool:

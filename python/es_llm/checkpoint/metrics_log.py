@@ -36,8 +36,12 @@ class MetricsLog:
 
         Lines after `steps` and torn lines are dropped; a step without a line gets `missing(step)`.
         """
-        kept = [line for line in self._read() if line["step"] <= steps]
-        logged = {line["step"] for line in kept if "reward" in line}
+        kept, logged = [], set()
+        for line in self._read():
+            # A leader that slept through its successor's first steps may have logged one again.
+            if line["step"] <= steps and not ("reward" in line and line["step"] in logged):
+                kept.append(line)
+                logged |= {line["step"]} if "reward" in line else set()
         kept += [dict(missing(step)) for step in range(1, steps + 1) if step not in logged]
         kept.sort(key=lambda line: line["step"])
         temporary = self._path.with_name(f".{self._path.name}.tmp")

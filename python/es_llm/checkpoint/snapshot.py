@@ -73,12 +73,14 @@ class Snapshots:
         export_model(self.path(mark.step), model, tokenizer, state=state, notes={_MARK: asdict(mark)})
         return mark
 
-    def keep(self, limit: int, kept: int | None = None) -> None:
-        """Delete all but the newest `limit` ones and that of the step `kept`. An error of the disk is logged."""
+    def keep(self, step: int, limit: int, kept: int | None = None) -> None:
+        """Delete all but the newest `limit` ones up to `step` and that of the step `kept`; later ones, of records that
+        this run hasn't made yet, stay. An error of the disk is logged."""
+        known = [known for known in self.steps() if known <= step and known != kept]
         try:
-            for step in [step for step in self.steps() if step != kept][:-limit]:
+            for old in known[:-limit]:
                 # Under its own name a snapshot is whole or not there.
-                self.path(step).rename(self._directory / f".checkpoint-{step}.old")
+                self.path(old).rename(self._directory / f".checkpoint-{old}.old")
         except OSError as error:
             logger.warning("an older snapshot can't be deleted: %s", error)
         self.tidy()

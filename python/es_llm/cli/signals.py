@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from es_llm.team import Team
 
@@ -20,27 +21,41 @@ INTERRUPTED: Final = 75
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-@contextmanager
-def stop_signals(team: Team) -> Iterator[None]:
-    """Let `team.halted` tell of a signal while the block runs."""
-    came: list[int] = []
+class StopSignals:
+    """Remembers signals from `listen` on: also one that comes while ranks meet and libraries load ends in a run that is
+    ready to be resumed."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        if came:
+    def __init__(self) -> None:
+        self._came: list[int] = []
+        self._before: dict[int, Any] = {}
+        self._team: Team | None = None
+
+    def listen(self) -> None:
+        """Take signals from now on; only a process's main thread can."""
+        if not self._before and threading.current_thread() is threading.main_thread():
+            self._came.clear()
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+
+    @contextmanager
+    def tell(self, team: Team) -> Iterator[None]:
+        """Let `team.halted` tell of a signal while the block runs; then leave signals as they were."""
+        self.listen()
+        self._team, team.halted = team, lambda: bool(self._came)
+        try:
+            yield
+        finally:
+            self._team, team.halted = None, lambda: False
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            self._before = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._came:
             signal.signal(number, signal.SIG_DFL)  # to die of it: MPI notices that at once, an exit code it may not
             os.kill(os.getpid(), number)
             return
-        came.append(number)
-        if team.speaks:
+        self._came.append(number)
+        if self._team is None or self._team.speaks:
             told = f"es-llm: {signal.Signals(number).name}: ending after this iteration; once more ends at once\n"
             with contextlib.suppress(OSError):  # not through `sys.stderr`, which the signal may have met in the middle
                 os.write(2, told.encode())
-
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
-    team.halted = lambda: bool(came)
-    try:
-        yield
-    finally:
-        team.halted = lambda: False
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,12 +6,19 @@ import argparse
 
 from es_llm.cli.options import add_run_options, run_mailbox, run_options
 from es_llm.cli.quiet import quiet_libraries
-from es_llm.cli.signals import INTERRUPTED, stop_signals
+from es_llm.cli.signals import INTERRUPTED, StopSignals
 from es_llm.cli.together import together
+from es_llm.comm.mailbox import Mailbox
 from es_llm.config.parser import Parser
 from es_llm.team import Team
 
-mailbox = run_mailbox
+_SIGNALS = StopSignals()
+
+
+def mailbox(options: argparse.Namespace) -> Mailbox:
+    """The ranks of the launcher; signals count from here on."""
+    _SIGNALS.listen()
+    return run_mailbox(options)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -29,7 +36,7 @@ def run(options: argparse.Namespace, team: Team) -> int:
     from es_llm.assemble import assemble
     from es_llm.cli.show import show_output
 
-    with stop_signals(team):
+    with _SIGNALS.tell(team):
         trainer = together(team, lambda: assemble(script, config, team))
         if team.rank == 0:
             parameters = trainer.run.weights.table.elements

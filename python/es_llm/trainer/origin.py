@@ -48,7 +48,7 @@ class Origin:
         snapshots = Snapshots(directory)
         snapshots.write(self._run.weights, self._model, self._tokenizer, records)
         if limit is not None:
-            snapshots.keep(limit, kept)
+            snapshots.keep(len(records), limit, kept)
 
     def start(self, directory: Path, records: Sequence[Record], digests: Mapping[int, int]) -> Mark | None:
         """Base weights -> those of the newest snapshot that fits the journal's records and digests, if there is one."""
