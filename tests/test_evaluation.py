@@ -17,7 +17,7 @@ from es_llm import ESConfig, ESTrainer
 from es_llm._core import Journal
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError
-from es_llm.rewards import inline
+from es_llm.rewards import inline, set_level
 from es_llm.rollout.hf import HFEngine
 from es_llm.rollout.sampling import token_log_probs, uniforms
 from es_llm.team import Team
@@ -61,6 +61,46 @@ def test_k3_is_zero_for_equal_models_and_unbiased():
     kl = sum(p * math.log(p / q) for p, q in zip(own, base, strict=True))
     estimate = sum(p * k3([math.log(p)], [math.log(q)]) for p, q in zip(own, base, strict=True))
     assert estimate == pytest.approx(kl)
+
+
+def test_k3_is_finite_for_any_models():
+    for own, base in ((-1000.0, -0.1), (-1e30, 0.0), (-0.1, -math.inf), (-math.inf, -0.1), (math.nan, -1.0)):
+        assert 100 < k3([own, -1.0], [base, -1.0]) < math.inf
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_kl_is_that_of_the_distributions_that_are_sampled_from(temperature):
+    """First tokens of 2,000 samples; the exact KL is a sum over the vocabulary."""
+    model, other, count = tiny_model(), tiny_model(), 2000
+    torch.manual_seed(0)
+    for weight in other.parameters():
+        weight.data += 0.03 * torch.randn_like(weight)
+    engine = HFEngine(model, tiny_tokenizer(), max_completion_length=1)
+    made = []
+    for start in range(0, count, 500):
+        places = [(0, start + n) for n in range(500)]
+        made += engine.sample(["ab"] * 500, places, seed=5, temperature=temperature)
+    ids = torch.tensor([tiny_tokenizer()("ab")["input_ids"]])
+    own, base = (
+        torch.log_softmax(each(input_ids=ids).logits[0, -1].detach().double() / temperature, -1)
+        for each in (model, other)
+    )
+    told = [engine.log_probs(["ab"] * count, made, which, temperature=temperature) for which in (None, other)]
+    estimates = [k3(*(probs.tolist() for probs in pair)) for pair in zip(*told, strict=True)]
+    mean = sum(estimates) / count
+    error = (sum((each - mean) ** 2 for each in estimates) / count**2) ** 0.5
+    kl = (own.exp() * (own - base)).sum().item()
+    assert abs(mean - kl) < 4 * error
+    at_one = [engine.log_probs(["ab"] * count, made, which) for which in (None, other)]
+    wrong = sum(k3(*(probs.tolist() for probs in pair)) for pair in zip(*at_one, strict=True)) / count
+    assert temperature == 1.0 or abs(wrong - kl) > 10 * error
+
+
+def test_an_evaluation_takes_its_temperature_for_the_kl(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(HFEngine, "log_probs", lambda *given, temperature=1.0: asked.append(temperature) or [])
+    trainer(tmp_path, eval_num_samples=2, eval_kl=True, eval_temperature=2.5).evaluate()
+    assert set(asked) == {2.5}
 
 
 def test_samples_are_a_function_of_their_place_alone():
@@ -137,6 +177,42 @@ def test_samples_in_an_evaluation(tmp_path):
     made.train()
     assert made.evaluate()["eval_kl"] > 1e-4
     assert trainer(tmp_path / "b", eval_num_samples=6, eval_kl=True).evaluate() == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_functions_of_sets_see_whole_sets_of_samples_too(tmp_path, workers):
+    """Units are smaller than the set otherwise: 4 prompts, 2 samples each."""
+
+    @set_level
+    def whole(prompts, completions, wanted, log_extra, log_metric, **columns):
+        assert list(prompts) == [row["prompt"] for row in ROWS]
+        assert list(wanted) == [row["wanted"] for row in ROWS]
+        log_extra("joined", ["|".join(completions)] * len(completions))
+        log_metric("sets", 1.0)
+        return float(sum(map(len, completions)))
+
+    def alone(completions, wanted, **columns):
+        return [len(text) + 0.1 * place for text, place in zip(completions, wanted, strict=True)]
+
+    options = {"eval_num_samples": 3, "log_completions": True, "reward_workers": workers, "max_completion_length": 6}
+    made = ESTrainer(
+        tiny_model(), [whole, alone], ESConfig(output_dir=str(tmp_path), prompts_per_unit=4, **options), ROWS, ROWS,
+        tiny_tokenizer(), metric_funcs={"early": early}, team=Team(SingleMailbox()),
+    )  # fmt: skip
+    metrics = made.evaluate()
+    made.run.rewards.close()
+    assert not any("failures" in name for name in metrics)
+    rows = parquet.read_table(tmp_path / "completions" / "eval-rank0.parquet").to_pylist()
+    for sample in (-1, 0, 1, 2):
+        texts = [row["completion"] for row in rows if row["sample"] == sample]
+        assert len(texts) == 5
+        mine = [row for row in rows if row["sample"] == sample]
+        assert {row["whole"] for row in mine} == {float(sum(map(len, texts)))}
+        assert {row["joined"] for row in mine} == {"|".join(texts)}
+        assert [row["alone"] for row in mine] == [len(text) + 0.1 * place for place, text in enumerate(texts)]
+        assert [row["reward"] for row in mine] == [row["whole"] + row["alone"] for row in mine]
+    sampled = [row["reward"] for row in rows if row["sample"] >= 0]
+    assert metrics["eval_sampled_reward"] == pytest.approx(sum(sampled) / len(sampled))
 
 
 def test_several_sets_by_name(tmp_path):

@@ -116,7 +116,9 @@ class ESConfig:
         0, help="sampled answers to each held-out prompt, for pass@k, majority vote and KL; 0: greedy answers alone"
     )
     eval_temperature: float = option(1.0, help="temperature of these samples")
-    eval_kl: bool = option(False, help="estimate the KL to the base model per token of these samples")
+    eval_kl: bool = option(
+        False, help="estimate the KL to the base model per token of these samples, both at their temperature"
+    )
     metric_for_best_model: str | None = option(
         None, help="metric of the evaluation by which the best snapshot is kept, such as accuracy; default: none"
     )

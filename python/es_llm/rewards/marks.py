@@ -21,7 +21,8 @@ def set_level(function: Function) -> Function:
     """Mark a reward function that sees all completions of a member together and returns one float for them.
 
     It gets the arguments of every reward function, as lists over all prompts of the iteration, in order; units of work
-    are whole members then.
+    are whole members then. In an evaluation the set is all rows; of n sampled answers, it is called for the first one
+    of each row, for the second one of each, and so on.
     """
     setattr(function, _SET_LEVEL, True)
     return function

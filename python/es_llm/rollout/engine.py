@@ -41,9 +41,15 @@ class RolloutEngine(Protocol):
         """One sampled completion per prompt, a function of (seed, its place, the prompt, the weights)."""
 
     def log_probs(
-        self, prompts: Sequence[Prompt], completions: Sequence[Completion], model: Any = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Completion],
+        model: Any = None,
+        *,
+        temperature: float = 1.0,
     ) -> Sequence[Any]:
-        """Log probability of each token of the completions under the live weights, or under another model's."""
+        """Log probability of each token of the completions, as `sample` draws them at this temperature, under the live
+        weights, or under another model's."""
 
     def weights_changed(self) -> None:
         """Forget everything that was computed from the weights before (prefix caches)."""

@@ -94,11 +94,17 @@ class HFEngine:
         return self._prompts.completions(self._decode(ids_BT, mask_BT, choose), self._eos_ids)
 
     def log_probs(
-        self, prompts: Sequence[Prompt], completions: Sequence[Completion], model: Any = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Completion],
+        model: Any = None,
+        *,
+        temperature: float = 1.0,
     ) -> list[torch.Tensor]:
-        """Log probability of each token of the completions under the live weights, or under another model's."""
+        """Log probability of each token of the completions, as `sample` draws them at this temperature, under the live
+        weights, or under another model's."""
         rows = [(self._prompts.encode(prompt), c.token_ids) for prompt, c in zip(prompts, completions, strict=True)]
-        return token_log_probs(self._model if model is None else model, rows, self._pad_id)
+        return token_log_probs(self._model if model is None else model, rows, self._pad_id, temperature)
 
     def weights_changed(self) -> None:
         """Nothing to forget: no value that depends on the weights outlives `evaluate`."""

@@ -46,9 +46,12 @@ def sampler(seed: int, places: Sequence[tuple[int, int]], steps: int, temperatur
 
 @torch.inference_mode()
 def token_log_probs(
-    model: torch.nn.Module, rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int
+    model: torch.nn.Module, rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, temperature: float = 1.0
 ) -> list[torch.Tensor]:
-    """Log probability of each token of each completion, given its prompt and the tokens before; float32."""
+    """Log probability of each token of each completion, given its prompt and the tokens before; float32.
+
+    The probabilities are softmax(logits / temperature), those from which `sampler` draws.
+    """
     device = next(model.parameters()).device
     width = max(len(prompt) + len(completion) for prompt, completion in rows)
     padded = [[pad_id] * (width - len(p) - len(c)) + [*p, *c] for p, c in rows]
@@ -59,6 +62,6 @@ def token_log_probs(
     told = []
     for row, (_, completion) in enumerate(rows):
         size = len(completion)
-        logits_TV = logits_BTV[row, width - size - 1 : width - 1].float()
+        logits_TV = logits_BTV[row, width - size - 1 : width - 1].float() / temperature
         told.append(torch.log_softmax(logits_TV, -1).gather(-1, ids_BT[row, width - size :, None]).squeeze(-1).cpu())
     return told

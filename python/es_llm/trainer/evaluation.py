@@ -14,6 +14,7 @@ from es_llm.rewards.scoring import Graded, Pending, metric_scores
 from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
 from es_llm.trainer.ahead import Ahead
+from es_llm.trainer.sampled_sets import SampledSets
 from es_llm.trainer.state import RunState
 from es_llm.trainer.statistics import k3, pass_at_k, passes, vote
 from es_llm.trainer.tally import encode_logged, logged_metrics, reward_metrics, tally, width, with_logged
@@ -51,7 +52,7 @@ class _Unit(NamedTuple):
 
 class _Begun(NamedTuple):
     completions: list[Completion]
-    pending: Pending
+    pending: Pending | SampledSets
 
 
 class EvaluationWork:
@@ -61,8 +62,9 @@ class EvaluationWork:
     `completions/mean_length` (tokens), `completions/clipped_ratio` (share cut off by `max_completion_length`), and each
     reward function's own. With `eval_num_samples` n: `pass@k` for k = 1, 2, 4, ... n, `vote` (score of the majority's
     answer), `sampled_reward`, `sampled_mean_length`, and, if asked for, `kl` (k3 estimate per token of
-    KL(model || base) over the samples). A sample is right if its score by the first metric, else its reward, is at
-    least 1. A score that failed counts as 0.
+    KL(model || base) over the samples, both at the temperature of the samples). A sample is right if its score by the
+    first metric, else its reward, is at least 1. A score that failed counts as 0. Functions of whole sets see n sets:
+    the first sample of each row, the second one, and so on.
 
     Args:
         run: the model, its engine, its rewards and metrics.
@@ -163,10 +165,13 @@ class EvaluationWork:
         self._prepare()  # the unit that was begun meanwhile has the same weights
         engine, base = self._run.engine, self._data.base()
         prompts = [row["prompt"] for row in self._rows(unit) for _ in range(self._samples)]
-        total, tokens, size = 0.0, 0, self._run.config.prompts_per_unit
+        size, temperature = self._run.config.prompts_per_unit, self._run.config.eval_temperature
+        total, tokens = 0.0, 0
         for start in range(0, len(prompts), size):
             part = prompts[start : start + size], completions[start : start + size]
-            for own, other in zip(engine.log_probs(*part), engine.log_probs(*part, base), strict=True):
+            own_probs = engine.log_probs(*part, temperature=temperature)
+            base_probs = engine.log_probs(*part, base, temperature=temperature)
+            for own, other in zip(own_probs, base_probs, strict=True):
                 total += k3(own.tolist(), other.tolist())
                 tokens += len(own)
         return [total, float(tokens)]
@@ -181,6 +186,8 @@ class EvaluationWork:
             completions = self._complete(index)
         texts, ids = [c.text for c in completions], [c.token_ids for c in completions]
         batch = Batch.of(rows, texts, ids, run.state(run.population.iteration))
+        if unit.sampled and run.rewards.set_level:
+            return _Begun(completions, SampledSets(run.rewards, batch, self._samples))
         return _Begun(completions, run.rewards.submit(batch, metrics=True))
 
     def _sample(self, unit: _Unit) -> list[Completion]:
@@ -221,7 +228,7 @@ class EvaluationWork:
         size = self._run.unit_rows(rows)
         units = [_Unit(name, unit.start, unit.stop, False) for unit in plan_units(1, rows, size)]
         if self._samples:
-            size = max(1, size // self._samples)
+            size = size if self._run.rewards.set_level else max(1, size // self._samples)
             units += [_Unit(name, unit.start, unit.stop, True) for unit in plan_units(1, rows, size)]
         return units
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from math import expm1
+from typing import Final
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -37,7 +40,18 @@ def vote(answers: Sequence[str | None]) -> int | None:
 
 
 def k3(model_log_probs: Sequence[float], base_log_probs: Sequence[float]) -> float:
-    """Sum over tokens of r - 1 - log r with r = p_base / p_model: Schulman's k3 estimator of KL(model || base)."""
-    from math import expm1
+    """Sum over tokens of r - 1 - log r with r = p_base / p_model: Schulman's k3 estimator of KL(model || base), without
+    bias where the tokens were drawn with these p_model.
 
-    return sum(expm1(base - own) - (base - own) for own, base in zip(model_log_probs, base_log_probs, strict=True))
+    |log r| counts as `FARTHEST` at most, also where it is no number: the sum is finite for any models.
+    """
+    ratios = [_bounded(base - own) for own, base in zip(model_log_probs, base_log_probs, strict=True)]
+    return sum(expm1(ratio) - ratio for ratio in ratios)
+
+
+FARTHEST: Final = 200.0
+"""Nats; models that differ by so much in one token have nothing in common."""
+
+
+def _bounded(log_ratio: float) -> float:
+    return FARTHEST if math.isnan(log_ratio) else max(-FARTHEST, min(FARTHEST, log_ratio))
