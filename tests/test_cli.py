@@ -113,3 +113,22 @@ def test_a_signal_while_libraries_load_ends_in_a_run_that_can_be_resumed(tmp_pat
 def _status(pid, name):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(line.split()[1] for line in lines if line.startswith(name))
+
+
+def test_inspect_counts_failed_rewards_and_shows_one(tmp_path):
+    reward = tmp_path / "fragile.py"
+    reward.write_text(
+        "def fragile(completions, prompts, **columns):\n"
+        "    if len(prompts[0]) % 2:\n"
+        "        raise ValueError('an odd prompt')\n"
+        "    return [float(len(completions[0]))]\n"
+    )
+    words = ["train", *SMALL, "--max_steps", "2", "--output_dir", str(tmp_path / "D"), "--reward_funcs"]
+    process = es_llm(*words, f"{reward}:fragile")
+    assert process.returncode == 0, process.stderr
+    logged = [json.loads(line) for line in (tmp_path / "D" / "metrics.jsonl").read_text().splitlines()]
+    failures = [str(line["rewards/failures"]) for line in logged if "rewards/failures" in line]
+    inspected = es_llm("inspect", str(tmp_path / "D")).stdout.splitlines()
+    assert [line.split()[5] for line in inspected if line.split()[:1] in (["1"], ["2"])] == failures
+    assert any(int(count) for count in failures)
+    assert "failure   fragile: ValueError: an odd prompt" in inspected

@@ -37,6 +37,8 @@ def run(options: argparse.Namespace, team: Team) -> int:
     print(f"model     {about['model_name_or_path']}  base {header['identity']['model']['base_sha256'][:16]}")
     print("options   " + "  ".join(f"{name}={value}" for name, value in config.items() if value not in (None, [])))
     print(f"{'step':>6} {'reward':>10} {'std':>10} {'min':>10} {'max':>10} {'failed':>7}  digest")
+    events = [json.loads(text) for text in journal.events]
+    failed = {event["step"]: event["count"] for event in events if event.get("event") == "failures"}
     for record in journal.records:
         known = [value for value in record.fitness if value is not None] or [0.0]
         mean = sum(known) / len(known)
@@ -44,10 +46,13 @@ def run(options: argparse.Namespace, team: Team) -> int:
         digest = journal.digests.get(record.iteration)
         print(
             f"{record.iteration + 1:>6} {mean:>10.4f} {std:>10.4f} {min(known):>10.4f} {max(known):>10.4f} "
-            f"{record.fitness.count(None):>7}  {'' if digest is None else f'{digest:016x}'}"
+            f"{failed.get(record.iteration + 1, record.fitness.count(None)):>7}  {'' if digest is None else f'{digest:016x}'}"
         )
-    for text in journal.events:
-        event = json.loads(text)
+    for name, why in {name: why for event in events for name, why in event.get("examples", {}).items()}.items():
+        print(f"failure   {name}: {_last_line(why)}")
+    for event in events:
+        if event.get("event") == "failures":
+            continue
         when = f"{event['time']}  " if "time" in event else ""
         print(f"event     {when}step {event.get('step', '?')}  {event.get('event', '?')}  {_details(event)}")
     return 0

@@ -185,7 +185,9 @@ class Session(Program):
         files.append_record(record)
         failures = self._figures[iteration.number].failures
         if failures:
-            files.append_event({"event": "failures", "step": record.iteration + 1, "count": failures})
+            examples = {name: failure.why[-300:] for name, failure in self._run.rewards.examples.items()}
+            event = {"event": "failures", "step": record.iteration + 1, "count": failures}
+            files.append_event({**event, "examples": examples})
         iteration.seconds["journal"] = time.perf_counter() - start
         team.publish(record.iteration, record.to_bytes())
 
