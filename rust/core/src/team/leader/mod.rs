@@ -1,13 +1,16 @@
 //! What the leader does: greet, hand out, count, publish, compare, end.
 
+mod greeting;
+mod handing_out;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::schedule::{Action, Event, ScheduleError};
+use crate::schedule::{Event, ScheduleError};
 
-use super::digests::{Digests, Verdict};
-use super::message::{Hello, Message, Round};
-use super::open_round::OpenRound;
-use super::{Loss, Rank, RankId, Step, Table};
+use crate::team::digests::{Digests, Verdict};
+use crate::team::message::{Hello, Message, Round};
+use crate::team::open_round::OpenRound;
+use crate::team::{Loss, Rank, RankId, Step, Table};
 
 #[derive(Debug, Default)]
 pub(super) struct Leader {
@@ -200,146 +203,6 @@ impl Rank {
         }
     }
 
-    /// A rank says hello.
-    pub(super) fn greeted(&mut self, now: f64, from: RankId, mut hello: Hello) {
-        if std::mem::take(&mut hello.led) && from != self.me {
-            // What this leader opened is its successor's by now, and the round may be of long ago.
-            if let Some(leader) = &mut self.leader {
-                leader.round = None;
-                leader.complete = false;
-            }
-            self.todo.push_back(Step::Lead);
-        }
-        let mine = self.history.len();
-        let known = self.history.checksum(hello.have.min(mine));
-        let records = hello.have <= mine && known != Some(hello.history);
-        if hello.identity != self.identity || records {
-            self.todo.push_back(Step::Stranger {
-                rank: from,
-                records,
-            });
-            return;
-        }
-        let Some(leader) = &mut self.leader else {
-            return;
-        };
-        if hello.have > mine {
-            leader.later.insert(from, hello);
-            self.post(from, &Message::Fetch { first: mine });
-            return;
-        }
-        let again = !leader.greeted.insert(from);
-        leader.deal_anew([from]);
-        if let Some((iteration, digest)) = hello.digest {
-            leader.digests.note(from, iteration, digest);
-        }
-        if from != self.me {
-            self.introduce(from, hello.have);
-        }
-        let leader = self.leader.as_mut().expect("it leads");
-        if let Some(round) = &mut leader.round {
-            if again && round.is_alive(from) {
-                // It knows nothing any more of what it was given.
-                let actions = round.event(now, Event::WorkerLost(from));
-                self.deliver(&actions);
-            }
-            self.join(now, from, hello);
-        }
-        self.judge(now);
-    }
-
-    /// Tells a rank what it doesn't know.
-    fn introduce(&mut self, rank: RankId, have: u32) {
-        let leader = self.leader.as_ref().expect("it leads");
-        let (welcome, done) = (leader.welcome.clone(), leader.done.is_some());
-        if let Some(payload) = welcome {
-            self.post(rank, &Message::Welcome { payload });
-        }
-        for iteration in have..self.history.len() {
-            let payload = self
-                .history
-                .get(iteration)
-                .expect("below its length")
-                .to_vec();
-            self.post(rank, &Message::Record { iteration, payload });
-        }
-        if let (true, Some(payload)) = (done, self.finished.clone()) {
-            self.post(rank, &Message::Finish { payload });
-        }
-    }
-
-    /// A rank takes part in the open round, with what it has of it.
-    fn join(&mut self, now: f64, rank: RankId, hello: Hello) {
-        let leader = self.leader.as_mut().expect("it leads");
-        let Some(round) = &mut leader.round else {
-            return;
-        };
-        let mut actions = round.event(now, Event::WorkerJoined(rank));
-        if leader.paused {
-            return;
-        }
-        if let Some((of, results)) = hello.results
-            && of == round.round
-        {
-            actions.extend(round.results(now, rank, &results));
-        }
-        actions.extend(round.event(now, Event::WorkerReady(rank)));
-        self.deliver(&actions);
-    }
-
-    /// Records that another rank has and this one lacked.
-    fn catch_up(&mut self, now: f64, from: RankId, first: u32, records: Vec<Vec<u8>>) {
-        for (iteration, record) in (first..).zip(records) {
-            if iteration == self.history.len() {
-                self.learn(record);
-            }
-        }
-        let leader = self.leader.as_mut().expect("it leads");
-        let hellos = std::mem::take(&mut leader.later);
-        if leader
-            .round
-            .as_ref()
-            .is_some_and(|round| round.round.step < self.history.len())
-        {
-            leader.round = None;
-            self.todo.push_back(Step::Superseded);
-        }
-        if self.leave_if_over() {
-            return;
-        }
-        self.share_records(now);
-        for (rank, hello) in hellos {
-            if rank == from || hello.have <= self.history.len() {
-                self.greeted(now, rank, hello);
-            } else {
-                self.leader
-                    .as_mut()
-                    .expect("it leads")
-                    .later
-                    .insert(rank, hello);
-            }
-        }
-    }
-
-    /// Sends the last records to all ranks; those that have them ignore them.
-    pub(super) fn share_records(&mut self, now: f64) {
-        let Some(leader) = &mut self.leader else {
-            return;
-        };
-        let first = std::mem::replace(&mut leader.shared, self.history.len());
-        for iteration in first..self.history.len() {
-            for rank in self.greeted_others() {
-                let payload = self
-                    .history
-                    .get(iteration)
-                    .expect("below its length")
-                    .to_vec();
-                self.post(rank, &Message::Record { iteration, payload });
-            }
-        }
-        self.settle(now);
-    }
-
     /// A rank of this leader's is gone.
     pub(super) fn worker_lost(&mut self, now: f64, rank: RankId, loss: Loss) {
         if loss == Loss::Silent {
@@ -486,118 +349,6 @@ impl Rank {
         let leader = self.leader.as_mut().expect("it leads");
         if std::mem::replace(&mut leader.paused, false) {
             self.set_to_work(now);
-        }
-    }
-
-    fn set_to_work(&mut self, now: f64) {
-        for (worker, _) in self.workers() {
-            self.tell_round(now, Event::WorkerReady(worker));
-        }
-    }
-
-    /// The ranks that take part, with their speeds (0: unknown).
-    fn workers(&self) -> Vec<(RankId, f64)> {
-        let greeted = self.leader.iter().flat_map(|leader| &leader.greeted);
-        let speed = |rank| self.speeds.get(rank).copied().unwrap_or(0.0);
-        greeted.map(|rank| (*rank, speed(rank))).collect()
-    }
-
-    /// The ranks that take part, and those that resigned and wait for the end.
-    fn listeners(&self) -> Vec<RankId> {
-        let mut ranks = self.greeted_others();
-        let resigned = self
-            .lost
-            .iter()
-            .filter(|lost| matches!(lost.1, Loss::Resigned(_)));
-        ranks.extend(resigned.map(|lost| *lost.0).filter(|&rank| rank != self.me));
-        ranks
-    }
-
-    fn greeted_others(&self) -> Vec<RankId> {
-        let greeted = self.leader.iter().flat_map(|leader| &leader.greeted);
-        greeted.copied().filter(|&rank| rank != self.me).collect()
-    }
-
-    fn tell_round(&mut self, now: f64, event: Event) {
-        let round = self
-            .leader
-            .as_mut()
-            .and_then(|leader| leader.round.as_mut());
-        if let Some(round) = round {
-            let actions = round.event(now, event);
-            self.deliver(&actions);
-        }
-    }
-
-    fn deal_of(&self, rank: RankId) -> u32 {
-        let leader = self.leader.as_ref().expect("it leads");
-        leader.deal_of.get(&rank).copied().unwrap_or(0)
-    }
-
-    /// Carries out what the schedule says.
-    fn deliver(&mut self, actions: &[Action]) {
-        let Some(round) = self
-            .leader
-            .iter()
-            .find_map(|leader| leader.round.as_ref())
-            .map(|open| open.round)
-        else {
-            return;
-        };
-        let together = |a: &Action, b: &Action| matches!((a, b), (Action::Assign(a, _), Action::Assign(b, _)) if a == b);
-        for run in actions.chunk_by(together) {
-            match run[0] {
-                Action::Assign(worker, _) => {
-                    let unit = |action: &Action| match *action {
-                        Action::Assign(_, unit) => Some(unit),
-                        _ => None,
-                    };
-                    let units = run.iter().filter_map(unit).collect();
-                    self.deliver_to(
-                        worker,
-                        Message::Assign {
-                            round,
-                            deal: self.deal_of(worker),
-                            units,
-                            alone: false,
-                        },
-                    );
-                }
-                Action::Duplicate(worker, unit) => {
-                    self.deliver_to(
-                        worker,
-                        Message::Assign {
-                            round,
-                            deal: self.deal_of(worker),
-                            units: vec![unit],
-                            alone: true,
-                        },
-                    );
-                }
-                Action::Cancel(worker, unit) => {
-                    self.deliver_to(worker, Message::Cancel { round, unit });
-                }
-                Action::Differs {
-                    unit,
-                    first,
-                    second,
-                } => {
-                    self.todo.push_back(Step::Differs {
-                        unit,
-                        first,
-                        second,
-                    });
-                }
-                Action::Finish => {}
-            }
-        }
-    }
-
-    fn deliver_to(&mut self, rank: RankId, message: Message) {
-        if rank == self.me {
-            self.inbox.push_back(message);
-        } else {
-            self.post(rank, &message);
         }
     }
 }

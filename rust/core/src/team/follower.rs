@@ -1,0 +1,104 @@
+//! What a rank makes of messages: those of its leader, and which belong to a leader.
+
+use super::message::Message;
+use super::{Loss, Rank, RankId, Step};
+
+impl Rank {
+    pub(super) fn handle(&mut self, now: f64, from: RankId, message: Message) {
+        if self.lost.get(&from) == Some(&Loss::Silent) && !self.come_back(now, from, &message) {
+            return;
+        }
+        if from == self.head {
+            self.heard = now;
+        }
+        if let Some(leader) = &mut self.leader {
+            leader.hear(now, from);
+        }
+        match message {
+            Message::Hello(_)
+            | Message::Report(_)
+            | Message::Digest { .. }
+            | Message::Records { .. }
+            | Message::Done
+            | Message::Halt
+                if self.leader.is_none() =>
+            {
+                self.early.entry(from).or_default().push(message);
+            }
+            Message::Hello(hello) => self.greeted(now, from, hello),
+            Message::Resign { reason } => self.lose(now, from, Loss::Resigned(reason)),
+            Message::Left { have, payload } => self.hear_end(now, from, have, payload),
+            Message::Report(_)
+            | Message::Digest { .. }
+            | Message::Records { .. }
+            | Message::Done
+            | Message::Halt => {
+                self.lead(now, from, message);
+            }
+            // One that resigned has no leader to say hello to, and takes the end from anybody.
+            _ if from == self.head || self.lost.contains_key(&self.me) => self.follow(message),
+            _ => {}
+        }
+    }
+
+    /// What the leader says.
+    pub(super) fn follow(&mut self, message: Message) {
+        match message {
+            Message::Assign {
+                round,
+                deal,
+                units,
+                alone,
+            } if !self.lost.contains_key(&self.me) => {
+                for report in self.worker.assign(round, deal, &units, alone) {
+                    self.tell_head(report);
+                }
+            }
+            Message::Cancel { round, unit } => {
+                if let Some(report) = self.worker.cancel(round, unit) {
+                    self.tell_head(report);
+                }
+            }
+            Message::Record { iteration, payload } if iteration == self.history.len() => {
+                self.learn(payload);
+            }
+            Message::Fetch { first } => {
+                let records = self.history.since(first).to_vec();
+                self.tell_head(Message::Records { first, records });
+            }
+            Message::Agreed { iteration, digest } => {
+                self.todo.push_back(Step::Agreed { iteration, digest });
+            }
+            Message::Heal { iteration } => {
+                self.worker.forget();
+                self.todo.push_back(Step::Heal { iteration });
+            }
+            Message::Welcome { payload } => self.todo.push_back(Step::Welcome { payload }),
+            Message::Note { payload } => self.todo.push_back(Step::Note { payload }),
+            Message::Finish { payload } => {
+                self.finished = Some(payload);
+                self.worker.forget();
+                self.tell_head(Message::Done);
+            }
+            Message::Release => {
+                if let Some(payload) = self.finished.clone() {
+                    self.end(payload);
+                }
+            }
+            Message::Stop { payload } => {
+                self.stopped = true;
+                self.todo.push_back(Step::Stopped { payload });
+            }
+            // Its main thread says so itself: that one may hang.
+            Message::Evict => self.greet = true,
+            _ => {}
+        }
+    }
+
+    /// A record this rank didn't have.
+    pub(super) fn learn(&mut self, payload: Vec<u8>) {
+        let iteration = self.history.len();
+        self.history.push(payload.clone());
+        self.todo.push_back(Step::Apply { iteration, payload });
+    }
+}

@@ -1,0 +1,154 @@
+//! How a leader takes up ranks that say hello, and learns of records that they know and it doesn't.
+
+use crate::schedule::Event;
+
+use crate::team::message::{Hello, Message};
+use crate::team::{Rank, RankId, Step};
+
+impl Rank {
+    /// A rank says hello.
+    pub(in crate::team) fn greeted(&mut self, now: f64, from: RankId, mut hello: Hello) {
+        if std::mem::take(&mut hello.led) && from != self.me {
+            // What this leader opened is its successor's by now, and the round may be of long ago.
+            if let Some(leader) = &mut self.leader {
+                leader.round = None;
+                leader.complete = false;
+            }
+            self.todo.push_back(Step::Lead);
+        }
+        let mine = self.history.len();
+        let known = self.history.checksum(hello.have.min(mine));
+        let records = hello.have <= mine && known != Some(hello.history);
+        if hello.identity != self.identity || records {
+            self.todo.push_back(Step::Stranger {
+                rank: from,
+                records,
+            });
+            return;
+        }
+        let Some(leader) = &mut self.leader else {
+            return;
+        };
+        if hello.have > mine {
+            leader.later.insert(from, hello);
+            self.post(from, &Message::Fetch { first: mine });
+            return;
+        }
+        let again = !leader.greeted.insert(from);
+        leader.deal_anew([from]);
+        if let Some((iteration, digest)) = hello.digest {
+            leader.digests.note(from, iteration, digest);
+        }
+        if from != self.me {
+            self.introduce(from, hello.have);
+        }
+        let leader = self.leader.as_mut().expect("it leads");
+        if let Some(round) = &mut leader.round {
+            if again && round.is_alive(from) {
+                // It knows nothing any more of what it was given.
+                let actions = round.event(now, Event::WorkerLost(from));
+                self.deliver(&actions);
+            }
+            self.join(now, from, hello);
+        }
+        self.judge(now);
+    }
+
+    /// Tells a rank what it doesn't know.
+    pub(in crate::team) fn introduce(&mut self, rank: RankId, have: u32) {
+        let leader = self.leader.as_ref().expect("it leads");
+        let (welcome, done) = (leader.welcome.clone(), leader.done.is_some());
+        if let Some(payload) = welcome {
+            self.post(rank, &Message::Welcome { payload });
+        }
+        for iteration in have..self.history.len() {
+            let payload = self
+                .history
+                .get(iteration)
+                .expect("below its length")
+                .to_vec();
+            self.post(rank, &Message::Record { iteration, payload });
+        }
+        if let (true, Some(payload)) = (done, self.finished.clone()) {
+            self.post(rank, &Message::Finish { payload });
+        }
+    }
+
+    /// A rank takes part in the open round, with what it has of it.
+    pub(in crate::team) fn join(&mut self, now: f64, rank: RankId, hello: Hello) {
+        let leader = self.leader.as_mut().expect("it leads");
+        let Some(round) = &mut leader.round else {
+            return;
+        };
+        let mut actions = round.event(now, Event::WorkerJoined(rank));
+        if leader.paused {
+            return;
+        }
+        if let Some((of, results)) = hello.results
+            && of == round.round
+        {
+            actions.extend(round.results(now, rank, &results));
+        }
+        actions.extend(round.event(now, Event::WorkerReady(rank)));
+        self.deliver(&actions);
+    }
+
+    /// Records that another rank has and this one lacked.
+    pub(in crate::team) fn catch_up(
+        &mut self,
+        now: f64,
+        from: RankId,
+        first: u32,
+        records: Vec<Vec<u8>>,
+    ) {
+        for (iteration, record) in (first..).zip(records) {
+            if iteration == self.history.len() {
+                self.learn(record);
+            }
+        }
+        let leader = self.leader.as_mut().expect("it leads");
+        let hellos = std::mem::take(&mut leader.later);
+        if leader
+            .round
+            .as_ref()
+            .is_some_and(|round| round.round.step < self.history.len())
+        {
+            leader.round = None;
+            self.todo.push_back(Step::Superseded);
+        }
+        if self.leave_if_over() {
+            return;
+        }
+        self.share_records(now);
+        for (rank, hello) in hellos {
+            if rank == from || hello.have <= self.history.len() {
+                self.greeted(now, rank, hello);
+            } else {
+                self.leader
+                    .as_mut()
+                    .expect("it leads")
+                    .later
+                    .insert(rank, hello);
+            }
+        }
+    }
+
+    /// Sends the last records to all ranks; those that have them ignore them.
+    pub(in crate::team) fn share_records(&mut self, now: f64) {
+        let Some(leader) = &mut self.leader else {
+            return;
+        };
+        let first = std::mem::replace(&mut leader.shared, self.history.len());
+        for iteration in first..self.history.len() {
+            for rank in self.greeted_others() {
+                let payload = self
+                    .history
+                    .get(iteration)
+                    .expect("below its length")
+                    .to_vec();
+                self.post(rank, &Message::Record { iteration, payload });
+            }
+        }
+        self.settle(now);
+    }
+}
