@@ -44,9 +44,10 @@ def run(options: argparse.Namespace, team: Team) -> int:
         mean = sum(known) / len(known)
         std = (sum((value - mean) ** 2 for value in known) / len(known)) ** 0.5
         digest = journal.digests.get(record.iteration)
+        count = failed.get(record.iteration + 1, record.fitness.count(None))
         print(
             f"{record.iteration + 1:>6} {mean:>10.4f} {std:>10.4f} {min(known):>10.4f} {max(known):>10.4f} "
-            f"{failed.get(record.iteration + 1, record.fitness.count(None)):>7}  {'' if digest is None else f'{digest:016x}'}"
+            f"{count:>7}  {'' if digest is None else f'{digest:016x}'}"
         )
     for name, why in {name: why for event in events for name, why in event.get("examples", {}).items()}.items():
         print(f"failure   {name}: {_last_line(why)}")
