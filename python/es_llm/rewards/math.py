@@ -1,23 +1,33 @@
-"""Mathematical answers: the content of the last box is compared with the right one by math-verify."""
+"""Mathematical answers: the content of the last box is compared with the right one by math-verify.
+
+What a model writes is hostile input: boxes are short, numbers that would come to more than `MOST_DIGITS` digits are
+never computed, and comparing takes `LIMIT_S` at most (in the main thread, as in workers). An answer beyond a limit is
+wrong.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Final
 
 from es_llm.errors import RewardError
+from es_llm.rewards.alarm import OverTimeError, time_limit
+from es_llm.rewards.magnitude import digits
 from es_llm.rewards.text import completion_text
 
 LONGEST: Final = 1000
 """Characters of a box that is read; a longer one is wrong."""
+MOST_DIGITS: Final = 20_000
+"""Digits that powers and factorials in an answer may come to, by a generous bound."""
+LIMIT_S: Final = 3.0
+"""Seconds to read and compare one answer."""
 _BOX: Final = ("\\boxed{", "\\fbox{")
 
 
 def math_accuracy(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float | None]:
     """1.0 where the boxed answer of the completion equals the row's `answer` (LaTeX, boxed or not), else 0.0; None
-    where the row's can't be read.
-
-    Parsing can be slow on odd texts: this function belongs into a worker, under a time limit.
+    where the row's can't be read, whatever the completion is.
 
     Raises:
         RewardError: math-verify is missing.
@@ -49,21 +59,41 @@ def equal(answer: str, gold: str) -> bool | None:
     Raises:
         RewardError: math-verify is missing.
     """
-    parse, verify = _library()
-    right = parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
+    right = _read(gold)
     if not right:
         return None
-    return bool(verify(right, parse(f"\\boxed{{{answer}}}", parsing_timeout=None), timeout_seconds=None))
+    if digits(answer) > MOST_DIGITS:
+        return False
+    parse, verify = _library()
+    try:
+        with time_limit(LIMIT_S):
+            return bool(verify(right, parse(f"\\boxed{{{answer}}}", parsing_timeout=None), timeout_seconds=None))
+    except (OverTimeError, RecursionError, MemoryError):
+        return False
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(gold: str) -> list[Any]:
+    """What math-verify reads in the right answer of a row, which all members are asked for; nothing if it can't."""
+    if len(gold) > LONGEST or digits(gold) > MOST_DIGITS:
+        return []
+    parse, _ = _library()
+    try:
+        with time_limit(LIMIT_S):
+            return list(parse(f"\\boxed{{{gold}}}", parsing_timeout=None))
+    except (OverTimeError, RecursionError, MemoryError):
+        return []
 
 
 def _score(text: str, gold: str) -> float | None:
     boxed = last_box(gold)
     gold = gold if boxed is None else boxed
+    if not _read(gold):
+        return None
     answer = last_box(text)
     if answer is None or not answer.strip():
         return 0.0
-    told = equal(answer, gold)
-    return None if told is None else float(told)
+    return float(bool(equal(answer, gold)))
 
 
 def _library() -> Any:
@@ -73,7 +103,7 @@ def _library() -> Any:
         from math_verify import parse, verify
     except ImportError as error:
         raise RewardError(f"mathematical answers need math-verify ({error}); `pip install 'es_llm[tasks]'`") from error
-    # The time limit is the worker's; math-verify warns that its own is off.
+    # The time limit is ours, since its own is lost in libraries that catch it; math-verify warns that it is off.
     for name in ("math_verify.parser", "math_verify.grader"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return parse, verify
