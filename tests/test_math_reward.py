@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import signal
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -10,16 +13,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from es_llm.rewards.alarm import OverTimeError, time_limit
+from es_llm.rewards.batch import Batch
 from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
-from es_llm.rewards.math import LONGEST, last_box, math_accuracy
+from es_llm.rewards.magnitude import digits
+from es_llm.rewards.math import LONGEST, MOST_DIGITS, last_box, math_accuracy
 from es_llm.rewards.numbers import numeric_accuracy, read_answer, read_number
+from es_llm.rewards.scoring import Limits, RewardSet
+
+
+def lines_of(name, columns):
+    for line in Path(__file__).with_name("data").joinpath(name).read_text().splitlines():
+        if line and not line.startswith("#"):
+            *given, text = line.split("|", columns - 1)
+            yield *map(str.strip, given), text.strip().replace("\\n", "\n")
 
 
 def cases():
-    for line in Path(__file__).with_name("data").joinpath("math_cases.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            score, gold, text = line.split("|", 2)
-            yield None if score.strip() == "none" else float(score), gold.strip(), text.strip().replace("\\n", "\n")
+    for score, gold, text in lines_of("math_cases.txt", 3):
+        yield None if score == "none" else float(score), gold, text
 
 
 def test_the_table_is_large_enough():
@@ -50,41 +62,157 @@ def test_boxes(text, box):
     assert last_box(text) == box
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\\boxed{" + "(" * 900 + "}",
-        "\\boxed{" * 100_000,
-        "\\boxed{" + "9" * 999 + "}",
-        "\\boxed{9^{9^{9^{9}}}}",
-        "{" * 1_000_000,
-        "\\boxed{\u0663}",
-        "\\boxed{" + "\\frac{1}{" * 80 + "1" + "}" * 80 + "}",
-        "#### " + "9" * 1_000_000,
-        "1" * 1_000_000,
-        "," * 1_000_000,
-    ],
-)
-def test_hostile_answers_take_bounded_time(text):
-    """Those that math-verify is slow on cost their worker its time limit at most; here none does."""
-    start = time.monotonic()
+HOSTILE = {
+    "brackets": "\\boxed{" + "(" * 900 + "}",
+    "boxes": "\\boxed{" * 100_000,
+    "a long number": "\\boxed{" + "9" * 999 + "}",
+    "a tower": "\\boxed{9^{9^{9^{9}}}}",
+    "a tower below": "\\boxed{10^{-10^{10}}}",
+    "a tower in Python": "\\boxed{9**9**9**9}",
+    "powers of powers": "\\boxed{(9^{9999})^{9999}}",
+    "a tower for a name": "\\boxed{x^{9^{9^{9}}}}",
+    "a logarithm": "\\boxed{\\log_{2}(3^{99999999})}",
+    "a factorial": "\\boxed{99999999!}",
+    "factorials of factorials": "\\boxed{9!!!!}",
+    "a binomial": "\\boxed{\\binom{1000000}{500000}}",
+    "a sum": "\\boxed{\\sum_{n=1}^{1000000} \\frac{1}{n}}",
+    "a product": "\\boxed{\\prod_{n=1}^{1000000} n}",
+    "an expansion": "\\boxed{(x+y+z+1)^{100}}",
+    "an integral": "\\boxed{\\int e^{x^2} \\sin(x^3) dx}",
+    "a gamma": "\\boxed{\\Gamma(100000000)}",
+    "no box": "{" * 1_000_000,
+    "another digit": "\\boxed{\u0663}",
+    "fractions": "\\boxed{" + "\\frac{1}{" * 80 + "1" + "}" * 80 + "}",
+    "roots": "\\boxed{" + "\\sqrt{" * 100 + "2" + "}" * 100 + "}",
+    "a mark": "#### " + "9" * 1_000_000,
+    "digits": "1" * 1_000_000,
+    "commas": "," * 1_000_000,
+    "surrogates": "\\boxed{\ud800}",
+    "zero bytes": "\\boxed{" + "\0" * 900 + "}",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_answers_are_wrong_in_bounded_time(name):
+    text = HOSTILE[name]
     assert last_box(text) is None or len(last_box(text)) <= LONGEST
+    assert math_accuracy(completions=[text, "\\boxed{12}"], answer=["12", "12"]) == [0.0, 1.0]
     assert numeric_accuracy(completions=[text], answer=["12"]) == [0.0]
-    assert time.monotonic() - start < 2
+
+
+def test_in_workers_hostile_answers_are_wrong_and_cost_no_worker():
+    """The limits are the function's own: no completion counts as failed."""
+    names = ["a tower", "an expansion", "brackets", "a factorial"]
+    batch = Batch.of(
+        [{"prompt": "p", "answer": "12"}] * 5, [*(HOSTILE[name] for name in names), "\\boxed{12}"], [[]] * 5
+    )
+    rewards = RewardSet([math_accuracy], limits=Limits(workers=1, timeout_s=60))
+    graded = rewards.submit(batch).result()
+    rewards.close()
+    assert graded.totals == [0.0, 0.0, 0.0, 0.0, 1.0]
+    assert not graded.scores["math_accuracy"].failures
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("gold", ["9^{9^{9^{9}}}", "1" * (LONGEST + 1), "", "$", "\\boxed{}", "99999999!"])
+@pytest.mark.parametrize("text", ["", "12", "\\boxed{12}", "\\boxed{", "\\boxed{9^{9^{9^{9}}}}"])
+def test_where_the_right_answer_cannot_be_read_there_is_no_score(gold, text):
+    assert math_accuracy(completions=[text], answer=[gold]) == [None]
+
+
+@st.composite
+def towers(draw, depth=3):
+    """Text of an expression of numbers, and its value."""
+    kind = draw(st.sampled_from("nnpfm")) if depth else "n"
+    if kind == "n":
+        number = draw(st.integers(0, 40))
+        return str(number), number
+    text, value = draw(towers(depth=depth - 1))
+    if kind == "f":
+        return (f"({text})!", math.factorial(value)) if value < 300 else (text, value)
+    other, exponent = draw(towers(depth=depth - 1))
+    if kind == "m":
+        return f"({text}) \\cdot ({other})", value * exponent
+    if exponent * math.log10(max(value, 2)) > 5000:
+        return text, value
+    return f"{{({text})}}^{{{other}}}", value**exponent
+
+
+@given(towers())
+def test_the_digits_of_numbers_are_bounded(tower):
+    text, value = tower
+    assert digits(text) >= math.log10(max(value, 1)) - 1e-6
 
 
 @pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("#### 42", 42), ("so\n#### 42\n", 42), ("#### $1,234.50", Fraction("1234.5")), ("#### -7", -7),
-        ("#### 3/4", Fraction(3, 4)), ("the answer is 12.", 12), ("12 apples and 13 pears", 13), ("\\boxed{5}", 5),
-        ("\\boxed{5} #### 6", 6), ("50%", 50), ("#### -$3", -3), ("1,000,000", 1_000_000), (".5", Fraction(1, 2)),
-        ("#### x", None), ("", None), ("none", None), ("#### 1/0", None), ("\u0663", None), ("#### 4 2", 42),
-        ("1e5", 5),
-    ],
+    "text", ["x^{100}+y^{99}+7x^{50}", "2^{2010}-1", "10^{100}", "\\binom{100}{50}", "100!", "1.23 \\times 10^{-31}",
+             "90^\\circ 5000", "\\frac{3^{50}}{2^{60}}", "e^{x^{2}}", "(2^{100})^{20}", "a_{1000000}"]
 )  # fmt: skip
-def test_numbers_in_texts(text, number):
+def test_what_people_ask_for_is_no_tower(text):
+    assert digits(text) < MOST_DIGITS
+    assert math_accuracy(completions=[f"\\boxed{{{text}}}"], answer=[text]) == [1.0]
+
+
+def test_a_time_limit_ends_a_loop_and_leaves_other_timers_alone():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *given: rung.append(1))
+    old = signal.setitimer(signal.ITIMER_REAL, 1000)
+    try:
+        with pytest.raises(OverTimeError):
+            _loop_within(0.05)
+        with time_limit(100):
+            pass
+        assert 900 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        while not rung:
+            time.sleep(0.01)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *old)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _loop_within(seconds):
+    with time_limit(seconds):
+        while True:
+            try:
+                sum(range(1000))
+            except Exception:
+                continue
+
+
+def test_a_thread_has_no_time_limit():
+    told = []
+
+    def work():
+        with time_limit(0.001):
+            time.sleep(0.05)
+        told.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert told
+
+
+def numeric_cases():
+    for number, text in lines_of("numeric_cases.txt", 2):
+        yield None if number == "none" else Fraction(number), text
+
+
+@pytest.mark.parametrize(("number", "text"), list(numeric_cases()))
+def test_numbers_in_texts(number, text):
     assert read_answer(text) == number
+
+
+def test_the_table_of_numbers_is_large_enough():
+    assert len(list(numeric_cases())) >= 60
+
+
+@pytest.mark.parametrize("size", [63, 64, 65, 1000])
+def test_a_number_is_read_whole_or_not_at_all(size):
+    for text in (f"#### {'9' * size}", f"\\boxed{{{'9' * size}}}", "9" * size):
+        assert read_answer(text) == (int("9" * size) if size <= 64 else None)
 
 
 @given(st.fractions(), st.booleans())
