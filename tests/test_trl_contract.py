@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
+
 import datasets
 import pytest
+from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import (
     accuracy_reward,
     get_cosine_scaled_reward,
@@ -15,6 +20,7 @@ from trl.rewards import (
 
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
+from es_llm.config import ScriptArguments
 from es_llm.config.replaced import REPLACED
 from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch
@@ -139,10 +145,56 @@ def test_the_chat_template_gets_its_arguments():
     assert len(engine._prompts.encode(message)) == len(plain._prompts.encode(message)) + len(" think")
 
 
-@pytest.mark.parametrize("name", sorted(REPLACED))
+OWN = {spec.name for spec in dataclasses.fields(ESConfig)}
+GRPO = [spec.name for spec in dataclasses.fields(GRPOConfig)]
+ARGUMENTS = [name for name in inspect.signature(GRPOTrainer.__init__).parameters if name != "self"]
+OTHERS = (
+    "max_new_tokens", "use_peft", "lora_r", "load_in_4bit", "torch_dtype", "vllm_of_tomorrow", "max_prompt_length",
+    "dataset_name", "model_name_or_path", "reward_funcs", "population", "alpha", "ref_model",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted({*GRPO, *REPLACED, *OTHERS} - OWN))
 def test_options_of_others_name_their_counterpart(name):
-    with pytest.raises(ConfigError, match=f"unknown option '{name}'; "):
+    """All of the installed GRPOConfig's, transformers' among them. No nearest name: `min_p` is no `max_steps`."""
+    with pytest.raises(ConfigError, match=f"unknown option '{name}'; ") as caught:
         ESConfig(**{name: 1})
+    reason = str(caught.value).partition("; ")[2]
+    assert not re.fullmatch(r"did you mean '\w+'( or '\w+')?\?", reason) or REPLACED.get(name) == reason
+    named = re.findall(r"`(\w+)`", reason)
+    options = OWN | {spec.name for spec in dataclasses.fields(ScriptArguments)}
+    options |= set(inspect.signature(ESTrainer.__init__).parameters)
+    assert set(named) <= options, "a counterpart that doesn't exist"
+
+
+def test_options_that_both_have_mean_the_same():
+    """Those that are taken over by their names have the same type; a new one has to be looked at."""
+    common = {
+        "chat_template_kwargs", "eval_on_start", "eval_steps", "greater_is_better", "learning_rate", "log_completions",
+        "logging_steps", "max_completion_length", "max_steps", "metric_for_best_model", "num_completions_to_print",
+        "output_dir", "report_to", "resume_from_checkpoint", "reward_weights", "run_name", "save_steps",
+        "save_total_limit", "seed", "shuffle_dataset", "temperature",
+    }  # fmt: skip
+    assert set(GRPO) & OWN == common
+
+
+@pytest.mark.parametrize("name", sorted({*ARGUMENTS} - {*inspect.signature(ESTrainer.__init__).parameters}))
+def test_arguments_of_others_name_their_counterpart(tmp_path, name):
+    with pytest.raises(ConfigError, match=f"ESTrainer has no argument '{name}'; (?!did you mean)"):
+        ESTrainer(tiny_model(), len, None, ROWS, **{name: [print]})
+    default = inspect.signature(GRPOTrainer.__init__).parameters[name].default
+    data = [{"prompt": "ab"}]
+    trainer = ESTrainer(
+        tiny_model(), lambda completions, **_: [1.0] * len(completions),
+        ESConfig(max_completion_length=2, output_dir=str(tmp_path)), data, processing_class=tiny_tokenizer(),
+        team=Team(SingleMailbox()), **{name: default},
+    )  # fmt: skip
+    trainer.run.rewards.close()
+
+
+def test_an_argument_that_nobody_has():
+    with pytest.raises(ConfigError, match="ESTrainer has no argument 'train_datset'; did you mean 'train_dataset'"):
+        ESTrainer(None, len, train_datset=ROWS)
 
 
 def test_grpos_own_config_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from es_llm.checkpoint.identity import encode_header
 from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
+from es_llm.config.replaced import unknown_argument
 from es_llm.errors import ConfigError
 from es_llm.model.device import device_of_rank
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
@@ -64,6 +66,7 @@ class ESTrainer:
         answer_of: the answer in a completion's text, as majority votes count it; None: it has none.
         team: the ranks; default: MPI when started by mpirun or srun, else this process alone.
         script: options of the command line that are part of the run's identity.
+        others: GRPOTrainer's other arguments, where they ask for nothing, such as `peft_config=None`.
 
     Raises:
         ConfigError, ModelError, RewardError: something can't be used; nothing was written.
@@ -83,7 +86,9 @@ class ESTrainer:
         answer_of: Callable[[str], str | None] = str.strip,
         team: Team | None = None,
         script: ScriptArguments | None = None,
+        **others: Any,
     ) -> None:
+        _refuse(others)
         self.args = require_config(args)
         self.team = team if team is not None else Team(select_mailbox())
         self.script = script
@@ -319,6 +324,14 @@ def _load(model: Any, processing_class: Any, script: ScriptArguments | None) -> 
             raise ConfigError("`processing_class` must be given with a model that doesn't know where it came from")
         processing_class = load_tokenizer(name, revision=revision, trust_remote_code=trust)
     return model, processing_class, name
+
+
+def _refuse(arguments: Mapping[str, Any]) -> None:
+    """Arguments of other trainers; each has a reason or a counterpart."""
+    known = inspect.signature(ESTrainer.__init__).parameters.keys() - {"self", "others"}
+    for name, value in arguments.items():
+        if (error := unknown_argument(name, value, known)) is not None:
+            raise error
 
 
 def _own_dtype(name: str | None, script: ScriptArguments | None) -> str | None:
