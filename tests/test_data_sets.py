@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import datasets
 import pytest
 
 from es_llm import ESConfig, ESTrainer
+from es_llm.assemble import _task
 from es_llm.comm import SingleMailbox
+from es_llm.config import ScriptArguments
 from es_llm.data.loading import has_split, load_split, renamed
 from es_llm.errors import ConfigError
 from es_llm.rewards import inline
@@ -63,8 +66,14 @@ def test_every_kind_of_file(tmp_path, kind, streaming):
     assert has_split(place, "test") == (kind in ("dict", "directory"))
     if kind in ("dict", "directory"):
         assert list(load_split(place, "test", streaming=streaming)) == ROWS[:3]
-    if not streaming:
-        assert list(load_split(place, "train[2:5]")) == ROWS[2:5]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet", "saved", "dict", "directory"])
+def test_slices(tmp_path, kind, streaming):
+    place = write(tmp_path, kind)
+    for part, wanted in (("[2:5]", ROWS[2:5]), ("[:3]", ROWS[:3]), ("[7:]", ROWS[7:]), ("[8:99]", ROWS[8:])):
+        assert list(load_split(place, f"train{part}", streaming=streaming)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -74,6 +83,8 @@ def test_every_kind_of_file(tmp_path, kind, streaming):
         ("rows.txt", "train", "must be one of .json"),
         ("torn.json", "train", "can't be loaded"),
         ("rows.jsonl", "test", "split 'test', can't be loaded"),
+        ("stream.jsonl", "train[:50%]", "must be like train\\[0:100\\]"),
+        ("stream.jsonl", "train[3]", "must be like train\\[0:100\\]"),
     ],
 )
 def test_what_cannot_be_loaded(tmp_path, monkeypatch, name, split, message):
@@ -82,7 +93,7 @@ def test_what_cannot_be_loaded(tmp_path, monkeypatch, name, split, message):
     (tmp_path / "torn.json").write_text('[{"prompt": "a"')
     write(tmp_path, "jsonl")
     with pytest.raises(ConfigError, match=message):
-        load_split(name, split)
+        load_split(name.replace("stream", "rows"), split, streaming=name.startswith("stream"))
 
 
 def test_columns_are_renamed():
@@ -133,6 +144,44 @@ def test_fixed_prompts_are_the_first_ones():
     order = PromptOrder(ROWS, per_iteration=4, seed=0, shuffle=True, fixed=True)
     assert order.batch(0) == order.batch(5) == ROWS[:4]
     assert order.epoch(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [({}, 1000), ({"max_eval_samples": 7}, 7), ({"dataset_test_split": "test[10:15]"}, 5),
+     ({"dataset_test_split": "test[10:15]", "max_eval_samples": 3}, 3),
+     ({"dataset_streaming": False}, 2000), ({"dataset_streaming": False, "max_eval_samples": 7}, 7)],
+)  # fmt: skip
+def test_held_out_rows_of_a_stream_are_read_as_far_as_they_are_needed(tmp_path, monkeypatch, options, size):
+    for split in ("train", "test"):
+        rows = ({"prompt": f"{split} {place}", "answer": place} for place in range(2000))
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = []
+
+    def watch(name, split, *, config=None, streaming=False):
+        asked.append((split.partition("[")[0], streaming))
+        return load_split(name, split, config=config, streaming=streaming)
+
+    monkeypatch.setattr("es_llm.assemble.load_split", watch)
+    script = ScriptArguments(dataset_name=str(tmp_path), **{"task": "gsm8k", "dataset_streaming": True, **options})
+    task = _task(script)
+    assert len(task.eval) == size
+    first = 10 if "dataset_test_split" in options else 0
+    assert [row["prompt"] for row in task.eval[:3]] == [f"test {place}" for place in range(first, first + 3)]
+    assert set(asked) == {("train", script.dataset_streaming), ("test", script.dataset_streaming)}
+    with pytest.raises(ConfigError, match="`max_eval_samples` must be an integer > 0, or none, got 0"):
+        ScriptArguments(max_eval_samples=0)
+
+
+def test_a_stream_without_an_end_has_held_out_rows(monkeypatch):
+    def endless():
+        return datasets.IterableDataset.from_generator(
+            lambda: ({"prompt": f"{place}", "answer": 1} for place in itertools.count())
+        )
+
+    monkeypatch.setattr("es_llm.assemble.load_split", lambda *given, **named: endless())
+    monkeypatch.setattr("es_llm.assemble.has_split", lambda *given, **named: True)
+    assert len(_task(ScriptArguments(task="gsm8k", dataset_name="x", dataset_streaming=True)).eval) == 1000
 
 
 @inline

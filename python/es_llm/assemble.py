@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from typing import Any, Final
 
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.data.loading import has_split, load_split, renamed
@@ -35,6 +36,10 @@ def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer
     )
 
 
+STREAMED_EVAL_ROWS: Final = 1000
+"""Held-out rows that are taken from a stream without `max_eval_samples`."""
+
+
 def _task(script: ScriptArguments) -> Task:
     """The task by name, on its own rows or on those of the data set; or just the data set's rows."""
     if script.dataset_name is None:
@@ -52,9 +57,10 @@ def _splits(script: ScriptArguments) -> Splits:
         loaded = load_split(name, split, config=config, streaming=streaming)
         return renamed(loaded, columns) if columns else loaded
 
-    test = script.dataset_test_split
+    test, streaming, most = script.dataset_test_split, script.dataset_streaming, script.max_eval_samples
+    held_out: Any = []
     if test != "test" or has_split(name, test, config=config):
-        held_out: Any = load(test, False)
-    else:
-        held_out = []
-    return Splits(train=load(script.dataset_train_split, script.dataset_streaming), eval=held_out)
+        held_out = load(test, streaming)
+        if streaming or most is not None:  # a stream's rows are kept, so there must be an end of them
+            held_out = list(itertools.islice(held_out, most or STREAMED_EVAL_ROWS))
+    return Splits(train=load(script.dataset_train_split, streaming), eval=held_out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from es_llm.config.checks import check_types
+from es_llm.config.checks import check_types, require
 from es_llm.config.fields import option
 
 COMMUNICATORS = ("auto", "single", "mpi")
@@ -37,7 +37,16 @@ class ScriptArguments:
     dataset_config: str | None = option(None, help="which configuration of the data set", identity=True)
     dataset_train_split: str = option("train", help="split to train on, or a slice such as train[:1000]", identity=True)
     dataset_test_split: str = option("test", help="split to evaluate on; none if the data set hasn't it", identity=True)
-    dataset_streaming: bool = option(False, help="read rows as they are needed, in their order", identity=True)
+    dataset_streaming: bool = option(
+        False,
+        help="read rows as they are needed, in their order; held-out ones too, see max_eval_samples",
+        identity=True,
+    )
+    max_eval_samples: int | None = option(
+        None,
+        help="rows of the test split to evaluate on at most, its first ones; default: all, but 1000 of a stream",
+        identity=True,
+    )
     dataset_columns: dict[str, Any] = option(
         {}, help="columns to rename, as old=new, such as question=prompt", identity=True
     )
@@ -51,3 +60,4 @@ class ScriptArguments:
     def __post_init__(self) -> None:
         """Check every value (see the class)."""
         check_types(self)
+        require(self, "max_eval_samples", lambda v: v is None or v > 0, "an integer > 0, or none")

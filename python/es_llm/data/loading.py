@@ -5,7 +5,7 @@ Loading is the `datasets` library's; code that comes with a data set is never ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,10 +33,16 @@ def load_split(name: str, split: str, *, config: str | None = None, streaming: b
             kind = FORMATS.get(place.suffix.lower())
             if kind is None:
                 raise ConfigError(f"`dataset_name` {name!r} must be one of {', '.join(FORMATS)}, got {place.suffix!r}")
-            return datasets.load_dataset(kind, data_files=str(place), split=split, streaming=streaming)
+            return _sliced(
+                split,
+                streaming,
+                lambda part: datasets.load_dataset(kind, data_files=str(place), split=part, streaming=streaming),
+            )
         if _is_saved(place):
             return _saved(datasets, place, split, streaming)
-        return datasets.load_dataset(name, config, split=split, streaming=streaming)
+        return _sliced(
+            split, streaming, lambda part: datasets.load_dataset(name, config, split=part, streaming=streaming)
+        )
     except ConfigError:
         raise
     except Exception as error:  # `datasets` raises many classes
@@ -80,6 +86,28 @@ def renamed(dataset: Any, columns: Mapping[str, str], known: Sequence[str] | Non
     return dataset.rename_columns({old: new for old, new in columns.items() if old != new})
 
 
+def _sliced(split: str, streaming: bool, load: Callable[[str], Any]) -> Any:
+    """A split, or rows of it such as "test[10:20]"; of a stream too, which `datasets` doesn't slice itself."""
+    name, bracket, _ = split.partition("[")
+    if not (streaming and bracket):
+        return load(split)
+    start, stop = _rows(split)
+    stream = load(name).skip(start)
+    return stream if stop is None else stream.take(max(0, stop - start))
+
+
+def _rows(split: str) -> tuple[int, int | None]:
+    """First row and the row after the last one of a slice such as "test[10:20]".
+
+    Raises:
+        ConfigError: it is another kind of slice.
+    """
+    start, colon, stop = split.partition("[")[2].rstrip("]").partition(":")
+    if not colon or not all(text.isdigit() or not text for text in (start, stop)):
+        raise ConfigError(f"split {split!r} of a stream or of a saved data set must be like train[0:100]")
+    return int(start or 0), int(stop) if stop else None
+
+
 def _is_saved(place: Path) -> bool:
     """Whether `save_to_disk` wrote the directory."""
     return (place / "state.json").is_file() or (place / "dataset_dict.json").is_file()
@@ -87,7 +115,7 @@ def _is_saved(place: Path) -> bool:
 
 def _saved(datasets: Any, place: Path, split: str, streaming: bool) -> Any:
     loaded = datasets.load_from_disk(str(place))
-    name, bracket, part = split.partition("[")
+    name, bracket, _ = split.partition("[")
     if isinstance(loaded, Mapping):
         if name not in loaded:
             raise ConfigError(f"`dataset_name` {str(place)!r} has no split {name!r}, only {sorted(loaded)}")
@@ -95,10 +123,8 @@ def _saved(datasets: Any, place: Path, split: str, streaming: bool) -> Any:
     elif name != "train":
         raise ConfigError(f"`dataset_name` {str(place)!r} has no split {name!r}, only ['train']")
     if bracket:
-        start, _, stop = part.rstrip("]").partition(":")
-        if not all(text.isdigit() or not text for text in (start, stop)):
-            raise ConfigError(f"`split` {split!r} of a saved data set must be like train[0:100]")
-        loaded = loaded.select(range(int(start or 0), min(int(stop or len(loaded)), len(loaded))))
+        start, stop = _rows(split)
+        loaded = loaded.select(range(min(start, len(loaded)), len(loaded) if stop is None else min(stop, len(loaded))))
     return loaded.to_iterable_dataset() if streaming else loaded
 
 
