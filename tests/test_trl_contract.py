@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
+from pathlib import Path
 
 import datasets
 import pytest
-from trl import GRPOConfig, GRPOTrainer
+import torch
+import transformers
+from pyarrow import parquet
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer, apply_chat_template
 from trl.rewards import (
     accuracy_reward,
     get_cosine_scaled_reward,
@@ -19,15 +25,17 @@ from trl.rewards import (
 )
 
 from es_llm import ESConfig, ESTrainer
+from es_llm.checkpoint.export import export_model
 from es_llm.comm import SingleMailbox
 from es_llm.config import ScriptArguments
 from es_llm.config.replaced import REPLACED
 from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch
+from es_llm.rewards.batch import TrainerState as RewardState
 from es_llm.rewards.scoring import Limits, RewardSet
 from es_llm.rollout.hf import HFEngine
 from es_llm.team import Team
-from tests.tiny_models import tiny_model, tiny_tokenizer
+from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
 
 TEXTS = [
     "<think>one third</think> The answer is \\boxed{\\frac{1}{3}}",
@@ -111,6 +119,107 @@ def test_the_quick_start_of_grpo_runs_unchanged(tmp_path):
     output = trainer.train()
     assert output.global_step == 2
     assert "completion" not in trainer.train_dataset[0]
+
+
+def test_the_quick_start_of_trl_with_a_conversational_data_set_runs_unchanged(tmp_path, monkeypatch):
+    """In the shape of trl-lib/DeepMath-103K: a model by its path, TRL's reward function, nothing else. The model ends
+    its answers soon, so that the default options take seconds; a callback ends the run after an iteration."""
+    model = tiny_model("qwen2-untied", max_position_embeddings=2048)
+    torch.manual_seed(0)
+    model.lm_head.weight.data[EOS] = 4 * model.lm_head.weight.data[10:].mean(0) + torch.randn(32)
+    export_model(tmp_path / "model", model, tiny_tokenizer())
+    dataset = datasets.Dataset.from_list(
+        [
+            {"prompt": [{"role": "user", "content": f"What is {a} / 3?"}], "solution": f"$\\frac{{{a}}}{{3}}$"}
+            for a in (1, 2)
+        ]
+    )
+    monkeypatch.chdir(tmp_path)
+
+    trainer = ESTrainer(
+        model=str(tmp_path / "model"),
+        reward_funcs=accuracy_reward,
+        train_dataset=dataset,
+    )
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **given):
+            control.should_training_stop = True
+
+    trainer.add_callback(Stop())
+    output = trainer.train()
+    assert output.global_step == 1
+    (line,) = [line for line in trainer.callbacks.state.log_history if "reward" in line]
+    assert line["rewards/accuracy_reward/mean"] == 0.0
+    assert line["rewards/failures"] == 0
+    assert (Path(output.output_dir) / "model" / "config.json").is_file()
+    assert "runs" in Path(output.output_dir).parts
+
+
+def test_the_state_that_rewards_get_has_the_attributes_of_transformers(tmp_path):
+    """And the values are equal in each call of an iteration, in whatever process."""
+    names = [spec.name for spec in dataclasses.fields(transformers.TrainerState)]
+    assert names == [name for name in names if hasattr(RewardState(), name)]
+
+    def reads(completions, trainer_state, log_extra, **columns):
+        if trainer_state.is_world_process_zero and trainer_state.is_local_process_zero:
+            told = {name: getattr(trainer_state, name) for name in names}
+        assert [line for line in trainer_state.log_history if "loss" in line] == []
+        log_extra("state", [repr(sorted(told.items()))] * len(completions))
+        return [1.0] * len(completions)
+
+    trainer = train(
+        tmp_path, reads, ROWS, logging_steps=1, save_steps=7, eval_steps=3, log_completions=True, reward_workers=2
+    )
+    trainer.train()
+    trainer.run.rewards.close()
+    lines = [line for line in trainer.callbacks.state.log_history if "reward" in line]
+    assert [line["rewards/failures"] for line in lines] == [0, 0]
+    for step, file in enumerate(sorted((tmp_path / "run" / "completions").iterdir())):
+        (told,) = {row["state"] for row in parquet.read_table(file).to_pylist()}
+        state = dict(ast.literal_eval(told))
+        wanted = {"global_step": step, "max_steps": 2, "epoch": float(step), "logging_steps": 1, "save_steps": 7,
+                  "eval_steps": 3, "train_batch_size": 3, "log_history": [], "best_metric": None}  # fmt: skip
+        assert {name: state[name] for name in wanted} == wanted
+
+
+def test_columns_with_names_of_the_trainers_are_ignored_as_in_trl(tmp_path):
+    seen = []
+
+    def reward(completions, completion_ids, trainer_state, log_extra, log_metric, other, **columns):
+        seen.append((completion_ids, other, columns))
+        log_metric("x", trainer_state.global_step)
+        return [1.0] * len(completions)
+
+    mine = {"completion": "c", "completion_ids": [9, 9], "trainer_state": 1, "log_extra": 2, "log_metric": 3}
+    data = [{"prompt": "ab", "other": place, **mine} for place in range(3)]
+    train(tmp_path, reward, data, reward_workers=0, max_steps=1).train()
+    for ids, other, columns in seen:
+        assert [9, 9] not in ids
+        assert list(other) == [0, 1, 2]
+        assert set(columns) == {"prompts"}
+    for name in ("prompts", "completions"):
+        with pytest.raises(ConfigError, match=f"columns \\['{name}'\\] are given to rewards"):
+            train(tmp_path, reward, [{"prompt": "ab", name: 1}])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "hi"}],
+        [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}],
+        [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "I think"}],
+        [{"role": "user", "content": "hi"}, {"role": "tool", "content": "42"}],
+    ],
+)
+def test_prompts_are_written_as_by_trl(messages):
+    """A last message of the assistant's is gone on with."""
+    tokenizer = tiny_tokenizer()
+    engine = HFEngine(tiny_model(), tokenizer, max_completion_length=2)
+    wanted = apply_chat_template({"prompt": messages}, tokenizer)["prompt"]
+    assert list(engine._prompts.encode(messages)) == tokenizer(wanted, add_special_tokens=False)["input_ids"]
+    assert wanted.endswith("<assistant>") == (messages[-1]["role"] != "assistant")
+    assert wanted.endswith("I think") == (messages[-1]["role"] == "assistant")
 
 
 def test_conversational_data_and_several_functions(tmp_path):

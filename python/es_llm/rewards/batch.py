@@ -16,11 +16,33 @@ many processes); or it gave something that is no finite number."""
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerState:
-    """Where the run is, under transformers' names: the part of its `TrainerState` that all ranks agree on."""
+    """Where the run is: the plain attributes of transformers' `TrainerState`, with values that are equal on all ranks.
+
+    What the ranks don't agree on, or would have to send each other, has the value that it has at the beginning: there
+    is no log (`log_history`), and no best model. Each completion is scored by one rank, which counts as the first
+    process: what a function prints or writes there is there once.
+    """
 
     global_step: int = 0
     max_steps: int = 0
     epoch: float = 0.0
+    logging_steps: int = 0
+    eval_steps: int = 0
+    save_steps: int = 0
+    train_batch_size: int | None = None
+    num_train_epochs: int = 0
+    num_input_tokens_seen: int = 0
+    total_flos: float = 0.0
+    log_history: list[dict[str, float]] = field(default_factory=list)
+    best_metric: float | None = None
+    best_global_step: int | None = None
+    best_model_checkpoint: str | None = None
+    is_local_process_zero: bool = True
+    is_world_process_zero: bool = True
+    is_hyper_param_search: bool = False
+    trial_name: str | None = None
+    trial_params: dict[str, Any] | None = None
+    stateful_callbacks: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ _REMEMBERED: Final = 1 << 16
 class PromptEncoder:
     """A tokenizer that remembers the prompts it has seen: every member gets the same ones.
 
-    Text gets the tokenizer's own special tokens; messages go through its chat template, which brings them.
+    Text gets the tokenizer's own special tokens; messages go through its chat template, which brings them. Where the
+    last message is the assistant's, the completion goes on with it, as in TRL's `apply_chat_template`.
 
     Args:
         tokenizer: with a pad token.
@@ -82,8 +83,9 @@ class PromptEncoder:
         else:
             if not getattr(self._tokenizer, "chat_template", None):
                 raise ConfigError("prompts of messages need a tokenizer with a chat template, this one has none")
-            words = {"tokenize": False, "add_generation_prompt": True, **self._template_kwargs}
-            text = self._tokenizer.apply_chat_template(prompt, **words)
+            goes_on = prompt[-1]["role"] == "assistant"
+            words = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on, **self._template_kwargs}
+            text = self._tokenizer.apply_chat_template(prompt, tokenize=False, **words)
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ConfigError(f"the prompt {prompt!r} has no tokens, expected at least one")

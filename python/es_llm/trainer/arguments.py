@@ -9,10 +9,10 @@ from es_llm.config import ESConfig
 from es_llm.errors import ConfigError
 from es_llm.types import Row
 
-RESERVED_COLUMNS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
-"""Names under which the trainer itself gives lists and helpers to reward functions."""
-IGNORED_COLUMNS = ("completion",)
-"""Columns of prompt-completion data that reward functions don't get, as in TRL."""
+RESERVED_COLUMNS = ("prompts", "completions")
+"""Names under which the trainer itself gives lists to reward functions; TRL calls them with two values for one name."""
+IGNORED_COLUMNS = ("completion", "completion_ids", "trainer_state", "log_extra", "log_metric")
+"""Columns that reward functions don't get, as in TRL: they get the trainer's own under these names, if any."""
 
 
 def require_config(args: ESConfig | None) -> ESConfig:

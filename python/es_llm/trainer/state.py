@@ -41,4 +41,13 @@ class RunState:
 
     def state(self, step: int) -> TrainerState:
         """What reward functions hear of the run."""
-        return TrainerState(global_step=step, max_steps=self.config.max_steps, epoch=self.prompts.epoch(step))
+        config = self.config
+        return TrainerState(
+            global_step=step,
+            max_steps=config.max_steps,
+            epoch=self.prompts.epoch(step),
+            logging_steps=config.logging_steps,
+            eval_steps=config.eval_steps,
+            save_steps=config.save_steps,
+            train_batch_size=self.prompts.per_iteration,
+        )
