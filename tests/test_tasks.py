@@ -9,9 +9,10 @@ import pytest
 from es_llm._core import Journal
 from es_llm.checkpoint.export import export_model
 from es_llm.errors import ConfigError, RewardError
+from es_llm.rewards.loading import load_reward
 from es_llm.rewards.sandbox import require_sandbox
 from es_llm.tasks import load_task, task_names
-from tests.commands import es_llm, result
+from tests.commands import REWARD, base_sha256, es_llm, result
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 RUN = [
@@ -28,6 +29,16 @@ TASKS = {
     "reasoning_gym:chain_sum": SIZES,
     "reasoning_gym:mini_sudoku": [*SIZES, "min_empty=4", "max_empty=6"],
 }
+OWN_REWARD = {
+    "countdown": "es_llm.rewards.countdown.compact_reward",
+    "conciseness": "es_llm.rewards.conciseness.conciseness_reward",
+    "math": "es_llm.rewards.math.math_accuracy",
+    "gsm8k": "es_llm.rewards.numbers.numeric_accuracy",
+    "arc": "es_llm.rewards.arc.arc_accuracy",
+    "reasoning_gym": "es_llm.tasks.reasoning_gym.reasoning_gym_score",
+}
+"""A random model earns nothing of most of these: beside them stands a reward that any model earns in part, so that the
+weights move."""
 
 
 def sandboxed():
@@ -36,6 +47,14 @@ def sandboxed():
     except RewardError:
         return False
     return True
+
+
+def test_the_rewards_above_are_the_tasks_own():
+    for name, sizes in TASKS.items():
+        if name != "arc" or sandboxed():
+            options = dict(word.split("=") for word in sizes[1:])
+            task = load_task(name, **{key: int(text) if text.isdigit() else text for key, text in options.items()})
+            assert task.reward_funcs == (load_reward(OWN_REWARD[name.partition(":")[0]]),)
 
 
 def test_no_task_is_forgotten():
@@ -57,12 +76,20 @@ def roomy(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS_SANDBOX) if name == "arc" else name for name in TASKS])
 def test_it_trains_and_evaluates_alone_and_on_two_ranks_alike(name, roomy, tmp_path):
-    words = ["train", "--task", name, "--model_name_or_path", roomy, *RUN, *TASKS[name]]
+    own = OWN_REWARD[name.partition(":")[0]]
+    words = ["train", "--task", name, "--model_name_or_path", roomy, *RUN, *TASKS[name], "--reward_funcs", own, REWARD]
     for place, ranks in (("alone", None), ("two", 2)):
         process = es_llm(*words, "--output_dir", str(tmp_path / place), ranks=ranks)
         assert process.returncode == 0, process.stderr
     alone, two = result(tmp_path / "alone"), result(tmp_path / "two")
-    assert alone["weights_sha256"] == two["weights_sha256"]
+    assert alone["weights_sha256"] == two["weights_sha256"] != base_sha256(tmp_path / "alone")
+    for place in ("alone", "two"):
+        lines = [json.loads(line) for line in (tmp_path / place / "metrics.jsonl").read_text().splitlines()]
+        steps = [line for line in lines if "reward" in line]
+        assert [line["step"] for line in steps] == [1, 2, 3]
+        assert all(line["update/norm"] > 0 for line in steps)
+        assert all(f"rewards/{own.rpartition('.')[2]}/mean" in line for line in steps)
+        assert [line["rewards/failures"] for line in steps] == [0, 0, 0]
     assert alone["eval_after"] == two["eval_after"]
     assert alone["eval_before"]["reward"] is not None
     assert len(Journal.read(str(tmp_path / "two" / "journal.es")).records) == 3
