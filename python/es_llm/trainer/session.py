@@ -16,9 +16,9 @@ from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.snapshot import Mark
 from es_llm.errors import DivergenceError, EsError, JournalError, JournalTakenError, ModelError
 from es_llm.team import Outcome, Program, Round, Table, Team
-from es_llm.trainer.best import best_of
 from es_llm.trainer.completions import CompletionLog
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
+from es_llm.trainer.evaluations import Evaluations
 from es_llm.trainer.files import RunFiles, copy_of
 from es_llm.trainer.iteration import ITERATE, Figures, Iteration
 from es_llm.trainer.metrics import iteration_metrics
@@ -72,7 +72,7 @@ class Session(Program):
         self._halting = False
         self._iteration: Iteration | None = None
         self._work: EvaluationWork | None = None
-        self._evaluations: dict[int, Evaluation] = {}
+        self._evaluations = Evaluations(run.config)
         self._figures: dict[int, Figures] = {}
         self._completions = CompletionLog(run.team.rank) if run.config.log_completions else None
         self._seconds = 0.0
@@ -91,10 +91,8 @@ class Session(Program):
         known = team.records()
         lacking = files.agree_with(known)
         self._hear(files.events)
-        saved = {event["step"] for event in files.events if event.get("event") == "evaluation"}
-        for step in sorted(self._evaluations.keys() - saved):
-            if self._evaluations[step].metrics:
-                files.append_event(self._evaluation_event(step))
+        for event in self._evaluations.missing(files.events):
+            files.append_event(event)
         self._clock, self._traffic = time.perf_counter(), team.traffic
         if directory is None:
             self._resumed_at = len(files.saved)
@@ -143,19 +141,19 @@ class Session(Program):
 
     def advance(self, team: Team) -> None:
         """The next evaluation or iteration, or the end."""
-        run, step, control = self._run, self._run.population.iteration, self._callbacks.control
+        step, control = self._run.population.iteration, self._callbacks.control
         if self._halting:
             self._finish(team, interrupted=True)
-        elif self._evaluation_due(step):
+        elif self._evaluations.due(step, last=self._stopping(step), asked=control.should_evaluate):
             control.should_evaluate = False
             work = self._evaluation_work()
             if work is None:
-                self._evaluations[step] = Evaluation(metrics={})
+                self._evaluations.add(step, Evaluation(metrics={}))
                 self.advance(team)
             else:
                 self._clock = time.perf_counter()
                 team.begin(Round(EVALUATE, step), work.costs)
-        elif step < run.config.max_steps and not self._stopping:
+        elif not self._stopping(step):
             self._callbacks.call("on_step_begin")
             self._clock = time.perf_counter()
             team.begin(Round(ITERATE, step), self._current().costs)
@@ -250,15 +248,6 @@ class Session(Program):
 
     # ---- evaluations --------------------------------------------------------------------------------
 
-    def _evaluation_due(self, step: int) -> bool:
-        config, control = self._run.config, self._callbacks.control
-        if step in self._evaluations:
-            return False
-        first = config.eval_on_start and step == 0
-        last = step >= config.max_steps or self._stopping
-        regular = config.eval_steps > 0 and step > 0 and step % config.eval_steps == 0
-        return first or last or regular or control.should_evaluate
-
     def _evaluation_work(self) -> EvaluationWork | None:
         if self._work is None:
             self._iteration = None
@@ -270,29 +259,22 @@ class Session(Program):
         assert work is not None
         evaluation = work.result(table, self._run.config.num_completions_to_print)
         seconds = time.perf_counter() - self._clock
-        self._evaluations[step] = evaluation
+        self._evaluations.add(step, evaluation)
         self._write_completions(f"eval-{step:05d}")
         files = self._leading()
-        files.append_event(self._evaluation_event(step))
-        team.note(json.dumps(self._evaluation_event(step) | {"answers": []}).encode())
+        event = self._evaluations.event(step)
+        files.append_event(event)
+        team.note(json.dumps(event | {"answers": []}).encode())
         logs = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
         files.log({"step": step, **logs, "eval_seconds": seconds})
         self._report(logs)
         self._callbacks.call("on_evaluate", metrics=logs)
 
-    def _evaluation_event(self, step: int) -> dict[str, Any]:
-        evaluation = self._evaluations[step]
-        return {"event": "evaluation", "step": step, "metrics": evaluation.metrics, "answers": evaluation.answers}
-
-    @property
-    def _stopping(self) -> bool:
-        """Whether no further iteration is wanted: a callback's wish, or the patience with the metric is over."""
-        patience = self._run.config.early_stopping_patience
-        if patience:
-            best = best_of(self._run.config, self._evaluations)
-            if best is not None and best.later >= patience:
-                return True
-        return bool(self._callbacks.control.should_training_stop)
+    def _stopping(self, step: int) -> bool:
+        """Whether no further iteration is wanted: it was the last one, the patience with the metric is over, or a
+        callback wishes it."""
+        over = step >= self._run.config.max_steps or self._evaluations.hopeless
+        return over or bool(self._callbacks.control.should_training_stop)
 
     def _write_completions(self, name: str) -> None:
         if self._completions is not None and self._directory is not None:
@@ -300,9 +282,7 @@ class Session(Program):
 
     def _hear(self, events: Sequence[dict[str, Any]]) -> None:
         for event in events:
-            if event.get("event") == "evaluation":
-                answers = [(prompt, completion) for prompt, completion in event.get("answers", [])]
-                self._evaluations[event["step"]] = Evaluation(metrics=event["metrics"], answers=answers)
+            if self._evaluations.hear(event):
                 self._write_completions(f"eval-{event['step']:05d}")
 
     def note(self, payload: bytes) -> None:
@@ -365,14 +345,14 @@ class Session(Program):
     def _save_if_due(self, step: int, *, last: bool) -> None:
         """A snapshot; without one the run goes on all the same, since its journal is whole."""
         config, control = self._run.config, self._callbacks.control
-        best = best_of(config, self._evaluations)
+        best = self._evaluations.best
         due = config.save_steps > 0 and (last or step % config.save_steps == 0)
         if due or control.should_save or (best is not None and best.step == step):
             control.should_save = False
             self._save(step)
 
     def _save(self, step: int) -> None:
-        config, files, best = self._run.config, self._leading(), best_of(self._run.config, self._evaluations)
+        config, files, best = self._run.config, self._leading(), self._evaluations.best
         if step <= self._saved:
             return
         self._saved = step
@@ -430,7 +410,7 @@ class Session(Program):
             "ranks": team.size,
             "ranks_lost": len(team.losses),
         }
-        best = best_of(run.config, self._evaluations)
+        best = self._evaluations.best
         if best is not None:
             result["best"] = {"step": best.step, "value": best.value}
         if interrupted:
