@@ -81,6 +81,13 @@ def test_bad_values_are_named(options, message):
     assert message in str(caught.value)
 
 
+def test_a_tracker_may_be_a_text():
+    assert ESConfig(report_to="none").report_to == ["none"]
+    assert resolve({"report_to": "wandb"})[1].report_to == ["wandb"]
+    with pytest.raises(ConfigError, match="`report_to` must be a list, got 3"):
+        ESConfig(report_to=3)
+
+
 def test_seed_zero_is_valid():
     assert ESConfig(seed=0).seed == 0
 

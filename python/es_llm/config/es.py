@@ -171,7 +171,10 @@ class ESConfig:
         return json.dumps(self.to_dict(), indent=2)
 
     def __post_init__(self) -> None:
-        """Check every value (see the class)."""
+        """Check every value (see the class). One tracker may be a text, as in TRL."""
+        trackers: Any = self.report_to
+        if isinstance(trackers, str):
+            object.__setattr__(self, "report_to", [trackers])
         check_types(self)
         require(self, "seed", lambda v: 0 <= v < 2**64, "an integer in [0, 2**64)")
         require(self, "population_size", lambda v: 2 <= v <= 2**24, "an integer in [2, 2**24]")
