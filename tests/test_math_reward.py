@@ -70,6 +70,8 @@ HOSTILE = {
     "a tower below": "\\boxed{10^{-10^{10}}}",
     "a tower in Python": "\\boxed{9**9**9**9}",
     "powers of powers": "\\boxed{(9^{9999})^{9999}}",
+    "a tower without braces": "\\boxed{9^9^9^9}",
+    "a tower in another script": "\\boxed{\uff19^{\uff19^{\uff19^{\uff19}}}}",
     "a tower for a name": "\\boxed{x^{9^{9^{9}}}}",
     "a logarithm": "\\boxed{\\log_{2}(3^{99999999})}",
     "a factorial": "\\boxed{99999999!}",

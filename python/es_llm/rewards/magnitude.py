@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 _TOKEN: Final = re.compile(r"\\[A-Za-z]+|\\.|[0-9]+(?:\.[0-9]*)?|\.[0-9]+|\*\*|.", re.DOTALL)
@@ -51,6 +51,8 @@ def digits(text: str) -> float:
             level.choosing = True
         elif token[0] in "0123456789.":
             level.value(_size(token))
+        elif token[0].isdecimal():  # a digit of another script
+            level.value(1.0)
         elif token[0].isalpha() or (token[0] == "\\" and token not in _FORM and level.raising):
             level.value(_NAME)
     while len(levels) > 1:
@@ -61,10 +63,12 @@ def digits(text: str) -> float:
 
 @dataclass
 class _Level:
-    """What stands between two brackets. `total`: digits of all values' product; `last`: of the last one."""
+    """What stands between two brackets. `total`: digits of all values' product; `last`: of the last one, which may be
+    a `tower` of powers, of which these are the digits from below."""
 
     total: float = 0.0
     last: float = 0.0
+    tower: list[float] = field(default_factory=list)
     raising: bool = False
     choosing: bool = False
 
@@ -72,16 +76,27 @@ class _Level:
         """A value, or the exponent of the one before, or the upper number of a binomial: C(n, k) <= 2^n."""
         if self.raising:
             self.raising = False
-            self.grow(_exponent(size))
+            self.tower.append(size)
+            self.grow(_power(self.tower) / max(self.last, _NAME))
             return
         self.last = _exponent(size) * _NAME if self.choosing else size
+        self.tower = [self.last]
         self.choosing = False
         self.total += self.last
 
     def grow(self, times: float) -> None:
         """The last value has so many times the digits."""
-        self.total += self.last * (times - 1)
-        self.last *= times
+        digits = max(self.last, _NAME) * times
+        self.total += digits - self.last
+        self.last = digits
+
+
+def _power(tower: list[float]) -> float:
+    """Digits of a power of a power of ..., given the digits of each from below; the upper ones come first."""
+    *lower, size = tower
+    for base in reversed(lower):
+        size = max(base, _NAME) * _exponent(size)
+    return size
 
 
 def _exponent(size: float) -> float:
@@ -93,4 +108,4 @@ def _size(number: str) -> float:
     """Digits of a number as a fraction."""
     whole, _, decimals = number[:40].partition(".")
     size = math.log10(max(float(number[:40]), 2.0)) if whole.strip("0") else _NAME
-    return max(size, float(len(decimals)), float(len(number) - 40))
+    return max(size, float(len(decimals)), float(len(number) if len(number) > 40 else 0))
