@@ -112,6 +112,15 @@ def test_a_forked_child_that_comes_back_does_not_go_on_with_the_others(tmp_path)
         assert len(lines) == len(set(lines)) == len(scores.values)
 
 
+def test_the_story_of_a_failure_can_be_written_anywhere():
+    def fails(completions, **columns):
+        raise ValueError("lone \ud800")
+
+    (failure,) = call("f", fails, batch(["a"])).failures
+    assert "ValueError: lone \\ud800" in failure.why
+    failure.why.encode()
+
+
 def test_what_a_function_logs_is_made_plain():
     class Broken:
         def __float__(self):

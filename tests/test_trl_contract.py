@@ -222,6 +222,22 @@ def test_prompts_are_written_as_by_trl(messages):
     assert wanted.endswith("I think") == (messages[-1]["role"] == "assistant")
 
 
+@pytest.mark.parametrize(
+    ("messages", "template", "message"),
+    [
+        ([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "I think"}], "thoughts are left out",
+         "the chat template refuses the prompt .*I think.*: ValueError"),
+        ([{"role": "user", "content": "hi"}], "{{ raise_exception('no users') }}", "TemplateError: no users"),
+        (["text"], "{{ messages[0]['content'] | trim }}{{ messages[0]['role'] + 1 }}", "the chat template refuses"),
+    ],
+)  # fmt: skip
+def test_what_a_chat_template_refuses_is_told(messages, template, message):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ConfigError, match=message):
+        HFEngine(tiny_model(), tokenizer, max_completion_length=2).check_lengths([messages])
+
+
 def test_conversational_data_and_several_functions(tmp_path):
     seen = []
 

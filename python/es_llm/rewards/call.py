@@ -225,6 +225,6 @@ def _brief(value: Any) -> str:
 
 def _story(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(error)).rstrip()[-_LONGEST:]
+        return printable("".join(traceback.format_exception(error)).rstrip()[-_LONGEST:])
     except Exception:
         return type(error).__name__

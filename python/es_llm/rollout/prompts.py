@@ -45,7 +45,7 @@ class PromptEncoder:
         """Token ids of one prompt.
 
         Raises:
-            ConfigError: messages without a chat template, or a prompt without tokens.
+            ConfigError: messages without a chat template, or that it refuses, or a prompt without tokens.
             ModelError: a token without an embedding: another model's tokenizer.
         """
         key = prompt if isinstance(prompt, str) else "\0" + json.dumps(prompt)
@@ -83,14 +83,23 @@ class PromptEncoder:
         else:
             if not getattr(self._tokenizer, "chat_template", None):
                 raise ConfigError("prompts of messages need a tokenizer with a chat template, this one has none")
-            goes_on = prompt[-1]["role"] == "assistant"
-            words = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on, **self._template_kwargs}
-            text = self._tokenizer.apply_chat_template(prompt, tokenize=False, **words)
+            text = self._written(prompt)
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ConfigError(f"the prompt {prompt!r} has no tokens, expected at least one")
         self._require_embedded(max(ids), f"the prompt {prompt!r}")
         return tuple(ids)
+
+    def _written(self, messages: Sequence[Any]) -> str:
+        """Messages as text."""
+        last = messages[-1]
+        goes_on = isinstance(last, Mapping) and last.get("role") == "assistant"
+        words = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on, **self._template_kwargs}
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **words))
+        except Exception as error:  # a template is a program; it raises what it likes
+            kind = type(error).__name__
+            raise ConfigError(f"the chat template refuses the prompt {messages!r}: {kind}: {error}") from error
 
     def _require_embedded(self, token: int, what: str) -> None:
         if token >= self._embeddings:
