@@ -93,7 +93,7 @@ fn message() -> impl Strategy<Value = Message> {
         any::<(u32, u64)>().prop_map(|(iteration, digest)| Message::Agreed { iteration, digest }),
         any::<u32>().prop_map(|iteration| Message::Heal { iteration }),
         bytes().prop_map(|payload| Message::Note { payload }),
-        bytes().prop_map(|payload| Message::Finish { payload }),
+        (any::<u32>(), bytes()).prop_map(|(have, payload)| Message::Finish { have, payload }),
         bytes().prop_map(|payload| Message::Stop { payload }),
         Just(Message::Done),
         Just(Message::Release),

@@ -74,9 +74,11 @@ impl Rank {
         self.todo.push_back(Step::Finished { payload });
     }
 
-    /// Tells a rank that missed the end of a call how it ended, and the records that it lacks.
+    /// Tells a rank that missed the end of a call how it ended, and the records that it lacks. Not if this rank had
+    /// resigned: it may lack some itself.
     pub(super) fn tell_end(&mut self, call: u32, rank: RankId, asked: &Message) {
-        let Some(end) = self.ended.as_ref().filter(|end| end.call == call) else {
+        let whole = !self.lost.contains_key(&self.me);
+        let Some(end) = self.ended.as_ref().filter(|end| whole && end.call == call) else {
             return;
         };
         let answer = match *asked {

@@ -26,6 +26,7 @@ impl Rank {
                 self.early.entry(from).or_default().push(message);
             }
             Message::Hello(hello) => self.greeted(now, from, hello),
+            Message::Beat if self.leads() && from > self.me => self.invite(from),
             Message::Resign { reason } => self.lose(now, from, Loss::Resigned(reason)),
             Message::Left { have, payload } => self.hear_end(now, from, have, payload),
             Message::Report(_)
@@ -75,7 +76,13 @@ impl Rank {
             }
             Message::Welcome { payload } => self.todo.push_back(Step::Welcome { payload }),
             Message::Note { payload } => self.todo.push_back(Step::Note { payload }),
-            Message::Finish { payload } => {
+            // A leader that slept may end the call without records that it lacks: it is told of them.
+            Message::Finish { have, .. }
+                if have != self.history.len() && !self.lost.contains_key(&self.me) =>
+            {
+                self.greet = true;
+            }
+            Message::Finish { payload, .. } => {
                 self.finished = Some(payload);
                 self.worker.forget();
                 self.tell_head(Message::Done);
@@ -95,9 +102,10 @@ impl Rank {
         }
     }
 
-    /// A record this rank didn't have.
+    /// A record this rank didn't have. A result that was said before it is none any more.
     pub(super) fn learn(&mut self, payload: Vec<u8>) {
         let iteration = self.history.len();
+        self.finished = None;
         self.history.push(payload.clone());
         self.todo.push_back(Step::Apply { iteration, payload });
     }

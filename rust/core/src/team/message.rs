@@ -104,8 +104,8 @@ pub enum Message {
     Heal { iteration: u32 },
     /// From the leader: for the journals of other nodes.
     Note { payload: Vec<u8> },
-    /// From the leader: the call's result.
-    Finish { payload: Vec<u8> },
+    /// From the leader: the call's result, after these many records.
+    Finish { have: u32, payload: Vec<u8> },
     /// From the leader: everybody knows it; go.
     Release,
     /// From the leader: the call ends with this error.
@@ -176,7 +176,11 @@ impl Message {
                 out.word(u64::from(*iteration));
             }
             Self::Note { payload } => out.blob(14, payload),
-            Self::Finish { payload } => out.blob(15, payload),
+            Self::Finish { have, payload } => {
+                out.kind(15);
+                out.word(u64::from(*have));
+                out.bytes(payload);
+            }
             Self::Release => out.kind(16),
             Self::Stop { payload } => out.blob(17, payload),
             Self::Evict => out.kind(18),
@@ -245,6 +249,7 @@ impl Message {
                 payload: from.bytes()?,
             },
             15 => Self::Finish {
+                have: from.small()?,
                 payload: from.bytes()?,
             },
             16 => Self::Release,

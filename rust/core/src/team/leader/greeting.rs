@@ -54,6 +54,15 @@ impl Rank {
         self.judge(now);
     }
 
+    /// A rank that takes this one for its leader is asked to say hello, if its hello was lost: said to one that took it
+    /// for silent, say, and didn't lead yet.
+    pub(in crate::team) fn invite(&mut self, rank: RankId) {
+        let leader = self.leader.as_ref().expect("it leads");
+        if !leader.greeted.contains(&rank) && !leader.later.contains_key(&rank) {
+            self.post(rank, &Message::Evict);
+        }
+    }
+
     /// Tells a rank what it doesn't know.
     pub(in crate::team) fn introduce(&mut self, rank: RankId, have: u32) {
         let leader = self.leader.as_ref().expect("it leads");
@@ -70,7 +79,8 @@ impl Rank {
             self.post(rank, &Message::Record { iteration, payload });
         }
         if let (true, Some(payload)) = (done, self.finished.clone()) {
-            self.post(rank, &Message::Finish { payload });
+            let have = self.history.len();
+            self.post(rank, &Message::Finish { have, payload });
         }
     }
 
@@ -108,12 +118,11 @@ impl Rank {
         }
         let leader = self.leader.as_mut().expect("it leads");
         let hellos = std::mem::take(&mut leader.later);
-        if leader
-            .round
-            .as_ref()
-            .is_some_and(|round| round.round.step < self.history.len())
-        {
+        let open = leader.round.as_ref().map(|open| open.round.step);
+        let over = leader.done.is_some() && self.finished.is_none();
+        if over || open.is_some_and(|step| step < self.history.len()) {
             leader.round = None;
+            leader.done = None;
             self.todo.push_back(Step::Superseded);
         }
         if self.leave_if_over() {

@@ -68,7 +68,8 @@ impl Rank {
     pub fn begin(&mut self, now: f64, round: Round, costs: &[f64]) -> Result<(), ScheduleError> {
         let workers = self.workers();
         let opened = OpenRound::new(round, costs.to_vec(), &workers, self.settings.policy)?;
-        let Some(leader) = &mut self.leader else {
+        let outdated = self.outdated();
+        let Some(leader) = self.leader.as_mut().filter(|_| !outdated) else {
             return Ok(());
         };
         leader.round = Some(opened);
@@ -129,13 +130,14 @@ impl Rank {
     /// The call's result: [`Step::Finished`] comes when all living ranks know it. Nothing happens if this rank doesn't
     /// lead (any more).
     pub fn finish(&mut self, now: f64, payload: Vec<u8>) {
-        if self.leader.is_none() {
+        if self.leader.is_none() || self.outdated() {
             return;
         }
         for rank in self.listeners() {
             self.post(
                 rank,
                 &Message::Finish {
+                    have: self.history.len(),
                     payload: payload.clone(),
                 },
             );
@@ -147,6 +149,16 @@ impl Rank {
             leader.done = Some(BTreeSet::from([self.me]));
         }
         self.settle(now);
+    }
+
+    /// Whether this rank has learnt of records that its main thread doesn't know yet, so that what it begins is void: it
+    /// is told so behind them.
+    fn outdated(&mut self) -> bool {
+        let outdated = self.applied < self.history.len();
+        if outdated {
+            self.todo.push_back(Step::Superseded);
+        }
+        outdated
     }
 
     /// The call ends with an error on all ranks.
