@@ -228,6 +228,8 @@ def test_prompts_are_written_as_by_trl(messages):
         ([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "I think"}], "thoughts are left out",
          "the chat template refuses the prompt .*I think.*: ValueError"),
         ([{"role": "user", "content": "hi"}], "{{ raise_exception('no users') }}", "TemplateError: no users"),
+        ([{"role": "user", "content": "a\ud800"}], "{{ messages[0]['content'] }}", "is no Unicode text"),
+        ("a\ud800", "", "is no Unicode text"),
         (["text"], "{{ messages[0]['content'] | trim }}{{ messages[0]['role'] + 1 }}", "the chat template refuses"),
     ],
 )  # fmt: skip

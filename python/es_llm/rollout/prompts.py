@@ -79,11 +79,11 @@ class PromptEncoder:
 
     def _tokenize(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
-            ids = self._tokenizer(prompt)["input_ids"]
+            ids = self._tokenizer(_sound(prompt))["input_ids"]
         else:
             if not getattr(self._tokenizer, "chat_template", None):
                 raise ConfigError("prompts of messages need a tokenizer with a chat template, this one has none")
-            text = self._written(prompt)
+            text = _sound(self._written(prompt))
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ConfigError(f"the prompt {prompt!r} has no tokens, expected at least one")
@@ -107,3 +107,12 @@ class PromptEncoder:
                 f"{what} has token id {token}, but the model has only {self._embeddings} embeddings; "
                 "expected the model's own tokenizer"
             )
+
+
+def _sound(text: str) -> str:
+    """The text, if it is one: lone surrogates have no UTF-8, and tokenizers refuse them without saying so."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the prompt {text!r} is no Unicode text: {error}") from error
+    return text
