@@ -1,0 +1,88 @@
+//! What the ranks of a simulated job work on: results, records and weights, all drawn from seeds.
+
+use es_core::team::{Outcome, Round};
+
+/// Two calls, each of so many iterations.
+pub const ITERATIONS: [u32; 2] = [3, 2];
+
+/// A small generator; every draw of a world comes from its seed.
+pub struct Draw(pub u64);
+
+impl Draw {
+    pub fn word(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.word() % end
+    }
+
+    pub fn chance(&mut self, share: f64) -> bool {
+        self.unit() < share
+    }
+
+    pub fn unit(&mut self) -> f64 {
+        (self.word() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Mostly near `low`, sometimes up to `high`.
+    pub fn skewed(&mut self, low: f64, high: f64) -> f64 {
+        low * (high / low).powf(self.unit().powi(3))
+    }
+}
+
+pub fn mix(word: u64) -> u64 {
+    let word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ word >> 31
+}
+
+/// Some units have figures.
+pub fn figures(weights: u64, unit: u32) -> Vec<u8> {
+    let size = unit.saturating_sub(1) as usize % 3;
+    mix(weights + u64::from(unit)).to_le_bytes()[..size].to_vec()
+}
+
+/// What a unit's result is under these weights; some have more values than others.
+pub fn outcome(weights: u64, round: Round, unit: u32) -> Outcome {
+    let place = u64::from(unit) << 32 ^ u64::from(round.kind) << 24 ^ u64::from(round.step);
+    let seed = mix(weights ^ place);
+    let width = 1 + usize::from(unit % 5 == 3);
+    Outcome {
+        values: (0..width as u64)
+            .map(|place| (mix(seed + place) >> 12) as f64)
+            .collect(),
+        counts: vec![1, u64::from(unit) + 1],
+        figures: figures(weights, unit),
+    }
+}
+
+/// The record that a table makes.
+pub fn record(values: &[Vec<f64>]) -> Vec<u8> {
+    values
+        .iter()
+        .flatten()
+        .flat_map(|value| value.to_bits().to_le_bytes())
+        .collect()
+}
+
+pub fn apply(weights: u64, record: &[u8]) -> u64 {
+    record.chunks(8).fold(weights, |state, chunk| {
+        mix(state ^ u64::from_le_bytes(chunk.try_into().expect("8 bytes")))
+    })
+}
+
+/// Weights after each iteration of an undisturbed run.
+pub fn expected(units: u32) -> Vec<u64> {
+    let mut all = vec![1];
+    for step in 0..ITERATIONS.iter().sum() {
+        let weights = *all.last().unwrap();
+        let round = Round { kind: 0, step };
+        let values: Vec<_> = (0..units)
+            .map(|unit| outcome(weights, round, unit).values)
+            .collect();
+        all.push(apply(weights, &record(&values)));
+    }
+    all
+}

@@ -1,0 +1,635 @@
+//! A world in which simulated ranks work, and in which everything can go wrong.
+
+mod job;
+
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+
+use es_core::schedule::PolicyKind;
+use es_core::team::{Loss, Rank, Round, Settings, Step, Table};
+
+use job::{Draw, ITERATIONS, apply, expected, figures, outcome, record};
+
+/// Simulated seconds after which a job that hasn't ended is stuck.
+const STUCK: f64 = 1e5;
+
+const IDENTITY: u64 = 7;
+
+/// What can happen to a job.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trouble {
+    /// Ranks that are killed, one by one.
+    pub kills: u64,
+    /// Ranks that stop for longer than the time limit.
+    pub freezes: u64,
+    /// Share of units and other steps that take longer than the time limit.
+    pub hangs: f64,
+    /// Ranks that resign.
+    pub resigns: u64,
+    /// Signals that ask a rank to end the call soon.
+    pub halts: u64,
+    /// Bits that flip in a rank's weights.
+    pub flips: u64,
+    pub repeats: f64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum What {
+    Arrive { to: u32, from: u32, bytes: Vec<u8> },
+    Main { rank: u32, turn: u64 },
+    Tick { rank: u32 },
+    Kill { rank: u32 },
+    Noticed { rank: u32, dead: u32 },
+    Freeze { rank: u32, seconds: f64 },
+    Resign { rank: u32 },
+    Halt { rank: u32 },
+    Enter { rank: u32 },
+}
+
+/// Something that happens at a time; earlier ones are greater, as the heap wants it.
+#[derive(Clone, Debug)]
+struct Moment {
+    time: f64,
+    order: u64,
+    what: What,
+}
+
+impl Ord for Moment {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other
+            .time
+            .total_cmp(&self.time)
+            .then(other.order.cmp(&self.order))
+    }
+}
+
+impl PartialOrd for Moment {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Moment {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Moment {}
+
+/// One process: the machine and its main thread.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
+struct Process {
+    machine: Rank,
+    /// Seconds of one unit.
+    pace: f64,
+    weights: u64,
+    applied: u32,
+    /// The unit in work.
+    task: Option<(Round, u32)>,
+    /// Whether it opened a round as leader, or ended the call.
+    opened: bool,
+    /// After how many iterations it has evaluated, as leader.
+    evaluated: Option<u32>,
+    /// Whether it was told, as leader, to end the call soon.
+    halting: bool,
+    waiting: bool,
+    /// Inside a call; else messages wait.
+    inside: bool,
+    calls: usize,
+    mailbox: VecDeque<(u32, Vec<u8>)>,
+    /// Counts its main thread's turns, so that an old one is known as such.
+    turn: u64,
+    frozen_until: f64,
+    flip: bool,
+    /// Whether the others ended a call without it.
+    left_out: bool,
+    done: bool,
+}
+
+pub struct World {
+    seed: u64,
+    draw: Draw,
+    now: f64,
+    order: u64,
+    moments: BinaryHeap<Moment>,
+    processes: Vec<Process>,
+    dead: BTreeSet<u32>,
+    /// When the last message of a link arrives: none overtakes another.
+    links: BTreeMap<(u32, u32), f64>,
+    units: u32,
+    expected: Vec<u64>,
+    trouble: Trouble,
+    timeout: f64,
+    published: Vec<u32>,
+}
+
+impl World {
+    pub fn new(seed: u64, trouble: Trouble) -> Self {
+        let mut draw = Draw(seed);
+        let ranks = 1 + draw.below(6) as u32;
+        let units = 1 + draw.below(24) as u32;
+        let policy = PolicyKind::ALL[draw.below(2) as usize];
+        let timeout = if trouble.freezes > 0 || trouble.hangs > 0.0 {
+            60.0
+        } else {
+            0.0
+        };
+        let settings = Settings {
+            policy,
+            unit_timeout_s: timeout,
+        };
+        let process = |rank| Process {
+            machine: Rank::new(rank, ranks, IDENTITY, settings),
+            pace: draw.skewed(0.1, 4.0),
+            weights: 1,
+            applied: 0,
+            task: None,
+            opened: false,
+            evaluated: None,
+            halting: false,
+            waiting: false,
+            inside: false,
+            calls: 0,
+            mailbox: VecDeque::new(),
+            turn: 0,
+            frozen_until: 0.0,
+            flip: false,
+            left_out: false,
+            done: false,
+        };
+        let processes = (0..ranks).map(process).collect();
+        let mut world = Self {
+            seed,
+            draw,
+            now: 0.0,
+            order: 0,
+            moments: BinaryHeap::new(),
+            processes,
+            dead: BTreeSet::new(),
+            links: BTreeMap::new(),
+            units,
+            expected: expected(units),
+            trouble,
+            timeout,
+            published: Vec::new(),
+        };
+        world.plan(ranks);
+        world
+    }
+
+    /// What will happen, and when.
+    fn plan(&mut self, ranks: u32) {
+        for rank in 0..ranks {
+            let time = self.draw.skewed(0.01, 5.0);
+            self.at(time, What::Enter { rank });
+            self.at(time, What::Tick { rank });
+        }
+        let long = 8.0 * f64::from(self.units) / f64::from(ranks);
+        let any = |draw: &mut Draw| draw.below(u64::from(ranks)) as u32;
+        for _ in 0..self.trouble.kills {
+            let (time, rank) = (long * self.draw.unit(), any(&mut self.draw));
+            self.at(time, What::Kill { rank });
+        }
+        for _ in 0..self.trouble.freezes {
+            let (time, rank) = (long * self.draw.unit(), any(&mut self.draw));
+            let seconds = self.timeout * (0.5 + 2.0 * self.draw.unit());
+            self.at(time, What::Freeze { rank, seconds });
+        }
+        for _ in 0..self.trouble.resigns {
+            let (time, rank) = (long * self.draw.unit(), any(&mut self.draw));
+            self.at(time, What::Resign { rank });
+        }
+        for _ in 0..self.trouble.halts {
+            let (time, rank) = (long * self.draw.unit(), any(&mut self.draw));
+            self.at(time, What::Halt { rank });
+        }
+        // A rank alone has nobody to compare its weights with.
+        for _ in 0..self.trouble.flips * u64::from(ranks > 1) {
+            let rank = any(&mut self.draw);
+            self.processes[rank as usize].flip = true;
+        }
+    }
+
+    fn at(&mut self, time: f64, what: What) {
+        self.order += 1;
+        let order = self.order;
+        self.moments.push(Moment { time, order, what });
+    }
+
+    pub fn run(mut self) {
+        let _told = Seed(self.seed);
+        while let Some(Moment { time, what, .. }) = self.moments.pop() {
+            let of = match what {
+                What::Arrive { to, .. } => to,
+                What::Main { rank, .. }
+                | What::Tick { rank }
+                | What::Kill { rank }
+                | What::Noticed { rank, .. }
+                | What::Freeze { rank, .. }
+                | What::Resign { rank }
+                | What::Halt { rank }
+                | What::Enter { rank } => rank,
+            };
+            self.now = self.now.max(time);
+            assert!(
+                self.now < STUCK,
+                "seed {}: stuck, {}",
+                self.seed,
+                self.situation()
+            );
+            let thaw = self.processes[of as usize].frozen_until;
+            if thaw > time && !matches!(what, What::Kill { .. }) {
+                self.at(thaw, what);
+            } else if !self.dead.contains(&of) {
+                self.happen(what);
+            }
+            if self.alive().all(|rank| self.processes[rank as usize].done) {
+                return self.check();
+            }
+        }
+        panic!(
+            "seed {}: nothing more happens, {}",
+            self.seed,
+            self.situation()
+        );
+    }
+
+    fn alive(&self) -> impl Iterator<Item = u32> {
+        let dead = self.dead.clone();
+        (0..self.processes.len() as u32).filter(move |rank| !dead.contains(rank))
+    }
+
+    fn situation(&self) -> String {
+        let tell = |rank: u32| {
+            let process = &self.processes[rank as usize];
+            format!(
+                "rank {rank} call {} done {} inside {} applied {} head {} lost {:?}",
+                process.calls,
+                process.done,
+                process.inside,
+                process.applied,
+                process.machine.head(),
+                process.machine.losses()
+            )
+        };
+        let ranks: Vec<String> = self.alive().map(tell).collect();
+        format!("at {:.1}: {}", self.now, ranks.join("; "))
+    }
+
+    fn happen(&mut self, what: What) {
+        match what {
+            What::Arrive { to, from, bytes } => {
+                let process = &mut self.processes[to as usize];
+                process.mailbox.push_back((from, bytes));
+                self.read(to);
+            }
+            What::Main { rank, turn } if self.processes[rank as usize].turn == turn => {
+                self.main(rank);
+            }
+            What::Main { .. } => {}
+            What::Tick { rank } => {
+                if self.processes[rank as usize].inside {
+                    self.machine(rank, Rank::tick);
+                }
+                let pause = 0.1 + 0.2 * self.draw.unit();
+                self.at(self.now + pause, What::Tick { rank });
+            }
+            What::Kill { rank } => self.kill(rank),
+            What::Noticed { rank, dead } => {
+                self.machine(rank, |machine, now| machine.lost(now, dead));
+            }
+            What::Freeze { rank, seconds } => {
+                self.processes[rank as usize].frozen_until = self.now + seconds;
+            }
+            What::Resign { rank } => {
+                let others = self.alive().filter(|other| {
+                    let losses = self.processes[*other as usize].machine.losses();
+                    *other != rank && !matches!(losses.get(other), Some(Loss::Resigned(_)))
+                });
+                if self.processes[rank as usize].inside && others.count() > 0 {
+                    self.processes[rank as usize].task = None;
+                    self.machine(rank, |machine, now| machine.resign(now, "out of memory"));
+                    self.main_soon(rank, 0.0);
+                }
+            }
+            What::Halt { rank } => {
+                if self.processes[rank as usize].inside {
+                    self.machine(rank, Rank::halt);
+                }
+            }
+            What::Enter { rank } => self.enter(rank),
+        }
+    }
+
+    fn enter(&mut self, rank: u32) {
+        let process = &mut self.processes[rank as usize];
+        process.inside = true;
+        process.calls += 1;
+        process.opened = false;
+        process.halting = false;
+        self.machine(rank, Rank::enter);
+        self.read(rank);
+        self.main_soon(rank, 0.0);
+    }
+
+    fn kill(&mut self, rank: u32) {
+        let resigned = |other: u32| {
+            matches!(
+                self.processes[other as usize].machine.losses().get(&other),
+                Some(Loss::Resigned(_))
+            )
+        };
+        let left = self
+            .alive()
+            .filter(|&other| other != rank && !resigned(other))
+            .count();
+        if left == 0
+            || self.processes[rank as usize].done
+            || self.alive().all(|other| other == rank)
+        {
+            return;
+        }
+        self.dead.insert(rank);
+        // Of what it sent last, some never arrives; on each link that is the end of it.
+        let moments = std::mem::take(&mut self.moments).into_sorted_vec();
+        let mut cut = BTreeMap::new();
+        for moment in moments.into_iter().rev() {
+            if let What::Arrive { to, from, .. } = moment.what
+                && from == rank
+            {
+                let gone = cut.entry(to).or_insert(false);
+                *gone |= self.draw.chance(0.3);
+                if *gone {
+                    continue;
+                }
+            }
+            self.moments.push(moment);
+        }
+        for other in self.alive().collect::<Vec<_>>() {
+            let delay = self.draw.skewed(0.01, 3.0);
+            self.at(
+                self.now + delay,
+                What::Noticed {
+                    rank: other,
+                    dead: rank,
+                },
+            );
+        }
+    }
+
+    /// The machine's messages go on their way, and its main thread looks again if it waits.
+    fn machine(&mut self, rank: u32, call: impl FnOnce(&mut Rank, f64)) {
+        let now = self.now;
+        let process = &mut self.processes[rank as usize];
+        call(&mut process.machine, now);
+        for (to, bytes) in process.machine.take_sends() {
+            self.send(rank, to, &bytes);
+        }
+        let process = &self.processes[rank as usize];
+        if process.waiting && process.inside {
+            self.main_soon(rank, 0.001);
+        }
+    }
+
+    fn send(&mut self, from: u32, to: u32, bytes: &[u8]) {
+        assert_ne!(from, to, "seed {}", self.seed);
+        let copies = 1 + usize::from(self.draw.chance(self.trouble.repeats));
+        for _ in 0..copies {
+            let latency = self.draw.skewed(0.001, 1.0);
+            let last = self.links.get(&(from, to)).copied().unwrap_or(0.0);
+            let time = last.max(self.now + latency);
+            self.links.insert((from, to), time);
+            self.at(
+                time,
+                What::Arrive {
+                    to,
+                    from,
+                    bytes: bytes.to_vec(),
+                },
+            );
+        }
+    }
+
+    fn read(&mut self, rank: u32) {
+        while self.processes[rank as usize].inside {
+            let Some((from, bytes)) = self.processes[rank as usize].mailbox.pop_front() else {
+                return;
+            };
+            self.machine(rank, |machine, now| {
+                machine.receive(now, from, &bytes).expect("it is a message");
+            });
+        }
+    }
+
+    fn main_soon(&mut self, rank: u32, seconds: f64) {
+        let process = &mut self.processes[rank as usize];
+        process.waiting = false;
+        process.turn += 1;
+        let turn = process.turn;
+        self.at(self.now + seconds, What::Main { rank, turn });
+    }
+
+    /// One turn of a rank's main thread: it finishes what it did, and does the next step.
+    fn main(&mut self, rank: u32) {
+        let weights = self.processes[rank as usize].weights;
+        if let Some((round, unit)) = self.processes[rank as usize].task.take() {
+            self.machine(rank, |machine, now| {
+                machine.evaluated(now, outcome(weights, round, unit));
+            });
+        }
+        let mut step = Step::Wait;
+        self.machine(rank, |machine, now| step = machine.next(now));
+        let process = &mut self.processes[rank as usize];
+        match step {
+            Step::Wait => {
+                process.waiting = true;
+                if process.machine.leads() && !process.opened {
+                    process.opened = true;
+                    self.lead(rank);
+                }
+                return;
+            }
+            Step::Evaluate { round, unit } => {
+                assert_eq!(round.step, process.applied, "seed {}", self.seed);
+                process.task = Some((round, unit));
+                let mut seconds = process.pace * (0.8 + 0.4 * self.draw.unit());
+                seconds += self.hang();
+                return self.main_soon(rank, seconds);
+            }
+            Step::Apply { iteration, payload } => {
+                assert_eq!(iteration, process.applied, "seed {}", self.seed);
+                process.weights = apply(process.weights, &payload);
+                process.applied += 1;
+                process.opened = false;
+                if std::mem::take(&mut process.flip) {
+                    process.weights ^= 1 << rank;
+                }
+                let weights = process.weights;
+                self.machine(rank, |machine, now| machine.digest(now, iteration, weights));
+            }
+            Step::Heal { .. } => {
+                let records =
+                    process.machine.history().since(0)[..process.applied as usize].to_vec();
+                process.weights = records
+                    .iter()
+                    .fold(1, |weights, record| apply(weights, record));
+                let (iteration, weights) = (process.applied - 1, process.weights);
+                self.machine(rank, |machine, now| machine.digest(now, iteration, weights));
+            }
+            Step::Halt => process.halting = true,
+            Step::Complete if process.evaluated != Some(process.applied) => {
+                self.table(rank, 1);
+                let process = &mut self.processes[rank as usize];
+                process.evaluated = Some(process.applied);
+                process.opened = false;
+            }
+            Step::Complete => self.publish(rank),
+            Step::Lead | Step::Superseded => process.opened = false,
+            Step::Finished { payload } => {
+                let weights = process.weights;
+                let resigned = process.machine.losses().contains_key(&rank);
+                assert!(
+                    resigned || payload.is_empty() || payload == weights.to_le_bytes(),
+                    "seed {}: rank {rank}, call {}, applied {}, {:?}",
+                    self.seed,
+                    process.calls,
+                    process.applied,
+                    process.machine.losses()
+                );
+                process.inside = false;
+                process.left_out |= payload.is_empty();
+                if process.calls < ITERATIONS.len() {
+                    let seconds = self.draw.skewed(0.001, 2.0);
+                    self.at(self.now + seconds, What::Enter { rank });
+                } else {
+                    process.done = true;
+                }
+                return;
+            }
+            // One that resigned and takes all others for lost leaves with its own error.
+            Step::Stopped { payload }
+                if payload.is_empty() && process.machine.losses().contains_key(&rank) =>
+            {
+                return self.kill(rank);
+            }
+            Step::Agreed { iteration, digest } => {
+                assert_eq!(
+                    digest,
+                    self.expected[iteration as usize + 1],
+                    "seed {}",
+                    self.seed
+                );
+            }
+            Step::Follow
+            | Step::Lost { .. }
+            | Step::Back { .. }
+            | Step::Welcome { .. }
+            | Step::Note { .. } => {}
+            Step::Diverged {
+                hopeless: false, ..
+            } if self.trouble.flips > 0 => {}
+            step => panic!("seed {}: rank {rank}: {step:?}", self.seed),
+        }
+        let seconds = 0.001 + self.hang();
+        self.main_soon(rank, seconds);
+    }
+
+    /// Seconds for which a main thread hangs: mostly none.
+    fn hang(&mut self) -> f64 {
+        let hangs = self.draw.chance(self.trouble.hangs);
+        f64::from(u8::from(hangs)) * self.timeout * (0.5 + 2.0 * self.draw.unit())
+    }
+
+    /// The leader's program: evaluate before each iteration, iterate to the end of this call.
+    fn lead(&mut self, rank: u32) {
+        let process = &self.processes[rank as usize];
+        let (step, weights) = (process.applied, process.weights);
+        let end: u32 = ITERATIONS[..process.calls].iter().sum();
+        if step < end && !process.halting {
+            let kind = u32::from(process.evaluated != Some(step));
+            let costs: Vec<f64> = (0..self.units)
+                .map(|unit| f64::from(1 + unit % 3))
+                .collect();
+            let round = Round { kind, step };
+            self.machine(rank, |machine, now| {
+                machine.begin(now, round, &costs).expect("there are units");
+            });
+        } else {
+            self.machine(rank, |machine, now| {
+                machine.finish(now, weights.to_le_bytes().to_vec());
+            });
+        }
+        self.main_soon(rank, 0.0);
+    }
+
+    /// The complete table of a round, which is that of an undisturbed run.
+    fn table(&mut self, rank: u32, kind: u32) -> Table {
+        let process = &mut self.processes[rank as usize];
+        let step = process.applied;
+        let table = process.machine.take_table().expect("it is complete");
+        let units = u64::from(self.units);
+        assert_eq!(
+            table.counts,
+            [units, units * (units + 1) / 2],
+            "seed {}: counted once",
+            self.seed
+        );
+        let right = self.expected[step as usize];
+        let round = Round { kind, step };
+        for (unit, values) in (0..).zip(&table.values) {
+            assert_eq!(
+                *values,
+                outcome(right, round, unit).values,
+                "seed {} unit {unit}",
+                self.seed
+            );
+            let told = table.figures.get(&unit).cloned().unwrap_or_default();
+            assert_eq!(told, figures(right, unit), "seed {} unit {unit}", self.seed);
+        }
+        table
+    }
+
+    fn publish(&mut self, rank: u32) {
+        let table = self.table(rank, 0);
+        let step = self.processes[rank as usize].applied;
+        self.published.push(step);
+        self.machine(rank, |machine, now| {
+            machine.publish(now, step, record(&table.values));
+        });
+    }
+
+    fn check(&self) {
+        let steps: BTreeSet<u32> = self.published.iter().copied().collect();
+        let whole = steps.into_iter().eq(0..ITERATIONS.iter().sum());
+        assert!(whole || self.trouble.halts > 0, "seed {}", self.seed);
+        let resigned = |rank: u32| {
+            let losses = self.processes[rank as usize].machine.losses();
+            matches!(losses.get(&rank), Some(Loss::Resigned(_)))
+        };
+        for rank in self.alive().filter(|&rank| !resigned(rank)) {
+            let process = &self.processes[rank as usize];
+            // A call that was asked to end soon has fewer records. Who led while others hung may know one more: it is in
+            // the journal, and the resumed run goes on from there.
+            let right = self.expected[process.applied as usize];
+            assert_eq!(process.weights, right, "seed {} rank {rank}", self.seed);
+            let all = process.applied == ITERATIONS.iter().sum();
+            assert!(
+                all || process.left_out || self.trouble.halts > 0,
+                "seed {} rank {rank}",
+                self.seed
+            );
+        }
+    }
+}
+
+/// Names the seed of a world in which anything panics, the machine itself too.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let seed = self.0;
+            eprintln!("seed {seed}: again by ES_LLM_SEEDS={seed}..{}", seed + 1);
+        }
+    }
+}
