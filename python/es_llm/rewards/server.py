@@ -78,10 +78,11 @@ class Server:
             why = f"the batch can't be read in the process for rewards: {type(error).__name__}: {error}"
             self._answer(request.number, Scores.failed(size, RAISED, why))
             return
-        job, parts = Job(request.number, size, self._answer), self._parts(request)
-        for n in range(parts):
-            places = range(size * n // parts, size * (n + 1) // parts)
-            self._crew.add(Part(job, places, request.name, batch.part(places.start, places.stop), request.together))
+        job, parts, start = Job(request.number, size, self._answer), self._parts(request), 0
+        for n in range(parts):  # the longer ones first, so that each worker gets as many completions
+            stop = start + size // parts + (n < size % parts)
+            self._crew.add(Part(job, range(start, stop), request.name, batch.part(start, stop), request.together))
+            start = stop
 
     def _parts(self, request: Request) -> int:
         """Into how many parts: as many for each worker, each of about `CHUNK_S`."""
