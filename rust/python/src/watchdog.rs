@@ -45,12 +45,12 @@ impl Watchdog {
     }
 
     /// The process ends after so many seconds, unless `arm` or `disarm` is called before.
-    #[pyo3(signature = (seconds, exit_code = None, message = String::new()))]
-    fn arm(&self, seconds: f64, exit_code: Option<i32>, message: String) -> PyResult<()> {
+    #[pyo3(signature = (seconds, exit_code = None, message = ""))]
+    fn arm(&self, seconds: f64, exit_code: Option<i32>, message: &str) -> PyResult<()> {
         let wait = Duration::try_from_secs_f64(seconds)
             .map_err(|error| PyValueError::new_err(format!("seconds: {error}, got {seconds}")))?;
         let end = Instant::now().checked_add(wait);
-        self.set(end.map(|end| (end, exit_code, message)));
+        self.set(end.map(|end| (end, exit_code, message.to_owned())));
         Ok(())
     }
 
