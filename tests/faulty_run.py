@@ -1,8 +1,8 @@
 """`es-llm` with faults on some ranks: `python -m tests.faulty_run RANK:KIND:CALL[,...] es_llm's words`.
 
 At the CALL-th unit of that rank: `raise` a MemoryError, `exit` (SystemExit), `hang` for ever, `seize` the GIL and hang,
-send itself SIGTERM (`term`), or flip one bit of a master weight (`flip`). With one of `kill_worker.PLACES` as KIND it
-kills itself at that place of iteration CALL.
+send itself SIGTERM (`term`), or flip one bit of a master weight: a low one (`flip`), a high one (`break`). With one of
+`kill_worker.PLACES` as KIND it kills itself at that place of iteration CALL.
 """
 
 import os
@@ -37,9 +37,9 @@ def arm(kind, call):
                 re.match(r"(a+)+b", "a" * 60)
             if kind == "term":
                 os.kill(os.getpid(), signal.SIGTERM)
-            if kind == "flip":
+            if kind in ("flip", "break"):
                 bits = STATE["weights"].master[3].view(-1)[7:8].numpy().view("uint32")
-                bits ^= 1 << 12
+                bits ^= 1 << (12 if kind == "flip" else 30)
         return evaluate(self, prompts)
 
     def remember(self, *args, **options):

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -238,6 +239,18 @@ def test_a_flipped_bit_is_named_and_healed(undisturbed, tmp_path, rank):
     assert code == 0, output
     assert f"rank(s) [{rank}] hold other weights" in output
     assert same(tmp_path / "D", undisturbed[0])
+
+
+def test_after_a_high_bit_flips_all_ranks_have_the_weights_of_the_journal(undisturbed, tmp_path):
+    """What the rank gave before its weights were compared stays in that record; nothing after it."""
+    code, output = faulty(tmp_path / "D", "1:break:5")
+    assert code == 0, output
+    assert "rank(s) [1] hold other weights" in output
+    assert re.search(r"rewards of iterations \d+ to \d+ may come from them", output)
+    replayed = es_llm("replay", str(tmp_path / "D"), "--output_dir", str(tmp_path / "R"))
+    assert replayed.returncode == 0, replayed.stderr
+    assert same(tmp_path / "R", tmp_path / "D")
+    assert rewards(tmp_path / "D")[0] == rewards(undisturbed[0])[0]
 
 
 def test_a_flipped_bit_may_end_the_job(tmp_path):
