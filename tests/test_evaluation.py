@@ -215,6 +215,13 @@ def test_functions_of_sets_see_whole_sets_of_samples_too(tmp_path, workers):
     assert metrics["eval_sampled_reward"] == pytest.approx(sum(sampled) / len(sampled))
 
 
+def test_the_kl_may_be_to_another_model(tmp_path):
+    trainer(tmp_path / "a").train()
+    made = trainer(tmp_path / "b", eval_num_samples=6, eval_kl=True)
+    made.compare_with(str(tmp_path / "a" / "model"))
+    assert made.evaluate()["eval_kl"] > 1e-4
+
+
 def test_several_sets_by_name(tmp_path):
     whole, first, last = (
         trainer(tmp_path).evaluate(data) for data in (ROWS, {"one": ROWS[:2], "two": ROWS[2:]}, {"one": ROWS[:2]})

@@ -94,6 +94,8 @@ HOSTILE = {
 }
 
 
+# The alarm may ring in a callback of the garbage collector, hypothesis' own say, and rings again.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_are_wrong_in_bounded_time(name):
@@ -136,7 +138,7 @@ def towers(draw, depth=3):
     other, exponent = draw(towers(depth=depth - 1))
     if kind == "m":
         return f"({text}) \\cdot ({other})", value * exponent
-    if exponent * math.log10(max(value, 2)) > 5000:
+    if exponent > 10**6 or exponent * math.log10(max(value, 2)) > 5000:
         return text, value
     return f"{{({text})}}^{{{other}}}", value**exponent
 

@@ -166,3 +166,11 @@ def test_bad_weights(weights, error):
 def test_bad_options(options):
     with pytest.raises(ConfigError):
         Population(np.zeros(3), **options)
+
+
+def test_a_member_of_an_earlier_iteration_is_refused():
+    population = Population(np.zeros(4), population_size=4, sigma=0.1, learning_rate=0.1)
+    member = population.ask()[0]
+    population.tell([1.0, 2.0, 3.0, 4.0])
+    with pytest.raises(PopulationError, match="must be of this iteration, 1, got one of iteration 0"):
+        population.perturb(member)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from es_llm.errors import ConfigError, RewardError
+from es_llm.rewards import pool
 from es_llm.rewards.batch import DIED, INVALID, RAISED, TIMEOUT, Batch
 from es_llm.rewards.loading import load_reward
 from es_llm.rewards.marks import inline, set_level
@@ -230,7 +231,10 @@ def test_a_late_completion_of_a_part_costs_one_time_limit(rewards, tmp_path):
     assert (tmp_path / "calls").read_text().count("sleep") == 1
 
 
-def test_nobody_is_late_by_the_time_that_all_were_stopped(rewards):
+def test_nobody_is_late_by_the_time_that_all_were_stopped(rewards, monkeypatch):
+    """The trainer is stopped as well, so it doesn't look; here it must not."""
+    monkeypatch.setattr(pool, "_LOOK_S", 1000.0)
+
     def slow(completions, **columns):
         time.sleep(1.0)
         return [1.0]
@@ -352,6 +356,19 @@ def test_a_worker_that_is_stopped_while_idle_holds_up_nobody(rewards):
     assert made.score(batch(["stop later"])) == [1.0]
     time.sleep(0.6)
     assert made.score(batch(["y" * 2_000_000] * 6)) == [1.0] * 6
+
+
+def test_a_server_that_a_function_stops_is_replaced(rewards):
+    def stopping(completions, **columns):
+        if completions[0] == "stop":
+            os.kill(os.getppid(), signal.SIGSTOP)
+            time.sleep(1000)
+        return [1.0]
+
+    made = rewards(stopping, timeout_s=30)
+    graded = made.submit(batch(["good", "stop"])).result()
+    assert graded.totals == [None, None], "again and again"
+    assert made.score(batch(["good"])) == [1.0]
 
 
 def test_noise_on_a_workers_files_costs_that_completion_alone(rewards):

@@ -28,12 +28,18 @@ def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer
         reward_funcs=functions,
         args=config,
         train_dataset=task.train,
-        eval_dataset=task.eval,
+        eval_dataset=_held_out(task, script),
         metric_funcs=task.metric_funcs,
         answer_of=task.answer_of,
         team=team,
         script=script,
     )
+
+
+def _held_out(task: Task, script: ScriptArguments) -> Any:
+    """The task's rows to evaluate on, `max_eval_samples` at most."""
+    most = script.max_eval_samples
+    return task.eval if most is None or task.eval is None else list(itertools.islice(task.eval, most))
 
 
 STREAMED_EVAL_ROWS: Final = 1000

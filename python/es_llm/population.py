@@ -112,7 +112,15 @@ class Population(Generic[W]):
         return self._core.ask()
 
     def perturb(self, member: _core.Member) -> W:
-        """The weights of one member of this iteration: fresh arrays, or the module with its weights replaced."""
+        """The weights of one member of this iteration: fresh arrays, or the module with its weights replaced.
+
+        Raises:
+            PopulationError: a member of another iteration.
+        """
+        if member.iteration != self.iteration:
+            raise PopulationError(
+                f"`member` must be of this iteration, {self.iteration}, got one of iteration {member.iteration}"
+            )
         return self._given(self._weights.perturb(member, run_seed=self._core.run_seed, sigma=self._sigma))
 
     def tell(self, fitness: Sequence[float | None]) -> _core.Record:

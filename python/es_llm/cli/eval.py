@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -14,18 +15,23 @@ from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError
 from es_llm.team import Team
 
+logger = logging.getLogger(__name__)
+
 mailbox = run_mailbox
 
 
 def add_arguments(parser: Parser) -> None:
     """All options of a run (those of the training alone have no effect here)."""
     add_run_options(parser)
+    parser.add_argument(
+        "--base_model_name_or_path", default=argparse.SUPPRESS, help="model that `eval_kl` compares with"
+    )
     parser.add_argument("--output", default=argparse.SUPPRESS, help="JSON file to write the metrics to as well")
 
 
 def run(options: argparse.Namespace, team: Team) -> int:
     """Evaluate; the leading rank prints the metrics as JSON to the standard output, and as a table beside it."""
-    output = getattr(options, "output", None)
+    output, base = getattr(options, "output", None), getattr(options, "base_model_name_or_path", None)
     script, config = run_options(options)
     if output is not None and not Path(output).parent.is_dir():
         raise ConfigError(f"`output` {output!r}: there is no directory {str(Path(output).parent)!r}")
@@ -35,6 +41,10 @@ def run(options: argparse.Namespace, team: Team) -> int:
     from es_llm.cli.show import show_answers, show_metrics
 
     trainer = together(team, lambda: assemble(script, config, team))
+    if base is not None:
+        together(team, lambda: trainer.compare_with(base))
+    elif config.eval_kl:
+        logger.warning("`eval_kl` compares the model with itself: name its base by --base_model_name_or_path")
     metrics = trainer.evaluate()
     if team.leads:
         if config.log_completions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -18,12 +19,15 @@ from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards.batch import DIED, Batch, Scores
 from es_llm.rewards.channel import read_message, shut, write_message
 from es_llm.rewards.loading import reference_of
+from es_llm.rewards.processes import is_stopped, kill_tree
 from es_llm.rewards.requests import Request, Start, packed, packed_batch, unpacked
 from es_llm.types import RewardFunction
 
 _RESTARTS: Final = 3
-_START_S: Final = 600.0
+_START_S: Final = 180.0
 """So long may a server take to load its functions and what they import."""
+_LOOK_S: Final = 2.0
+"""A server that says nothing is looked at so often: one that a function has stopped is ended and replaced."""
 _LAUNCHER: Final = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_LOCALNRANKS", "SLURM_")
 """Beginnings of the names of variables that make a process a rank; its rewards are none."""
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -117,7 +121,7 @@ class RewardPool:
             raise
         self._socket = ours
         self._finalizer = weakref.finalize(self, _end, ours, process)
-        threading.Thread(target=_listen, args=(weakref.ref(self), ours), daemon=True).start()
+        threading.Thread(target=_listen, args=(weakref.ref(self), ours, process.pid), daemon=True).start()
 
     def _introduce(self, server: socket.socket, process: subprocess.Popen[bytes]) -> None:
         """Tell the server what it needs, and hear that it has loaded its functions."""
@@ -126,7 +130,8 @@ class RewardPool:
             write_message(server, packed(self._start))
             told = unpacked(read_message(server))
         except TimeoutError as error:
-            raise RewardError(f"the process for rewards didn't load its functions within {_START_S:g} s") from error
+            names = ", ".join(f"`{name}`" for name in self._start.functions)
+            raise RewardError(f"the process for rewards didn't load {names} within {_START_S:g} s") from error
         except (EOFError, OSError) as error:
             code = process.wait()
             raise RewardError(f"the process for rewards ended with code {code} at its start") from error
@@ -198,12 +203,15 @@ def _fail(waiting: list[tuple[Request, Future[Scores]]], why: str) -> None:
         future.set_result(Scores.failed(request.size, DIED, why))
 
 
-def _listen(owner: weakref.ref[RewardPool], server: socket.socket) -> None:
+def _listen(owner: weakref.ref[RewardPool], server: socket.socket, process: int) -> None:
     """In a thread: hand answers to the pool as long as there is one."""
     while True:
         try:
+            while not select.select([server], [], [], _LOOK_S)[0]:
+                if is_stopped(process):
+                    kill_tree(process)
             number, scores = unpacked(read_message(server))
-        except (EOFError, OSError):
+        except (EOFError, OSError, ValueError):  # ValueError: closed while it was waited for
             break
         pool = owner()
         if pool is None:

@@ -90,6 +90,14 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped a process, so that it doesn't go on by itself."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return False
+
+
 def bury(pid: int) -> None:
     """Take note of a child's end, if it has ended."""
     with contextlib.suppress(OSError):

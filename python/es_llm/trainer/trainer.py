@@ -249,12 +249,23 @@ class ESTrainer:
         base = self._base_for_kl if self.args.eval_kl else None
         return EvaluationSets(sets=sets, answer_of=self.answer_of, base=base)
 
+    def compare_with(self, model_name_or_path: str) -> None:
+        """Let `eval_kl` be the KL to this model, not to the one that this trainer begins from.
+
+        Raises:
+            ModelError: it can't be loaded.
+        """
+        self._kl_base = self._beside(load_model(model_name_or_path))
+
     def _base_for_kl(self) -> Any:
         """The base model in the live type, beside the one under training; made when it is first asked for."""
         if self._kl_base is None:
-            live = next(self.model.parameters())
-            self._kl_base = self._load_base().to(live.device, live.dtype).eval()
+            self._kl_base = self._beside(self._load_base())
         return self._kl_base
+
+    def _beside(self, model: Any) -> Any:
+        live = next(self.model.parameters())
+        return model.to(live.device, live.dtype).eval()
 
     def _load_base(self) -> Any:
         revision = self.script.model_revision if self.script else None
