@@ -205,10 +205,12 @@ def _fail(waiting: list[tuple[Request, Future[Scores]]], why: str) -> None:
 
 def _listen(owner: weakref.ref[RewardPool], server: socket.socket, process: int) -> None:
     """In a thread: hand answers to the pool as long as there is one."""
+    stopped = 0
     while True:
         try:
             while not select.select([server], [], [], _LOOK_S)[0]:
-                if is_stopped(process):
+                stopped = stopped + 1 if is_stopped(process) else 0
+                if stopped > 1:  # not just at the moment at which a whole job that was stopped goes on
                     kill_tree(process)
             number, scores = unpacked(read_message(server))
         except (EOFError, OSError, ValueError):  # ValueError: closed while it was waited for
