@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import pickle
 import selectors
 import signal
 import socket
@@ -133,7 +132,7 @@ def _serve(trainer: socket.socket) -> None:
     sys.path[:] = start.path
     for name, (kind, given) in start.functions.items():
         try:
-            function = load_reward(given) if kind == "reference" else pickle.loads(given)
+            function = load_reward(given) if kind == "reference" else unpacked(given)
         except BaseException as error:
             write_message(trainer, packed((name, f"{type(error).__name__}: {error}")))
             return
