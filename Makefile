@@ -3,7 +3,7 @@
 # make test    all Rust and Python tests, lints and type checks
 # make test-faults   many more kills than `make test`
 # make test-neon, make test-avx512   the kernels' tests on instruction sets that this machine lacks, emulated (Debian, root)
-# make fuzz    the readers of journals and messages under fuzzed bytes
+# make fuzz    the readers of journals, messages and records under fuzzed bytes
 # make bench   the benches, with their checks
 
 PYTHON ?= python3
@@ -66,8 +66,8 @@ FUZZ_HOST = $(shell rustc -vV | sed -n 's/host: //p')
 fuzz:
 	cd rust/fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" \
 		cargo build --release --target $(FUZZ_HOST) --target-dir ../../target/fuzz
-	mkdir -p target/fuzz/seeds/journal target/fuzz/seeds/messages && cp tests/data/journal_v1.bin target/fuzz/seeds/journal
-	for target in journal messages; do \
+	mkdir -p target/fuzz/seeds/journal target/fuzz/seeds/messages target/fuzz/seeds/records && cp tests/data/journal_v1.bin target/fuzz/seeds/journal
+	for target in journal messages records; do \
 		target/fuzz/$(FUZZ_HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) target/fuzz/seeds/$$target || exit 1; done
 
 test-neon:

@@ -163,8 +163,9 @@ def test_a_record_goes_through_bytes(fitness, cursor):
     record = Population(run_seed=3, population_size=len(fitness)).tell(
         fitness, sigma=0.1, learning_rate=0.2, cursor=cursor
     )
-    data = record.to_bytes()
-    assert Record.from_bytes(data) == record
+    spelled, data = record.to_bytes(spelled=True), record.to_bytes()
+    assert Record.from_bytes(spelled) == Record.from_bytes(data) == record
+    assert len(spelled) - len(data) == 4 * len(fitness) - 6, "coefficients, less the way of shaping and their checksum"
     for end in range(len(data)):
         with pytest.raises(JournalError, match=r"expected a record, got (a|no) record"):
             Record.from_bytes(data[:end])

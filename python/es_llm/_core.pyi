@@ -262,8 +262,13 @@ class Record:
     @property
     def cursor(self) -> int:
         """Rows of the training data that were consumed before this iteration."""
-    def to_bytes(self) -> bytes:
-        """The bytes by which ranks tell each other a record."""
+    def to_bytes(self, *, spelled: bool = False) -> bytes:
+        """The bytes by which ranks tell each other a record: 8 per member and a few, since the coefficients follow from
+        the fitness.
+
+        Args:
+            spelled: with the coefficients, whatever they follow from.
+        """
     @staticmethod
     def from_bytes(data: bytes) -> Record:
         """The record of some bytes.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 
 use es_core::fitness::FailurePolicy;
-use es_core::journal::{pack_record, unpack_record};
+use es_core::journal::{pack_record, pack_spelled_record, unpack_record};
 use es_core::population::{
     Member as CoreMember, Population as Core, PopulationError, Record as CoreRecord,
 };
@@ -87,9 +87,16 @@ impl Record {
         self.0.learning_rate
     }
 
-    /// The bytes by which ranks tell each other a record.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &pack_record(&self.0))
+    /// The bytes by which ranks tell each other a record: 8 per member and a few, since the coefficients follow from the
+    /// fitness. `spelled`: with the coefficients, whatever they follow from.
+    #[pyo3(signature = (*, spelled=false))]
+    fn to_bytes<'py>(&self, py: Python<'py>, spelled: bool) -> Bound<'py, PyBytes> {
+        let pack = if spelled {
+            pack_spelled_record
+        } else {
+            pack_record
+        };
+        PyBytes::new(py, &pack(&self.0))
     }
 
     /// The record of some bytes.

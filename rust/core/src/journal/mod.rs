@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::JournalError;
-pub use packed::{pack_record, unpack_record};
+pub use packed::{pack_record, pack_spelled_record, unpack_record};
 pub use payload::{decode_record, encode_record};
 pub use writer::JournalWriter;
 
