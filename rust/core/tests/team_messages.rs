@@ -1,6 +1,6 @@
 //! Messages between ranks: what is sent is read, whatever comes is refused or read, and results cost 8 bytes a unit.
 
-use es_core::team::{Hello, Message, Outcome, Rank, Report, Round, Settings, Step};
+use es_core::team::{Hello, Message, Outcome, Published, Rank, Report, Round, Settings, Step};
 use proptest::prelude::*;
 
 fn round() -> impl Strategy<Value = Round> {
@@ -69,9 +69,32 @@ fn message() -> impl Strategy<Value = Message> {
             figures,
         })
     });
+    let published = (
+        any::<(u32, u64, u32)>(),
+        units(),
+        proptest::option::of(bytes()),
+    );
+    let published = published.prop_map(|((iteration, checksum, length), ranks, piece)| {
+        Message::Published(Published {
+            iteration,
+            checksum,
+            length,
+            ranks,
+            piece,
+        })
+    });
     prop_oneof![
         hello,
         report,
+        published,
+        (any::<(u32, u32, u32)>(), bytes()).prop_map(|((leader, iteration, piece), bytes)| {
+            Message::Piece {
+                leader,
+                iteration,
+                piece,
+                bytes,
+            }
+        }),
         any::<(u32, u64)>().prop_map(|(iteration, digest)| Message::Digest { iteration, digest }),
         (any::<u32>(), proptest::collection::vec(bytes(), 0..4))
             .prop_map(|(first, records)| Message::Records { first, records }),

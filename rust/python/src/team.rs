@@ -154,6 +154,7 @@ impl TeamRank {
         let settings = Settings {
             policy,
             unit_timeout_s,
+            ..Settings::default()
         };
         self.with(|rank| rank.renew(identity, settings));
         Ok(())

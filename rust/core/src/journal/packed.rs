@@ -231,7 +231,10 @@ mod tests {
                     assert_eq!(bytes.len(), SHAPED_HEAD + FIXED + 2 + 8 * 12);
                     assert_eq!(unpack_record(&bytes).as_ref(), Ok(&record));
                     let spelled = pack_spelled_record(&record);
-                    assert_eq!(spelled.len(), 1 + FIXED + 2 + 8 * 12 + 4 * record.pairs.len());
+                    assert_eq!(
+                        spelled.len(),
+                        1 + FIXED + 2 + 8 * 12 + 4 * record.pairs.len()
+                    );
                     assert_eq!(unpack_record(&spelled).as_ref(), Ok(&record));
                 }
             }
@@ -245,7 +248,11 @@ mod tests {
         for place in 3..SHAPED_HEAD {
             let mut other = bytes.clone();
             other[place] ^= 1;
-            assert!(unpack_record(&other).unwrap_err().contains("other coefficients"));
+            assert!(
+                unpack_record(&other)
+                    .unwrap_err()
+                    .contains("other coefficients")
+            );
         }
         record.coefficients[3] = record.coefficients[3].next_up();
         let spelled = pack_record(&record);

@@ -17,6 +17,7 @@ impl Rank {
         }
         self.head = head;
         self.heard = now;
+        self.expect_nothing();
         if let Some(payload) = self.finished.clone() {
             // One that resigned may lack records, so what it would tell the others is of no use.
             return if self.lost.contains_key(&self.me) {

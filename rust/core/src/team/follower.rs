@@ -36,14 +36,31 @@ impl Rank {
             | Message::Halt => {
                 self.lead(now, from, message);
             }
+            Message::Fetch { first } if self.leads() && from != self.me => {
+                self.send_records(from, first);
+            }
+            Message::Piece {
+                leader,
+                iteration,
+                piece,
+                bytes,
+            } => self.take_piece(now, leader, iteration, piece, bytes),
             // One that resigned has no leader to say hello to, and takes the end from anybody.
-            _ if from == self.head || self.lost.contains_key(&self.me) => self.follow(message),
+            _ if from == self.head || self.lost.contains_key(&self.me) => self.follow(now, message),
             _ => {}
         }
     }
 
-    /// What the leader says.
-    pub(super) fn follow(&mut self, message: Message) {
+    /// What the leader says, in the order in which it said it.
+    fn follow(&mut self, now: f64, message: Message) {
+        if self.has_to_wait(&message) {
+            self.put_behind(message);
+        } else {
+            self.obey(now, message);
+        }
+    }
+
+    pub(super) fn obey(&mut self, now: f64, message: Message) {
         match message {
             Message::Assign {
                 round,
@@ -60,9 +77,14 @@ impl Rank {
                     self.tell_head(report);
                 }
             }
-            Message::Record { iteration, payload } if iteration == self.history.len() => {
+            // One that resigned and knows the end takes no more: it may have asked for a record before.
+            Message::Record { iteration, payload }
+                if iteration == self.history.len()
+                    && !(self.finished.is_some() && self.lost.contains_key(&self.me)) =>
+            {
                 self.learn(payload);
             }
+            Message::Published(published) => self.expect(now, published),
             Message::Fetch { first } => {
                 let records = self.history.since(first).to_vec();
                 self.tell_head(Message::Records { first, records });
@@ -108,5 +130,6 @@ impl Rank {
         self.finished = None;
         self.history.push(payload.clone());
         self.todo.push_back(Step::Apply { iteration, payload });
+        self.arrived();
     }
 }

@@ -8,6 +8,7 @@
 
 use crate::schedule::UnitId;
 
+use super::RankId;
 use super::wire::{Reader, WireError, Writer};
 
 /// One round of work: all units of an iteration, or of an evaluation.
@@ -64,6 +65,21 @@ pub struct Report {
     pub figures: Vec<(UnitId, Vec<u8>)>,
 }
 
+/// A record that its leader published: it comes in pieces, over the ranks that get it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Which.
+    pub iteration: u32,
+    /// Its checksum.
+    pub checksum: u64,
+    /// Its bytes.
+    pub length: u32,
+    /// The ranks that get it: their order says who passes on which piece to whom.
+    pub ranks: Vec<RankId>,
+    /// The piece that this rank is the first to have, if it is.
+    pub piece: Option<Vec<u8>>,
+}
+
 /// Everything that ranks say.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields are named")]
@@ -96,7 +112,16 @@ pub enum Message {
     Cancel { round: Round, unit: UnitId },
     /// From the leader: the next record.
     Record { iteration: u32, payload: Vec<u8> },
-    /// From the leader: send me your records from `first` on.
+    /// From the leader: there is a record, in pieces.
+    Published(Published),
+    /// To those behind me in the tree of this piece of a record that `leader` published.
+    Piece {
+        leader: RankId,
+        iteration: u32,
+        piece: u32,
+        bytes: Vec<u8>,
+    },
+    /// From the leader: send me your records from `first` on. To the leader: send me yours.
     Fetch { first: u32 },
     /// From the leader: all ranks have this digest.
     Agreed { iteration: u32, digest: u64 },
@@ -186,6 +211,22 @@ impl Message {
             Self::Evict => out.kind(18),
             Self::Beat => out.kind(19),
             Self::Halt => out.kind(21),
+            Self::Published(published) => {
+                out.kind(22);
+                out.published(published);
+            }
+            Self::Piece {
+                leader,
+                iteration,
+                piece,
+                bytes,
+            } => {
+                out.kind(23);
+                out.word(u64::from(*leader));
+                out.word(u64::from(*iteration));
+                out.word(u64::from(*piece));
+                out.bytes(bytes);
+            }
             Self::Left { have, payload } => {
                 out.kind(20);
                 out.word(u64::from(*have));
@@ -263,6 +304,13 @@ impl Message {
                 payload: from.bytes()?,
             },
             21 => Self::Halt,
+            22 => Self::Published(from.published()?),
+            23 => Self::Piece {
+                leader: from.small()?,
+                iteration: from.small()?,
+                piece: from.small()?,
+                bytes: from.bytes()?,
+            },
             kind => return Err(WireError::Kind(kind)),
         };
         from.end()?;
@@ -287,7 +335,7 @@ impl Writer {
         self.word(u64::from(round.step));
     }
 
-    /// Runs of consecutive units: how many runs, then (first, length) of each.
+    /// Runs of consecutive units (or ranks): how many runs, then (first, length) of each.
     fn units(&mut self, units: &[UnitId]) {
         let runs: Vec<&[UnitId]> = units.chunk_by(|a, b| *b == a.wrapping_add(1)).collect();
         self.word(runs.len() as u64);
@@ -329,6 +377,14 @@ impl Writer {
             self.word(u64::from(*unit));
             self.bytes(figures);
         }
+    }
+
+    fn published(&mut self, published: &Published) {
+        self.word(u64::from(published.iteration));
+        self.fixed(published.checksum);
+        self.word(u64::from(published.length));
+        self.units(&published.ranks);
+        self.option(published.piece.as_ref(), |out, piece| out.bytes(piece));
     }
 
     fn hello(&mut self, hello: &Hello) {
@@ -417,6 +473,16 @@ impl Reader<'_> {
             results,
             counts,
             figures,
+        })
+    }
+
+    fn published(&mut self) -> Result<Published, WireError> {
+        Ok(Published {
+            iteration: self.small()?,
+            checksum: self.fixed()?,
+            length: self.small()?,
+            ranks: self.units()?,
+            piece: self.flag()?.then(|| self.bytes()).transpose()?,
         })
     }
 

@@ -14,6 +14,7 @@
 //! Before a record is published, every living rank must have said hello to this leader (else one might know of a later
 //! record), and the digests of the living ranks must agree (else results may come from wrong weights).
 
+mod broadcast;
 mod digests;
 mod election;
 mod ending;
@@ -28,13 +29,15 @@ mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+pub use broadcast::Fan;
 pub use history::History;
-pub use message::{Hello, Message, Outcome, Report, Round};
+pub use message::{Hello, Message, Outcome, Published, Report, Round};
 pub use open_round::Table;
 pub use step::{Loss, Step};
 pub use wire::WireError;
 
 use crate::schedule::{PolicyKind, UnitId};
+use broadcast::Arrivals;
 use leader::Leader;
 use worker::Worker;
 
@@ -57,6 +60,8 @@ pub struct Settings {
     pub policy: PolicyKind,
     /// A rank that needs longer for a unit, or says nothing for so long, counts as lost; 0: never.
     pub unit_timeout_s: f64,
+    /// How records get around.
+    pub fan: Fan,
 }
 
 impl Default for Settings {
@@ -64,6 +69,7 @@ impl Default for Settings {
         Self {
             policy: PolicyKind::Dynamic,
             unit_timeout_s: 0.0,
+            fan: Fan::default(),
         }
     }
 }
@@ -87,6 +93,7 @@ pub struct Rank {
     call: u32,
     lost: BTreeMap<RankId, Loss>,
     history: History,
+    arrivals: Arrivals,
     /// Records that the main thread has been given.
     applied: u32,
     digest: Option<(u32, u64)>,
@@ -140,6 +147,7 @@ impl Rank {
             call: 0,
             lost: BTreeMap::new(),
             history: History::default(),
+            arrivals: Arrivals::default(),
             applied: 0,
             digest: None,
             led: false,
@@ -296,6 +304,7 @@ impl Rank {
     /// Time passed: call it a few times a second.
     pub fn tick(&mut self, now: f64) {
         self.look_at_the_clock(now);
+        self.look_for_record(now);
         self.settle(now);
     }
 
@@ -365,6 +374,7 @@ impl Rank {
     /// This rank can't go on: it is told to all, and takes no more work.
     pub fn resign(&mut self, now: f64, reason: &str) {
         self.worker.forget();
+        self.wait_for_nothing();
         let reason = reason.to_owned();
         for rank in self.others() {
             self.post(
@@ -383,10 +393,16 @@ impl Rank {
         (0..self.ranks).filter(|&rank| rank != self.me).collect()
     }
 
-    /// Handles messages to itself until there is none.
+    /// Handles messages to itself, and what needn't wait any more, until there is none.
     fn settle(&mut self, now: f64) {
-        while let Some(message) = self.inbox.pop_front() {
-            self.handle(now, self.me, message);
+        loop {
+            if let Some(message) = self.inbox.pop_front() {
+                self.handle(now, self.me, message);
+            } else if let Some(message) = self.next_behind() {
+                self.obey(now, message);
+            } else {
+                return;
+            }
         }
     }
 

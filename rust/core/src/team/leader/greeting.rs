@@ -70,17 +70,17 @@ impl Rank {
         if let Some(payload) = welcome {
             self.post(rank, &Message::Welcome { payload });
         }
-        for iteration in have..self.history.len() {
-            let payload = self
-                .history
-                .get(iteration)
-                .expect("below its length")
-                .to_vec();
-            self.post(rank, &Message::Record { iteration, payload });
-        }
+        self.send_records(rank, have);
         if let (true, Some(payload)) = (done, self.finished.clone()) {
             let have = self.history.len();
             self.post(rank, &Message::Finish { have, payload });
+        }
+    }
+
+    /// Sends a rank the records from `first` on.
+    pub(in crate::team) fn send_records(&mut self, rank: RankId, first: u32) {
+        for (iteration, payload) in (first..).zip(self.history.since(first).to_vec()) {
+            self.post(rank, &Message::Record { iteration, payload });
         }
     }
 
@@ -148,15 +148,9 @@ impl Rank {
             return;
         };
         let first = std::mem::replace(&mut leader.shared, self.history.len());
+        let ranks = self.greeted_others();
         for iteration in first..self.history.len() {
-            for rank in self.greeted_others() {
-                let payload = self
-                    .history
-                    .get(iteration)
-                    .expect("below its length")
-                    .to_vec();
-                self.post(rank, &Message::Record { iteration, payload });
-            }
+            self.broadcast(iteration, &ranks);
         }
         self.settle(now);
     }
