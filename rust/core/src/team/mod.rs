@@ -393,14 +393,14 @@ impl Rank {
         (0..self.ranks).filter(|&rank| rank != self.me).collect()
     }
 
-    /// Handles messages to itself, and what needn't wait any more, until there is none.
+    /// Handles messages to itself, and what needn't wait any more, until there is none; then the call may be over.
     fn settle(&mut self, now: f64) {
         loop {
             if let Some(message) = self.inbox.pop_front() {
                 self.handle(now, self.me, message);
             } else if let Some(message) = self.next_behind() {
                 self.obey(now, message);
-            } else {
+            } else if !self.leave_if_over() {
                 return;
             }
         }
