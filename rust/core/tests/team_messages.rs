@@ -99,7 +99,13 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u32>(), proptest::collection::vec(bytes(), 0..4))
             .prop_map(|(first, records)| Message::Records { first, records }),
         ".*".prop_map(|reason| Message::Resign { reason }),
-        (any::<u32>(), bytes()).prop_map(|(have, payload)| Message::Left { have, payload }),
+        (any::<u32>(), bytes(), proptest::option::of(bytes())).prop_map(|(have, payload, last)| {
+            Message::Left {
+                have,
+                payload,
+                last,
+            }
+        }),
         bytes().prop_map(|payload| Message::Welcome { payload }),
         (round(), any::<(u32, bool)>(), units()).prop_map(|(round, (deal, alone), units)| {
             Message::Assign {

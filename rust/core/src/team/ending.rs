@@ -3,8 +3,9 @@
 //! ```text
 //! leader --Finish--> all --Done--> leader --Release--> all       everybody knows the result before anybody goes
 //! ```
-//! A rank that knows the result and loses its leader goes at once, and tells the others (`Left`). Whoever hears that and
-//! has the same records goes as well; whoever lacks some asks for them, or makes them itself.
+//! A rank that knows the result and loses its leader goes at once, and tells the others (`Left`), with the last record: it
+//! may not be there to be asked. Whoever then has the same records goes as well; whoever lacks more asks for them, or makes
+//! them itself.
 
 use super::message::Message;
 use super::{Ended, Loss, Rank, RankId, Step};
@@ -18,10 +19,20 @@ impl Rank {
     }
 
     /// A rank left the call, which ended with so many records and this result.
-    pub(super) fn hear_end(&mut self, now: f64, from: RankId, have: u32, payload: Vec<u8>) {
+    pub(super) fn hear_end(
+        &mut self,
+        now: f64,
+        from: RankId,
+        have: u32,
+        payload: Vec<u8>,
+        last: Option<Vec<u8>>,
+    ) {
         self.parted(now, from);
         if self.lost.contains_key(&self.me) {
             return self.end(payload);
+        }
+        if let Some(last) = last.filter(|_| have == self.history.len() + 1) {
+            self.learn(last);
         }
         self.known_end = Some((have, payload));
         if !self.leave_if_over() && self.finished.is_none() {
@@ -33,12 +44,19 @@ impl Rank {
 
     /// The result is known and the leader that said it is gone: this rank leaves, and tells the others.
     pub(super) fn leave(&mut self, payload: Vec<u8>) {
-        let have = self.history.len();
+        let left = self.left(&payload);
         for rank in self.others() {
-            let payload = payload.clone();
-            self.post(rank, &Message::Left { have, payload });
+            self.post(rank, &left);
         }
         self.end(payload);
+    }
+
+    fn left(&self, payload: &[u8]) -> Message {
+        Message::Left {
+            have: self.history.len(),
+            payload: payload.to_vec(),
+            last: self.history.since(0).last().cloned(),
+        }
     }
 
     /// Leaves the call if others did, and this rank has all its records.
@@ -58,11 +76,10 @@ impl Rank {
     pub(super) fn end(&mut self, payload: Vec<u8>) {
         self.leader = None;
         if !self.lost.contains_key(&self.me) {
-            let have = self.history.len();
+            let left = self.left(&payload);
             for rank in self.others() {
                 if self.lost.get(&rank) == Some(&Loss::Silent) {
-                    let payload = payload.clone();
-                    self.post(rank, &Message::Left { have, payload });
+                    self.post(rank, &left);
                 }
             }
         }
@@ -93,6 +110,7 @@ impl Rank {
             _ => Message::Left {
                 have: end.records.len() as u32,
                 payload: end.payload.clone(),
+                last: end.records.last().cloned(),
             },
         };
         self.post_as(call, rank, &answer);

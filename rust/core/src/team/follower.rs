@@ -28,7 +28,11 @@ impl Rank {
             Message::Hello(hello) => self.greeted(now, from, hello),
             Message::Beat if self.leads() && from > self.me => self.invite(from),
             Message::Resign { reason } => self.lose(now, from, Loss::Resigned(reason)),
-            Message::Left { have, payload } => self.hear_end(now, from, have, payload),
+            Message::Left {
+                have,
+                payload,
+                last,
+            } => self.hear_end(now, from, have, payload, last),
             Message::Report(_)
             | Message::Digest { .. }
             | Message::Records { .. }

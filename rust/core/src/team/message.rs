@@ -96,8 +96,12 @@ pub enum Message {
     Done,
     /// To all: I can't go on; why.
     Resign { reason: String },
-    /// To all: I know how the call ended, with these many records, and leave it.
-    Left { have: u32, payload: Vec<u8> },
+    /// To all: I know how the call ended, with these many records of which this is the last, and leave it.
+    Left {
+        have: u32,
+        payload: Vec<u8>,
+        last: Option<Vec<u8>>,
+    },
     /// From the leader: what a rank must know to take part.
     Welcome { payload: Vec<u8> },
     /// From the leader: units to evaluate, behind those you hold of the same deal, instead of those of an earlier one;
@@ -227,10 +231,15 @@ impl Message {
                 out.word(u64::from(*piece));
                 out.bytes(bytes);
             }
-            Self::Left { have, payload } => {
+            Self::Left {
+                have,
+                payload,
+                last,
+            } => {
                 out.kind(20);
                 out.word(u64::from(*have));
                 out.bytes(payload);
+                out.option(last.as_ref(), |out, last| out.bytes(last));
             }
         }
         out.0
@@ -302,6 +311,7 @@ impl Message {
             20 => Self::Left {
                 have: from.small()?,
                 payload: from.bytes()?,
+                last: from.flag()?.then(|| from.bytes()).transpose()?,
             },
             21 => Self::Halt,
             22 => Self::Published(from.published()?),
