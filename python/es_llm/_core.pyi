@@ -510,6 +510,9 @@ class TeamRank:
     def over(self) -> bool:
         """Whether this rank heard that others ended the call."""
     @property
+    def expects(self) -> bool:
+        """Whether pieces of a record are on their way to this rank."""
+    @property
     def head(self) -> int: ...
     @property
     def losses(self) -> dict[int, str]: ...

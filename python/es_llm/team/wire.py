@@ -87,7 +87,7 @@ class Wire:
                 if self._pump():
                     pause = _QUICK_S
                     self._news.set()
-                else:
+                elif not self._machine.expects:
                     pause = min(2 * pause, _IDLE_S if self._waiting else _SLOW_S)
                 self._work.wait(pause)
                 self._work.clear()

@@ -271,6 +271,12 @@ impl TeamRank {
         self.with(|rank| rank.stop(&payload));
     }
 
+    /// Whether pieces of a record are on their way to this rank.
+    #[getter]
+    fn expects(&self) -> bool {
+        self.with(|rank| rank.expects())
+    }
+
     /// Whether this rank heard that others ended the call.
     #[getter]
     fn over(&self) -> bool {

@@ -4,11 +4,11 @@
 //! WHOLE            the journal's bytes
 //! PAIRS_IN_ORDER   ... without the pairs, which are 0, 1, 2, ...
 //! SHAPED           ... nor their coefficients, which this way of shaping gives again from the fitness:
-//!                  rule u8 | failure policy u8 | CRC-32 of the coefficients | fixed part | failed | fitness
+//!                  rule u8 | failure policy u8 | CRC-32 of the coefficients | fixed part | fitness, NaN where failed
 //! ```
-//! So a record of N members travels as 8 N bytes and a few. The journal always spells it out.
+//! So a record of N members travels as 8 N + 43 bytes. The journal always spells it out.
 
-use super::payload::{FIXED, decode_record, encode_record};
+use super::payload::{FIXED, check_record, decode_record, encode_record};
 use crate::fitness::FailurePolicy;
 use crate::population::{Population, Record};
 use crate::shaping::ShapingRule;
@@ -38,12 +38,12 @@ pub fn pack_record(record: &Record) -> Vec<u8> {
     let policy = FailurePolicy::ALL
         .iter()
         .position(|policy| *policy == shaping.policy);
-    [
-        &[SHAPED, code(rule), code(policy)],
-        &checksum(&record.coefficients).to_le_bytes()[..],
-        &bytes[1..=pairs_at(record.fitness.len())],
-    ]
-    .concat()
+    let mut shaped = vec![SHAPED, code(rule), code(policy)];
+    shaped.extend(checksum(&record.coefficients).to_le_bytes());
+    shaped.extend(&bytes[1..=FIXED]);
+    let values = record.fitness.iter();
+    shaped.extend(values.flat_map(|value| value.unwrap_or(f64::NAN).to_le_bytes()));
+    shaped
 }
 
 /// The same with its coefficients spelled out, whatever they follow from.
@@ -79,37 +79,50 @@ pub fn unpack_record(bytes: &[u8]) -> Result<Record, &'static str> {
             if coefficients as u64 != 4 * pairs as u64 {
                 return Err("a record of another length than its counts say");
             }
-            decode_record(&spelled(packed, at, pairs))
+            let order: Vec<u8> = (0..pairs as u32).flat_map(u32::to_le_bytes).collect();
+            decode_record(&[&packed[..at], &order, &packed[at..]].concat())
         }
         Some((&SHAPED, packed)) => {
-            let (head, packed) = packed
-                .split_at_checked(SHAPED_HEAD - 1)
-                .ok_or("a record that is too short")?;
-            let (members, pairs) = counts(packed)?;
-            if packed.len() != pairs_at(members) || pairs > members {
-                return Err("a record of another length than its counts say");
-            }
-            let unknown = "a record with an unknown way of shaping";
-            let shaping = Shaping {
-                rule: *ShapingRule::ALL.get(usize::from(head[0])).ok_or(unknown)?,
-                policy: *FailurePolicy::ALL
-                    .get(usize::from(head[1]))
-                    .ok_or(unknown)?,
-            };
-            let zeros = [packed, &vec![0; 4 * pairs]].concat();
-            let mut record = decode_record(&spelled(&zeros, packed.len(), pairs))?;
-            record.coefficients = shaping
-                .coefficients(&record)
-                .ok_or("a record that no population makes")?;
-            if checksum(&record.coefficients).to_le_bytes() != head[2..] {
-                return Err(
-                    "a record whose fitness gives other coefficients here than where it was made",
-                );
-            }
-            Ok(record)
+            let parts = packed.split_at_checked(SHAPED_HEAD - 1);
+            let (head, packed) = parts.ok_or("a record that is too short")?;
+            unpack_shaped(head, packed)
         }
         _ => Err("no record"),
     }
+}
+
+fn unpack_shaped(head: &[u8], packed: &[u8]) -> Result<Record, &'static str> {
+    let (members, pairs) = counts(packed)?;
+    let parts = packed.split_at_checked(FIXED);
+    let (fixed, fitness) = parts.ok_or("a record that is too short")?;
+    if fitness.len() as u64 != 8 * members as u64 || pairs > members {
+        return Err("a record of another length than its counts say");
+    }
+    let unknown = "a record with an unknown way of shaping";
+    let shaping = Shaping {
+        rule: *ShapingRule::ALL.get(usize::from(head[0])).ok_or(unknown)?,
+        policy: *FailurePolicy::ALL
+            .get(usize::from(head[1]))
+            .ok_or(unknown)?,
+    };
+    let values = fitness.as_chunks().0.iter();
+    let values: Vec<Option<f64>> = values
+        .map(|bytes| Some(f64::from_le_bytes(*bytes)).filter(|value| !value.is_nan()))
+        .collect();
+    // The rest of the fixed part is read as that of a record without members.
+    let mut fixed = fixed.to_vec();
+    fixed[4..12].fill(0);
+    let mut record = decode_record(&fixed)?;
+    record.fitness = values;
+    record.pairs = (0..pairs as u32).collect();
+    record.coefficients = shaping
+        .coefficients(&record)
+        .ok_or("a record that no population makes")?;
+    if checksum(&record.coefficients).to_le_bytes() != head[2..] {
+        return Err("a record whose fitness gives other coefficients here than where it was made");
+    }
+    check_record(&record)?;
+    Ok(record)
 }
 
 /// How coefficients come from fitness, beside what a record says itself.
@@ -124,7 +137,7 @@ impl Shaping {
         rules.flat_map(|rule| FailurePolicy::ALL.map(|policy| Self { rule, policy }))
     }
 
-    /// Those of a population that is told the record's fitness; none if no population can be.
+    /// Those of a population that is told the record's fitness; none if there is no such population.
     fn coefficients(&self, record: &Record) -> Option<Vec<f32>> {
         let (members, pairs) = (record.fitness.len(), record.pairs.len());
         if pairs != members && 2 * pairs != members {
@@ -156,12 +169,6 @@ fn counts(packed: &[u8]) -> Result<(usize, usize), &'static str> {
         u32::from_le_bytes(members) as usize,
         u32::from_le_bytes(pairs) as usize,
     ))
-}
-
-/// A packed record with its pairs spelled out.
-fn spelled(packed: &[u8], at: usize, pairs: usize) -> Vec<u8> {
-    let order: Vec<u8> = (0..pairs as u32).flat_map(u32::to_le_bytes).collect();
-    [&packed[..at], &order, &packed[at..]].concat()
 }
 
 /// Where the pairs begin in a record of so many members.
@@ -228,7 +235,7 @@ mod tests {
                     let whole = policy == FailurePolicy::Raise;
                     let record = told(antithetic, rule, policy, whole);
                     let bytes = pack_record(&record);
-                    assert_eq!(bytes.len(), SHAPED_HEAD + FIXED + 2 + 8 * 12);
+                    assert_eq!(bytes.len(), 43 + 8 * 12);
                     assert_eq!(unpack_record(&bytes).as_ref(), Ok(&record));
                     let spelled = pack_spelled_record(&record);
                     assert_eq!(
