@@ -95,28 +95,34 @@ def undisturbed(tmp_path_factory):
 
 
 def test_ranks_killed_at_random_moments(undisturbed, tmp_path):
+    """One to three ranks die in each run. A run in which none dies before the end of the work doesn't count."""
     whole, seconds = undisturbed
-    killed = 0
-    for number in range(RUNS):
+    disturbed = deaths = 0
+    for number in range(3 * RUNS):
         draw = random.Random(number)
         directory = tmp_path / str(number)
         job = Job(directory)
         job.wait_for_start()
         start, pids = time.monotonic(), job.pids()
-        # One to three ranks; the first run kills the leader, the second one all but one. The last moments are those in
-        # which the model is exported and the ranks take leave.
+        # The first run kills the leader, the second one all but one. The last moments are those in which the model is
+        # exported and the ranks take leave.
         count = (1, RANKS - 1)[number] if number < 2 else draw.randrange(1, RANKS)
         victims = [0] if number == 0 else draw.sample(range(RANKS), count)
         latest = 0.7 if number < 2 else 1.1
+        hits = 0
         for moment, rank in sorted((draw.uniform(0, latest * seconds), rank) for rank in victims):
             time.sleep(max(0.0, start + moment - time.monotonic()))
-            killed += rank in job.pids() and not (directory / "result.json").exists()
+            hits += rank in job.pids() and not (directory / "result.json").exists()
             _kill(pids[rank])
         code, output = job.end()
         assert code == 0, (number, output[-3000:])
         assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], number
         assert rewards(directory) == rewards(whole), number
-    assert killed >= max(2, RUNS // 2), "deaths while there was work"
+        deaths, disturbed = deaths + hits, disturbed + (hits > 0)
+        if disturbed == RUNS:
+            break
+    print(f"{deaths} deaths in {disturbed} of {number + 1} runs of {seconds:.1f} s")
+    assert disturbed == RUNS
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -154,9 +160,10 @@ def test_a_rank_killed_before_all_have_met_ends_the_job_or_is_survived(undisturb
 
 
 def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
+    """A job that had ended already doesn't count."""
     whole, seconds = undisturbed
-    unfinished = 0
-    for number in range(RUNS):
+    disturbed, saved = 0, []
+    for number in range(3 * RUNS):
         draw = random.Random(1000 + number)
         directory = tmp_path / str(number)
         job = Job(directory)
@@ -165,15 +172,17 @@ def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_pat
         with contextlib.suppress(ProcessLookupError):  # it was faster
             job.kill()
         job.process.communicate()
-        unfinished += not (directory / "result.json").exists()
-        saved = len(Journal.read(str(directory / "journal.es")).records)
+        disturbed += not (directory / "result.json").exists()
+        saved.append(len(Journal.read(str(directory / "journal.es")).records))
         words = ["--output_dir", str(directory), "--resume_from_checkpoint", str(directory)]
         process = es_llm(*WORDS, *words, ranks=draw.randrange(1, 4))
         assert process.returncode == 0, (number, process.stderr)
         assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], (number, saved)
         assert rewards(directory) == rewards(whole), number
-
-    assert unfinished >= max(1, RUNS // 3)
+        if disturbed == RUNS:
+            break
+    print(f"{disturbed} of {number + 1} jobs killed at work, with {min(saved)} to {max(saved)} records")
+    assert disturbed == RUNS
 
 
 def faulty(directory, faults, *options):
