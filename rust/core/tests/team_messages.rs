@@ -1,6 +1,8 @@
 //! Messages between ranks: what is sent is read, whatever comes is refused or read, and results cost 8 bytes a unit.
 
-use es_core::team::{Hello, Message, Outcome, Published, Rank, Report, Round, Settings, Step};
+use es_core::team::{
+    Hello, Message, Outcome, Published, Rank, Report, Round, Settings, Step, WireError,
+};
 use proptest::prelude::*;
 
 fn round() -> impl Strategy<Value = Round> {
@@ -180,6 +182,25 @@ fn a_batch_of_results_costs_eight_bytes_a_unit_and_a_batch_of_units_a_few() {
         alone: false,
     };
     assert!(assign.encode(1).len() <= 16);
+}
+
+/// Found by fuzzing: ten bytes that said to be 2^26 results took 2 GB.
+#[test]
+fn results_without_values_cost_bytes_as_well() {
+    let results = (0..100).map(|unit| (unit, Vec::new())).collect();
+    let report = Report {
+        round: Round { kind: 0, step: 0 },
+        deal: 0,
+        ready: true,
+        results,
+        counts: Vec::new(),
+        figures: Vec::new(),
+    };
+    let bytes = Message::Report(report).encode(1);
+    assert!(bytes.len() > 300);
+    // Call, kind, round, deal, ready, no counts; one run of 2^26 units from 0 on with no values; no figures.
+    let many = [1, 2, 0, 0, 0, 1, 0, 1, 0, 0x80, 0x80, 0x80, 0x20, 0, 0];
+    assert_eq!(Message::decode(&many), Err(WireError::Range));
 }
 
 /// A worker with plenty to do tells what it has done before its leader takes it for one that hangs.

@@ -41,14 +41,14 @@ impl Writer {
     }
 
     /// Runs of consecutive units with equally many values: how many runs, then (first, length, values of each unit) and
-    /// the values of each.
+    /// the values of each. A unit without values is a run by itself, so no unit costs nothing.
     pub fn report(&mut self, report: &Report) {
         self.round(report.round);
         self.word(u64::from(report.deal));
         self.word(u64::from(report.ready));
         self.counts(&report.counts);
         let next = |a: &(UnitId, Vec<f64>), b: &(UnitId, Vec<f64>)| {
-            b.0 == a.0.wrapping_add(1) && b.1.len() == a.1.len()
+            b.0 == a.0.wrapping_add(1) && b.1.len() == a.1.len() && !b.1.is_empty()
         };
         let runs: Vec<_> = report.results.chunk_by(next).collect();
         self.word(runs.len() as u64);
@@ -143,7 +143,7 @@ impl Reader<'_> {
         for _ in 0..self.count()? {
             let (first, length) = (self.small()?, self.small()?);
             let width = self.count()?;
-            if results.len() + length as usize > MAX_UNITS {
+            if width == 0 && length > 1 {
                 return Err(WireError::Range);
             }
             for place in 0..length {
