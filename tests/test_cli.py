@@ -110,6 +110,35 @@ def test_a_signal_while_libraries_load_ends_in_a_run_that_can_be_resumed(tmp_pat
     assert result(tmp_path / "D")["steps"] == 2
 
 
+@pytest.mark.parametrize("where", ["the rank", "the process for rewards"])
+def test_a_signal_while_a_reward_hangs_in_its_import_ends_the_run_before_it_began(tmp_path, where):
+    mark, reward = tmp_path / "pid", tmp_path / "hangs.py"
+    reward.write_text(
+        "import os, sys, time\n"
+        f"if ('es_llm.rewards.server' in sys.modules) == {where != 'the rank'}:\n"
+        f"    with open({str(mark)!r}, 'w') as file:\n"
+        "        print(os.getpid(), file=file)\n"
+        "    time.sleep(600)\n"
+        "def f(completions, **columns):\n"
+        "    return [1.0] * len(completions)\n"
+    )
+    words = ["train", *SMALL, "--output_dir", str(tmp_path / "D"), "--reward_funcs", f"{reward}:f"]
+    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while not mark.exists() or not mark.read_text().endswith("\n"):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT if where == "the rank" else signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 75, output
+    assert "ending before the first iteration" in output
+    assert f"--resume_from_checkpoint {tmp_path / 'D'}" in output
+    assert not (tmp_path / "D").exists()
+    assert not Path(f"/proc/{mark.read_text().strip()}").exists(), "somebody is left"
+
+
 def _status(pid, name):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(line.split()[1] for line in lines if line.startswith(name))

@@ -323,6 +323,35 @@ def test_the_workers_end_with_a_trainer_that_is_killed(tmp_path):
         time.sleep(0.05)
 
 
+def test_a_server_that_hangs_in_an_import_ends_with_a_trainer_that_is_killed(tmp_path):
+    mark, path = tmp_path / "pid", tmp_path / "hangs.py"
+    path.write_text(
+        "import os, sys, time\n"
+        "if 'es_llm.rewards.server' in sys.modules:\n"
+        f"    with open({str(mark)!r}, 'w') as file:\n"
+        "        print(os.getpid(), file=file)\n"
+        "    time.sleep(600)\n"
+        "def f(completions, **columns):\n"
+        "    return [1.0]\n"
+    )
+    code = (
+        "from es_llm.rewards.loading import load_reward\n"
+        "from es_llm.rewards.scoring import Limits, RewardSet\n"
+        f"RewardSet([load_reward({str(path) + ':f'!r})], limits=Limits(workers=1)).open()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not mark.exists() or not mark.read_text().endswith("\n"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    stat = Path(f"/proc/{mark.read_text().strip()}/stat")
+    end = time.monotonic() + 10
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end, "somebody is left"
+        time.sleep(0.05)
+
+
 def test_large_batches_and_answers_go_both_ways_at_once(rewards):
     """More than pipes hold, in both directions, while neither side waits."""
 

@@ -41,6 +41,10 @@ class LeftOutError(CommunicationError):
     """This rank failed or was too late, and the others ended their work without it."""
 
 
+class StoppedError(EsError, RuntimeError):
+    """A signal ended the run before its first iteration; nothing was trained, and it can be started again."""
+
+
 class JournalError(EsError, RuntimeError):
     """The journal can't be written or read: full disk, missing file, wrong version."""
 

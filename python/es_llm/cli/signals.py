@@ -1,4 +1,5 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C: the first one ends the training after the current record, the second one at once.
+"""SIGTERM, SIGUSR1 and Ctrl-C: the first one ends the training after the current record, the second one at once. While
+the run is only being prepared, the first one ends it there.
 
 Open MPI's mpirun passes SIGUSR1 on to its ranks and leaves them their time; after SIGTERM or Ctrl-C it kills them.
 """
@@ -9,12 +10,15 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from es_llm.errors import StoppedError
 from es_llm.team import Team
+
+Result = TypeVar("Result")
 
 INTERRUPTED: Final = 75
 """Exit code of a run that a signal ended and that can be resumed: EX_TEMPFAIL of sysexits.h, "try again later"."""
@@ -29,12 +33,34 @@ class StopSignals:
         self._came: list[int] = []
         self._before: dict[int, Any] = {}
         self._team: Team | None = None
+        self._prepared = self._interrupts = False
 
     def listen(self) -> None:
         """Take signals from now on; only a process's main thread can."""
         if not self._before and threading.current_thread() is threading.main_thread():
             self._came.clear()
+            self._prepared = False
             self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+
+    def preparing(self, work: Callable[[], Result]) -> Result:
+        """`work()`, which a signal interrupts wherever it is, since nothing of it need be kept: in an import that
+        hangs, say. One that came before counts too.
+
+        Raises:
+            StoppedError: a signal came.
+        """
+        try:
+            try:
+                self._interrupts = True
+                if self._came:
+                    raise KeyboardInterrupt
+                return work()
+            finally:
+                self._interrupts, self._prepared = False, True
+        except KeyboardInterrupt:
+            if not self._came:
+                raise
+            raise StoppedError("a signal ended the run before its first iteration") from None
 
     @contextmanager
     def tell(self, team: Team) -> Iterator[None]:
@@ -56,6 +82,9 @@ class StopSignals:
             return
         self._came.append(number)
         if self._team is None or self._team.speaks:
-            told = f"es-llm: {signal.Signals(number).name}: ending after this iteration; once more ends at once\n"
+            when = "after this iteration" if self._prepared else "before the first iteration"
+            told = f"es-llm: {signal.Signals(number).name}: ending {when}; once more ends at once\n"
             with contextlib.suppress(OSError):  # not through `sys.stderr`, which the signal may have met in the middle
                 os.write(2, told.encode())
+        if self._interrupts:
+            raise KeyboardInterrupt

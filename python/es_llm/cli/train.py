@@ -9,7 +9,9 @@ from es_llm.cli.quiet import quiet_libraries
 from es_llm.cli.signals import INTERRUPTED, StopSignals
 from es_llm.cli.together import together
 from es_llm.comm.mailbox import Mailbox
+from es_llm.config import ESConfig
 from es_llm.config.parser import Parser
+from es_llm.errors import StoppedError
 from es_llm.team import Team
 
 _SIGNALS = StopSignals()
@@ -29,7 +31,8 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace, team: Team) -> int:
     """Train; the leading rank shows progress, then a few answers before and after.
 
-    SIGTERM or Ctrl-C ends the training after the record of the iteration, with exit code 75; a second one ends at once.
+    SIGTERM or Ctrl-C ends the training after the record of the iteration, or before the first one, with exit code 75; a
+    second one ends at once.
     """
     script, config = run_options(options)
     quiet_libraries()
@@ -37,15 +40,20 @@ def run(options: argparse.Namespace, team: Team) -> int:
     from es_llm.cli.show import show_output
 
     with _SIGNALS.tell(team):
-        trainer = together(team, lambda: assemble(script, config, team))
-        if team.rank == 0:
-            parameters = trainer.run.weights.table.elements
-            print(
-                f"es-llm: {parameters / 1e6:.2f} M parameters, {trainer.args.population_size} members x "
-                f"{trainer.run.prompts.per_iteration} prompts, {trainer.args.max_steps} steps, {team.size} rank(s)",
-                flush=True,
-            )
-        output = trainer.train()
+        try:
+            trainer = together(team, lambda: _SIGNALS.preparing(lambda: assemble(script, config, team)))
+            if team.rank == 0:
+                parameters = trainer.run.weights.table.elements
+                print(
+                    f"es-llm: {parameters / 1e6:.2f} M parameters, {trainer.args.population_size} members x "
+                    f"{trainer.run.prompts.per_iteration} prompts, {trainer.args.max_steps} steps, {team.size} rank(s)",
+                    flush=True,
+                )
+            output = trainer.train()
+        except StoppedError as error:
+            if team.speaks:
+                print(f"es-llm: {error}; {_again(config)}", flush=True)
+            return INTERRUPTED
     if output.interrupted:
         if team.leads:
             print(f"es-llm: interrupted; go on by --resume_from_checkpoint {output.output_dir}", flush=True)
@@ -53,3 +61,9 @@ def run(options: argparse.Namespace, team: Team) -> int:
     if team.leads:
         show_output(output)
     return 0
+
+
+def _again(config: ESConfig) -> str:
+    """How to start a run that was stopped before it began."""
+    directory = config.resume_from_checkpoint or config.output_dir
+    return "start it again" if directory is None else f"go on by --resume_from_checkpoint {directory}"

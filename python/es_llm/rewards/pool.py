@@ -114,9 +114,9 @@ class RewardPool:
             )
         try:
             self._introduce(ours, process)
-        except RewardError:
+        except BaseException:  # also an interrupt while a function's file hangs in its import
             ours.close()
-            process.kill()
+            kill_tree(process.pid)
             process.wait()
             raise
         self._socket = ours

@@ -29,6 +29,12 @@ def end_with_parent(parent: int) -> None:
             os._exit(1)
 
 
+def outlive_parent() -> None:
+    """Take `end_with_parent` back."""
+    if LINUX:
+        _prctl(_PR_SET_PDEATHSIG, 0)
+
+
 def adopt_orphans() -> None:
     """Processes below this one whose parents end become its children."""
     if LINUX:

@@ -120,7 +120,11 @@ class Job:
 
 
 def main(descriptor: int) -> None:
-    """Load the functions, say how that went, serve."""
+    """Load the functions, say how that went, serve.
+
+    While they load, this process ends with its parent, whatever they are at; later the end of the socket is its end.
+    """
+    processes.end_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):  # who asked has ended
@@ -137,6 +141,7 @@ def _serve(trainer: socket.socket) -> None:
             write_message(trainer, packed((name, f"{type(error).__name__}: {error}")))
             return
         worker.FUNCTIONS[name] = function
+    processes.outlive_parent()
     processes.adopt_orphans()
     write_message(trainer, packed(None))
     Server(trainer, start).run()
