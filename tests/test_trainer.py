@@ -23,8 +23,8 @@ def digits(completions, **columns):
 
 
 def make(tmp_path, reward_funcs=digits, model=None, team=None, **options):
-    extra = {name: options.pop(name) for name in ("callbacks", "eval_dataset", "metric_funcs", "train_dataset")
-             if name in options}  # fmt: skip
+    extra = {name: options.pop(name) for name in ("callbacks", "eval_dataset", "metric_funcs", "train_dataset",
+                                                  "processing_class") if name in options}  # fmt: skip
     options = {
         "population_size": 4, "sigma": 0.02, "learning_rate": 0.02, "max_steps": 3, "max_completion_length": 6,
         "prompts_per_iteration": 4, "reward_workers": 0, "output_dir": str(tmp_path / "run"), **options,
@@ -82,6 +82,11 @@ def test_a_model_and_tokenizer_of_ones_own(tmp_path):
     moved = [name for name, weight in model.named_parameters() if not torch.equal(weight, start[name])]
     assert moved == list(start)
     assert tokenizer.get_vocab() == trainer.processing_class.get_vocab()
+
+
+def test_a_model_may_be_a_path(tmp_path):
+    make(tmp_path / "a").save_model(str(tmp_path / "model"))
+    assert make(tmp_path / "b", model=tmp_path / "model").run.weights.table.elements > 0
 
 
 def test_columns_reach_the_rewards_and_weights_count(tmp_path):
@@ -359,9 +364,31 @@ def test_options_of_identity_are_covered_by_the_test_above():
     assert names - tested_elsewhere <= set(OPTION_EFFECTS)
 
 
+def needs_more(completions, goals, *, bonus, other=1):
+    return bonus
+
+
+needs_more.__name__ = "needs"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"reward_funcs": needs_more, "train_dataset": [{"prompt": "a", "goal": 1, "bonus": 1}], "eval_dataset": None},
+         "reward function `needs` needs `goals`, which `train_dataset` doesn't give; did you mean 'goal'?; expected "
+         "one of its columns ['bonus', 'goal'], or of prompts, completions, completion_ids, trainer_state"),
+        ({"reward_funcs": len}, "reward function `len` needs `obj`, which `train_dataset` doesn't give"),
+        ({"reward_funcs": lambda prompt, completions: [1.0]}, "needs `prompt`, which `train_dataset` doesn't give; "),
+        ({"reward_funcs": lambda completions, bonus: bonus, "eval_dataset": {"x": [{"prompt": "1"}]}},
+         "needs `bonus`, which `eval_dataset['x']` doesn't give"),
+        ({"metric_funcs": {"right": lambda completions, right: right}},
+         "metric function `right` needs `right`, which `eval_dataset` doesn't give"),
+        ({"model": 3}, "`model` must be a model of transformers, a directory or hub id, or None for the embedded one, "
+         "got 3 (int)"),
+        ({"processing_class": 3}, "`processing_class` must be a tokenizer, or None for the model's own, got 3 (int)"),
+        ({"processing_class": "gpt2"}, "must be a tokenizer, or None for the model's own, got 'gpt2' (str)"),
+        ({"reward_funcs": "some/reward-model", "model": "nowhere"},
+         "`reward_funcs` must hold functions, got 'some/reward-model': call a reward model in a function of yours"),
         ({"train_dataset": None}, "`train_dataset` must hold at least one row"),
         ({"train_dataset": [{"question": "?"}]}, "row 0 must have a `prompt`, got the columns ['question']"),
         ({"train_dataset": [{"prompt": "1"}, {"prompt": "2", "x": 1}]}, "row 1 must have the columns ['prompt']"),
@@ -379,7 +406,7 @@ def test_options_of_identity_are_covered_by_the_test_above():
         ({"reward_weights": [1.0, 2.0]}, "`reward_weights` must hold one number per reward function (1), got 2"),
         ({"train_dataset": [{"prompt": "1" * 500}]}, "context"),
     ],
-)
+)  # fmt: skip
 def test_bad_arguments(tmp_path, options, message):
     with pytest.raises(ConfigError) as caught:
         make(tmp_path, **options).train()

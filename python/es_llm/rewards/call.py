@@ -13,13 +13,15 @@ import math
 import os
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from es_llm.errors import RewardError
 from es_llm.rewards.batch import INVALID, RAISED, TIMEOUT, Batch, Failure, Scores
 from es_llm.types import RewardFunction
 
+GIVEN: Final = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+"""What a function gets beside the columns, if it asks for it."""
 _LONGEST: Final = 2000
 """Characters of a failure's story that are kept."""
 _LONGEST_NAME: Final = 200
@@ -29,6 +31,18 @@ _LONGEST_NAME: Final = 200
 def is_async(function: Any) -> bool:
     """Whether calling it gives something to await."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def lacking(function: RewardFunction, columns: Collection[str]) -> list[str]:
+    """The parameters without a default that nobody gives where the data has these columns: each call would fail."""
+    try:  # of what is called itself: a decorator may give its function more than it gets
+        parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p for p in parameters if p.kind not in free and p.default is inspect.Parameter.empty]
+    by_name = {*columns, *GIVEN}
+    return [p.name for p in needed if p.kind is inspect.Parameter.POSITIONAL_ONLY or p.name not in by_name]
 
 
 def call(name: str, function: RewardFunction, batch: Batch, *, one: bool = False) -> Scores:

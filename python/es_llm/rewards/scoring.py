@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from es_llm.config.fields import nearest
 from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch, Failure, Scores
-from es_llm.rewards.call import call
+from es_llm.rewards.call import GIVEN, call, lacking
 from es_llm.rewards.marks import is_inline, is_set_level
 from es_llm.rewards.pool import RewardPool
 from es_llm.types import RewardFunction
@@ -86,6 +87,26 @@ class RewardSet:
         """Whether a function sees all completions of a member at once."""
         return any(is_set_level(function) for function in self._functions.values())
 
+    def require_columns(self, columns: Collection[str], where: str, *, metrics: bool = False) -> None:
+        """Check that the functions, with `metrics` these too, get what they can't be called without.
+
+        Args:
+            columns: those that functions get, so without `prompt`.
+            where: the data that has them.
+            metrics: whether metrics are called for this data.
+
+        Raises:
+            ConfigError: a parameter that no column gives; names the function, the parameter and the columns.
+        """
+        for name in self._called(metrics):
+            for parameter in lacking(self._functions[name], columns):
+                kind = "metric" if name.startswith(_METRIC) else "reward"
+                raise ConfigError(
+                    f"{kind} function `{_plain(name)}` needs `{parameter}`, which {where} doesn't give"
+                    f"{nearest(parameter, {*columns, *GIVEN})}; expected one of its columns {sorted(columns)}, or of "
+                    f"{', '.join(GIVEN)}"
+                )
+
     def open(self) -> None:
         """Start the workers, if any function needs them.
 
@@ -102,7 +123,7 @@ class RewardSet:
 
     def submit(self, batch: Batch, *, metrics: bool = False) -> Pending:
         """Begin to score a batch, with `metrics` by these too; what workers do goes on meanwhile."""
-        names = [*self.names, *(_METRIC + name for name in self.metric_names if metrics)]
+        names = self._called(metrics)
         away: dict[str, Future[Scores]] = {}
         for name in names:
             if name in self._away:
@@ -118,6 +139,9 @@ class RewardSet:
     def score(self, batch: Batch) -> list[float | None]:
         """One reward per completion of the batch; None where no function gave one."""
         return self.submit(batch).result().totals
+
+    def _called(self, metrics: bool) -> list[str]:
+        return [*self.names, *(_METRIC + name for name in self.metric_names if metrics)]
 
     def _graded(self, scores: dict[str, Scores]) -> Graded:
         size = len(next(iter(scores.values())).values)
@@ -191,6 +215,10 @@ def _require_functions(functions: Sequence[RewardFunction]) -> None:
     if not functions:
         raise ConfigError("`reward_funcs` must hold at least one function, got none")
     for function in functions:
+        if isinstance(function, str):
+            raise ConfigError(
+                f"`reward_funcs` must hold functions, got {function!r}: call a reward model in a function of yours"
+            )
         if not callable(function):
             raise ConfigError(f"`reward_funcs` must hold functions, got {function!r}")
         if hasattr(function, "state_dict"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import torch
 
 from es_llm.config import ESConfig
 from es_llm.errors import ConfigError
@@ -26,6 +29,38 @@ def require_config(args: ESConfig | None) -> ESConfig:
     if not isinstance(args, ESConfig):
         raise ConfigError(f"`args` must be an ESConfig, got a {type(args).__name__}")
     return args
+
+
+def require_model(model: Any) -> None:
+    """Check that it is None, a name, or a module.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if model is not None and not isinstance(model, str | os.PathLike | torch.nn.Module):
+        raise ConfigError(
+            "`model` must be a model of transformers, a directory or hub id, or None for the embedded one, got "
+            f"{model!r} ({type(model).__name__})"
+        )
+
+
+def require_tokenizer(processing_class: Any) -> None:
+    """Check that it is None, or has what is needed of a tokenizer.
+
+    Raises:
+        ConfigError: something else, such as a processor, or a tokenizer's name.
+    """
+    if processing_class is None:
+        return
+    if not callable(processing_class) or not all(hasattr(processing_class, name) for name in _OF_TOKENIZERS):
+        hint = "; give its `tokenizer`" if hasattr(processing_class, "tokenizer") else ""
+        raise ConfigError(
+            "`processing_class` must be a tokenizer, or None for the model's own, got "
+            f"{processing_class!r} ({type(processing_class).__name__}){hint}"
+        )
+
+
+_OF_TOKENIZERS = ("batch_decode", "pad_token_id")
 
 
 def as_list(given: Any, name: str) -> list[Any]:
@@ -65,7 +100,7 @@ def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
         if "prompt" not in row:
             raise ConfigError(f"{where} must have a `prompt`, got the columns {sorted(row)}")
         if not isinstance(row["prompt"], str | list) or not row["prompt"]:
-            raise ConfigError(f"{where}: `prompt` must be text or messages, not empty, got {row['prompt']!r}")
+            raise ConfigError(f"{where}: `prompt` must be text or messages, not empty, got {_told(row['prompt'])}")
         if taken := [column for column in RESERVED_COLUMNS if column in row]:
             raise ConfigError(f"{where}: the columns {taken} are given to rewards by the trainer; rename them")
         kept = {column: value for column, value in row.items() if column not in IGNORED_COLUMNS}
@@ -73,6 +108,17 @@ def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
             raise ConfigError(f"{where} must have the columns {sorted(rows[0])}, got {sorted(kept)}")
         rows.append(kept)
     return rows
+
+
+def _told(prompt: Any) -> str:
+    told = f"{prompt!r} ({type(prompt).__name__})"
+    number = isinstance(prompt, int | float) and not isinstance(prompt, bool)
+    return f"{told}; a CSV's column of numbers is read as numbers: quote them in JSON" if number else told
+
+
+def columns_of(row: Row) -> list[str]:
+    """The columns that reward functions get; its `prompt` comes to them in `prompts`."""
+    return [name for name in row if name != "prompt"]
 
 
 def eval_sets(dataset: Any) -> dict[str, list[Row]]:

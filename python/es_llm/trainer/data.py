@@ -36,6 +36,9 @@ class Prompts(Protocol):
     def epoch(self, iteration: int) -> float:
         """How often all rows were consumed before `iteration`; 0 where nobody knows how many there are."""
 
+    def first(self) -> Row:
+        """A row of the data, which has the columns of all."""
+
     def fingerprint(self) -> dict[str, object]:
         """By which resume knows the data again."""
 
@@ -70,6 +73,10 @@ class PromptOrder:
     def epoch(self, iteration: int) -> float:
         """How often all rows were consumed before `iteration`."""
         return self.cursor(iteration) / len(self._rows)
+
+    def first(self) -> Row:
+        """The first row."""
+        return self._all[0]
 
     def fingerprint(self) -> dict[str, object]:
         """Number of rows and SHA-256 over all of them."""
@@ -145,6 +152,17 @@ class PromptStream:
         """Nobody knows how many rows there are."""
         return 0.0
 
+    def first(self) -> Row:
+        """The stream's first row, in its own order.
+
+        Raises:
+            ConfigError: the stream is empty, or the row can't be used.
+        """
+        rows = self._checked(itertools.islice(self._plain, 1))
+        if not rows:
+            raise ConfigError(_EMPTY)
+        return rows[0]
+
     def fingerprint(self) -> dict[str, object]:
         """SHA-256 over the first rows."""
         first = list(itertools.islice(self._plain, _SAMPLE))
@@ -159,9 +177,10 @@ class PromptStream:
                 empty = False
                 yield row
             if empty:
-                raise ConfigError("`train_dataset` must give at least one row, got an empty stream")
+                raise ConfigError(_EMPTY)
 
 
+_EMPTY: Final = "`train_dataset` must give at least one row, got an empty stream"
 _BUFFER: Final = 1000
 _SAMPLE: Final = 64
 

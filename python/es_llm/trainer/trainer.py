@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,7 +33,16 @@ from es_llm.rewards.scoring import Graded, RewardSet
 from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.rollout.hf import HFEngine
 from es_llm.team import Lead, Round, Team
-from es_llm.trainer.arguments import as_list, eval_sets, is_stream, require_config, rows_of
+from es_llm.trainer.arguments import (
+    as_list,
+    columns_of,
+    eval_sets,
+    is_stream,
+    require_config,
+    require_model,
+    require_tokenizer,
+    rows_of,
+)
 from es_llm.trainer.completions import CompletionLog
 from es_llm.trainer.data import PromptOrder, Prompts, PromptStream
 from es_llm.trainer.evaluate import ROUND, Evaluate
@@ -90,21 +100,23 @@ class ESTrainer:
     ) -> None:
         _refuse(others)
         self.args = require_config(args)
+        require_model(model)
+        require_tokenizer(processing_class)
         self.team = team if team is not None else Team(select_mailbox())
         self.script = script
         configure_threads(self.args, self.team)
+        rewards = RewardSet(
+            [reward_funcs] if isinstance(reward_funcs, str) else as_list(reward_funcs, "reward_funcs"),
+            self.args.reward_weights,
+            metrics=metric_funcs,
+            limits=reward_limits(self.args, self.team),
+        )
         self.model, self.processing_class, self._model_name = _load(model, processing_class, script)
         self._model_loaded = self.model is not model
         self._kl_base = copy.deepcopy(model).eval() if self.args.eval_kl and not self._model_loaded else None
         self.answers: list[tuple[str, str]] = []
         if self.args.dtype is None and self.model is not model:
             self.args = replace(self.args, dtype=_own_dtype(self._model_name, script))
-        rewards = RewardSet(
-            as_list(reward_funcs, "reward_funcs"),
-            self.args.reward_weights,
-            metrics=metric_funcs,
-            limits=reward_limits(self.args, self.team),
-        )
         self.train_dataset: Any = train_dataset if is_stream(train_dataset) else rows_of(train_dataset, "train_dataset")
         self.eval_dataset = eval_sets(eval_dataset)
         self.answer_of = answer_of
@@ -117,6 +129,8 @@ class ESTrainer:
         )
         prompts = self._prompts(engine)
         engine.check_lengths([row["prompt"] for rows in self.eval_dataset.values() for row in rows])
+        rewards.require_columns(columns_of(prompts.first()), "`train_dataset`")
+        _require_columns(rewards, self.eval_dataset)
         self.run = RunState(
             config=self.args,
             team=self.team,
@@ -194,6 +208,7 @@ class ESTrainer:
         sets = self.eval_dataset if eval_dataset is None else eval_sets(eval_dataset)
         if not sets:
             raise ConfigError("`eval_dataset` must hold at least one row, got none")
+        _require_columns(self.run.rewards, sets)
         self._renew(self._header())
         log = CompletionLog(self.team.rank) if self.args.log_completions and self.args.output_dir else None
         work = EvaluationWork(self.run, self._evaluation_sets(sets), ROUND, _keeper(log, self.run.population.iteration))
@@ -312,6 +327,12 @@ class ESTrainer:
         return f"{model}-{task.replace(':', '-')}" if task else model
 
 
+def _require_columns(rewards: RewardSet, sets: Mapping[str, Sequence[Row]]) -> None:
+    for name, rows in sets.items():
+        where = f"`eval_dataset[{name!r}]`" if name else "`eval_dataset`"
+        rewards.require_columns(columns_of(rows[0]), where, metrics=True)
+
+
 def _keeper(log: CompletionLog | None, step: int) -> Keep | None:
     if log is None:
         return None
@@ -324,6 +345,8 @@ def _keeper(log: CompletionLog | None, step: int) -> Keep | None:
 
 def _load(model: Any, processing_class: Any, script: ScriptArguments | None) -> tuple[Any, Any, str | None]:
     """The module, its tokenizer and the model's name."""
+    if isinstance(model, os.PathLike):
+        model = os.fspath(model)
     named = model is None or isinstance(model, str)
     name = (model or EMBEDDED) if named else getattr(getattr(model, "config", None), "_name_or_path", None)
     revision = script.model_revision if script else None
