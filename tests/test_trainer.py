@@ -172,6 +172,19 @@ def test_a_reward_that_always_fails_moves_nothing(tmp_path, broken):
     assert [line["rewards/failures"] for line in lines(tmp_path) if "rewards/failures" in line] == [16, 16, 16]
 
 
+def test_iterations_without_any_reward_are_told(tmp_path, caplog):
+    def broken(completions, **columns):
+        raise ValueError("no such\nthing")
+
+    make(tmp_path, broken, eval_dataset=None).train()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        "step 1: no completion has a reward, so the weights stay as they are; `broken`: thing "
+        "(`failure_policy` raise would end such a run)",
+        "in 3 iteration(s) no completion had a reward: they left the weights as they were",
+    ]
+
+
 def test_a_reward_that_sometimes_fails(tmp_path):
     calls = []
 

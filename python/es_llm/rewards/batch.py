@@ -112,6 +112,11 @@ class Failure:
     kind: str
     why: str
 
+    @property
+    def last_line(self) -> str:
+        """Of a traceback the line that says what happened."""
+        return self.why.rstrip().rpartition("\n")[2]
+
 
 @dataclass
 class Scores:

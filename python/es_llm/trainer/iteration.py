@@ -31,6 +31,7 @@ class Figures:
     """Of all completions of an iteration, equal however the units were spread; but `waited_s`, the seconds that all
     ranks together waited for rewards. `rewards` are metrics by name, `logged` is what functions logged, by theirs."""
 
+    completions: int
     mean_length: float
     clipped_ratio: float
     failures: int
@@ -99,6 +100,7 @@ class Iteration:
         )
         tokens, finished, completions, waited_us, *tallies = table.counts
         figures = Figures(
+            completions=completions,
             mean_length=tokens / completions,
             clipped_ratio=1.0 - finished / completions,
             failures=scores.failures,

@@ -73,6 +73,7 @@ class Session(Program):
         self._iteration: Iteration | None = None
         self._work: EvaluationWork | None = None
         self._evaluations = Evaluations(run.config)
+        self._unrewarded = 0
         self._figures: dict[int, Figures] = {}
         self._completions = CompletionLog(run.team.rank) if run.config.log_completions else None
         self._seconds = 0.0
@@ -178,10 +179,13 @@ class Session(Program):
             self._evaluated(team, round_.step, table)
             return
         iteration = self._current()
-        record, self._figures[iteration.number] = iteration.record(table)
+        record, figures = iteration.record(table)
+        self._figures[iteration.number] = figures
         start = time.perf_counter()
         files.append_record(record)
-        failures = self._figures[iteration.number].failures
+        failures = figures.failures
+        if failures == figures.completions:
+            self._tell_unrewarded(record.iteration + 1)
         if failures:
             examples = {name: failure.why[-300:] for name, failure in self._run.rewards.examples.items()}
             event = {"event": "failures", "step": record.iteration + 1, "count": failures}
@@ -239,6 +243,16 @@ class Session(Program):
         if metrics["step"] % self._run.config.logging_steps == 0 or control.should_log:
             control.should_log = False
             self._report({name: value for name, value in metrics.items() if name != "step"})
+
+    def _tell_unrewarded(self, step: int) -> None:
+        """The first iteration without any reward is told at once, the number of them at the end."""
+        self._unrewarded += 1
+        if self._unrewarded == 1:
+            rewards = self._run.rewards
+            failed = [name for name in rewards.names if name in rewards.examples]
+            whys = [f"; `{name}`: {rewards.examples[name].last_line}" for name in failed]
+            told = "step %d: no completion has a reward, so the weights stay as they are%s (%s)"
+            logger.warning(told, step, "".join(whys), "`failure_policy` raise would end such a run")
 
     def _current(self) -> Iteration:
         if self._iteration is None or self._iteration.number != self._run.population.iteration:
@@ -413,6 +427,9 @@ class Session(Program):
         best = self._evaluations.best
         if best is not None:
             result["best"] = {"step": best.step, "value": best.value}
+        if self._unrewarded:
+            told = "in %d iteration(s) no completion had a reward: they left the weights as they were"
+            logger.warning(told, self._unrewarded)
         if interrupted:
             files.append_event({"event": "interrupted", "step": step})
         else:
