@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox, run_ranks
-from es_llm.errors import ConfigError, JournalError, PopulationError, ResumeError
+from es_llm.errors import ConfigError, JournalError, JournalTakenError, PopulationError, ResumeError
 from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.team import Team
 
@@ -323,6 +324,42 @@ def test_an_error_of_rank_0_alone_is_raised_on_all(tmp_path, monkeypatch):
 
     run_ranks(2, work, timeout_s=60)
     assert sorted(raised) == [(0, "disk full", True), (1, "disk full", True)]
+
+
+def test_a_leader_that_slept_beyond_the_end_is_told_where_the_result_is(tmp_path, monkeypatch):
+    """What the others said meanwhile never comes: they have ended."""
+    monkeypatch.setattr("es_llm.team.call._SETTLE_S", 0.2)
+    models, asleep, done = [load_model(None) for _ in range(2)], threading.Event(), threading.Event()
+
+    class Sleep(TrainerCallback):
+        def on_step_end(self, args, state, control, **given):
+            if state.global_step == 2:
+                asleep.set()
+                done.wait(60)
+
+    def cut_off(mailbox):
+        receive, send = mailbox.receive, mailbox.send
+        mailbox.receive = lambda: [] if asleep.is_set() else receive()
+        mailbox.send = lambda to, payload: None if asleep.is_set() else send(to, payload)
+        return mailbox
+
+    def work(mailbox):
+        callbacks = [Sleep] if mailbox.rank == 0 else []
+        team = Team(cut_off(mailbox) if mailbox.rank == 0 else mailbox)
+        trainer = make(tmp_path, team=team, model=models[mailbox.rank], callbacks=callbacks, unit_timeout_s=2.0)
+        if mailbox.rank == 1:
+            trainer.train()
+            done.set()
+            return ""
+        with pytest.raises(JournalTakenError) as caught:
+            trainer.train()
+        return str(caught.value)
+
+    told, _ = run_ranks(2, work)
+    run = tmp_path / "run"
+    assert told.startswith("the other ranks went on without rank 0, which was stopped or hung, and finished the run")
+    assert f"nothing is lost: the result is in '{run / 'result.json'}', the model in '{run / 'model'}'" in told
+    assert json.loads((run / "result.json").read_text())["steps"] == 3
 
 
 def test_training_goes_on_after_a_callback_stopped_it(tmp_path):

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from es_llm._core import Record
+from es_llm._core import Journal, Record
 from es_llm.checkpoint.metrics_log import MetricsLog
 from es_llm.checkpoint.run_directory import RunDirectory, write_json
-from es_llm.errors import JournalError
+from es_llm.errors import JournalError, JournalTakenError
 from es_llm.trainer.metrics import record_metrics
 from es_llm.trainer.opening import OpenRun
 
@@ -112,3 +112,34 @@ def copy_of(open_copy: Callable[[], OpenRun | None], known: list[bytes]) -> RunF
         logger.error("this host keeps no copy of the journal: %s", error)
         return None
     return files
+
+
+def taken_from(rank: int, directory: RunDirectory, error: JournalTakenError) -> JournalTakenError:
+    """The error of a leader that slept while others took its run over: says what became of it. Where the journal was
+    deleted it is the error as it was."""
+    try:
+        records = len(Journal.read(str(directory.journal)).records)
+    except JournalError:
+        return error
+    told = f"the other ranks went on without rank {rank}, which was stopped or hung, and "
+    if _steps(directory) == records:
+        told += (
+            f"finished the run; nothing is lost: the result is in {str(directory.result)!r}, the model in "
+            f"{str(directory.model)!r}"
+        )
+    else:
+        told += (
+            f"have the journal, with {records} records by now; nothing is lost: if they don't finish the run, "
+            f"go on by --resume_from_checkpoint {directory.path}"
+        )
+    better = JournalTakenError(f"{told} ({error})")
+    better.shared = error.shared
+    return better
+
+
+def _steps(directory: RunDirectory) -> int | None:
+    """Of the result; None if there is none."""
+    try:
+        return int(json.loads(directory.result.read_text(encoding="utf-8"))["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

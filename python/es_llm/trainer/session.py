@@ -19,7 +19,7 @@ from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.completions import CompletionLog
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 from es_llm.trainer.evaluations import Evaluations
-from es_llm.trainer.files import RunFiles, copy_of
+from es_llm.trainer.files import RunFiles, copy_of, taken_from
 from es_llm.trainer.iteration import ITERATE, Figures, Iteration
 from es_llm.trainer.metrics import iteration_metrics
 from es_llm.trainer.opening import OpenRun, open_copy, take_over_run
@@ -456,6 +456,11 @@ class Session(Program):
             answers_after=after.answers if after else [],
             interrupted=told["interrupted"],
         )
+
+    def taken_over(self, error: JournalTakenError) -> JournalTakenError:
+        """The error, with what became of the run where other ranks go on with it."""
+        team = self._run.team
+        return error if self._directory is None or team.size == 1 else taken_from(team.rank, self._directory, error)
 
     def close(self) -> None:
         """Close the files of this rank."""

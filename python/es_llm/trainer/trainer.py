@@ -25,7 +25,7 @@ from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.config.replaced import unknown_argument
-from es_llm.errors import ConfigError
+from es_llm.errors import ConfigError, JournalTakenError
 from es_llm.model.device import device_of_rank
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.weights import Weights
@@ -194,6 +194,8 @@ class ESTrainer:
         self._renew(header)
         try:
             return session.output(self.team.call(session))
+        except JournalTakenError as error:
+            raise session.taken_over(error) from error
         finally:
             session.close()
 
