@@ -95,6 +95,13 @@ def test_a_file_that_was_changed_is_read_anew(path):
     assert reference_of(before) is None
 
 
+def test_a_file_without_a_function_asks_for_one(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    for reference in ("rw.py", str(path), "none.py"):
+        with pytest.raises(RewardError, match=r"names a file alone: expected file\.py:function, such as .*\.py:"):
+            load_reward(reference)
+
+
 def test_a_file_that_fails_is_tried_again(path):
     path.write_text("raise ValueError('broken')\n")
     with pytest.raises(RewardError, match="fails to import: ValueError"):

@@ -125,7 +125,8 @@ def test_the_own_answers_are_right(name, right):
     [
         ("maths", {}, "unknown task 'maths'; did you mean 'math'"),
         ("math:x", {}, "unknown task 'math:x'"),
-        ("reasoning_gym", {}, "unknown task 'reasoning_gym'"),
+        ("reasoning_gym", {}, "expected --task reasoning_gym:NAME, such as reasoning_gym:mini_sudoku"),
+        ("reasoning_gym:", {}, "expected --task reasoning_gym:NAME, such as .*, got 'reasoning_gym:'"),
         ("reasoning_gym:sudoku_9", {}, "`reasoning_gym:sudoku_9` can't be made"),
         ("reasoning_gym:chain_sum", {"nonsense": 3}, "can't be made"),
         ("math", {"train_size": -1}, "`train_size` must be >= 0"),

@@ -75,6 +75,11 @@ def _module_of_file(path: Path, reference: str) -> Any:
 
 
 def _module_of(reference: str) -> Any:
+    if reference.endswith(".py") or Path(reference).is_file():
+        raise RewardError(
+            f"reward function {reference!r} names a file alone: expected file.py:function, such as "
+            f"{reference}:{Path(reference).stem}"
+        )
     module, dot, _ = reference.rpartition(".")
     if not dot:
         raise RewardError(

@@ -15,8 +15,8 @@ from es_llm.tasks.base import Task
 __all__ = ["Task", "load_task", "task_names"]
 
 _NOT_TASKS = {"base"}
-_OF_MANY = {"reasoning_gym"}
-"""Rooms of many tasks: `reasoning_gym:mini_sudoku`."""
+_OF_MANY = {"reasoning_gym": "mini_sudoku"}
+"""Rooms of many tasks, `reasoning_gym:NAME`, each with the name of one of them."""
 
 
 def task_names() -> list[str]:
@@ -36,6 +36,11 @@ def load_task(name: str, /, **options: Any) -> Task:
     """
     known = task_names()
     name, colon, dataset = name.partition(":")
+    if name in _OF_MANY and not dataset:
+        example = f"{name}:{_OF_MANY[name]}"
+        raise ConfigError(
+            f"task `{name}` holds many data sets: expected --task {name}:NAME, such as {example}, got {name + colon!r}"
+        )
     if name not in known or (bool(colon) != (name in _OF_MANY)):
         raise ConfigError(f"unknown task {name + colon + dataset!r}{_nearest(name, known)}")
     if colon:
