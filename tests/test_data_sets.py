@@ -81,8 +81,10 @@ def test_slices(tmp_path, kind, streaming):
     [
         ("nowhere/at-all", "train", "`dataset_name` 'nowhere/at-all', split 'train', can't be loaded"),
         ("rows.txt", "train", "must be one of .json"),
-        ("torn.json", "train", "can't be loaded"),
+        ("torn.json", "train", "can't be loaded: .+: Unexpected character"),
         ("rows.jsonl", "test", "split 'test', can't be loaded"),
+        ("empty.jsonl", "train", "'empty.jsonl' has no rows, expected at least one: the file is empty"),
+        ("head.csv", "train", "'head.csv', split 'train', has no rows, expected at least one"),
         ("stream.jsonl", "train[:50%]", "must be like train\\[0:100\\]"),
         ("stream.jsonl", "train[3]", "must be like train\\[0:100\\]"),
     ],
@@ -91,9 +93,24 @@ def test_what_cannot_be_loaded(tmp_path, monkeypatch, name, split, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.txt").write_text("x")
     (tmp_path / "torn.json").write_text('[{"prompt": "a"')
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "head.csv").write_text("prompt,answer\n")
     write(tmp_path, "jsonl")
     with pytest.raises(ConfigError, match=message):
         load_split(name.replace("stream", "rows"), split, streaming=name.startswith("stream"))
+
+
+def test_numbers_as_prompts_are_told(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,wanted\n12,1\n13,2\n")
+    with pytest.raises(ConfigError, match=r"row 0: `prompt` must be text .*got 12 \(int\); a CSV's column of numbers"):
+        rows_of(load_split(str(tmp_path / "rows.csv"), "train"), "train_dataset")
+
+
+def test_rewards_are_checked_against_the_columns_of_a_stream(tmp_path):
+    with pytest.raises(ConfigError, match=r"`length` needs `wanted`, which `train_dataset` doesn't give"):
+        trainer(tmp_path, stream([{"prompt": "a"}]))
+    with pytest.raises(ConfigError, match="got an empty stream"):
+        trainer(tmp_path, datasets.IterableDataset.from_generator(lambda: iter(())))
 
 
 def test_columns_are_renamed():

@@ -12,6 +12,8 @@ from typing import Any, Final
 from es_llm.errors import ConfigError
 
 FORMATS: Final = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+_NO_ROWS: Final = "corresponds to no data"
+"""What `datasets` says of a split without rows."""
 
 
 def load_split(name: str, split: str, *, config: str | None = None, streaming: bool = False) -> Any:
@@ -33,6 +35,8 @@ def load_split(name: str, split: str, *, config: str | None = None, streaming: b
             kind = FORMATS.get(place.suffix.lower())
             if kind is None:
                 raise ConfigError(f"`dataset_name` {name!r} must be one of {', '.join(FORMATS)}, got {place.suffix!r}")
+            if place.stat().st_size == 0:
+                raise ConfigError(f"`dataset_name` {name!r} has no rows, expected at least one: the file is empty")
             return _sliced(
                 split,
                 streaming,
@@ -46,7 +50,10 @@ def load_split(name: str, split: str, *, config: str | None = None, streaming: b
     except ConfigError:
         raise
     except Exception as error:  # `datasets` raises many classes
-        raise ConfigError(f"`dataset_name` {name!r}, split {split!r}, can't be loaded: {error}") from error
+        where = f"`dataset_name` {name!r}, split {split!r},"
+        if _NO_ROWS in str(error):
+            raise ConfigError(f"{where} has no rows, expected at least one") from error
+        raise ConfigError(f"{where} can't be loaded: {_told(error)}") from error
 
 
 def has_split(name: str, split: str, *, config: str | None = None) -> bool:
@@ -65,7 +72,7 @@ def has_split(name: str, split: str, *, config: str | None = None) -> bool:
             return split.partition("[")[0] in (loaded if isinstance(loaded, Mapping) else ("train",))
         return split.partition("[")[0] in datasets.get_dataset_split_names(name, config)
     except Exception as error:
-        raise ConfigError(f"`dataset_name` {name!r} can't be loaded: {error}") from error
+        raise ConfigError(f"`dataset_name` {name!r} can't be loaded: {_told(error)}") from error
 
 
 def renamed(dataset: Any, columns: Mapping[str, str], known: Sequence[str] | None = None) -> Any:
@@ -106,6 +113,12 @@ def _rows(split: str) -> tuple[int, int | None]:
     if not colon or not all(text.isdigit() or not text for text in (start, stop)):
         raise ConfigError(f"split {split!r} of a stream or of a saved data set must be like train[0:100]")
     return int(start or 0), int(stop) if stop else None
+
+
+def _told(error: Exception) -> str:
+    """What `datasets` said; where that is nothing, which error it was, and what it came from."""
+    told = str(error) or repr(error)
+    return f"{told}: {error.__cause__}" if error.__cause__ is not None else told
 
 
 def _is_saved(place: Path) -> bool:
