@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from es_llm import _core
 from es_llm.checkpoint.metrics_log import MetricsLog
 from es_llm.cli import main
 from es_llm.errors import JournalError
@@ -69,6 +70,11 @@ def test_replay_of_the_first_steps(tmp_path):
     assert code == 0
     assert result(tmp_path / "E")["weights_sha256"] == result(tmp_path / "shorter")["weights_sha256"]
     assert result(tmp_path / "E")["weights_sha256"] in out
+    used = []
+    monkeypatch.setattr(_core, "set_kernel_threads", used.append)
+    code, out, _ = told("replay", str(directory), "--output_dir", str(tmp_path / "G"), "--kernel_threads", "2")
+    assert (code, used) == (0, [2])
+    assert result(directory)["weights_sha256"] in out
     code, _, err = told("replay", str(directory), "--output_dir", str(tmp_path / "F"), "--steps", "9")
     assert code == 2
     assert "`steps` must be in [0, 3], got 9" in err

@@ -23,6 +23,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--model_name_or_path", help="the base model, if it isn't where the run found it")
     parser.add_argument("--steps", type=int, help="apply only that many iterations")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:<number> or auto; the bits are the same")
+    parser.add_argument(
+        "--kernel_threads", type=int, default=0, help="threads of the kernels; 0: all cores; the bits are the same"
+    )
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
 
 
@@ -54,6 +57,7 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
     from es_llm.model.loading import load_model, load_tokenizer
     from es_llm.model.weights import Weights
 
+    _core.set_kernel_threads(options.kernel_threads)
     directory = RunDirectory(Path(options.output_dir))
     directory.refuse_other_run()
     require_replaceable(directory.model.absolute())
