@@ -62,7 +62,16 @@ def test_train_by_module_then_eval_with_its_config(tmp_path):
     assert metrics == {f"eval_{name}": value for name, value in result(directory)["eval_after"].items()}
 
 
-def test_replay_of_the_first_steps(tmp_path):
+def test_eval_tells_where_completions_are(tmp_path):
+    words = ["eval", *SMALL, "--log_completions", "--num_completions_to_print", "0"]
+    code, _, err = told(*words, "--output_dir", str(tmp_path / "D"))
+    assert code == 0, err
+    assert f"completions  {tmp_path / 'D' / 'completions'}/eval-rank*.parquet" in err
+    assert (tmp_path / "D" / "completions" / "eval-rank0.parquet").is_file()
+    assert "completions aren't kept: `log_completions` needs `output_dir`" in told(*words)[2]
+
+
+def test_replay_of_the_first_steps(tmp_path, monkeypatch):
     directory = tmp_path / "D"
     assert told("train", *SMALL, "--max_steps", "3", "--output_dir", str(directory))[0] == 0
     assert told("train", *SMALL, "--max_steps", "2", "--output_dir", str(tmp_path / "shorter"))[0] == 0

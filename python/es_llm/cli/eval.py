@@ -11,6 +11,7 @@ from pathlib import Path
 from es_llm.cli.options import add_run_options, run_mailbox, run_options
 from es_llm.cli.quiet import quiet_libraries
 from es_llm.cli.together import together
+from es_llm.config import ESConfig
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError
 from es_llm.team import Team
@@ -49,9 +50,17 @@ def run(options: argparse.Namespace, team: Team) -> int:
     if team.leads:
         if config.log_completions:
             show_answers(trainer.answers, sys.stderr)
+            print(f"\n{_kept(config)}", file=sys.stderr)
         show_metrics(metrics, sys.stderr)
         sys.stderr.flush()
         print(json.dumps(metrics, indent=2))
         if output is not None:
             write_json(Path(output), metrics)
     return 0
+
+
+def _kept(config: ESConfig) -> str:
+    """Where the completions are, which with a run's own options is the run's directory."""
+    if config.output_dir is None:
+        return "completions aren't kept: `log_completions` needs `output_dir`"
+    return f"completions  {Path(config.output_dir) / 'completions'}/eval-rank*.parquet"
