@@ -101,13 +101,16 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u32>(), proptest::collection::vec(bytes(), 0..4))
             .prop_map(|(first, records)| Message::Records { first, records }),
         ".*".prop_map(|reason| Message::Resign { reason }),
-        (any::<u32>(), bytes(), proptest::option::of(bytes())).prop_map(|(have, payload, last)| {
-            Message::Left {
-                have,
-                payload,
-                last,
+        (any::<(u32, u32)>(), bytes(), proptest::option::of(bytes())).prop_map(
+            |((leader, have), payload, last)| {
+                Message::Left {
+                    leader,
+                    have,
+                    payload,
+                    last,
+                }
             }
-        }),
+        ),
         bytes().prop_map(|payload| Message::Welcome { payload }),
         (round(), any::<(u32, bool)>(), units()).prop_map(|(round, (deal, alone), units)| {
             Message::Assign {

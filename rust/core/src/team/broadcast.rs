@@ -15,7 +15,8 @@ use super::history::mix;
 use super::message::{Message, Published};
 use super::{Rank, RankId};
 
-/// A published record that isn't there within so many seconds is asked for, again and again.
+/// A published record that isn't there within so many seconds is asked for, and again after twice as long each time: the
+/// leader may stand still, and answers all that it was asked when it comes to itself.
 const PATIENCE_S: f64 = 0.25;
 
 /// How records are cut and passed on. The same on all ranks.
@@ -101,8 +102,9 @@ struct Coming {
     trees: Trees,
     /// The piece that this rank has still to pass on, and to whom.
     errand: Option<(usize, Vec<RankId>)>,
-    /// When it was published or asked for.
+    /// When it was published or asked for, and for how long it is waited for now.
     since: f64,
+    patience_s: f64,
 }
 
 impl Rank {
@@ -149,6 +151,12 @@ impl Rank {
         self.arrivals.behind.push_back(message);
     }
 
+    /// A hello makes void what was handed out before it.
+    pub(super) fn forget_work_behind(&mut self) {
+        let behind = &mut self.arrivals.behind;
+        behind.retain(|word| !matches!(word, Message::Assign { .. } | Message::Cancel { .. }));
+    }
+
     /// What the leader said and needn't wait any more.
     pub(super) fn next_behind(&mut self) -> Option<Message> {
         let ready = self.arrivals.coming.is_none();
@@ -178,6 +186,7 @@ impl Rank {
             trees,
             errand,
             since: now,
+            patience_s: PATIENCE_S,
         });
         self.run_errand();
         self.assemble(now);
@@ -204,7 +213,7 @@ impl Rank {
     /// A record that was published and doesn't come is asked for.
     pub(super) fn look_for_record(&mut self, now: f64) {
         let coming = self.arrivals.coming.as_ref();
-        if coming.is_some_and(|coming| now - coming.since > PATIENCE_S) {
+        if coming.is_some_and(|coming| now - coming.since > coming.patience_s) {
             self.ask_for_record(now);
         }
     }
@@ -212,6 +221,7 @@ impl Rank {
     fn ask_for_record(&mut self, now: f64) {
         if let Some(coming) = &mut self.arrivals.coming {
             coming.since = now;
+            coming.patience_s *= 2.0;
             let first = self.history.len();
             self.tell_head(Message::Fetch { first });
         }

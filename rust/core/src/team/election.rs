@@ -59,6 +59,7 @@ impl Rank {
     pub(super) fn say_hello(&mut self) {
         if !self.lost.contains_key(&self.me) {
             self.worker.reset();
+            self.forget_work_behind();
             let hello = self.hello();
             self.led = false;
             self.tell_head(Message::Hello(hello));

@@ -18,23 +18,30 @@ impl Rank {
         self.elect(now);
     }
 
-    /// A rank left the call, which ended with so many records and this result.
+    /// A rank left the call, which ended by a leader, with so many records and this result.
     pub(super) fn hear_end(
         &mut self,
         now: f64,
         from: RankId,
-        have: u32,
-        payload: Vec<u8>,
+        end: (RankId, u32, Vec<u8>),
         last: Option<Vec<u8>>,
     ) {
+        let resigned = self.lost.contains_key(&self.me);
+        let next = end.1 == self.history.len() + 1 && !resigned;
+        let mut last = last.filter(|_| next);
+        // Not if it told another leader that it hasn't this record: that one may make it anew, of other bytes.
+        let right = end.0 == self.head || self.leads();
+        if let Some(record) = last.take_if(|_| right) {
+            self.learn(record);
+        }
         self.parted(now, from);
-        if self.lost.contains_key(&self.me) {
-            return self.end(payload);
+        if resigned {
+            return self.end(end.2);
         }
-        if let Some(last) = last.filter(|_| have == self.history.len() + 1) {
-            self.learn(last);
+        if let Some(record) = last.filter(|_| self.leads()) {
+            self.learn(record);
         }
-        self.known_end = Some((have, payload));
+        self.known_end = Some(end);
         if !self.leave_if_over() && self.finished.is_none() {
             // It would make the same records itself; asking is quicker.
             let first = self.history.len();
@@ -53,6 +60,7 @@ impl Rank {
 
     fn left(&self, payload: &[u8]) -> Message {
         Message::Left {
+            leader: self.finished_by,
             have: self.history.len(),
             payload: payload.to_vec(),
             last: self.history.since(0).last().cloned(),
@@ -62,10 +70,11 @@ impl Rank {
     /// Leaves the call if others did, and this rank has all its records.
     pub(super) fn leave_if_over(&mut self) -> bool {
         let have = self.history.len();
-        let known = self.known_end.take_if(|end| end.0 == have);
+        let known = self.known_end.take_if(|end| end.1 == have);
         let over = self.finished.is_none() && known.is_some();
-        if let (true, Some((_, payload))) = (over, known) {
+        if let (true, Some((leader, _, payload))) = (over, known) {
             self.finished = Some(payload.clone());
+            self.finished_by = leader;
             self.worker.forget();
             self.leave(payload);
         }
@@ -85,6 +94,7 @@ impl Rank {
         }
         self.ended = Some(Ended {
             call: self.call,
+            leader: self.finished_by,
             records: self.history.since(0).to_vec(),
             payload: payload.clone(),
         });
@@ -108,6 +118,7 @@ impl Rank {
                     .to_vec(),
             },
             _ => Message::Left {
+                leader: end.leader,
                 have: end.records.len() as u32,
                 payload: end.payload.clone(),
                 last: end.records.last().cloned(),

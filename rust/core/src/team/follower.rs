@@ -5,6 +5,16 @@ use super::{Loss, Rank, RankId, Step};
 
 impl Rank {
     pub(super) fn handle(&mut self, now: f64, from: RankId, message: Message) {
+        // It says nothing of its sender, who may have slept since.
+        if let Message::Piece {
+            leader,
+            iteration,
+            piece,
+            bytes,
+        } = message
+        {
+            return self.take_piece(now, leader, iteration, piece, bytes);
+        }
         if self.lost.get(&from) == Some(&Loss::Silent) && !self.come_back(now, from, &message) {
             return;
         }
@@ -29,10 +39,11 @@ impl Rank {
             Message::Beat if self.leads() && from > self.me => self.invite(from),
             Message::Resign { reason } => self.lose(now, from, Loss::Resigned(reason)),
             Message::Left {
+                leader,
                 have,
                 payload,
                 last,
-            } => self.hear_end(now, from, have, payload, last),
+            } => self.hear_end(now, from, (leader, have, payload), last),
             Message::Report(_)
             | Message::Digest { .. }
             | Message::Records { .. }
@@ -43,12 +54,6 @@ impl Rank {
             Message::Fetch { first } if self.leads() && from != self.me => {
                 self.send_records(from, first);
             }
-            Message::Piece {
-                leader,
-                iteration,
-                piece,
-                bytes,
-            } => self.take_piece(now, leader, iteration, piece, bytes),
             // One that resigned has no leader to say hello to, and takes the end from anybody.
             _ if from == self.head || self.lost.contains_key(&self.me) => self.follow(now, message),
             _ => {}
@@ -110,6 +115,7 @@ impl Rank {
             }
             Message::Finish { payload, .. } => {
                 self.finished = Some(payload);
+                self.finished_by = self.head;
                 self.worker.forget();
                 self.tell_head(Message::Done);
             }

@@ -78,6 +78,7 @@ impl Default for Settings {
 #[derive(Debug)]
 struct Ended {
     call: u32,
+    leader: RankId,
     records: Vec<Vec<u8>>,
     payload: Vec<u8>,
 }
@@ -108,8 +109,10 @@ pub struct Rank {
     speeds: BTreeMap<RankId, f64>,
     todo: VecDeque<Step>,
     finished: Option<Vec<u8>>,
-    /// How this call ended, as ranks say that left it: with so many records, and this result.
-    known_end: Option<(u32, Vec<u8>)>,
+    /// The leader that said so.
+    finished_by: RankId,
+    /// How this call ended, as ranks say that left it: by this leader, with so many records, and this result.
+    known_end: Option<(RankId, u32, Vec<u8>)>,
     /// How an earlier call ended, for ranks that missed it.
     ended: Option<Ended>,
     /// The call ended with an error, as its leader said.
@@ -158,6 +161,7 @@ impl Rank {
             speeds: BTreeMap::new(),
             todo: VecDeque::new(),
             finished: None,
+            finished_by: 0,
             known_end: None,
             ended: None,
             stopped: false,

@@ -58,17 +58,19 @@ pub fn outcome(weights: u64, round: Round, unit: u32) -> Outcome {
     }
 }
 
-/// The record that a table makes.
-pub fn record(values: &[Vec<f64>]) -> Vec<u8> {
-    values
-        .iter()
-        .flatten()
-        .flat_map(|value| value.to_bits().to_le_bytes())
+/// The record that a table makes. Two that are made of the same table needn't be the same bytes: the mark differs, and has
+/// no influence on the weights.
+pub fn record(values: &[Vec<f64>], mark: u64) -> Vec<u8> {
+    let numbers = values.iter().flatten().map(|value| value.to_bits());
+    [mark]
+        .into_iter()
+        .chain(numbers)
+        .flat_map(u64::to_le_bytes)
         .collect()
 }
 
 pub fn apply(weights: u64, record: &[u8]) -> u64 {
-    record.chunks(8).fold(weights, |state, chunk| {
+    record[8..].chunks(8).fold(weights, |state, chunk| {
         mix(state ^ u64::from_le_bytes(chunk.try_into().expect("8 bytes")))
     })
 }
@@ -82,7 +84,7 @@ pub fn expected(units: u32) -> Vec<u64> {
         let values: Vec<_> = (0..units)
             .map(|unit| outcome(weights, round, unit).values)
             .collect();
-        all.push(apply(weights, &record(&values)));
+        all.push(apply(weights, &record(&values, 0)));
     }
     all
 }

@@ -264,6 +264,11 @@ impl World {
         (0..self.processes.len() as u32).filter(move |rank| !dead.contains(rank))
     }
 
+    fn resigned(&self, rank: u32) -> bool {
+        let losses = self.processes[rank as usize].machine.losses();
+        matches!(losses.get(&rank), Some(Loss::Resigned(_)))
+    }
+
     fn situation(&self) -> String {
         let tell = |rank: u32| {
             let process = &self.processes[rank as usize];
@@ -338,15 +343,9 @@ impl World {
     }
 
     fn kill(&mut self, rank: u32) {
-        let resigned = |other: u32| {
-            matches!(
-                self.processes[other as usize].machine.losses().get(&other),
-                Some(Loss::Resigned(_))
-            )
-        };
         let left = self
             .alive()
-            .filter(|&other| other != rank && !resigned(other))
+            .filter(|&other| other != rank && !self.resigned(other))
             .count();
         if left == 0
             || self.processes[rank as usize].done
@@ -434,16 +433,27 @@ impl World {
         self.at(self.now + seconds, What::Main { rank, turn });
     }
 
+    /// No two ranks have different records of an iteration.
+    fn check_records(&self) {
+        for iteration in 0..ITERATIONS.iter().sum() {
+            let record = |rank: u32| {
+                self.processes[rank as usize]
+                    .machine
+                    .history()
+                    .get(iteration)
+            };
+            let records: BTreeSet<&[u8]> = self.alive().filter_map(record).collect();
+            assert!(records.len() <= 1, "seed {}: {iteration}", self.seed);
+        }
+    }
+
     fn check(&self) {
         let steps: BTreeSet<u32> = self.published.iter().copied().collect();
         let whole = steps.into_iter().eq(0..ITERATIONS.iter().sum());
         assert!(whole || self.trouble.halts > 0, "seed {}", self.seed);
-        let resigned = |rank: u32| {
-            let losses = self.processes[rank as usize].machine.losses();
-            matches!(losses.get(&rank), Some(Loss::Resigned(_)))
-        };
+        self.check_records();
         let mut ends = BTreeSet::new();
-        for rank in self.alive().filter(|&rank| !resigned(rank)) {
+        for rank in self.alive().filter(|&rank| !self.resigned(rank)) {
             let process = &self.processes[rank as usize];
             let right = self.expected[process.applied as usize];
             assert_eq!(process.weights, right, "seed {} rank {rank}", self.seed);

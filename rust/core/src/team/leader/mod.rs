@@ -143,6 +143,7 @@ impl Rank {
             );
         }
         self.finished = Some(payload);
+        self.finished_by = self.me;
         self.worker.forget();
         if let Some(leader) = &mut self.leader {
             leader.round = None;

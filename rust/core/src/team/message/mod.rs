@@ -98,8 +98,10 @@ pub enum Message {
     Done,
     /// To all: I can't go on; why.
     Resign { reason: String },
-    /// To all: I know how the call ended, with these many records of which this is the last, and leave it.
+    /// To all: I know how the call ended, as its `leader` said, with these many records of which this is the last, and
+    /// leave it.
     Left {
+        leader: RankId,
         have: u32,
         payload: Vec<u8>,
         last: Option<Vec<u8>>,
@@ -234,11 +236,13 @@ impl Message {
                 out.bytes(bytes);
             }
             Self::Left {
+                leader,
                 have,
                 payload,
                 last,
             } => {
                 out.kind(20);
+                out.word(u64::from(*leader));
                 out.word(u64::from(*have));
                 out.bytes(payload);
                 out.option(last.as_ref(), |out, last| out.bytes(last));
@@ -311,6 +315,7 @@ impl Message {
             18 => Self::Evict,
             19 => Self::Beat,
             20 => Self::Left {
+                leader: from.small()?,
                 have: from.small()?,
                 payload: from.bytes()?,
                 last: from.flag()?.then(|| from.bytes()).transpose()?,
