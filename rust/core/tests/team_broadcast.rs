@@ -165,7 +165,7 @@ fn an_end_is_known_once_the_record_before_is() {
     assert_eq!((two.steps(), two.says()), (vec![], vec![]));
     two.hears(1, &piece(0, 0));
     two.hears(3, &piece(0, 2));
-    assert_eq!(two.says(), [(0, Message::Done)]);
+    assert_eq!(two.says(), [(0, Message::Done { have: 1 })]);
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn message() -> impl Strategy<Value = Message> {
         bytes().prop_map(|payload| Message::Note { payload }),
         (any::<u32>(), bytes()).prop_map(|(have, payload)| Message::Finish { have, payload }),
         bytes().prop_map(|payload| Message::Stop { payload }),
-        Just(Message::Done),
+        any::<u32>().prop_map(|have| Message::Done { have }),
         Just(Message::Release),
         Just(Message::Evict),
         Just(Message::Beat),

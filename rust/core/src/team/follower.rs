@@ -29,7 +29,7 @@ impl Rank {
             | Message::Report(_)
             | Message::Digest { .. }
             | Message::Records { .. }
-            | Message::Done
+            | Message::Done { .. }
             | Message::Halt
                 if self.leader.is_none() =>
             {
@@ -47,7 +47,7 @@ impl Rank {
             Message::Report(_)
             | Message::Digest { .. }
             | Message::Records { .. }
-            | Message::Done
+            | Message::Done { .. }
             | Message::Halt => {
                 self.lead(now, from, message);
             }
@@ -117,7 +117,8 @@ impl Rank {
                 self.finished = Some(payload);
                 self.finished_by = self.head;
                 self.worker.forget();
-                self.tell_head(Message::Done);
+                let have = self.history.len();
+                self.tell_head(Message::Done { have });
             }
             Message::Release => {
                 if let Some(payload) = self.finished.clone() {

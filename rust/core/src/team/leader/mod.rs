@@ -206,7 +206,8 @@ impl Rank {
                 }
             }
             Message::Records { first, records } => self.catch_up(now, from, first, records),
-            Message::Done => {
+            // One of an end that was said before a later record was known doesn't count.
+            Message::Done { have } if have == self.history.len() => {
                 if let Some(done) = &mut leader.done {
                     done.insert(from);
                 }

@@ -94,8 +94,8 @@ pub enum Message {
     Digest { iteration: u32, digest: u64 },
     /// To the leader: records it asked for.
     Records { first: u32, records: Vec<Vec<u8>> },
-    /// To the leader: I know how the call ended.
-    Done,
+    /// To the leader: I know how the call ended, after these many records.
+    Done { have: u32 },
     /// To all: I can't go on; why.
     Resign { reason: String },
     /// To all: I know how the call ended, as its `leader` said, with these many records of which this is the last, and
@@ -174,7 +174,10 @@ impl Message {
                     out.bytes(record);
                 }
             }
-            Self::Done => out.kind(5),
+            Self::Done { have } => {
+                out.kind(5);
+                out.word(u64::from(*have));
+            }
             Self::Resign { reason } => out.blob(6, reason.as_bytes()),
             Self::Welcome { payload } => out.blob(7, payload),
             Self::Assign {
@@ -270,7 +273,9 @@ impl Message {
                 let records = (0..count).map(|_| from.bytes()).collect::<Result<_, _>>()?;
                 Self::Records { first, records }
             }
-            5 => Self::Done,
+            5 => Self::Done {
+                have: from.small()?,
+            },
             6 => Self::Resign {
                 reason: String::from_utf8_lossy(&from.bytes()?).into_owned(),
             },
