@@ -267,3 +267,27 @@ fn the_last_record_is_taken_from_those_of_the_same_leader_only() {
         "nobody but this rank would make another"
     );
 }
+
+/// What others made is in a journal that isn't its own any more: it takes that over before it applies them.
+#[test]
+fn a_leader_that_slept_leads_anew_before_it_applies_what_others_made() {
+    let mut one = Rank::new(0, 2, 7, Settings::default());
+    one.enter(0.0);
+    assert_eq!(one.next(0.0), Step::Lead);
+    let mut other = Rank::new(1, 2, 7, Settings::default());
+    other.restore(0.0, vec![vec![1], vec![2]]);
+    other.enter(0.0);
+    while let Some((_, bytes)) = other.take_sends().pop() {
+        one.receive(0.1, 1, &bytes).unwrap();
+        for (_, bytes) in one.take_sends() {
+            other.receive(0.1, 0, &bytes).unwrap();
+        }
+    }
+    let steps: Vec<Step> =
+        std::iter::from_fn(|| Some(one.next(0.2)).filter(|step| *step != Step::Wait)).collect();
+    assert_eq!(steps[0], Step::Lead);
+    let applied = steps
+        .iter()
+        .filter(|step| matches!(step, Step::Apply { .. }));
+    assert_eq!(applied.count(), 2);
+}

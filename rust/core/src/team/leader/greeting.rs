@@ -111,10 +111,15 @@ impl Rank {
         first: u32,
         records: Vec<Vec<u8>>,
     ) {
+        let (known, place) = (self.history.len(), self.todo.len());
         for (iteration, record) in (first..).zip(records) {
             if iteration == self.history.len() {
                 self.learn(record);
             }
+        }
+        if self.history.len() > known && !self.todo.contains(&Step::Lead) {
+            // Another rank led while this one slept, and has the journal: it is taken over before they are applied.
+            self.todo.insert(place, Step::Lead);
         }
         let leader = self.leader.as_mut().expect("it leads");
         let hellos = std::mem::take(&mut leader.later);
