@@ -291,3 +291,33 @@ fn a_leader_that_slept_leads_anew_before_it_applies_what_others_made() {
         .filter(|step| matches!(step, Step::Apply { .. }));
     assert_eq!(applied.count(), 2);
 }
+
+#[test]
+fn a_record_is_sent_whole_once_however_often_it_is_asked_for() {
+    let mut one = Rank::new(0, 2, 7, Settings::default());
+    one.restore(0.0, vec![vec![1], vec![2]]);
+    one.enter(0.0);
+    let mut other = Rank::new(1, 2, 7, Settings::default());
+    other.enter(0.0);
+    let (_, hello) = other.take_sends().remove(0);
+    one.receive(0.1, 1, &hello).unwrap();
+    for _ in 0..3 {
+        one.receive(0.1, 1, &Message::Fetch { first: 0 }.encode(1))
+            .unwrap();
+    }
+    assert_eq!(one.take_sends().len(), 2);
+    one.receive(0.1, 1, &hello).unwrap();
+    assert_eq!(one.take_sends().len(), 2, "it may know nothing any more");
+}
+
+#[test]
+fn an_end_is_taken_back_by_a_record_that_the_journal_had() {
+    let mut one = Rank::new(0, 1, 7, Settings::default());
+    one.enter(0.0);
+    assert_eq!(one.next(0.0), Step::Lead);
+    one.finish(0.0, b"end".to_vec());
+    one.restore(0.0, vec![vec![1]]);
+    assert!(matches!(one.next(0.0), Step::Apply { .. }));
+    assert_eq!(one.next(0.0), Step::Superseded);
+    assert_eq!(one.next(0.0), Step::Wait);
+}

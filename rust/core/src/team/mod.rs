@@ -216,8 +216,14 @@ impl Rank {
 
     /// Records this rank has from before, such as those of its own journal: they are applied first.
     pub fn restore(&mut self, now: f64, records: Vec<Vec<u8>>) {
+        let known = self.history.len();
         for record in records {
             self.learn(record);
+        }
+        // An end that was said before them is none any more.
+        let more = self.history.len() > known;
+        if more && self.leader.as_mut().is_some_and(Leader::take_back_end) {
+            self.todo.push_back(Step::Superseded);
         }
         self.share_records(now);
     }

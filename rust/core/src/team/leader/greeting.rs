@@ -70,6 +70,7 @@ impl Rank {
         if let Some(payload) = welcome {
             self.post(rank, &Message::Welcome { payload });
         }
+        self.leader.as_mut().expect("it leads").whole.remove(&rank);
         self.send_records(rank, have);
         if let (true, Some(payload)) = (done, self.finished.clone()) {
             let have = self.history.len();
@@ -77,8 +78,11 @@ impl Rank {
         }
     }
 
-    /// Sends a rank the records from `first` on.
+    /// Sends a rank the records from `first` on that are not on their way to it already.
     pub(in crate::team) fn send_records(&mut self, rank: RankId, first: u32) {
+        let leader = self.leader.as_mut().expect("it leads");
+        let sent = leader.whole.insert(rank, self.history.len()).unwrap_or(0);
+        let first = first.max(sent);
         for (iteration, payload) in (first..).zip(self.history.since(first).to_vec()) {
             self.post(rank, &Message::Record { iteration, payload });
         }
@@ -117,7 +121,8 @@ impl Rank {
                 self.learn(record);
             }
         }
-        if self.history.len() > known && !self.todo.contains(&Step::Lead) {
+        let anew = self.history.len() > known && !self.todo.contains(&Step::Lead);
+        if anew {
             // Another rank led while this one slept, and has the journal: it is taken over before they are applied.
             self.todo.insert(place, Step::Lead);
         }
@@ -131,6 +136,9 @@ impl Rank {
             self.todo.push_back(Step::Superseded);
         }
         if self.leave_if_over() {
+            if anew {
+                self.todo.remove(place);
+            }
             return;
         }
         self.share_records(now);

@@ -26,6 +26,8 @@ pub(super) struct Leader {
     round: Option<OpenRound>,
     /// Whether the table was handed over.
     complete: bool,
+    /// Up to which record each rank was sent them whole since its hello: links lose nothing.
+    whole: BTreeMap<RankId, u32>,
     /// Records that all greeted ranks were sent.
     shared: u32,
     digests: Digests,
@@ -51,6 +53,11 @@ impl Leader {
         for rank in ranks {
             self.deal_of.insert(rank, self.deals);
         }
+    }
+
+    /// The call isn't over; whether it was said to be.
+    pub fn take_back_end(&mut self) -> bool {
+        self.done.take().is_some()
     }
 
     /// A rank spoke.
@@ -230,6 +237,7 @@ impl Rank {
     pub(super) fn dismiss(&mut self, now: f64, rank: RankId) {
         if let Some(leader) = &mut self.leader {
             leader.greeted.remove(&rank);
+            leader.whole.remove(&rank);
             leader.later.remove(&rank);
             self.tell_round(now, Event::WorkerLost(rank));
             self.judge(now);
