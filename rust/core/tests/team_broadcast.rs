@@ -5,7 +5,16 @@ use es_core::team::{Message, Published, Rank, Round, Settings, Step};
 /// Rank 2 of four, in its first call under leader 0.
 struct Two(Rank);
 
-const RECORD: [u8; 192] = [7; 192];
+/// Three pieces of 64 bytes, all different.
+const RECORD: [u8; 192] = {
+    let mut bytes = [0; 192];
+    let mut place = 0;
+    while place < 192 {
+        bytes[place] = place as u8;
+        place += 1;
+    }
+    bytes
+};
 
 impl Two {
     fn new(unit_timeout_s: f64) -> Self {
@@ -68,7 +77,7 @@ fn piece(leader: u32, piece: u32) -> Message {
         leader,
         iteration: 0,
         piece,
-        bytes: vec![7; 64],
+        bytes: RECORD[64 * piece as usize..][..64].to_vec(),
     }
 }
 
