@@ -2,180 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards import pool
-from es_llm.rewards.batch import DIED, INVALID, RAISED, TIMEOUT, Batch
-from es_llm.rewards.loading import load_reward
-from es_llm.rewards.marks import inline, set_level
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.batch import DIED, TIMEOUT
+from tests.hostile import HOSTILE, batch, below, hostile, kinds, obey, odd
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-LIMIT_S = 0.5
-HOSTILE = {
-    "loop": TIMEOUT,
-    "sleep": TIMEOUT,
-    "regex": TIMEOUT,
-    "stop": TIMEOUT,
-    "raise": RAISED,
-    "exit": RAISED,
-    "recursion": RAISED,
-    "memory": RAISED,
-    "interrupt": RAISED,
-    "_exit": DIED,
-    "_exit 0": DIED,
-    "close": DIED,
-    "kill": DIED,
-    "abort": DIED,
-    "short": RAISED,
-    "long": RAISED,
-    "text": RAISED,
-    "none": RAISED,
-    "nan": INVALID,
-    "inf": INVALID,
-    "word": INVALID,
-    "object": INVALID,
-}
-
-
-def batch(texts):
-    rows = [{"prompt": f"p{place}", "number": place} for place in range(len(texts))]
-    return Batch.of(rows, texts, [[place] for place in range(len(texts))])
-
-
-def hostile(completions, number, **columns):
-    """Does what the completion says; else the reward is the row's number."""
-    return [_obey(text, place) for text, place in zip(completions, number, strict=True)][: _length(completions)]
-
-
-def _length(completions):
-    return 0 if "short" in completions else None
-
-
-def _obey(text, place):
-    match text:
-        case "loop":
-            while True:
-                pass
-        case "sleep":
-            time.sleep(1000)
-        case "regex":
-            re.match(r"(a+)+b", "a" * 60)
-        case "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
-        case "raise":
-            raise ValueError("no")
-        case "exit":
-            sys.exit(0)
-        case "recursion":
-            return _obey(text, place)
-        case "memory":
-            return len(bytearray(10 << 30))
-        case "interrupt":
-            raise KeyboardInterrupt
-        case "_exit":
-            os._exit(7)
-        case "_exit 0":
-            os._exit(0)
-        case "close":
-            os.closerange(3, 1000)
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "abort":
-            os.abort()
-        case "nan":
-            return float("nan")
-        case "inf":
-            return float("inf")
-        case "word":
-            return "1.0"
-        case "object":
-            return object()
-        case "fork":
-            os.fork()
-        case "bomb":
-            while True:
-                os.fork()
-        case "grandchild":
-            subprocess.Popen(["sleep", "1000.25"], start_new_session=True)
-        case "daemon":
-            if os.fork() == 0:
-                os.setsid()
-                if os.fork() == 0:
-                    time.sleep(1000)
-                os._exit(0)
-    return float(place)
-
-
-def odd(completions, **columns):
-    """Answers that are no list of rewards."""
-    match completions[0]:
-        case "long":
-            return [1.0, 2.0]
-        case "text":
-            return "1"
-        case "none":
-            return None
-    return [1.0] * len(completions)
-
-
-def below(pid):
-    """All processes below one that live."""
-    found = {}
-    for place in Path("/proc").iterdir():
-        try:
-            if place.name.isdigit():
-                words = (place / "stat").read_text().rpartition(")")[2].split()
-                if words[0] != "Z":
-                    found[int(place.name)] = int(words[1])
-        except OSError:
-            continue
-    parents = {pid}
-    while True:
-        more = {child for child, parent in found.items() if parent in parents} - parents
-        if not more:
-            return parents - {pid}
-        parents |= more
-
-
-@pytest.fixture
-def rewards():
-    """Makes sets of functions, and sees that they leave nobody behind."""
-    before, made = below(os.getpid()), []
-
-    def make(*functions, workers=2, timeout_s=LIMIT_S, memory_mb=1000, **options):
-        made.append(
-            RewardSet(functions, limits=Limits(workers=workers, timeout_s=timeout_s, memory_mb=memory_mb), **options)
-        )
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-    assert below(os.getpid()) <= before
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
-            try:
-                assert b"1000.25" not in (place / "cmdline").read_bytes()
-            except OSError:
-                continue
-
-
-def kinds(graded, name):
-    return {failure.place: failure.kind for failure in graded.scores[name].failures}
 
 
 @pytest.mark.parametrize(("deed", "kind"), HOSTILE.items())
@@ -220,7 +61,7 @@ def test_a_late_completion_of_a_part_costs_one_time_limit(rewards, tmp_path):
     def slow(completions, **columns):
         with (tmp_path / "calls").open("a") as calls:
             calls.write(completions[0])
-        return [float(_obey(completions[0], 1))]
+        return [float(obey(completions[0], 1))]
 
     made = rewards(slow, workers=1)
     made.score(batch(["."] * 200))  # now parts are of many completions
@@ -303,7 +144,7 @@ def test_the_workers_end_with_a_trainer_that_is_killed(tmp_path):
     code = (
         "import sys, os, time\n"
         "sys.path.insert(0, os.getcwd())\n"
-        "from tests.test_reward_pool import hostile, batch\n"
+        "from tests.hostile import hostile, batch\n"
         "from es_llm.rewards.scoring import Limits, RewardSet\n"
         "made = RewardSet([hostile], limits=Limits(workers=2, timeout_s=100))\n"
         "made.submit(batch(['sleep', 'grandchild', 'sleep']))\n"
@@ -433,150 +274,3 @@ def test_a_server_that_dies_beside_a_forked_child_is_replaced(rewards):
     assert made.submit(batch(["good"])).result().totals == [1.0]
     del pending
     time.sleep(5)  # the child is nobody's any more, and ends by itself
-
-
-@dataclass
-class Rich:
-    """A column's value that isn't plain."""
-
-    text: str
-
-
-def test_columns_that_cannot_travel_are_named(rewards):
-    def rich(completions, value, **columns):
-        return [float(len(each.text)) for each in value]
-
-    made = rewards(rich)
-    columns = {"value": [Rich("abc")]}
-    plain = batch(["a"])
-    assert made.score(replace(plain, columns=columns)) == [3.0]
-    with pytest.raises(ConfigError, match="column 'value' of the data can't be sent"):
-        made.submit(replace(plain, columns={"value": [threading.Lock()]}))
-
-
-def test_a_batch_that_cannot_be_read_fails_and_the_next_one_is_scored(rewards):
-    made = rewards(hostile)
-    graded = made.submit(replace(batch(["good"] * 2), columns={"number": [Unreadable(), Unreadable()]})).result()
-    assert kinds(graded, "hostile") == {0: RAISED, 1: RAISED}
-    assert "can't be read" in graded.scores["hostile"].failures[0].why
-    assert made.score(batch(["good"] * 2)) == [0.0, 1.0]
-
-
-class Unreadable:
-    def __reduce__(self):
-        return (int, ("no number",))
-
-
-def test_nothing_waits_for_workers_that_were_ended(rewards):
-    made = rewards(hostile, timeout_s=30)
-    pending = made.submit(batch(["sleep"]))
-    made.close()
-    assert kinds(pending.result(), "hostile") == {0: DIED}
-
-
-def test_what_functions_print_is_not_the_programs_output(rewards, capfd):
-    def talkative(completions, **columns):
-        print("hello from a reward", flush=True)
-        return [1.0]
-
-    assert rewards(talkative).score(batch(["a"])) == [1.0]
-    told = capfd.readouterr()
-    assert "hello" not in told.out
-    assert "hello" in told.err
-
-
-def test_closures_lambdas_and_methods_travel(rewards):
-    factor = 3.0
-
-    def scaled(completions, **columns):
-        return [factor * len(text) for text in completions]
-
-    made = rewards(scaled, lambda completions, **columns: [1.0] * len(completions))
-    assert made.names == ["scaled", "<lambda>"]
-    assert made.score(batch(["a", "bb"])) == [4.0, 7.0]
-
-
-def test_what_cannot_travel_is_named(rewards):
-    lock = threading.Lock()
-
-    def locked(completions, **columns):
-        with lock:
-            return [1.0] * len(completions)
-
-    with pytest.raises(ConfigError, match=r"`locked` can't be sent .*pickle.*`reward_workers` 0"):
-        rewards(locked)
-    assert rewards(locked, workers=0).score(batch(["a"])) == [1.0]
-    assert rewards(inline(locked)).score(batch(["a"])) == [1.0]
-
-
-def test_what_cannot_be_loaded_is_named(rewards, tmp_path):
-    path = tmp_path / "fragile.py"
-    path.write_text("def reward(completions, **columns):\n    return [2.0] * len(completions)\n")
-    function = load_reward(f"{path}:reward")
-    made = rewards(function)
-    assert made.score(batch(["a"])) == [2.0]
-    path.write_text("raise OSError('gone')\n")
-    with pytest.raises(RewardError, match=r"`reward` can't be loaded in a process of its own: .*gone"):
-        rewards(function).open()
-
-
-def test_async_functions_wait_together(rewards):
-    async def judge(completions, **columns):
-        await asyncio.sleep(1000 if completions[0] == "sleep" else 0.2)
-        if completions[0] == "raise":
-            raise ValueError("no")
-        return [1.0] * len(completions)
-
-    start = time.monotonic()
-    graded = rewards(judge, timeout_s=1).submit(batch(["good"] * 40 + ["sleep", "raise"])).result()
-    assert time.monotonic() - start < 10  # 40 x 0.2 s one after the other, and more
-    assert graded.totals == [1.0] * 40 + [None, None]
-    assert kinds(graded, "judge") == {40: TIMEOUT, 41: RAISED}
-
-
-def test_an_async_function_that_blocks_fails_alone(rewards):
-    async def blocking(completions, **columns):
-        if completions[0] == "loop":
-            _obey("loop", 0)
-        return [1.0] * len(completions)
-
-    graded = rewards(blocking).submit(batch(["good", "loop", "good"])).result()
-    assert graded.totals == [1.0, None, 1.0]
-    assert kinds(graded, "blocking") == {1: TIMEOUT}
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_set_level_reward_sees_all_completions(rewards, workers):
-    @set_level
-    def distinct(completions, number, **columns):
-        assert len(number) == len(completions)
-        return len(set(completions)) / len(completions)
-
-    made = rewards(distinct, hostile, workers=workers, weights=[1.0, 0.5])
-    assert made.set_level
-    assert made.score(batch(["a", "b", "a", "b"])) == [0.5, 1.0, 1.5, 2.0]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_logs_of_functions(rewards, workers):
-    def talkative(completions, log_extra, log_metric, trainer_state, **columns):
-        log_extra("length", [len(text) for text in completions])
-        for text in completions:
-            log_metric("mean_length", len(text))
-        return [float(trainer_state.global_step)] * len(completions)
-
-    scores = rewards(talkative, workers=workers).submit(batch(["a", "bbb"])).result().scores["talkative"]
-    assert scores.values == [0.0, 0.0]
-    assert scores.extra == {"length": [1, 3]}
-    assert sorted(scores.metrics) == [("mean_length", 1.0), ("mean_length", 3.0)]
-
-
-def test_a_failure_of_one_function_fails_the_completion(rewards):
-    def half(completions, **columns):
-        return [None if text == "skip" else 1.0 for text in completions]
-
-    made = rewards(half, hostile)
-    graded = made.submit(batch(["good", "skip", "raise"])).result()
-    assert graded.totals == [1.0, 1.0, None]
-    assert made.examples["hostile"].kind == RAISED
-    assert "ValueError: no" in made.examples["hostile"].why

@@ -511,7 +511,7 @@ class TeamRank:
         """Whether this rank heard that others ended the call."""
     @property
     def expects(self) -> bool:
-        """Whether pieces of a record are on their way to this rank."""
+        """Whether pieces of a record are on their way to this rank, and not late yet."""
     @property
     def head(self) -> int: ...
     @property

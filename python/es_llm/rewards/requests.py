@@ -1,6 +1,8 @@
 """What the trainer says to the reward server, and what the server says to its workers, as pickles.
 
-By cloudpickle: classes of a script or a notebook travel with their instances. The server answers (number of the
+By cloudpickle: closures and classes of a script or a notebook travel with their instances, which no other format
+does. It only ever reads what processes of this run wrote to each other over their own sockets, never a file, a
+download or a model's words; who can write there runs the user's functions already. The server answers (number of the
 request, scores); a worker answers (scores, seconds that they took).
 """
 
@@ -55,7 +57,7 @@ def packed(value: Any) -> bytes:
 
 
 def unpacked(data: bytes) -> Any:
-    """The other way round: data of this package's own processes."""
+    """The other way round: what a process of this run packed. The one place where a pickle is read."""
     return pickle.loads(data)
 
 

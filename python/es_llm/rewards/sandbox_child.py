@@ -104,7 +104,8 @@ def import_what_code_may_use() -> None:
 
 
 def answer() -> dict[str, object]:
-    """Call the function."""
+    """Call the function. To run code that a model wrote is what this process is for; what it could harm was taken from
+    it before, and it answers in JSON."""
     place: dict[str, object] = {"__name__": "answer"}
     try:
         exec(compile(words["code"], "answer", "exec"), place)

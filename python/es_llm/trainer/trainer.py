@@ -131,27 +131,7 @@ class ESTrainer:
         engine.check_lengths([row["prompt"] for rows in self.eval_dataset.values() for row in rows])
         rewards.require_columns(columns_of(prompts.first()), "`train_dataset`")
         _require_columns(rewards, self.eval_dataset)
-        self.run = RunState(
-            config=self.args,
-            team=self.team,
-            population=_core.Population(
-                run_seed=self.args.seed,
-                population_size=self.args.population_size,
-                antithetic=self.args.antithetic,
-                shaping=self.args.shaping,
-                failure_policy=self.args.failure_policy,
-            ),
-            weights=Weights(
-                self.model,
-                dtype=self.args.dtype,
-                frozen=self.args.frozen,
-                device=device_of_rank(self.args.device, self.team.local_rank),
-                master_device=self.args.master_device,
-            ),
-            engine=engine,
-            rewards=rewards,
-            prompts=prompts,
-        )
+        self.run = self._state(engine, rewards, prompts)
         self._origin = Origin(
             self.run, self.model, self.processing_class, self._load_base if self._model_loaded else None
         )
@@ -161,6 +141,32 @@ class ESTrainer:
         self.callbacks.state.is_world_process_zero = self.callbacks.state.is_local_process_zero = self.team.rank == 0
         self.run.rewards.open()
         self.callbacks.call("on_init_end")
+
+    def _state(self, engine: RolloutEngine, rewards: RewardSet, prompts: Prompts) -> RunState:
+        args = self.args
+        population = _core.Population(
+            run_seed=args.seed,
+            population_size=args.population_size,
+            antithetic=args.antithetic,
+            shaping=args.shaping,
+            failure_policy=args.failure_policy,
+        )
+        weights = Weights(
+            self.model,
+            dtype=args.dtype,
+            frozen=args.frozen,
+            device=device_of_rank(args.device, self.team.local_rank),
+            master_device=args.master_device,
+        )
+        return RunState(
+            config=args,
+            team=self.team,
+            population=population,
+            weights=weights,
+            engine=engine,
+            rewards=rewards,
+            prompts=prompts,
+        )
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
         """Train to `args.max_steps`, and leave the run's directory complete.

@@ -271,7 +271,7 @@ impl TeamRank {
         self.with(|rank| rank.stop(&payload));
     }
 
-    /// Whether pieces of a record are on their way to this rank.
+    /// Whether pieces of a record are on their way to this rank, and not late yet.
     #[getter]
     fn expects(&self) -> bool {
         self.with(|rank| rank.expects())

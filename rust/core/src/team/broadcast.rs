@@ -108,9 +108,10 @@ struct Coming {
 }
 
 impl Rank {
-    /// Whether pieces of a record are on their way to this rank.
+    /// Whether pieces of a record are on their way to this rank, and not late yet.
     pub fn expects(&self) -> bool {
-        self.arrivals.coming.is_some()
+        let coming = self.arrivals.coming.as_ref();
+        coming.is_some_and(|coming| coming.patience_s <= PATIENCE_S)
     }
 
     /// Sends a record to ranks that may lack it.

@@ -1,0 +1,166 @@
+"""A reward function that does whatever a completion says, and who is left of the processes that it ran in."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from es_llm.rewards.batch import DIED, INVALID, RAISED, TIMEOUT, Batch
+from es_llm.rewards.scoring import Limits, RewardSet
+
+LIMIT_S = 0.5
+HOSTILE = {
+    "loop": TIMEOUT,
+    "sleep": TIMEOUT,
+    "regex": TIMEOUT,
+    "stop": TIMEOUT,
+    "raise": RAISED,
+    "exit": RAISED,
+    "recursion": RAISED,
+    "memory": RAISED,
+    "interrupt": RAISED,
+    "_exit": DIED,
+    "_exit 0": DIED,
+    "close": DIED,
+    "kill": DIED,
+    "abort": DIED,
+    "short": RAISED,
+    "long": RAISED,
+    "text": RAISED,
+    "none": RAISED,
+    "nan": INVALID,
+    "inf": INVALID,
+    "word": INVALID,
+    "object": INVALID,
+}
+
+
+def batch(texts):
+    rows = [{"prompt": f"p{place}", "number": place} for place in range(len(texts))]
+    return Batch.of(rows, texts, [[place] for place in range(len(texts))])
+
+
+def hostile(completions, number, **columns):
+    """Does what the completion says; else the reward is the row's number."""
+    return [obey(text, place) for text, place in zip(completions, number, strict=True)][: length_of(completions)]
+
+
+def length_of(completions):
+    return 0 if "short" in completions else None
+
+
+def obey(text, place):
+    match text:
+        case "loop":
+            while True:
+                pass
+        case "sleep":
+            time.sleep(1000)
+        case "regex":
+            re.match(r"(a+)+b", "a" * 60)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "raise":
+            raise ValueError("no")
+        case "exit":
+            sys.exit(0)
+        case "recursion":
+            return obey(text, place)
+        case "memory":
+            return len(bytearray(10 << 30))
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "_exit":
+            os._exit(7)
+        case "_exit 0":
+            os._exit(0)
+        case "close":
+            os.closerange(3, 1000)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "abort":
+            os.abort()
+        case "nan":
+            return float("nan")
+        case "inf":
+            return float("inf")
+        case "word":
+            return "1.0"
+        case "object":
+            return object()
+        case "fork":
+            os.fork()
+        case "bomb":
+            while True:
+                os.fork()
+        case "grandchild":
+            subprocess.Popen(["sleep", "1000.25"], start_new_session=True)
+        case "daemon":
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    time.sleep(1000)
+                os._exit(0)
+    return float(place)
+
+
+def odd(completions, **columns):
+    """Answers that are no list of rewards."""
+    match completions[0]:
+        case "long":
+            return [1.0, 2.0]
+        case "text":
+            return "1"
+        case "none":
+            return None
+    return [1.0] * len(completions)
+
+
+def below(pid):
+    """All processes below one that live."""
+    found = {}
+    for place in Path("/proc").iterdir():
+        try:
+            if place.name.isdigit():
+                words = (place / "stat").read_text().rpartition(")")[2].split()
+                if words[0] != "Z":
+                    found[int(place.name)] = int(words[1])
+        except OSError:
+            continue
+    parents = {pid}
+    while True:
+        more = {child for child, parent in found.items() if parent in parents} - parents
+        if not more:
+            return parents - {pid}
+        parents |= more
+
+
+def watched_rewards():
+    """What the fixture `rewards` does: makes sets of functions, and sees that they leave nobody behind."""
+    before, made = below(os.getpid()), []
+
+    def make(*functions, workers=2, timeout_s=LIMIT_S, memory_mb=1000, **options):
+        made.append(
+            RewardSet(functions, limits=Limits(workers=workers, timeout_s=timeout_s, memory_mb=memory_mb), **options)
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+    assert below(os.getpid()) <= before
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                assert b"1000.25" not in (place / "cmdline").read_bytes()
+            except OSError:
+                continue
+
+
+def kinds(graded, name):
+    return {failure.place: failure.kind for failure in graded.scores[name].failures}

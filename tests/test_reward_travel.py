@@ -1,0 +1,166 @@
+"""What gets to the workers of rewards and back: functions, columns, prints, logs, several completions at once."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+
+import pytest
+
+from es_llm.errors import ConfigError, RewardError
+from es_llm.rewards.batch import DIED, RAISED, TIMEOUT
+from es_llm.rewards.loading import load_reward
+from es_llm.rewards.marks import inline, set_level
+from tests.hostile import batch, hostile, kinds, obey
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@dataclass
+class Rich:
+    """A column's value that isn't plain."""
+
+    text: str
+
+
+def test_columns_that_cannot_travel_are_named(rewards):
+    def rich(completions, value, **columns):
+        return [float(len(each.text)) for each in value]
+
+    made = rewards(rich)
+    columns = {"value": [Rich("abc")]}
+    plain = batch(["a"])
+    assert made.score(replace(plain, columns=columns)) == [3.0]
+    with pytest.raises(ConfigError, match="column 'value' of the data can't be sent"):
+        made.submit(replace(plain, columns={"value": [threading.Lock()]}))
+
+
+def test_a_batch_that_cannot_be_read_fails_and_the_next_one_is_scored(rewards):
+    made = rewards(hostile)
+    graded = made.submit(replace(batch(["good"] * 2), columns={"number": [Unreadable(), Unreadable()]})).result()
+    assert kinds(graded, "hostile") == {0: RAISED, 1: RAISED}
+    assert "can't be read" in graded.scores["hostile"].failures[0].why
+    assert made.score(batch(["good"] * 2)) == [0.0, 1.0]
+
+
+class Unreadable:
+    def __reduce__(self):
+        return (int, ("no number",))
+
+
+def test_nothing_waits_for_workers_that_were_ended(rewards):
+    made = rewards(hostile, timeout_s=30)
+    pending = made.submit(batch(["sleep"]))
+    made.close()
+    assert kinds(pending.result(), "hostile") == {0: DIED}
+
+
+def test_what_functions_print_is_not_the_programs_output(rewards, capfd):
+    def talkative(completions, **columns):
+        print("hello from a reward", flush=True)
+        return [1.0]
+
+    assert rewards(talkative).score(batch(["a"])) == [1.0]
+    told = capfd.readouterr()
+    assert "hello" not in told.out
+    assert "hello" in told.err
+
+
+def test_closures_lambdas_and_methods_travel(rewards):
+    factor = 3.0
+
+    def scaled(completions, **columns):
+        return [factor * len(text) for text in completions]
+
+    made = rewards(scaled, lambda completions, **columns: [1.0] * len(completions))
+    assert made.names == ["scaled", "<lambda>"]
+    assert made.score(batch(["a", "bb"])) == [4.0, 7.0]
+
+
+def test_what_cannot_travel_is_named(rewards):
+    lock = threading.Lock()
+
+    def locked(completions, **columns):
+        with lock:
+            return [1.0] * len(completions)
+
+    with pytest.raises(ConfigError, match=r"`locked` can't be sent .*pickle.*`reward_workers` 0"):
+        rewards(locked)
+    assert rewards(locked, workers=0).score(batch(["a"])) == [1.0]
+    assert rewards(inline(locked)).score(batch(["a"])) == [1.0]
+
+
+def test_what_cannot_be_loaded_is_named(rewards, tmp_path):
+    path = tmp_path / "fragile.py"
+    path.write_text("def reward(completions, **columns):\n    return [2.0] * len(completions)\n")
+    function = load_reward(f"{path}:reward")
+    made = rewards(function)
+    assert made.score(batch(["a"])) == [2.0]
+    path.write_text("raise OSError('gone')\n")
+    with pytest.raises(RewardError, match=r"`reward` can't be loaded in a process of its own: .*gone"):
+        rewards(function).open()
+
+
+def test_async_functions_wait_together(rewards):
+    async def judge(completions, **columns):
+        await asyncio.sleep(1000 if completions[0] == "sleep" else 0.2)
+        if completions[0] == "raise":
+            raise ValueError("no")
+        return [1.0] * len(completions)
+
+    start = time.monotonic()
+    graded = rewards(judge, timeout_s=1).submit(batch(["good"] * 40 + ["sleep", "raise"])).result()
+    assert time.monotonic() - start < 10  # 40 x 0.2 s one after the other, and more
+    assert graded.totals == [1.0] * 40 + [None, None]
+    assert kinds(graded, "judge") == {40: TIMEOUT, 41: RAISED}
+
+
+def test_an_async_function_that_blocks_fails_alone(rewards):
+    async def blocking(completions, **columns):
+        if completions[0] == "loop":
+            obey("loop", 0)
+        return [1.0] * len(completions)
+
+    graded = rewards(blocking).submit(batch(["good", "loop", "good"])).result()
+    assert graded.totals == [1.0, None, 1.0]
+    assert kinds(graded, "blocking") == {1: TIMEOUT}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_set_level_reward_sees_all_completions(rewards, workers):
+    @set_level
+    def distinct(completions, number, **columns):
+        assert len(number) == len(completions)
+        return len(set(completions)) / len(completions)
+
+    made = rewards(distinct, hostile, workers=workers, weights=[1.0, 0.5])
+    assert made.set_level
+    assert made.score(batch(["a", "b", "a", "b"])) == [0.5, 1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_logs_of_functions(rewards, workers):
+    def talkative(completions, log_extra, log_metric, trainer_state, **columns):
+        log_extra("length", [len(text) for text in completions])
+        for text in completions:
+            log_metric("mean_length", len(text))
+        return [float(trainer_state.global_step)] * len(completions)
+
+    scores = rewards(talkative, workers=workers).submit(batch(["a", "bbb"])).result().scores["talkative"]
+    assert scores.values == [0.0, 0.0]
+    assert scores.extra == {"length": [1, 3]}
+    assert sorted(scores.metrics) == [("mean_length", 1.0), ("mean_length", 3.0)]
+
+
+def test_a_failure_of_one_function_fails_the_completion(rewards):
+    def half(completions, **columns):
+        return [None if text == "skip" else 1.0 for text in completions]
+
+    made = rewards(half, hostile)
+    graded = made.submit(batch(["good", "skip", "raise"])).result()
+    assert graded.totals == [1.0, 1.0, None]
+    assert made.examples["hostile"].kind == RAISED
+    assert "ValueError: no" in made.examples["hostile"].why
