@@ -460,8 +460,8 @@ class TeamRank:
         """Another run begins, on all ranks at the same place."""
     def enter(self, now: float) -> None:
         """The next collective call begins."""
-    def restore(self, now: float, records: Sequence[bytes]) -> None:
-        """Records from before: they are applied first."""
+    def restore(self, now: float, first: int, records: Sequence[bytes]) -> bool:
+        """Records of the leader's journal, from `first` on: they are applied first. False if others are known already."""
     def receive(self, now: float, from_: int, payload: bytes, /) -> None:
         """A message came.
 

@@ -104,9 +104,10 @@ class Team:
         self._machine.alive(time.monotonic())
         self._wire.watchdog.again()
 
-    def restore(self, records: list[bytes]) -> None:
-        """Leader: records from before; each is applied by all ranks."""
-        self._machine.restore(time.monotonic(), records)
+    def restore(self, first: int, records: list[bytes]) -> bool:
+        """Leader: what its journal holds from record `first` on; each is applied by all ranks. Some may have become known
+        since `records()` was asked; false if other ones did."""
+        return self._machine.restore(time.monotonic(), first, records)
 
     def records(self) -> list[bytes]:
         """The records this rank knows."""

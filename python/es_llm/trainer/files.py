@@ -39,7 +39,7 @@ class RunFiles:
         saved = [record.to_bytes() for record in self.saved]
         both = min(len(saved), len(known))
         if saved[:both] != known[:both]:
-            raise JournalError(f"{str(self.directory.journal)!r} holds other records than this job's ranks")
+            raise other_records(self.directory)
         for data in known[both:]:
             self.append_record(Record.from_bytes(data))
         return saved[both:]
@@ -98,6 +98,11 @@ class RunFiles:
         self._writer.close()
         if self._lock is not None:
             self._lock.leave()
+
+
+def other_records(directory: RunDirectory) -> JournalError:
+    """The error of a journal that contradicts what ranks know."""
+    return JournalError(f"{str(directory.journal)!r} holds other records than this job's ranks")
 
 
 def copy_of(open_copy: Callable[[], OpenRun | None], known: list[bytes]) -> RunFiles | None:

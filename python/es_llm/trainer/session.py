@@ -19,7 +19,7 @@ from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.completions import CompletionLog
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 from es_llm.trainer.evaluations import Evaluations
-from es_llm.trainer.files import RunFiles, copy_of, taken_from
+from es_llm.trainer.files import RunFiles, copy_of, other_records, taken_from
 from es_llm.trainer.iteration import ITERATE, Figures, Iteration
 from es_llm.trainer.metrics import iteration_metrics
 from es_llm.trainer.opening import OpenRun, open_copy, take_over_run
@@ -105,7 +105,8 @@ class Session(Program):
         started = None if self._started is None else asdict(self._started)
         told = {"directory": str(files.directory.path), "resumed_at": self._resumed_at, "started": started}
         team.welcome(json.dumps(told).encode())
-        team.restore(lacking)
+        if not team.restore(len(known), lacking):
+            raise other_records(files.directory)
         self._begin(files.directory)
 
     def follow(self) -> None:

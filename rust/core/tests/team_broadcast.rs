@@ -284,8 +284,12 @@ fn a_leader_that_slept_leads_anew_before_it_applies_what_others_made() {
     one.enter(0.0);
     assert_eq!(one.next(0.0), Step::Lead);
     let mut other = Rank::new(1, 2, 7, Settings::default());
-    other.restore(0.0, vec![vec![1], vec![2]]);
     other.enter(0.0);
+    other.take_sends();
+    other.lost(0.0, 0);
+    other.next(0.0);
+    assert!(other.restore(0.0, 0, vec![vec![1], vec![2]]));
+    other.receive(0.0, 0, &Message::Beat.encode(1)).unwrap();
     while let Some((_, bytes)) = other.take_sends().pop() {
         one.receive(0.1, 1, &bytes).unwrap();
         for (_, bytes) in one.take_sends() {
@@ -304,8 +308,8 @@ fn a_leader_that_slept_leads_anew_before_it_applies_what_others_made() {
 #[test]
 fn a_record_is_sent_whole_once_however_often_it_is_asked_for() {
     let mut one = Rank::new(0, 2, 7, Settings::default());
-    one.restore(0.0, vec![vec![1], vec![2]]);
     one.enter(0.0);
+    assert!(one.restore(0.0, 0, vec![vec![1], vec![2]]));
     let mut other = Rank::new(1, 2, 7, Settings::default());
     other.enter(0.0);
     let (_, hello) = other.take_sends().remove(0);
@@ -325,7 +329,7 @@ fn an_end_is_taken_back_by_a_record_that_the_journal_had() {
     one.enter(0.0);
     assert_eq!(one.next(0.0), Step::Lead);
     one.finish(0.0, b"end".to_vec());
-    one.restore(0.0, vec![vec![1]]);
+    assert!(one.restore(0.0, 0, vec![vec![1]]));
     assert!(matches!(one.next(0.0), Step::Apply { .. }));
     assert_eq!(one.next(0.0), Step::Superseded);
     assert_eq!(one.next(0.0), Step::Wait);

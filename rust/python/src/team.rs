@@ -164,8 +164,8 @@ impl TeamRank {
         self.with(|rank| rank.enter(now));
     }
 
-    fn restore(&self, now: f64, records: Vec<Vec<u8>>) {
-        self.with(|rank| rank.restore(now, records));
+    fn restore(&self, now: f64, first: u32, records: Vec<Vec<u8>>) -> bool {
+        self.with(|rank| rank.restore(now, first, records))
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "extracted from Python bytes")]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::leader::Leader;
 use super::message::{Hello, Message};
-use super::{BEATS, Loss, Rank, RankId, Step};
+use super::{BEATS, Loss, Office, Rank, RankId, Step};
 
 impl Rank {
     /// The lowest rank that takes part leads.
@@ -31,6 +31,10 @@ impl Rank {
             self.todo.push_back(Step::Lead);
             self.worker.reset();
             self.say_hello();
+            if self.settings.unit_timeout_s > 0.0 {
+                // One that took this rank for silent may lead already, and shall stop before it misses its journal.
+                self.beat(now, self.others());
+            }
             for (rank, messages) in std::mem::take(&mut self.early) {
                 for message in messages {
                     self.handle(now, rank, message);
@@ -39,8 +43,12 @@ impl Rank {
             return;
         }
         if self.leader.take().is_some() {
-            self.led = true;
-            self.todo.push_back(Step::Follow);
+            // What the main thread hasn't begun to take over is another's now.
+            self.todo.retain(|step| *step != Step::Lead);
+            if self.office != Office::None {
+                self.led = true;
+                self.todo.push_back(Step::Follow);
+            }
         }
         if self.lost.contains_key(&self.me) {
             // A rank that resigned does no more than wait for the end.
@@ -132,17 +140,21 @@ impl Rank {
         // A main thread that hangs is a rank that hangs, though this thread lives.
         let works = now - self.worked < timeout;
         if timeout > 0.0 && works && now - self.spoke > timeout / BEATS {
-            self.spoke = now;
             let all = self.others();
-            let listeners = if self.leads() { all } else { vec![self.head] };
-            for rank in listeners {
-                self.post(rank, &Message::Beat);
-            }
+            self.beat(now, if self.leads() { all } else { vec![self.head] });
         }
         if self.leads() {
             self.lead_tick(now);
         } else if timeout > 0.0 && now - self.heard > timeout && self.follows() {
             self.lose(now, self.head, Loss::Silent);
+        }
+    }
+
+    /// Says to these ranks that this one lives.
+    fn beat(&mut self, now: f64, listeners: Vec<RankId>) {
+        self.spoke = now;
+        for rank in listeners {
+            self.post(rank, &Message::Beat);
         }
     }
 

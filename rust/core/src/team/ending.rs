@@ -32,6 +32,10 @@ impl Rank {
         // Not if it told another leader that it hasn't this record: that one may make it anew, of other bytes.
         let right = end.0 == self.head || self.leads();
         if let Some(record) = last.take_if(|_| right) {
+            if self.leads() {
+                // Others led while this one slept, and have the journal.
+                self.todo.push_back(Step::Follow);
+            }
             self.learn(record);
         }
         self.parted(now, from);
@@ -67,7 +71,7 @@ impl Rank {
         }
     }
 
-    /// Leaves the call if others did, and this rank has all its records.
+    /// Leaves the call if others did, and this rank has all its records. It leads no more then, nor takes a journal over.
     pub(super) fn leave_if_over(&mut self) -> bool {
         let have = self.history.len();
         let known = self.known_end.take_if(|end| end.1 == have);
@@ -76,6 +80,9 @@ impl Rank {
             self.finished = Some(payload.clone());
             self.finished_by = leader;
             self.worker.forget();
+            for step in self.todo.iter_mut().filter(|step| **step == Step::Lead) {
+                *step = Step::Follow;
+            }
             self.leave(payload);
         }
         over

@@ -36,6 +36,12 @@ impl History {
         self.records.get(first as usize..).unwrap_or_default()
     }
 
+    /// Whether these records, from `first` on, are those that are known, as far as any is; none is missing before them.
+    pub fn agrees(&self, first: u32, records: &[Vec<u8>]) -> bool {
+        let mut both = self.since(first).iter().zip(records);
+        first <= self.len() && both.all(|(known, record)| known == record)
+    }
+
     /// Checksum over the first `count` records, if there are as many: equal for equal prefixes.
     pub fn checksum(&self, count: u32) -> Option<u64> {
         match count {

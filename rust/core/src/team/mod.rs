@@ -83,6 +83,14 @@ struct Ended {
     payload: Vec<u8>,
 }
 
+/// Whether the main thread took the journal over as leader: it may be at it while this rank leads no more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Office {
+    None,
+    Taking,
+    Held,
+}
+
 /// One rank of a job.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
@@ -100,6 +108,8 @@ pub struct Rank {
     digest: Option<(u32, u64)>,
     /// It led, and hasn't told its new leader yet.
     led: bool,
+    /// What its main thread makes of it.
+    office: Office,
     worker: Worker,
     leader: Option<Leader>,
     /// Who leads, as far as this rank knows.
@@ -154,6 +164,7 @@ impl Rank {
             applied: 0,
             digest: None,
             led: false,
+            office: Office::None,
             worker: Worker::default(),
             leader: None,
             head: 0,
@@ -202,6 +213,7 @@ impl Rank {
         self.left.clear();
         self.todo.retain(|step| matches!(step, Step::Apply { .. }));
         self.leader = None;
+        self.office = Office::None;
         self.early.clear();
         self.worker.forget();
         (self.heard, self.spoke, self.ticked, self.worked) = (now, now, now, now);
@@ -214,10 +226,14 @@ impl Rank {
         }
     }
 
-    /// Records this rank has from before, such as those of its own journal: they are applied first.
-    pub fn restore(&mut self, now: f64, records: Vec<Vec<u8>>) {
+    /// Records of the leader's journal, from `first` on: they are applied first. It may have learnt some of them since it
+    /// opened the journal. Nothing happens if this rank doesn't lead (any more); false, if it knows others in their place.
+    pub fn restore(&mut self, now: f64, first: u32, records: Vec<Vec<u8>>) -> bool {
         let known = self.history.len();
-        for record in records {
+        if self.leader.is_none() || !self.history.agrees(first, &records) {
+            return self.leader.is_none();
+        }
+        for record in records.into_iter().skip((known - first) as usize) {
             self.learn(record);
         }
         // An end that was said before them is none any more.
@@ -226,6 +242,7 @@ impl Rank {
             self.todo.push_back(Step::Superseded);
         }
         self.share_records(now);
+        true
     }
 
     /// The rank that leads, as far as this one knows.
@@ -321,13 +338,22 @@ impl Rank {
     /// The next step of the main thread; the one before is finished.
     pub fn next(&mut self, now: f64) -> Step {
         self.worked = now;
+        if self.office == Office::Taking {
+            self.office = Office::Held;
+            // Another rank leads by now, and this one has just taken the journal from it.
+            self.greet |= self.leader.is_none();
+            self.led |= self.leader.is_none();
+        }
         if std::mem::take(&mut self.greet) {
             self.say_hello();
             self.settle(now);
         }
         if let Some(step) = self.todo.pop_front() {
-            if let Step::Apply { iteration, .. } = step {
-                self.applied = iteration + 1;
+            match step {
+                Step::Apply { iteration, .. } => self.applied = iteration + 1,
+                Step::Lead => self.office = Office::Taking,
+                Step::Follow => self.office = Office::None,
+                _ => {}
             }
             return step;
         }

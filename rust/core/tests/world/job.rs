@@ -2,7 +2,7 @@
 
 use es_core::team::{Outcome, Round};
 
-/// Two calls, each of so many iterations.
+/// Two calls, each a run of so many iterations.
 pub const ITERATIONS: [u32; 2] = [3, 2];
 
 /// A small generator; every draw of a world comes from its seed.
@@ -75,10 +75,15 @@ pub fn apply(weights: u64, record: &[u8]) -> u64 {
     })
 }
 
+/// The base weights of a run.
+pub fn base(run: usize) -> u64 {
+    1 + run as u64
+}
+
 /// Weights after each iteration of an undisturbed run.
-pub fn expected(units: u32) -> Vec<u64> {
-    let mut all = vec![1];
-    for step in 0..ITERATIONS.iter().sum() {
+pub fn expected(run: usize, units: u32) -> Vec<u64> {
+    let mut all = vec![base(run)];
+    for step in 0..ITERATIONS[run] {
         let weights = *all.last().unwrap();
         let round = Round { kind: 0, step };
         let values: Vec<_> = (0..units)

@@ -1,114 +1,128 @@
 //! What the main thread of a simulated rank does: the steps that its machine names, and the leader's program.
 
-use es_core::team::{Round, Step, Table};
+use es_core::team::{Loss, Round, Step, Table};
 
-use super::job::{ITERATIONS, apply, figures, outcome, record};
+use super::disk::Writer;
+use super::job::{ITERATIONS, apply, base, figures, outcome, record};
 use super::{What, World};
+
+/// A leader whose journal was taken over waits so often for another one to speak, so many seconds each time.
+const WAITS: u32 = 20;
+const PATIENCE: f64 = 0.25;
+
+/// What it says if none does.
+const TAKEN: &[u8] = b"taken";
+
+/// What a main thread is about: it takes a while, and meanwhile messages come.
+#[derive(Clone, Debug)]
+pub enum Work {
+    Evaluate { round: Round, unit: u32 },
+    Begin { round: Round },
+    TakeOver { first: u32, lacking: Vec<Vec<u8>> },
+    Publish { iteration: u32, record: Vec<u8> },
+    Finish { payload: Vec<u8> },
+}
+
+/// What a rank's program knows.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    pub weights: u64,
+    pub applied: u32,
+    pub leading: bool,
+    /// Whether it has a round open as leader, or ended the call.
+    pub busy: bool,
+    /// After how many iterations it has evaluated, as leader.
+    pub evaluated: Option<u32>,
+    /// Whether it was told, as leader, to end the call soon.
+    pub halting: bool,
+    /// Whether it raised an error: it takes no more steps than the last one.
+    pub failed: bool,
+    pub work: Option<Work>,
+    pub writer: Option<Writer>,
+    /// How often it still waits for who took its journal over.
+    pub taken: Option<u32>,
+}
 
 impl World {
     /// One turn of a rank's main thread: it finishes what it did, and does the next step.
     pub fn main(&mut self, rank: u32) {
-        let weights = self.processes[rank as usize].weights;
-        if let Some((round, unit)) = self.processes[rank as usize].task.take() {
-            self.machine(rank, |machine, now| {
-                machine.evaluated(now, outcome(weights, round, unit));
-            });
+        if let Some(work) = self.program(rank).work.take() {
+            self.finish_work(rank, work);
         }
         let mut step = Step::Wait;
         self.machine(rank, |machine, now| step = machine.next(now));
-        let process = &mut self.processes[rank as usize];
+        let now = self.now;
+        if std::env::var_os("ES_LLM_TRACE").is_some() && step != Step::Wait {
+            eprintln!("{now:9.3} {rank}: {step:?}");
+        }
+        let mut seconds = 0.001;
+        let last = matches!(
+            step,
+            Step::Wait | Step::Finished { .. } | Step::Stopped { .. }
+        );
+        if self.program(rank).failed && !last {
+            return self.main_soon(rank, seconds);
+        }
         match step {
             Step::Wait => {
-                process.waiting = true;
-                if process.machine.leads() && !process.opened {
-                    process.opened = true;
-                    self.lead(rank);
+                let program = self.program(rank);
+                if program.leading && !program.busy && !program.failed {
+                    program.busy = true;
+                    self.advance(rank);
+                } else if let Some(waits) = &mut program.taken {
+                    if *waits == 0 {
+                        return self.give_up(rank);
+                    }
+                    *waits -= 1;
+                    seconds = PATIENCE;
+                } else {
+                    self.processes[rank as usize].waiting = true;
+                    return;
                 }
-                return;
             }
             Step::Evaluate { round, unit } => {
-                assert_eq!(round.step, process.applied, "seed {}", self.seed);
-                process.task = Some((round, unit));
-                let mut seconds = process.pace * (0.8 + 0.4 * self.draw.unit());
-                seconds += self.hang();
-                return self.main_soon(rank, seconds);
+                assert_eq!(round.step, self.program(rank).applied, "the round is open");
+                self.program(rank).work = Some(Work::Evaluate { round, unit });
+                let pace = self.processes[rank as usize].pace;
+                seconds = pace * (0.8 + 0.4 * self.draw.unit());
             }
-            Step::Apply { iteration, payload } => {
-                assert_eq!(iteration, process.applied, "seed {}", self.seed);
-                process.weights = apply(process.weights, &payload);
-                process.applied += 1;
-                process.opened = false;
-                if std::mem::take(&mut process.flip) {
-                    process.weights ^= 1 << rank;
-                }
-                let weights = process.weights;
-                self.machine(rank, |machine, now| machine.digest(now, iteration, weights));
+            Step::Apply { iteration, payload } => self.apply(rank, iteration, &payload),
+            Step::Heal { .. } => self.heal(rank),
+            Step::Halt => self.program(rank).halting = true,
+            Step::Complete => self.complete(rank),
+            Step::Lead => self.take_over(rank),
+            Step::Follow => {
+                let program = self.program(rank);
+                (program.leading, program.taken, program.writer) = (false, None, None);
             }
-            Step::Heal { .. } => {
-                let records =
-                    process.machine.history().since(0)[..process.applied as usize].to_vec();
-                process.weights = records
-                    .iter()
-                    .fold(1, |weights, record| apply(weights, record));
-                let (iteration, weights) = (process.applied - 1, process.weights);
-                self.machine(rank, |machine, now| machine.digest(now, iteration, weights));
-            }
-            Step::Halt => process.halting = true,
-            Step::Complete if process.evaluated != Some(process.applied) => {
-                self.table(rank, 1);
-                let process = &mut self.processes[rank as usize];
-                process.evaluated = Some(process.applied);
-                process.opened = false;
-            }
-            Step::Complete => self.publish(rank),
-            Step::Lead | Step::Superseded => process.opened = false,
-            Step::Finished { payload } => {
-                let weights = process.weights;
-                let resigned = process.machine.losses().contains_key(&rank);
-                assert!(
-                    resigned || payload.is_empty() || payload == weights.to_le_bytes(),
-                    "seed {}: rank {rank}, call {}, applied {}, {:?}",
-                    self.seed,
-                    process.calls,
-                    process.applied,
-                    process.machine.losses()
-                );
-                process.inside = false;
-                process.left_out |= payload.is_empty();
-                if process.calls < ITERATIONS.len() {
-                    let seconds = self.draw.skewed(0.001, 2.0);
-                    self.at(self.now + seconds, What::Enter { rank });
-                } else {
-                    process.done = true;
-                }
-                return;
-            }
+            Step::Superseded => self.program(rank).busy = false,
+            Step::Finished { payload } => return self.finished(rank, &payload),
+            Step::Stopped { payload } if payload == TAKEN => return self.gone(rank),
             // One that resigned and takes all others for lost leaves with its own error.
-            Step::Stopped { payload }
-                if payload.is_empty() && process.machine.losses().contains_key(&rank) =>
-            {
-                return self.kill(rank);
+            Step::Stopped { payload } if payload.is_empty() && self.resigned(rank) => {
+                return self.gone(rank);
             }
             Step::Agreed { iteration, digest } => {
-                assert_eq!(
-                    digest,
-                    self.expected[iteration as usize + 1],
-                    "seed {}",
-                    self.seed
-                );
+                let right = self.right(rank, iteration + 1);
+                assert_eq!(digest, right, "they agree on the right weights");
+                self.write(rank);
             }
-            Step::Follow
-            | Step::Lost { .. }
-            | Step::Back { .. }
-            | Step::Welcome { .. }
-            | Step::Note { .. } => {}
+            Step::Welcome { payload } => self.keep_copy(rank, u32::from(payload[0])),
+            Step::Lost { .. } | Step::Back { .. } | Step::Note { .. } => self.write(rank),
             Step::Diverged {
                 hopeless: false, ..
-            } if self.trouble.flips > 0 => {}
-            step => panic!("seed {}: rank {rank}: {step:?}", self.seed),
+            } if self.trouble.flips > 0 => self.write(rank),
+            step => panic!("rank {rank}: {step:?}"),
         }
-        let seconds = 0.001 + self.hang();
+        if self.program(rank).work.is_some() {
+            seconds += self.draw.skewed(0.001, 0.5);
+        }
+        seconds += self.hang();
         self.main_soon(rank, seconds);
+    }
+
+    pub fn program(&mut self, rank: u32) -> &mut Program {
+        &mut self.processes[rank as usize].program
     }
 
     /// Seconds for which a main thread hangs: mostly none.
@@ -117,67 +131,247 @@ impl World {
         f64::from(u8::from(hangs)) * self.timeout * (0.5 + 2.0 * self.draw.unit())
     }
 
-    /// The leader's program: evaluate before each iteration, iterate to the end of this call.
-    fn lead(&mut self, rank: u32) {
-        let process = &self.processes[rank as usize];
-        let (step, weights) = (process.applied, process.weights);
-        let end: u32 = ITERATIONS[..process.calls].iter().sum();
-        if step < end && !process.halting {
-            let kind = u32::from(process.evaluated != Some(step));
-            let costs: Vec<f64> = (0..self.units)
-                .map(|unit| f64::from(1 + unit % 3))
-                .collect();
-            let round = Round { kind, step };
-            self.machine(rank, |machine, now| {
+    fn finish_work(&mut self, rank: u32, work: Work) {
+        let weights = self.program(rank).weights;
+        let welcome = vec![self.processes[rank as usize].host as u8];
+        let costs: Vec<f64> = (0..self.units)
+            .map(|unit| f64::from(1 + unit % 3))
+            .collect();
+        self.machine(rank, |machine, now| match work {
+            Work::Evaluate { round, unit } => {
+                machine.evaluated(now, outcome(weights, round, unit));
+            }
+            Work::Begin { round } => {
                 machine.begin(now, round, &costs).expect("there are units");
-            });
+            }
+            Work::TakeOver { first, lacking } => {
+                machine.set_welcome(now, welcome);
+                let fits = machine.restore(now, first, lacking);
+                assert!(fits, "the journal holds other records than the ranks");
+            }
+            Work::Publish { iteration, record } => {
+                machine.publish(now, iteration, record);
+            }
+            Work::Finish { payload } => machine.finish(now, payload),
+        });
+    }
+
+    /// The leader has nothing open. It evaluates before each iteration, and iterates to the end of this call.
+    fn advance(&mut self, rank: u32) {
+        let end = ITERATIONS[self.processes[rank as usize].run()];
+        let program = self.program(rank);
+        let step = program.applied;
+        program.work = Some(if step < end && !program.halting {
+            let kind = u32::from(program.evaluated != Some(step));
+            let round = Round { kind, step };
+            Work::Begin { round }
         } else {
-            self.machine(rank, |machine, now| {
-                machine.finish(now, weights.to_le_bytes().to_vec());
-            });
+            let payload = program.weights.to_le_bytes().to_vec();
+            Work::Finish { payload }
+        });
+    }
+
+    fn take_over(&mut self, rank: u32) {
+        let process = &mut self.processes[rank as usize];
+        let disk = self.disks.entry(process.place()).or_default();
+        let known = process.machine.history().since(0);
+        let (writer, lacking) = disk.take_over(rank, known);
+        disk.led = true;
+        let first = known.len() as u32;
+        let program = &mut process.program;
+        program.work = Some(Work::TakeOver { first, lacking });
+        program.writer = Some(writer);
+        (program.leading, program.busy, program.taken) = (true, false, None);
+    }
+
+    /// The first rank of a host that doesn't see the leader's journal keeps a copy.
+    fn keep_copy(&mut self, rank: u32, leader: u32) {
+        let host = self.processes[rank as usize].host;
+        let first = self.processes.iter().position(|other| other.host == host);
+        let process = &mut self.processes[rank as usize];
+        let disk = self.disks.entry(process.place()).or_default();
+        let local = first == Some(rank as usize);
+        if local && leader != host && !disk.led && process.program.writer.is_none() {
+            let applied = process.program.applied as usize;
+            let known = &process.machine.history().since(0)[..applied];
+            process.program.writer = Some(disk.take_over(rank, known).0);
         }
-        self.main_soon(rank, 0.0);
+    }
+
+    fn apply(&mut self, rank: u32, iteration: u32, record: &[u8]) {
+        let process = &mut self.processes[rank as usize];
+        let place = process.place();
+        let program = &mut process.program;
+        assert_eq!(iteration, program.applied, "records come in their order");
+        if let Some(writer) = &mut program.writer {
+            let disk = self.disks.get_mut(&place).expect("it is written");
+            if disk.append(writer, iteration, record).is_err() {
+                assert!(!program.leading, "a leader applies what it can't write");
+                program.writer = None;
+            }
+        }
+        let here = self.disks.iter().filter(|(other, _)| other.0 == place.0);
+        let mut kept = here.map(|(_, disk)| disk.records.get(iteration as usize));
+        assert!(
+            kept.any(|kept| kept == Some(&record.to_vec())),
+            "it is on a disk first"
+        );
+        program.weights = apply(program.weights, record);
+        program.applied += 1;
+        program.busy = false;
+        if std::mem::take(&mut process.flip) {
+            program.weights ^= 1 << rank;
+        }
+        self.tell_digest(rank);
+    }
+
+    fn heal(&mut self, rank: u32) {
+        let process = &mut self.processes[rank as usize];
+        let applied = process.program.applied as usize;
+        let records = &process.machine.history().since(0)[..applied];
+        process.program.weights = records.iter().fold(base(process.run()), |weights, record| {
+            apply(weights, record)
+        });
+        self.tell_digest(rank);
+    }
+
+    fn tell_digest(&mut self, rank: u32) {
+        let (iteration, weights) = (self.program(rank).applied - 1, self.program(rank).weights);
+        self.machine(rank, |machine, now| machine.digest(now, iteration, weights));
+    }
+
+    fn complete(&mut self, rank: u32) {
+        let step = self.program(rank).applied;
+        if self.program(rank).evaluated != Some(step) {
+            self.table(rank, 1);
+            self.program(rank).evaluated = Some(step);
+            self.write(rank);
+            if self.program(rank).taken.is_none() {
+                self.machine(rank, |machine, _| machine.note(&step.to_le_bytes()));
+                self.program(rank).busy = false;
+            }
+            return;
+        }
+        let table = self.table(rank, 0);
+        // On several disks there may be a record that was made twice, which a real job makes of the same bytes.
+        let mark = if self.hosts > 1 { 0 } else { self.draw.word() };
+        let record = record(&table.values, mark);
+        let process = &mut self.processes[rank as usize];
+        let place = process.place();
+        let program = &mut process.program;
+        let writer = program.writer.as_mut().expect("it leads");
+        let disk = self.disks.get_mut(&place).expect("it is written");
+        if disk.append(writer, step, &record).is_ok() {
+            let iteration = step;
+            program.work = Some(Work::Publish { iteration, record });
+            program.busy = false;
+        } else {
+            self.journal_taken(rank);
+        }
     }
 
     /// The complete table of a round, which is that of an undisturbed run.
     fn table(&mut self, rank: u32, kind: u32) -> Table {
+        let step = self.program(rank).applied;
+        let right = self.right(rank, step);
         let process = &mut self.processes[rank as usize];
-        let step = process.applied;
         let table = process.machine.take_table().expect("it is complete");
         let units = u64::from(self.units);
-        assert_eq!(
-            table.counts,
-            [units, units * (units + 1) / 2],
-            "seed {}: counted once",
-            self.seed
-        );
-        let right = self.expected[step as usize];
+        let counts = [units, units * (units + 1) / 2];
+        assert_eq!(table.counts, counts, "counted once");
         let round = Round { kind, step };
         for (unit, values) in (0..).zip(&table.values) {
-            assert_eq!(
-                *values,
-                outcome(right, round, unit).values,
-                "seed {} unit {unit}",
-                self.seed
-            );
+            assert_eq!(*values, outcome(right, round, unit).values, "unit {unit}");
             let told = table.figures.get(&unit).cloned().unwrap_or_default();
-            assert_eq!(told, figures(right, unit), "seed {} unit {unit}", self.seed);
+            assert_eq!(told, figures(right, unit), "unit {unit}");
         }
         table
     }
 
-    fn publish(&mut self, rank: u32) {
-        let table = self.table(rank, 0);
-        let step = self.processes[rank as usize].applied;
-        self.published.push(step);
-        // Who slept may have published a record that the others made anew: in a real job the journal refuses it.
-        let mark = if self.timeout > 0.0 {
-            0
+    /// An event or a digest goes into the journal, if this rank writes one.
+    fn write(&mut self, rank: u32) {
+        let process = &self.processes[rank as usize];
+        let refused = process
+            .program
+            .writer
+            .is_some_and(|writer| self.disks[&process.place()].write(writer).is_err());
+        if refused && process.program.leading {
+            self.journal_taken(rank);
+        }
+    }
+
+    /// Another rank led while this one slept: it will tell, and then this one leads anew or follows.
+    fn journal_taken(&mut self, rank: u32) {
+        self.program(rank).taken.get_or_insert(WAITS);
+    }
+
+    /// Nobody told: if who took the journal over is gone, it is this rank's again; else this rank ends the job, as far as
+    /// others listen.
+    fn give_up(&mut self, rank: u32) {
+        let process = &self.processes[rank as usize];
+        let holder = self.disks[&process.place()].holder;
+        if self.dead.contains(&holder) {
+            self.program(rank).taken = None;
+            self.machine(rank, |machine, _| machine.lead_anew());
+            return self.main_soon(rank, 0.0);
+        }
+        let silent = process.machine.losses().get(&holder) == Some(&Loss::Silent);
+        let over = self.processes[holder as usize].calls > process.calls;
+        assert!(
+            silent || over || self.processes[holder as usize].done,
+            "rank {holder} should have told"
+        );
+        self.machine(rank, |machine, _| machine.stop(TAKEN));
+        self.gone(rank);
+    }
+
+    fn finished(&mut self, rank: u32, payload: &[u8]) {
+        let resigned = self.resigned(rank);
+        let process = &mut self.processes[rank as usize];
+        let program = &mut process.program;
+        assert!(
+            resigned || payload.is_empty() || payload == program.weights.to_le_bytes(),
+            "rank {rank}, call {}, applied {}, {:?}",
+            process.calls,
+            program.applied,
+            process.machine.losses()
+        );
+        process.inside = false;
+        let applied = program.applied;
+        if !resigned {
+            self.check_end(rank);
+        }
+        let process = &mut self.processes[rank as usize];
+        if !resigned && !payload.is_empty() {
+            self.ends[process.run()].insert(applied);
+        }
+        if process.calls < ITERATIONS.len() {
+            let seconds = self.draw.skewed(0.001, 2.0);
+            self.at(self.now + seconds, What::Enter { rank });
         } else {
-            self.draw.word()
-        };
-        self.machine(rank, |machine, now| {
-            machine.publish(now, step, record(&table.values, mark));
-        });
+            process.done = true;
+        }
+    }
+
+    /// What a rank ends a run with is that of an undisturbed one, and on a disk.
+    fn check_end(&self, rank: u32) {
+        let process = &self.processes[rank as usize];
+        let program = &process.program;
+        let right = self.right(rank, program.applied);
+        assert_eq!(program.weights, right, "rank {rank} has the right weights");
+        let known = process.machine.history().since(0);
+        let mut disks = self
+            .disks
+            .iter()
+            .filter(|(place, _)| place.0 == process.run());
+        assert!(
+            disks.any(|(_, disk)| disk.records.starts_with(known)),
+            "rank {rank} knows what is on a disk"
+        );
+    }
+
+    /// The weights of an undisturbed run after so many iterations of the run that this rank is in.
+    fn right(&self, rank: u32, applied: u32) -> u64 {
+        self.expected[self.processes[rank as usize].run()][applied as usize]
     }
 }

@@ -14,7 +14,9 @@ impl Rank {
                 leader.round = None;
                 leader.complete = false;
             }
-            self.todo.push_back(Step::Lead);
+            if !self.todo.contains(&Step::Lead) {
+                self.todo.push_back(Step::Lead);
+            }
         }
         let mine = self.history.len();
         let known = self.history.checksum(hello.have.min(mine));
@@ -121,8 +123,8 @@ impl Rank {
                 self.learn(record);
             }
         }
-        let anew = self.history.len() > known && !self.todo.contains(&Step::Lead);
-        if anew {
+        let more = self.history.len() > known;
+        if more && !self.todo.contains(&Step::Lead) {
             // Another rank led while this one slept, and has the journal: it is taken over before they are applied.
             self.todo.insert(place, Step::Lead);
         }
@@ -136,9 +138,6 @@ impl Rank {
             self.todo.push_back(Step::Superseded);
         }
         if self.leave_if_over() {
-            if anew {
-                self.todo.remove(place);
-            }
             return;
         }
         self.share_records(now);

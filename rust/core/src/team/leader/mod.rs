@@ -73,12 +73,12 @@ impl Rank {
     /// # Errors
     /// If there is no unit or a cost is no number for it.
     pub fn begin(&mut self, now: f64, round: Round, costs: &[f64]) -> Result<(), ScheduleError> {
+        if self.leader.is_none() || self.outdated() {
+            return Ok(());
+        }
         let workers = self.workers();
         let opened = OpenRound::new(round, costs.to_vec(), &workers, self.settings.policy)?;
-        let outdated = self.outdated();
-        let Some(leader) = self.leader.as_mut().filter(|_| !outdated) else {
-            return Ok(());
-        };
+        let leader = self.leader.as_mut().expect("it leads");
         leader.round = Some(opened);
         leader.complete = false;
         leader.deal_anew(workers.iter().map(|worker| worker.0));
@@ -89,6 +89,14 @@ impl Rank {
         Ok(())
     }
 
+    /// The journal was taken over by a rank that is gone: the leader takes it over anew. Nothing happens if this rank
+    /// doesn't lead (any more).
+    pub fn lead_anew(&mut self) {
+        if self.leads() && !self.todo.contains(&Step::Lead) {
+            self.todo.push_back(Step::Lead);
+        }
+    }
+
     /// The complete table, after [`Step::Complete`]; none if the round has become void in the meantime.
     pub fn take_table(&mut self) -> Option<Table> {
         let leader = self.leader.as_mut().filter(|leader| leader.complete)?;
@@ -96,9 +104,10 @@ impl Rank {
     }
 
     /// The record of an iteration, which is on the disk: all ranks get it, and apply it. Not if this rank has learnt of
-    /// one in the meantime; the answer says so.
+    /// one in the meantime, or doesn't lead any more: then it is in the journal that the next leader takes over. The answer
+    /// says so.
     pub fn publish(&mut self, now: f64, iteration: u32, payload: Vec<u8>) -> bool {
-        let next = iteration == self.history.len();
+        let next = self.leads() && iteration == self.history.len();
         if next {
             self.learn(payload);
             self.share_records(now);
