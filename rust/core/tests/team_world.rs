@@ -31,6 +31,7 @@ fn killed_ranks_and_repeated_messages_change_nothing() {
         let trouble = Trouble {
             kills: 1 + seed % 5,
             repeats: 0.1,
+            hosts: 3,
             ..Trouble::default()
         };
         World::new(seed, trouble).run();
@@ -45,6 +46,20 @@ fn ranks_that_hang_or_freeze_are_left_behind_and_may_come_back() {
             hangs: 0.02,
             kills: seed % 2,
             repeats: 0.05,
+            hosts: 1 + seed % 2,
+            ..Trouble::default()
+        };
+        World::new(seed, trouble).run();
+    }
+}
+
+#[test]
+fn jobs_that_are_killed_go_on_from_the_journal_on_any_number_of_ranks() {
+    for seed in seeds(2000) {
+        let trouble = Trouble {
+            restarts: 1 + seed % 4,
+            kills: seed % 3,
+            hosts: 1 + seed % 2,
             ..Trouble::default()
         };
         World::new(seed, trouble).run();
@@ -97,6 +112,8 @@ fn all_kinds_of_trouble_at_once() {
             resigns: (seed / 2) % 2,
             halts: (seed / 4) % 2,
             repeats: 0.1,
+            hosts: 1 + (seed / 8) % 2,
+            restarts: (seed / 16) % 2,
             ..Trouble::default()
         };
         World::new(seed, trouble).run();

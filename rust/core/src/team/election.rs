@@ -46,7 +46,7 @@ impl Rank {
             // What the main thread hasn't begun to take over is another's now.
             self.todo.retain(|step| *step != Step::Lead);
             if self.office != Office::None {
-                self.led = true;
+                self.led = Some(BTreeSet::new());
                 self.todo.push_back(Step::Follow);
             }
         }
@@ -69,7 +69,9 @@ impl Rank {
             self.worker.reset();
             self.forget_work_behind();
             let hello = self.hello();
-            self.led = false;
+            if let Some(told) = &mut self.led {
+                told.insert(self.head);
+            }
             self.tell_head(Message::Hello(hello));
             if self.halting {
                 self.tell_head(Message::Halt);
@@ -84,7 +86,10 @@ impl Rank {
             history: self.history.checksum(have).expect("its own length"),
             identity: self.identity,
             digest: self.digest,
-            led: self.led,
+            led: self
+                .led
+                .as_ref()
+                .is_some_and(|told| !told.contains(&self.head)),
             results: self.worker.results(),
         }
     }

@@ -106,8 +106,8 @@ pub struct Rank {
     /// Records that the main thread has been given.
     applied: u32,
     digest: Option<(u32, u64)>,
-    /// It led, and hasn't told its new leader yet.
-    led: bool,
+    /// Since it led in this call: the leaders that it has told so.
+    led: Option<BTreeSet<RankId>>,
     /// What its main thread makes of it.
     office: Office,
     worker: Worker,
@@ -163,7 +163,7 @@ impl Rank {
             arrivals: Arrivals::default(),
             applied: 0,
             digest: None,
-            led: false,
+            led: None,
             office: Office::None,
             worker: Worker::default(),
             leader: None,
@@ -213,7 +213,7 @@ impl Rank {
         self.left.clear();
         self.todo.retain(|step| matches!(step, Step::Apply { .. }));
         self.leader = None;
-        self.office = Office::None;
+        (self.office, self.led) = (Office::None, None);
         self.early.clear();
         self.worker.forget();
         (self.heard, self.spoke, self.ticked, self.worked) = (now, now, now, now);
@@ -341,8 +341,10 @@ impl Rank {
         if self.office == Office::Taking {
             self.office = Office::Held;
             // Another rank leads by now, and this one has just taken the journal from it.
-            self.greet |= self.leader.is_none();
-            self.led |= self.leader.is_none();
+            if self.leader.is_none() {
+                self.greet = true;
+                self.led = Some(BTreeSet::new());
+            }
         }
         if std::mem::take(&mut self.greet) {
             self.say_hello();

@@ -316,11 +316,11 @@ impl World {
             return self.main_soon(rank, 0.0);
         }
         let silent = process.machine.losses().get(&holder) == Some(&Loss::Silent);
-        let over = self.processes[holder as usize].calls > process.calls;
-        assert!(
-            silent || over || self.processes[holder as usize].done,
-            "rank {holder} should have told"
-        );
+        let other = &self.processes[holder as usize];
+        let over = other.calls > process.calls || other.done;
+        let at_it = matches!(other.program.work, Some(Work::TakeOver { .. }));
+        let stands = at_it || other.frozen_until + f64::from(WAITS) * PATIENCE > self.now;
+        assert!(silent || over || stands, "rank {holder} should have told");
         self.machine(rank, |machine, _| machine.stop(TAKEN));
         self.gone(rank);
     }
