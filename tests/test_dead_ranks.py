@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from es_llm._core import Journal
+from es_llm.checkpoint.lock import read_holder
 from tests.commands import SMALL, es_llm, mpirun, result, rewards
 from tests.kill_worker import PLACES
 
@@ -297,13 +298,22 @@ def wait_until(condition, timeout_s=60):
         time.sleep(0.02)
 
 
+IMPATIENT = ["--max_steps", "60", "--unit_timeout_s", "3"]
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """Directory of an undisturbed run of sixty iterations."""
+    directory = tmp_path_factory.mktemp("longer") / "run"
+    ran = es_llm(*WORDS, *IMPATIENT, "--output_dir", str(directory))
+    assert ran.returncode == 0, ran.stderr
+    return directory
+
+
 @pytest.mark.parametrize("asleep_s", [4, 8])
-def test_a_leader_that_slept_is_welcomed_back(tmp_path, asleep_s):
+def test_a_leader_that_slept_is_welcomed_back(longer, tmp_path, asleep_s):
     """The others took it for lost after three seconds, and its journal with it."""
-    words = ["--max_steps", "60", "--unit_timeout_s", "3"]
-    whole = es_llm(*WORDS, *words, "--output_dir", str(tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
-    job = Job(tmp_path / "D", *words, ranks=3)
+    job = Job(tmp_path / "D", *IMPATIENT, ranks=3)
     wait_until(lambda: steps(tmp_path / "D") >= 3)
     leader = job.pids()[0]
     os.kill(leader, signal.SIGSTOP)
@@ -311,8 +321,22 @@ def test_a_leader_that_slept_is_welcomed_back(tmp_path, asleep_s):
     os.kill(leader, signal.SIGCONT)
     code, output = job.end()
     assert code == 0, output
-    assert same(tmp_path / "D", tmp_path / "whole")
+    assert same(tmp_path / "D", longer)
     assert [record.iteration for record in Journal.read(str(tmp_path / "D" / "journal.es")).records] == list(range(60))
+
+
+def test_a_leader_that_slept_takes_the_journal_back_from_a_leader_that_died(longer, tmp_path):
+    job = Job(tmp_path / "D", *IMPATIENT, ranks=2)
+    wait_until(lambda: steps(tmp_path / "D") >= 3)
+    pids = job.pids()
+    os.kill(pids[0], signal.SIGSTOP)
+    wait_until(lambda: read_holder(tmp_path / "D").get("pid") == pids[1])
+    taken_at = steps(tmp_path / "D")
+    wait_until(lambda: steps(tmp_path / "D") > taken_at)
+    _kill(pids[1])
+    os.kill(pids[0], signal.SIGCONT)
+    _, output = job.end()
+    assert same(tmp_path / "D", longer), output
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -110,6 +110,11 @@ def read_holder(directory: Path) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
+def is_abandoned(directory: Path) -> bool:
+    """Whether who holds the lock, a process of this host, has ended without letting it go."""
+    return _is_gone(read_holder(directory))
+
+
 def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether the holder's process, of this host, has ended; another one may have its number by now."""
     if holder.get("host") != _host():

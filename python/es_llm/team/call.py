@@ -36,7 +36,8 @@ class Call:
         self._busy = False
         self._told: set[int] = set()
         self._failure: Exception | None = None
-        self._taken: tuple[JournalTakenError, float] | None = None
+        self._taken: JournalTakenError | None = None
+        self._waited = 0.0
 
     def run(self) -> bytes:
         """The call's result; see `Team.call`."""
@@ -51,10 +52,9 @@ class Call:
                 return self._finished(step)
             if step.kind == "stopped":
                 raise self._stopped(step)
-            if self._taken is not None and time.monotonic() > self._taken[1]:
-                self._fail(self._taken[0])
             if self._failure is None:
                 self._try(partial(self._watched, step))
+                self._settle()
             elif step.kind == "wait":
                 self._wire.wait(_PATIENCE_S)
 
@@ -153,7 +153,19 @@ class Call:
             self._busy = True
             self._program.advance(self._team)
         else:
+            start = time.monotonic()
             self._wire.wait(_PATIENCE_S)
+            self._waited += min(time.monotonic() - start, _PATIENCE_S)  # more if this process stood still
+
+    def _settle(self) -> None:
+        """The journal was taken over, and nobody told: this rank takes it back from one that is gone, or gives up."""
+        if self._taken is None or self._waited < _SETTLE_S or self._failure is not None:
+            return
+        error, self._taken = self._taken, None
+        if self._program.abandoned():
+            self._machine.lead_anew()
+        else:
+            self._fail(error)
 
     def _complete(self) -> None:
         taken = self._machine.take_table()
@@ -183,7 +195,7 @@ class Call:
                 raise
             # Another rank led while this one slept, say: it will tell, and then this one leads anew or follows.
             if self.leading and self._taken is None:
-                self._taken = error, time.monotonic() + _SETTLE_S
+                self._taken, self._waited = error, 0.0
         except Exception as error:
             self._fail(error)
         except BaseException as error:  # SystemExit, say: the others must not wait for this rank

@@ -105,8 +105,8 @@ class Team:
         self._wire.watchdog.again()
 
     def restore(self, first: int, records: list[bytes]) -> bool:
-        """Leader: what its journal holds from record `first` on; each is applied by all ranks. Some may have become known
-        since `records()` was asked; false if other ones did."""
+        """Leader: what its journal holds from record `first` on; each is applied by all ranks. Some may have become
+        known since `records()` was asked; false if other ones did."""
         return self._machine.restore(time.monotonic(), first, records)
 
     def records(self) -> list[bytes]:

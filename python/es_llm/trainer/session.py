@@ -12,6 +12,7 @@ from typing import Any
 
 from es_llm._core import Record
 from es_llm.callbacks.handler import Callbacks
+from es_llm.checkpoint.lock import is_abandoned
 from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.snapshot import Mark
 from es_llm.errors import DivergenceError, EsError, JournalError, JournalTakenError, ModelError
@@ -108,6 +109,10 @@ class Session(Program):
         if not team.restore(len(known), lacking):
             raise other_records(files.directory)
         self._begin(files.directory)
+
+    def abandoned(self) -> bool:
+        """Whether the process that took the journal over is gone."""
+        return self._directory is not None and is_abandoned(self._directory.path)
 
     def follow(self) -> None:
         """Another rank, lower than this one, is back and leads."""
@@ -439,20 +444,21 @@ class Session(Program):
                 files.result(result)
             except EsError as error:
                 raise type(error)(f"{error}; the journal holds all {step} iterations: resume, or replay it") from error
-        team.finish(json.dumps({"result": result, "interrupted": interrupted}).encode())
+        end = {"result": result, "interrupted": interrupted, "directory": str(files.directory.path)}
+        team.finish(json.dumps(end).encode())
 
     def output(self, payload: bytes) -> TrainOutput:
         """What the finished call comes to, on this rank."""
         told = json.loads(payload)
+        self._begin(RunDirectory(Path(told["directory"])))  # a rank that came when all was over
         self._callbacks.call("on_train_end")
         self.close()
         before = self._evaluations.get(0) or self._evaluations.get(self._resumed_at)
         after = self._evaluations.get(told["result"]["steps"])
-        assert self._directory is not None
         return TrainOutput(
             global_step=told["result"]["steps"],
             metrics=told["result"],
-            output_dir=str(self._directory.path),
+            output_dir=told["directory"],
             answers_before=before.answers if before else [],
             answers_after=after.answers if after else [],
             interrupted=told["interrupted"],

@@ -253,6 +253,10 @@ impl TeamRank {
         self.with(|rank| rank.publish(now, iteration, payload))
     }
 
+    fn lead_anew(&self) {
+        self.with(Rank::lead_anew);
+    }
+
     fn set_welcome(&self, now: f64, payload: Vec<u8>) {
         self.with(|rank| rank.set_welcome(now, payload));
     }
