@@ -285,11 +285,13 @@ fn a_leader_that_slept_leads_anew_before_it_applies_what_others_made() {
     assert_eq!(one.next(0.0), Step::Lead);
     let mut other = Rank::new(1, 2, 7, Settings::default());
     other.enter(0.0);
+    for (iteration, payload) in [(0, vec![1]), (1, vec![2])] {
+        let record = Message::Record { iteration, payload };
+        other.receive(0.0, 0, &record.encode(1)).unwrap();
+    }
     other.take_sends();
-    other.lost(0.0, 0);
+    other.receive(0.0, 0, &Message::Evict.encode(1)).unwrap();
     other.next(0.0);
-    assert!(other.restore(0.0, 0, vec![vec![1], vec![2]]));
-    other.receive(0.0, 0, &Message::Beat.encode(1)).unwrap();
     while let Some((_, bytes)) = other.take_sends().pop() {
         one.receive(0.1, 1, &bytes).unwrap();
         for (_, bytes) in one.take_sends() {

@@ -43,11 +43,11 @@ impl Rank {
             return;
         }
         if self.leader.take().is_some() {
-            // What the main thread hasn't begun to take over is another's now.
+            // What the main thread hasn't begun to take over is another's now, and it can't write what it has yet to apply.
             self.todo.retain(|step| *step != Step::Lead);
             if self.office != Office::None {
                 self.led = Some(BTreeSet::new());
-                self.todo.push_back(Step::Follow);
+                self.todo.push_front(Step::Follow);
             }
         }
         if self.lost.contains_key(&self.me) {

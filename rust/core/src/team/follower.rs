@@ -123,6 +123,9 @@ impl Rank {
             Message::Release => {
                 if let Some(payload) = self.finished.clone() {
                     self.end(payload);
+                } else if self.lost.contains_key(&self.me) {
+                    // The leader said the result before it knew that this rank has resigned, and waits for the end.
+                    self.end(Vec::new());
                 }
             }
             Message::Stop { payload } => {
