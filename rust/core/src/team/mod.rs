@@ -93,7 +93,6 @@ enum Office {
 
 /// One rank of a job.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
 pub struct Rank {
     me: RankId,
     ranks: u32,
