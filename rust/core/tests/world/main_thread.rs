@@ -25,6 +25,7 @@ pub enum Work {
 
 /// What a rank's program knows.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct Program {
     pub weights: u64,
     pub applied: u32,

@@ -87,6 +87,7 @@ impl PartialEq for Moment {
 impl Eq for Moment {}
 
 /// One process: the machine and its main thread.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 struct Process {
     machine: Rank,
     program: Program,
