@@ -16,6 +16,11 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._stream = stream
         self._begin: tuple[float, int] | None = None
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Say where a resumed run goes on."""
+        if state.is_world_process_zero and state.global_step > 0:
+            self._say(f"train goes on after step {state.global_step}/{state.max_steps}")
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Start the clock at the first step that this process leads."""
         if self._begin is None:

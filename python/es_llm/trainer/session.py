@@ -101,6 +101,8 @@ class Session(Program):
             if self._run.population.iteration == 0:
                 self._started = self._around.origin.start(files.directory.path, files.saved, files.digests)
                 self._saved = self._started_at
+        if directory is None and self._resumed_at:
+            files.append_event({"event": "resumed", "step": self._resumed_at, "ranks": team.size})
         files.begin(self._around.options, max(self._resumed_at, self._run.population.iteration))
         self._callbacks.state.is_world_process_zero = self._callbacks.state.is_local_process_zero = True
         started = None if self._started is None else asdict(self._started)
@@ -142,6 +144,7 @@ class Session(Program):
         self._begun = True
         self._callbacks.control.should_training_stop = False
         self._callbacks.begin_run(directory.path)
+        self._callbacks.state.global_step = max(self._resumed_at, self._run.population.iteration)
         self._callbacks.call("on_train_begin")
 
     # ---- the work -----------------------------------------------------------------------------------
