@@ -343,6 +343,74 @@ fn whoever_took_over_writes_and_the_one_before_is_refused() {
     assert_eq!(Journal::read(&path).unwrap().records.len(), 3);
 }
 
+/// A writer that was told that a record is safe is right, whenever another one takes the journal over.
+#[test]
+fn what_was_said_to_be_safe_is_in_the_journal_of_whoever_takes_it_over() {
+    let (_directory, path) = place();
+    let mut late = 0;
+    for turn in 0..100 {
+        let _ = fs::remove_file(&path);
+        let mut old = JournalWriter::create(&path, HEADER).unwrap();
+        old.append_record(&record(0, &[Some(0.0)])).unwrap();
+        let appending = std::thread::spawn(move || {
+            let safe = |iteration: &u32| {
+                let appended = old.append_record(&record(*iteration, &[Some(1.0)]));
+                appended.is_ok()
+            };
+            (1..10_000).take_while(safe).count()
+        });
+        for _ in 0..turn * 977 % 20_000 {
+            std::hint::spin_loop();
+        }
+        let before = Journal::read(&path).unwrap().records.len();
+        let mut new = JournalWriter::take_over(&path).unwrap();
+        let safe = 1 + appending.join().unwrap();
+        let have = new.records() as usize;
+        assert!(have >= safe, "{have} of {safe} records, turn {turn}");
+        late += usize::from(have > before);
+        new.append_record(&record(have as u32, &[Some(2.0)]))
+            .unwrap();
+        assert_eq!(Journal::read(&path).unwrap().records.len(), have + 1);
+    }
+    assert!(late > 0, "nothing was ever appended meanwhile");
+}
+
+/// Of two that take over at once, the one that wins holds all, and the other one is refused.
+#[test]
+fn two_that_take_over_at_once_lose_nothing() {
+    let (_directory, path) = place();
+    for turn in 0..100 {
+        let _ = fs::remove_file(&path);
+        JournalWriter::create(&path, HEADER).unwrap();
+        let taker = || {
+            let path = path.clone();
+            std::thread::spawn(move || {
+                let mut writer = JournalWriter::take_over(&path).unwrap();
+                let mut safe = Vec::new();
+                for _ in 0..3 {
+                    let iteration = writer.records();
+                    if writer
+                        .append_record(&record(iteration, &[Some(1.0)]))
+                        .is_ok()
+                    {
+                        safe.push(iteration);
+                    }
+                }
+                safe
+            })
+        };
+        let takers = [taker(), taker()];
+        let safe: Vec<u32> = takers.map(|taker| taker.join().unwrap()).concat();
+        let records = Journal::read(&path).unwrap().records.len();
+        assert!(
+            safe.iter().all(|&iteration| (iteration as usize) < records),
+            "turn {turn}"
+        );
+        let once: std::collections::BTreeSet<u32> = safe.iter().copied().collect();
+        assert_eq!(once.len(), safe.len(), "turn {turn}: each record once");
+    }
+}
+
 #[test]
 fn a_torn_end_is_not_taken_over() {
     let (_directory, path) = place();

@@ -100,7 +100,7 @@ fn message() -> impl Strategy<Value = Message> {
         any::<(u32, u64)>().prop_map(|(iteration, digest)| Message::Digest { iteration, digest }),
         (any::<u32>(), proptest::collection::vec(bytes(), 0..4))
             .prop_map(|(first, records)| Message::Records { first, records }),
-        ".*".prop_map(|reason| Message::Resign { reason }),
+        (".*", any::<bool>()).prop_map(|(reason, led)| Message::Resign { reason, led }),
         (any::<(u32, u32)>(), bytes(), proptest::option::of(bytes())).prop_map(
             |((leader, have), payload, last)| {
                 Message::Left {

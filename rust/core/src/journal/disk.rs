@@ -36,23 +36,42 @@ pub(super) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Puts a file with these bytes in the place of `path`, on the disk when it returns. Who has the old one open keeps it,
-/// without a name.
+/// Puts a file with these bytes in the place of the `old` one at `path`, on the disk when it returns. Who has the old one
+/// open keeps it, without a name. The new one is open for appending; false with it if `path` is another file than the old
+/// one by now: then that one stays.
 ///
 /// # Errors
 /// If it can't be made; `path` is as before then.
-pub(super) fn replace_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace_whole(path: &Path, bytes: &[u8], old: &File) -> io::Result<(File, bool)> {
     let (mut file, temporary) = temporary_beside(path)?;
-    let made = (|| {
+    let made: io::Result<bool> = (|| {
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        let replaced = is_at(old, path)?;
+        if replaced {
+            fs::rename(&temporary, path)?;
+        }
+        Ok(replaced)
     })();
-    if made.is_err() {
+    if !matches!(made, Ok(true)) {
         let _ = fs::remove_file(&temporary);
     }
-    made?;
-    sync_directory(path)
+    let replaced = made?;
+    sync_directory(path)?;
+    Ok((file, replaced))
+}
+
+/// Whether the open file is the one of this name.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (own, named) = (file.metadata()?, fs::metadata(path)?);
+    Ok(own.dev() == named.dev() && own.ino() == named.ino())
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Whether the open file has no name any more.

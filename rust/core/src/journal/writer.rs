@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, Kind};
@@ -72,29 +72,49 @@ impl JournalWriter {
         }
         // Also without a tail: what was read may still be in memory only, if a writer was killed before its sync.
         file.sync_all().map_err(io("sync"))?;
-        let records = journal.records.len() as u32;
-        Ok(Self {
+        Ok(Self::after(journal, path, file))
+    }
+
+    /// Goes on behind what was read of the file.
+    fn after(journal: Journal, path: &Path, file: File) -> Self {
+        Self {
             path: path.to_owned(),
             file,
             end: journal.end,
-            records,
+            records: journal.records.len() as u32,
             digests: journal.digests,
             broken: false,
-        })
+        }
     }
 
     /// As [`JournalWriter::open`], in a file of its own: the good part is copied beside the journal and takes its name.
     /// For one who goes on with the journal of a writer that may still live, such as a leader that hangs: what that one
-    /// appends afterwards is refused (its file has no name any more) and reaches nobody.
+    /// appends afterwards is refused (its file has no name any more) and reaches nobody; what it was told to be safe while
+    /// its file had a name is copied.
     ///
     /// # Errors
     /// As [`JournalWriter::open`].
     pub fn take_over(path: &Path) -> Result<Self, JournalError> {
-        let bytes = std::fs::read(path).map_err(|source| JournalError::io(path, "read", source))?;
-        let good = Journal::parse(&bytes, path)?.good_bytes as usize;
-        disk::replace_whole(path, &bytes[..good])
-            .map_err(|source| JournalError::io(path, "take over", source))?;
-        Self::open(path)
+        loop {
+            let mut old =
+                File::open(path).map_err(|source| JournalError::io(path, "open", source))?;
+            let (journal, bytes) = read_again(&mut old, path)?;
+            let (mut file, replaced) = disk::replace_whole(path, &bytes, &old)
+                .map_err(|source| JournalError::io(path, "take over", source))?;
+            if !replaced {
+                continue; // another one took it over meanwhile
+            }
+            let (later, all) = read_again(&mut old, path)?;
+            if all.len() <= bytes.len() {
+                return Ok(Self::after(journal, path, file));
+            }
+            // What was appended between the reading and the renaming.
+            let copied = file
+                .write_all(&all[bytes.len()..])
+                .and_then(|()| file.sync_all());
+            copied.map_err(|source| JournalError::io(path, "take over", source))?;
+            return Ok(Self::after(later, path, file));
+        }
     }
 
     /// Records in the file: the iteration that comes next.
@@ -219,6 +239,8 @@ impl JournalWriter {
                 source,
             });
         }
+        // Who takes the journal over looks into this file once more after it has lost its name.
+        self.check_name(what)?;
         self.end.pass(payload.len(), &frame);
         Ok(())
     }
@@ -233,16 +255,7 @@ impl JournalWriter {
                 iterations: self.records,
             });
         }
-        let metadata = self
-            .file
-            .metadata()
-            .map_err(|source| JournalError::io(&self.path, "look at", source))?;
-        if disk::is_deleted(&metadata) {
-            return Err(JournalError::Deleted {
-                path: path(),
-                what: what(),
-            });
-        }
+        let metadata = self.check_name(what)?;
         let (expected, got) = (self.end.bytes, metadata.len());
         if got != expected {
             return Err(JournalError::Changed {
@@ -254,6 +267,30 @@ impl JournalWriter {
         }
         Ok(())
     }
+
+    /// The file must still have a name.
+    fn check_name(&self, what: &dyn Fn() -> String) -> Result<std::fs::Metadata, JournalError> {
+        let looked = self.file.metadata();
+        let metadata = looked.map_err(|source| JournalError::io(&self.path, "look at", source))?;
+        if disk::is_deleted(&metadata) {
+            return Err(JournalError::Deleted {
+                path: self.path.clone(),
+                what: what(),
+            });
+        }
+        Ok(metadata)
+    }
+}
+
+/// What an open file holds now, and the good part of its bytes.
+fn read_again(file: &mut File, path: &Path) -> Result<(Journal, Vec<u8>), JournalError> {
+    let mut bytes = Vec::new();
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .map_err(|source| JournalError::io(path, "read", source))?;
+    let journal = Journal::parse(&bytes, path)?;
+    bytes.truncate(journal.good_bytes as usize);
+    Ok((journal, bytes))
 }
 
 fn too_long(path: &Path, what: &str) -> JournalError {

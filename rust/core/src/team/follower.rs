@@ -37,7 +37,12 @@ impl Rank {
             }
             Message::Hello(hello) => self.greeted(now, from, hello),
             Message::Beat if self.leads() && from > self.me => self.invite(from),
-            Message::Resign { reason } => self.lose(now, from, Loss::Resigned(reason)),
+            Message::Resign { reason, led } => {
+                self.lose(now, from, Loss::Resigned(reason));
+                if led {
+                    self.lead_anew();
+                }
+            }
             Message::Left {
                 leader,
                 have,

@@ -105,7 +105,7 @@ pub struct Rank {
     /// Records that the main thread has been given.
     applied: u32,
     digest: Option<(u32, u64)>,
-    /// Since it led in this call: the leaders that it has told so.
+    /// Once it has led in this call, and doesn't any more: the leaders that it has told so.
     led: Option<BTreeSet<RankId>>,
     /// What its main thread makes of it.
     office: Office,
@@ -228,18 +228,17 @@ impl Rank {
     /// Records of the leader's journal, from `first` on: they are applied first. It may have learnt some of them since it
     /// opened the journal. Nothing happens if this rank doesn't lead (any more); false, if it knows others in their place.
     pub fn restore(&mut self, now: f64, first: u32, records: Vec<Vec<u8>>) -> bool {
-        let known = self.history.len();
-        if self.leader.is_none() || !self.history.agrees(first, &records) {
-            return self.leader.is_none();
+        if self.leader.is_none() {
+            return true;
         }
-        for record in records.into_iter().skip((known - first) as usize) {
+        if !self.history.agrees(first, &records) {
+            return false;
+        }
+        let known = (self.history.len() - first) as usize;
+        for record in records.into_iter().skip(known) {
             self.learn(record);
         }
-        // An end that was said before them is none any more.
-        let more = self.history.len() > known;
-        if more && self.leader.as_mut().is_some_and(Leader::take_back_end) {
-            self.todo.push_back(Step::Superseded);
-        }
+        self.void_what_was_begun();
         self.share_records(now);
         true
     }
@@ -294,7 +293,9 @@ impl Rank {
         if call < self.call {
             match message {
                 Message::Hello(_) | Message::Fetch { .. } => self.tell_end(call, from, &message),
-                Message::Resign { reason } => self.lose(now, from, Loss::Resigned(reason)),
+                Message::Resign { reason, .. } => {
+                    self.lose(now, from, Loss::Resigned(reason));
+                }
                 _ => {}
             }
             self.settle(now);
@@ -418,6 +419,7 @@ impl Rank {
                 rank,
                 &Message::Resign {
                     reason: reason.clone(),
+                    led: self.office != Office::None,
                 },
             );
         }

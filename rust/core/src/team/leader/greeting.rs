@@ -14,9 +14,7 @@ impl Rank {
                 leader.round = None;
                 leader.complete = false;
             }
-            if !self.todo.contains(&Step::Lead) {
-                self.todo.push_back(Step::Lead);
-            }
+            self.lead_anew();
         }
         let mine = self.history.len();
         let known = self.history.checksum(hello.have.min(mine));
@@ -128,15 +126,9 @@ impl Rank {
             // Another rank led while this one slept, and has the journal: it is taken over before they are applied.
             self.todo.insert(place, Step::Lead);
         }
+        self.void_what_was_begun();
         let leader = self.leader.as_mut().expect("it leads");
         let hellos = std::mem::take(&mut leader.later);
-        let open = leader.round.as_ref().map(|open| open.round.step);
-        let over = leader.done.is_some() && self.finished.is_none();
-        if over || open.is_some_and(|step| step < self.history.len()) {
-            leader.round = None;
-            leader.done = None;
-            self.todo.push_back(Step::Superseded);
-        }
         if self.leave_if_over() {
             return;
         }

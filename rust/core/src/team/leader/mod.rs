@@ -55,11 +55,6 @@ impl Leader {
         }
     }
 
-    /// The call isn't over; whether it was said to be.
-    pub fn take_back_end(&mut self) -> bool {
-        self.done.take().is_some()
-    }
-
     /// A rank spoke.
     pub fn hear(&mut self, now: f64, rank: RankId) {
         self.heard.insert(rank, now);
@@ -89,8 +84,8 @@ impl Rank {
         Ok(())
     }
 
-    /// The journal was taken over by a rank that is gone: the leader takes it over anew. Nothing happens if this rank
-    /// doesn't lead (any more).
+    /// The leader takes the journal over anew: another rank did so, and is gone or leads no more. Nothing happens if this
+    /// rank doesn't lead (any more).
     pub fn lead_anew(&mut self) {
         if self.leads() && !self.todo.contains(&Step::Lead) {
             self.todo.push_back(Step::Lead);
@@ -187,6 +182,19 @@ impl Rank {
                     payload: payload.to_vec(),
                 },
             );
+        }
+    }
+
+    /// Records were learnt: a round of before them is void, and so is an end that was said without them.
+    pub(super) fn void_what_was_begun(&mut self) {
+        let (next, more) = (self.history.len(), self.finished.is_none());
+        let Some(leader) = &mut self.leader else {
+            return;
+        };
+        let round = leader.round.take_if(|open| open.round.step < next);
+        let end = leader.done.take_if(|_| more);
+        if round.is_some() || end.is_some() {
+            self.todo.push_back(Step::Superseded);
         }
     }
 
@@ -314,7 +322,9 @@ impl Rank {
             self.end(self.finished.clone().expect("said with `done`"));
             return self.todo.pop_front().expect("the end");
         }
-        let finished = leader.round.as_ref().is_some_and(OpenRound::finished);
+        let current = |open: &&OpenRound| open.round.step == self.applied;
+        let round = leader.round.as_ref().filter(current);
+        let finished = round.is_some_and(OpenRound::finished);
         let known = living.is_subset(&leader.greeted) && leader.digests.settled();
         if finished && known && !leader.complete {
             leader.complete = true;

@@ -12,6 +12,12 @@ impl Writer {
         self.bytes(bytes);
     }
 
+    pub fn flagged(&mut self, kind: u8, flag: bool, bytes: &[u8]) {
+        self.kind(kind);
+        self.word(u64::from(flag));
+        self.bytes(bytes);
+    }
+
     pub fn pair(&mut self, kind: u8, iteration: u32, digest: u64) {
         self.kind(kind);
         self.word(u64::from(iteration));

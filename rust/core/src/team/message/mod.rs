@@ -44,7 +44,8 @@ pub struct Hello {
     pub identity: u64,
     /// The digest it made last: (iteration, digest).
     pub digest: Option<(u32, u64)>,
-    /// Whether it led until now: the leader of before must take over again what belongs to the one who leads.
+    /// Whether it led in this call, and says so to this leader for the first time: what belongs to the one who leads must be
+    /// taken over again.
     pub led: bool,
     /// What it has of the round it was in.
     pub results: Option<(Round, Vec<(UnitId, Outcome)>)>,
@@ -96,8 +97,8 @@ pub enum Message {
     Records { first: u32, records: Vec<Vec<u8>> },
     /// To the leader: I know how the call ended, after these many records.
     Done { have: u32 },
-    /// To all: I can't go on; why.
-    Resign { reason: String },
+    /// To all: I can't go on; why, and whether I may have taken the journal over in this call.
+    Resign { reason: String, led: bool },
     /// To all: I know how the call ended, as its `leader` said, with these many records of which this is the last, and
     /// leave it.
     Left {
@@ -178,7 +179,7 @@ impl Message {
                 out.kind(5);
                 out.word(u64::from(*have));
             }
-            Self::Resign { reason } => out.blob(6, reason.as_bytes()),
+            Self::Resign { reason, led } => out.flagged(6, *led, reason.as_bytes()),
             Self::Welcome { payload } => out.blob(7, payload),
             Self::Assign {
                 round,
@@ -277,6 +278,7 @@ impl Message {
                 have: from.small()?,
             },
             6 => Self::Resign {
+                led: from.flag()?,
                 reason: String::from_utf8_lossy(&from.bytes()?).into_owned(),
             },
             7 => Self::Welcome {
