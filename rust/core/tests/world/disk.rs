@@ -5,9 +5,10 @@
 #[derive(Debug, Default)]
 pub struct Disk {
     pub records: Vec<Vec<u8>>,
-    /// Of the last one that took it over, and which rank that was.
+    /// Of the last one that took it over.
     owner: u64,
-    pub holder: u32,
+    /// Whom the lock names: who is about to take it over, or did last.
+    pub locked: Option<u32>,
     /// Whether a leader of this job wrote it: the others of this host see it then.
     pub led: bool,
 }
@@ -25,7 +26,7 @@ pub struct Taken;
 
 impl Disk {
     /// Opens it, and makes it and these records one: appends what it lacks, returns what they lack.
-    pub fn take_over(&mut self, rank: u32, known: &[Vec<u8>]) -> (Writer, Vec<Vec<u8>>) {
+    pub fn take_over(&mut self, known: &[Vec<u8>]) -> (Writer, Vec<Vec<u8>>) {
         let both = self.records.len().min(known.len());
         assert_eq!(
             self.records[..both],
@@ -34,7 +35,6 @@ impl Disk {
         );
         self.records.extend_from_slice(&known[both..]);
         self.owner += 1;
-        self.holder = rank;
         let writer = Writer {
             owner: self.owner,
             have: self.records.len(),

@@ -16,11 +16,26 @@ const TAKEN: &[u8] = b"taken";
 /// What a main thread is about: it takes a while, and meanwhile messages come.
 #[derive(Clone, Debug)]
 pub enum Work {
-    Evaluate { round: Round, unit: u32 },
-    Begin { round: Round },
-    TakeOver { first: u32, lacking: Vec<Vec<u8>> },
-    Publish { iteration: u32, record: Vec<u8> },
-    Finish { payload: Vec<u8> },
+    Evaluate {
+        round: Round,
+        unit: u32,
+    },
+    Begin {
+        round: Round,
+    },
+    /// It holds the lock, and is about to take the journal over.
+    Lock,
+    TakeOver {
+        first: u32,
+        lacking: Vec<Vec<u8>>,
+    },
+    Publish {
+        iteration: u32,
+        record: Vec<u8>,
+    },
+    Finish {
+        payload: Vec<u8>,
+    },
 }
 
 /// What a rank's program knows.
@@ -47,8 +62,14 @@ pub struct Program {
 impl World {
     /// One turn of a rank's main thread: it finishes what it did, and does the next step.
     pub fn main(&mut self, rank: u32) {
-        if let Some(work) = self.program(rank).work.take() {
-            self.finish_work(rank, work);
+        match self.program(rank).work.take() {
+            Some(Work::Lock) => {
+                self.take_over(rank);
+                let seconds = self.draw.skewed(0.001, 0.5) + self.hang();
+                return self.main_soon(rank, seconds);
+            }
+            Some(work) => self.finish_work(rank, work),
+            None => {}
         }
         let mut step = Step::Wait;
         self.machine(rank, |machine, now| step = machine.next(now));
@@ -91,7 +112,7 @@ impl World {
             Step::Heal { .. } => self.heal(rank),
             Step::Halt => self.program(rank).halting = true,
             Step::Complete => self.complete(rank),
-            Step::Lead => self.take_over(rank),
+            Step::Lead => self.lock(rank),
             Step::Follow => {
                 let program = self.program(rank);
                 (program.leading, program.taken, program.writer) = (false, None, None);
@@ -106,13 +127,17 @@ impl World {
             Step::Agreed { iteration, digest } => {
                 let right = self.right(rank, iteration + 1);
                 assert_eq!(digest, right, "they agree on the right weights");
-                self.write(rank);
+                let _ = self.write(rank);
             }
             Step::Welcome { payload } => self.keep_copy(rank, u32::from(payload[0])),
-            Step::Lost { .. } | Step::Back { .. } | Step::Note { .. } => self.write(rank),
+            Step::Lost { .. } | Step::Back { .. } | Step::Note { .. } => {
+                let _ = self.write(rank);
+            }
             Step::Diverged {
                 hopeless: false, ..
-            } if self.trouble.flips > 0 => self.write(rank),
+            } if self.trouble.flips > 0 => {
+                let _ = self.write(rank);
+            }
             step => panic!("rank {rank}: {step:?}"),
         }
         if self.program(rank).work.is_some() {
@@ -133,6 +158,13 @@ impl World {
     }
 
     fn finish_work(&mut self, rank: u32, work: Work) {
+        if matches!(work, Work::TakeOver { .. }) {
+            // Sometimes there is something to write down first.
+            if self.draw.chance(0.3) && self.write(rank) {
+                return;
+            }
+            self.program(rank).busy = false;
+        }
         let weights = self.program(rank).weights;
         let welcome = vec![self.processes[rank as usize].host as u8];
         let costs: Vec<f64> = (0..self.units)
@@ -154,6 +186,7 @@ impl World {
                 machine.publish(now, iteration, record);
             }
             Work::Finish { payload } => machine.finish(now, payload),
+            Work::Lock => unreachable!("it has a step of its own"),
         });
     }
 
@@ -172,17 +205,24 @@ impl World {
         });
     }
 
+    fn lock(&mut self, rank: u32) {
+        let process = &mut self.processes[rank as usize];
+        let disk = self.disks.entry(process.place()).or_default();
+        (disk.locked, disk.led) = (Some(rank), true);
+        let program = &mut process.program;
+        (program.work, program.writer) = (Some(Work::Lock), None);
+        (program.leading, program.busy, program.taken) = (true, true, None);
+    }
+
     fn take_over(&mut self, rank: u32) {
         let process = &mut self.processes[rank as usize];
         let disk = self.disks.entry(process.place()).or_default();
         let known = process.machine.history().since(0);
-        let (writer, lacking) = disk.take_over(rank, known);
-        disk.led = true;
+        let (writer, lacking) = disk.take_over(known);
         let first = known.len() as u32;
         let program = &mut process.program;
         program.work = Some(Work::TakeOver { first, lacking });
         program.writer = Some(writer);
-        (program.leading, program.busy, program.taken) = (true, false, None);
     }
 
     /// The first rank of a host that doesn't see the leader's journal keeps a copy.
@@ -195,7 +235,7 @@ impl World {
         if local && leader != host && !disk.led && process.program.writer.is_none() {
             let applied = process.program.applied as usize;
             let known = &process.machine.history().since(0)[..applied];
-            process.program.writer = Some(disk.take_over(rank, known).0);
+            process.program.writer = Some(disk.take_over(known).0);
         }
     }
 
@@ -246,8 +286,7 @@ impl World {
         if self.program(rank).evaluated != Some(step) {
             self.table(rank, 1);
             self.program(rank).evaluated = Some(step);
-            self.write(rank);
-            if self.program(rank).taken.is_none() {
+            if !self.write(rank) {
                 self.machine(rank, |machine, _| machine.note(&step.to_le_bytes()));
                 self.program(rank).busy = false;
             }
@@ -289,16 +328,18 @@ impl World {
         table
     }
 
-    /// An event or a digest goes into the journal, if this rank writes one.
-    fn write(&mut self, rank: u32) {
+    /// An event or a digest goes into the journal, if this rank writes one. Whether that is another's by now.
+    fn write(&mut self, rank: u32) -> bool {
         let process = &self.processes[rank as usize];
         let refused = process
             .program
             .writer
             .is_some_and(|writer| self.disks[&process.place()].write(writer).is_err());
-        if refused && process.program.leading {
+        let taken = refused && process.program.leading;
+        if taken {
             self.journal_taken(rank);
         }
+        taken
     }
 
     /// Another rank led while this one slept: it will tell, and then this one leads anew or follows.
@@ -306,22 +347,23 @@ impl World {
         self.program(rank).taken.get_or_insert(WAITS);
     }
 
-    /// Nobody told: if who took the journal over is gone, it is this rank's again; else this rank ends the job, as far as
-    /// others listen.
+    /// Nobody told: if who took the journal over is gone, or follows this rank, it is this rank's again; else this rank ends
+    /// the job, as far as others listen.
     fn give_up(&mut self, rank: u32) {
         let process = &self.processes[rank as usize];
-        let holder = self.disks[&process.place()].holder;
-        if self.dead.contains(&holder) {
+        let losses = process.machine.losses();
+        let locked = self.disks[&process.place()].locked;
+        if locked.is_some_and(|other| !losses.contains_key(&other) || self.dead.contains(&other)) {
             self.program(rank).taken = None;
             self.machine(rank, |machine, _| machine.lead_anew());
             return self.main_soon(rank, 0.0);
         }
-        let silent = process.machine.losses().get(&holder) == Some(&Loss::Silent);
-        let other = &self.processes[holder as usize];
-        let over = other.calls > process.calls || other.done;
-        let at_it = matches!(other.program.work, Some(Work::TakeOver { .. }));
-        let stands = at_it || other.frozen_until + f64::from(WAITS) * PATIENCE > self.now;
-        assert!(silent || over || stands, "rank {holder} should have told");
+        let over = |other: &super::Process| other.calls > process.calls || other.done;
+        let silent = locked.is_some_and(|other| losses[&other] == Loss::Silent);
+        assert!(
+            silent || self.processes.iter().any(over),
+            "rank {rank} ends the job, and {locked:?} has the journal"
+        );
         self.machine(rank, |machine, _| machine.stop(TAKEN));
         self.gone(rank);
     }
@@ -345,6 +387,10 @@ impl World {
         let process = &mut self.processes[rank as usize];
         if !resigned && !payload.is_empty() {
             self.ends[process.run()].insert(applied);
+        }
+        let locked = self.disks.get_mut(&process.place());
+        if let Some(disk) = locked.filter(|disk| disk.locked == Some(rank)) {
+            disk.locked = None;
         }
         if process.calls < ITERATIONS.len() {
             let seconds = self.draw.skewed(0.001, 2.0);
