@@ -1,8 +1,9 @@
 """`es-llm` with faults on some ranks: `python -m tests.faulty_run RANK:KIND:CALL[,...] es_llm's words`.
 
 At the CALL-th unit of that rank: `raise` a MemoryError, `exit` (SystemExit), `hang` for ever, `seize` the GIL and hang,
-send itself SIGTERM (`term`), or flip one bit of a master weight: a low one (`flip`), a high one (`break`). With one of
-`kill_worker.PLACES` as KIND it kills itself at that place of iteration CALL.
+send itself SIGTERM (`term`), or flip one bit of a master weight: a low one (`flip`), a high one (`break`). With `stop` it
+stops (SIGSTOP) where it is about to open the run for the CALL-th time. With one of `kill_worker.PLACES` as KIND it kills
+itself at that place of iteration CALL.
 """
 
 import os
@@ -14,7 +15,22 @@ import time
 from es_llm.cli.main import main
 from tests.kill_worker import PLACES, arm_kill
 
-STATE = {"units": 0, "weights": None}
+STATE = {"units": 0, "leads": 0, "weights": None}
+
+
+def arm_stop(call):
+    """SIGSTOP where a leader is about to open the run."""
+    from es_llm.trainer.session import Session
+
+    lead = Session.lead
+
+    def stopped(self, team):
+        STATE["leads"] += 1
+        if STATE["leads"] == call:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        lead(self, team)
+
+    Session.lead = stopped
 
 
 def arm(kind, call):
@@ -56,6 +72,8 @@ if __name__ == "__main__":
         rank, kind, call = fault.split(":")
         if rank == own and kind in PLACES:
             arm_kill(int(call), kind)
+        elif rank == own and kind == "stop":
+            arm_stop(int(call))
         elif rank == own:
             arm(kind, int(call))
     sys.exit(main(words))

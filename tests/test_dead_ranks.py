@@ -329,6 +329,20 @@ def test_a_leader_that_slept_is_welcomed_back(longer, tmp_path, asleep_s):
     assert [record.iteration for record in Journal.read(str(tmp_path / "D" / "journal.es")).records] == list(range(60))
 
 
+def test_a_first_leader_that_comes_late_goes_on_with_what_others_made(longer, tmp_path):
+    """It says the digests that they have said, and resumes nothing."""
+    directory = tmp_path / "D"
+    options = [*IMPATIENT, "--digest_steps", "7"]
+    job = Job(directory, *options, module=("tests.faulty_run", "0:stop:1"), ranks=3)
+    wait_until(lambda: steps(directory) >= 10)
+    os.kill(job.pids()[0], signal.SIGCONT)
+    code, output = job.end()
+    assert code == 0, output
+    assert same(directory, longer)
+    assert [event["event"] for event in events(directory) if "call" in event] == ["started"]
+    assert "goes on after" not in output
+
+
 def test_a_leader_that_slept_takes_the_journal_back_from_a_leader_that_died(longer, tmp_path):
     job = Job(tmp_path / "D", *IMPATIENT, ranks=2)
     wait_until(lambda: steps(tmp_path / "D") >= 3)

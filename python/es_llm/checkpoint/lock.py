@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,17 +29,18 @@ class DirectoryLock:
     Args:
         directory: exists.
         job: the job's own text; a lock of the same job, whose leader hangs or died, is no obstacle.
+        rank: who asks, for the other ranks of the job.
 
     Raises:
         ConfigError: another job works in the directory; says which process on which host.
     """
 
-    def __init__(self, directory: Path, job: str) -> None:
+    def __init__(self, directory: Path, job: str, rank: int = 0) -> None:
         self._path = directory / _NAME
         self._held = False
         while not self._open(directory, job):
             pass
-        self._write(job)
+        self._write(job, rank)
 
     def hold(self) -> None:
         """Take the operating system's lock, if an earlier leader of this job had it and has let it go."""
@@ -51,7 +53,8 @@ class DirectoryLock:
         """Let others in."""
         if not self._file.closed:
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                if _names_this_process(read_holder(self._path.parent)):  # else another leader goes on
+                    self._path.unlink()
             self._file.close()
 
     def leave(self) -> None:
@@ -90,11 +93,12 @@ class DirectoryLock:
         self._held = True
         return True
 
-    def _write(self, job: str) -> None:
+    def _write(self, job: str, rank: int) -> None:
         try:
             self._file.truncate(0)
             own = os.getpid()
-            self._file.write(json.dumps({"job": job, "host": _host(), "pid": own, "started": _started(own)}))
+            told = {"job": job, "rank": rank, "host": _host(), "pid": own, "started": _started(own)}
+            self._file.write(json.dumps(told))
             self._file.flush()
             os.fsync(self._file.fileno())  # other hosts shall see it
         except OSError as error:
@@ -110,9 +114,15 @@ def read_holder(directory: Path) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def is_abandoned(directory: Path) -> bool:
-    """Whether who holds the lock, a process of this host, has ended without letting it go."""
-    return _is_gone(read_holder(directory))
+def is_abandoned(directory: Path, job: str, lost: Collection[int]) -> bool:
+    """Whether the lock belongs to a rank of this job that isn't lost, or to a process of this host that has ended."""
+    holder = read_holder(directory)
+    return holder.get("job") == job and (holder.get("rank") not in lost or _is_gone(holder))
+
+
+def _names_this_process(holder: dict[str, Any]) -> bool:
+    own = os.getpid()
+    return (holder.get("host"), holder.get("pid"), holder.get("started")) == (_host(), own, _started(own))
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
@@ -126,6 +136,8 @@ def _is_gone(holder: dict[str, Any]) -> bool:
         return True
     except (KeyError, TypeError, ValueError, PermissionError):
         return False
+    if _is_dead(process):
+        return True
     started = _started(process)
     return None not in (started, holder.get("started")) and started != holder["started"]
 
@@ -137,6 +149,18 @@ def _host() -> str:
 def _started(process: int) -> int | None:
     """When a process began, in the system's ticks since this machine did; None where that can't be told."""
     try:
-        return int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        return int(_facts(process)[19])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _is_dead(process: int) -> bool:
+    """Whether a process has ended that its parent hasn't looked after yet."""
+    try:
+        return _facts(process)[0] in "ZX"
+    except (OSError, IndexError):
+        return False
+
+
+def _facts(process: int) -> list[str]:
+    return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()

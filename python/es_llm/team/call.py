@@ -101,8 +101,9 @@ class Call:
             case "complete":
                 self._complete()
             case "lead":
-                self.leading, self._busy, self._taken = True, False, None
+                self.leading, self._busy, self._taken = True, True, None
                 program.lead(team)
+                self._busy = False
                 for rank, why in self._machine.losses.items():
                     self._lost(rank, why)
             case "follow":
@@ -158,11 +159,11 @@ class Call:
             self._waited += min(time.monotonic() - start, _PATIENCE_S)  # more if this process stood still
 
     def _settle(self) -> None:
-        """The journal was taken over, and nobody told: this rank takes it back from one that is gone, or gives up."""
+        """The journal was taken over, and nobody told: this rank takes it back, or gives up."""
         if self._taken is None or self._waited < _SETTLE_S or self._failure is not None:
             return
         error, self._taken = self._taken, None
-        if self._program.abandoned():
+        if self._program.abandoned(self._team):
             self._machine.lead_anew()
         else:
             self._fail(error)
@@ -177,9 +178,9 @@ class Call:
     def _lost(self, rank: int, why: str) -> None:
         if rank in self._told:
             return
-        self._told.add(rank)
         if not why.startswith(_RESIGNED):
             self._program.lost(rank, why)
+            self._told.add(rank)
             return
         reason = why.removeprefix(_RESIGNED)
         text, fatal = describe_failure(reason)

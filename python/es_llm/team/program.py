@@ -49,8 +49,8 @@ class Program:
     def lead(self, team: Team) -> None:
         """This rank leads from now on, and nobody else writes; `team.restore` and `team.welcome` belong here."""
 
-    def abandoned(self) -> bool:
-        """Whether who took over what this leader wrote is gone: then it is this leader's again."""
+    def abandoned(self, team: Team) -> bool:
+        """Whether who took over what this leader wrote is gone or follows it: then it is this leader's again."""
         return False
 
     def follow(self) -> None:

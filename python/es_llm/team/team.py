@@ -32,6 +32,8 @@ class Team:
         self._machine = TeamRank(mailbox.rank, mailbox.size)
         self._wire = Wire(self._machine, mailbox)
         self._call: Call | None = None
+        self.calls = 0
+        """Calls made so far, with the one in progress: the same number on all ranks."""
 
     @property
     def leads(self) -> bool:
@@ -87,6 +89,7 @@ class Team:
             CommunicationError: a rank failed and the program isn't tolerant, or ranks don't fit together.
             LeftOutError: this rank failed or was too late, and the others ended the call without it.
         """
+        self.calls += 1
         self._call = Call(self, self._machine, self._wire, program)
         self._wire.start()
         try:

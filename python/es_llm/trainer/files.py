@@ -54,7 +54,7 @@ class RunFiles:
         """On the disk when it returns; a record that is there already is left alone.
 
         Raises:
-            JournalError: an earlier record is missing, or the disk refuses.
+            JournalError: an earlier record is missing, or another one is in its place, or the disk refuses.
             JournalTakenError: another leader took the journal over.
         """
         if self._lock is not None:
@@ -62,6 +62,9 @@ class RunFiles:
         have = self._writer.records
         if have is not None and record.iteration > have:
             raise JournalError(f"{str(self.directory.journal)!r}: expected record {have}, got {record.iteration}")
+        known = self.saved[record.iteration] if record.iteration < len(self.saved) else record
+        if known.to_bytes() != record.to_bytes():
+            raise other_records(self.directory)
         if record.iteration == have:
             self._writer.append_record(record)
             if record.iteration == len(self.saved):

@@ -31,7 +31,7 @@ class OpenRun:
     lock: DirectoryLock | None
 
 
-def open_run(config: ESConfig, header: str, name: str, job: str) -> OpenRun:
+def open_run(config: ESConfig, header: str, name: str, job: str, rank: int) -> OpenRun:
     """Make or reopen `config.output_dir` (default: the first free runs/<name>-<number>).
 
     Raises:
@@ -43,7 +43,7 @@ def open_run(config: ESConfig, header: str, name: str, job: str) -> OpenRun:
     directory.prepare()
     require_replaceable(directory.model.absolute())
     ours = read_holder(directory.path).get("job") == job
-    lock = DirectoryLock(directory.path, job)
+    lock = DirectoryLock(directory.path, job, rank)
     try:
         if config.resume_from_checkpoint is None and not ours:
             directory.refuse_other_run()
@@ -56,14 +56,14 @@ def open_run(config: ESConfig, header: str, name: str, job: str) -> OpenRun:
     return OpenRun(directory=directory, journal=journal, writer=writer, lock=lock)
 
 
-def take_over_run(directory: RunDirectory, header: str, job: str) -> OpenRun:
+def take_over_run(directory: RunDirectory, header: str, job: str, rank: int) -> OpenRun:
     """Go on where an earlier leader of this job was: in its directory, or in one of the same name on this host.
 
     Raises:
         ConfigError, ResumeError, JournalError: as `open_run`.
     """
     directory.prepare()
-    lock = DirectoryLock(directory.path, job)
+    lock = DirectoryLock(directory.path, job, rank)
     journal, writer = _open_journal(directory, header)
     return OpenRun(directory=directory, journal=journal, writer=writer, lock=lock)
 

@@ -87,22 +87,18 @@ class Session(Program):
         """Open the run's directory and tell the others where it is and what is in it."""
         if self._files is not None:
             self._files.leave()
-        directory = self._directory
-        opened = take_over_run(directory, self._around.header, team.mailbox.job) if directory else None
-        self._files = files = RunFiles(opened if opened is not None else self._around.open_run())
+        directory, header, job = self._directory, self._around.header, team.mailbox.job
+        opened = take_over_run(directory, header, job, team.rank) if directory else self._around.open_run()
+        self._files = files = RunFiles(opened)
+        self._directory = files.directory
         known = team.records()
         lacking = files.agree_with(known)
         self._hear(files.events)
         for event in self._evaluations.missing(files.events):
             files.append_event(event)
         self._clock, self._traffic = time.perf_counter(), team.traffic
-        if directory is None:
-            self._resumed_at = len(files.saved)
-            if self._run.population.iteration == 0:
-                self._started = self._around.origin.start(files.directory.path, files.saved, files.digests)
-                self._saved = self._started_at
-        if directory is None and self._resumed_at:
-            files.append_event({"event": "resumed", "step": self._resumed_at, "ranks": team.size})
+        if not self._begun:
+            self._resume(files, f"{job} {team.calls}")
         files.begin(self._around.options, max(self._resumed_at, self._run.population.iteration))
         self._callbacks.state.is_world_process_zero = self._callbacks.state.is_local_process_zero = True
         started = None if self._started is None else asdict(self._started)
@@ -112,9 +108,24 @@ class Session(Program):
             raise other_records(files.directory)
         self._begin(files.directory)
 
-    def abandoned(self) -> bool:
-        """Whether the process that took the journal over is gone."""
-        return self._directory is not None and is_abandoned(self._directory.path)
+    def _resume(self, files: RunFiles, call: str) -> None:
+        """Go on from what this call's first leader found, and wrote down: this rank, or another one that led before
+        this one came, and has made more records since."""
+        started = next((event for event in files.events if event.get("call") == call), None)
+        self._resumed_at = len(files.saved) if started is None else started["step"]
+        if self._run.population.iteration == 0:
+            found = files.saved[: self._resumed_at]
+            self._started = self._around.origin.start(files.directory.path, found, files.digests)
+            self._saved = self._started_at
+        if started is None:
+            kind = "resumed" if self._resumed_at else "started"
+            files.append_event({"event": kind, "step": self._resumed_at, "ranks": self._run.team.size, "call": call})
+
+    def abandoned(self, team: Team) -> bool:
+        """Whether the journal is there, and nobody who can't be heard may have it."""
+        if self._directory is None or not self._directory.journal.exists():
+            return False
+        return is_abandoned(self._directory.path, team.mailbox.job, team.losses.keys())
 
     def follow(self) -> None:
         """Another rank, lower than this one, is back and leads."""
@@ -188,6 +199,7 @@ class Session(Program):
             self._evaluated(team, round_.step, table)
             return
         iteration = self._current()
+        assert round_.step == iteration.number, (round_, iteration.number)
         record, figures = iteration.record(table)
         self._figures[iteration.number] = figures
         start = time.perf_counter()

@@ -190,7 +190,7 @@ class ESTrainer:
             self.run,
             self.callbacks,
             Surroundings(
-                open_run=lambda: open_run(config, header, self._run_name(), self.team.mailbox.job),
+                open_run=lambda: open_run(config, header, self._run_name(), self.team.mailbox.job, self.team.rank),
                 header=header,
                 options=self._config_json(),
                 evaluation=self._evaluation,
