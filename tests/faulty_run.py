@@ -1,9 +1,9 @@
 """`es-llm` with faults on some ranks: `python -m tests.faulty_run RANK:KIND:CALL[,...] es_llm's words`.
 
-At the CALL-th unit of that rank: `raise` a MemoryError, `exit` (SystemExit), `hang` for ever, `seize` the GIL and hang,
-send itself SIGTERM (`term`), or flip one bit of a master weight: a low one (`flip`), a high one (`break`). With `stop` it
-stops (SIGSTOP) where it is about to open the run for the CALL-th time. With one of `kill_worker.PLACES` as KIND it kills
-itself at that place of iteration CALL.
+At the CALL-th unit of that rank: `raise` a MemoryError, `exit` (SystemExit), `hang` for ever, `seize` the GIL and
+hang, send itself SIGTERM (`term`), or flip one bit of a master weight: a low one (`flip`), a high one (`break`). With
+`stop` it stops (SIGSTOP) where it is about to open the run for the CALL-th time. With one of `kill_worker.PLACES` as
+KIND it kills itself at that place of iteration CALL.
 """
 
 import os

@@ -1,6 +1,7 @@
 """One run per directory; the lock of a dead process is none."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,3 +95,31 @@ def test_without_locks_of_the_system_the_file_decides(tmp_path, monkeypatch):
     held.append(DirectoryLock(tmp_path, "third"))
     for each in held:
         each.release()
+
+
+def test_a_lock_that_names_another_leader_stays(tmp_path):
+    held = DirectoryLock(tmp_path, "ours")
+    other = json.dumps(read_holder(tmp_path) | {"pid": os.getppid(), "rank": 1})
+    (tmp_path / ".lock").write_text(other)
+    held.release()
+    assert (tmp_path / ".lock").read_text() == other
+
+
+def test_whose_lock_is_abandoned(tmp_path):
+    """That of a rank which isn't lost, or of a process of this host that has ended, whether or not anybody looked."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    DirectoryLock(tmp_path, "ours", rank=2).leave()
+    holder = read_holder(tmp_path) | {"pid": process.pid, "started": lock._started(process.pid)}
+    (tmp_path / ".lock").write_text(json.dumps(holder))
+    assert lock.is_abandoned(tmp_path, "ours", lost=[1])
+    assert not lock.is_abandoned(tmp_path, "ours", lost=[1, 2])
+    assert not lock.is_abandoned(tmp_path, "theirs", lost=[])
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has taken note of that
+    assert lock.is_abandoned(tmp_path, "ours", lost=[2])
+    process.wait()
+    assert lock.is_abandoned(tmp_path, "ours", lost=[2])
+    (tmp_path / ".lock").write_text(json.dumps(holder | {"host": "elsewhere"}))
+    assert not lock.is_abandoned(tmp_path, "ours", lost=[2])
+    (tmp_path / ".lock").unlink()
+    assert not lock.is_abandoned(tmp_path, "ours", lost=[])
