@@ -117,7 +117,7 @@ def test_whose_lock_is_abandoned(tmp_path):
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has taken note of that
     assert lock.is_abandoned(tmp_path, "ours", lost=[2])
-    process.wait()
+    process.communicate()
     assert lock.is_abandoned(tmp_path, "ours", lost=[2])
     (tmp_path / ".lock").write_text(json.dumps(holder | {"host": "elsewhere"}))
     assert not lock.is_abandoned(tmp_path, "ours", lost=[2])
