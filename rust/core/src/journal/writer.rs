@@ -202,6 +202,16 @@ impl JournalWriter {
         what: &dyn Fn() -> String,
     ) -> Result<(), JournalError> {
         self.check_file(what)?;
+        self.put(kind, payload, what)
+    }
+
+    /// Appends to a file that was as it should be a moment ago.
+    fn put(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        what: &dyn Fn() -> String,
+    ) -> Result<(), JournalError> {
         let frame = frame::encode(kind, payload, self.end.chain)
             .ok_or_else(|| too_long(&self.path, &what()))?;
         let (path, iterations) = (&self.path, self.records);
@@ -299,5 +309,22 @@ fn too_long(path: &Path, what: &str) -> JournalError {
         path: path.to_owned(),
         what: what.to_owned(),
         reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever took it over may have looked into the old file for the last time before the frame was there.
+    #[test]
+    fn an_append_whose_file_lost_its_name_meanwhile_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.es");
+        let mut old = JournalWriter::create(&path, "{}").unwrap();
+        old.check_file(&|| "an event".to_owned()).unwrap();
+        JournalWriter::take_over(&path).unwrap();
+        let put = old.put(Kind::Event, b"{}", &|| "an event".to_owned());
+        assert!(matches!(put, Err(JournalError::Deleted { .. })));
     }
 }
