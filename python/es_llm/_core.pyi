@@ -553,6 +553,8 @@ class JournalWriter:
     def take_over(path: str | os.PathLike[str]) -> JournalWriter:
         """As `open`, in a file of its own that takes the journal's name: a writer that still has the old one is
         refused from then on."""
+    def journal(self) -> Journal:
+        """What is in the file: this writer's own, whoever has its name by now."""
     @property
     def records(self) -> int | None:
         """Records in the file; None if it is closed."""

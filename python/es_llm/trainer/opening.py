@@ -16,7 +16,7 @@ from es_llm.checkpoint.lock import DirectoryLock, read_holder
 from es_llm.checkpoint.run_directory import RunDirectory, free_directory
 from es_llm.checkpoint.snapshot import is_snapshot
 from es_llm.config import ESConfig
-from es_llm.errors import EsError, ResumeError
+from es_llm.errors import EsError, JournalError, ResumeError
 
 logger = logging.getLogger(__name__)
 
@@ -92,13 +92,18 @@ def _holder_seen_anew(path: Path) -> dict[str, Any]:
 def _open_journal(directory: RunDirectory, header: str) -> tuple[Journal | None, JournalWriter]:
     where = str(directory.journal)
     if not directory.journal.exists():
-        return None, JournalWriter.create(where, header)
+        try:
+            return None, JournalWriter.create(where, header)
+        except JournalError:
+            if not directory.journal.exists():  # else another leader was quicker
+                raise
     journal = Journal.read(where)
     saved, own = decode_header(journal.header, where), decode_header(header, where)
     require_same_identity(saved["identity"], own["identity"], where)
     if journal.torn_bytes:
         logger.warning("%s: %d bytes of an unfinished record are cut off", where, journal.torn_bytes)
-    return journal, JournalWriter.take_over(where)
+    writer = JournalWriter.take_over(where)
+    return writer.journal(), writer
 
 
 def _directory(config: ESConfig, name: str) -> RunDirectory:

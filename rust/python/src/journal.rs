@@ -61,17 +61,22 @@ impl JournalWriter {
 
     /// Appends the record of the next iteration.
     fn append_record(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
-        self.append(py, |writer| writer.append_record(&record.0))
+        self.with(py, |writer| writer.append_record(&record.0))
     }
 
     /// Digest of the master weights after `iteration` was applied.
     fn append_digest(&self, py: Python<'_>, iteration: u32, digest: u64) -> PyResult<()> {
-        self.append(py, |writer| writer.append_digest(iteration, digest))
+        self.with(py, |writer| writer.append_digest(iteration, digest))
     }
 
     /// An event as JSON text: an evaluation, a resume, a rank that died.
     fn append_event(&self, py: Python<'_>, event: &str) -> PyResult<()> {
-        self.append(py, |writer| writer.append_event(event))
+        self.with(py, |writer| writer.append_event(event))
+    }
+
+    /// What is in the file.
+    fn journal(&self, py: Python<'_>) -> PyResult<Journal> {
+        self.with(py, CoreWriter::journal).map(Journal)
     }
 
     /// Closes the file; a second call does nothing.
@@ -98,11 +103,11 @@ impl JournalWriter {
         }
     }
 
-    fn append(
+    fn with<T: Send>(
         &self,
         py: Python<'_>,
-        work: impl FnOnce(&mut CoreWriter) -> Result<(), JournalError> + Send,
-    ) -> PyResult<()> {
+        work: impl FnOnce(&mut CoreWriter) -> Result<T, JournalError> + Send,
+    ) -> PyResult<T> {
         let done = detached(py, || {
             // A writer whose append panicked may have left half a frame: closed, it can only be opened anew.
             let mut writer = self.writer.lock().unwrap_or_else(|poisoned| {

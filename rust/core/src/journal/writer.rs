@@ -117,6 +117,14 @@ impl JournalWriter {
         }
     }
 
+    /// What is in the file: this writer's own, whoever has its name by now.
+    ///
+    /// # Errors
+    /// As [`Journal::read`].
+    pub fn journal(&mut self) -> Result<Journal, JournalError> {
+        Ok(read_again(&mut self.file, &self.path)?.0)
+    }
+
     /// Records in the file: the iteration that comes next.
     pub fn records(&self) -> u32 {
         self.records
