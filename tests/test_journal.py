@@ -286,3 +286,18 @@ def test_a_kill_at_any_moment_leaves_at_least_what_was_reported(tmp_path, seed):
         assert record.fitness == [float(iteration * member % 7) for member in range(5)]
     JournalWriter.open(path).append_event("{}")
     assert Journal.read(path).torn_bytes == 0
+
+
+def test_a_writer_reads_its_own_file(tmp_path):
+    """Not that of who took its name."""
+    path = str(tmp_path / "journal.es")
+    JournalWriter.create(path, "{}").close()
+    old = JournalWriter.take_over(path)
+    old.append_event('{"event": "old"}')
+    new = JournalWriter.take_over(path)
+    new.append_event('{"event": "new"}')
+    assert old.journal().events == ['{"event": "old"}']
+    assert new.journal().events == ['{"event": "old"}', '{"event": "new"}'] == Journal.read(path).events
+    new.close()
+    with pytest.raises(JournalError, match="closed"):
+        new.journal()
