@@ -10,9 +10,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -74,6 +76,9 @@ class Job:
         for pid in self.pids().values():
             _kill(pid)
         os.killpg(self.process.pid, signal.SIGKILL)
+        # A killed mpirun leaves its sockets, and a later one of the same number fails over them.
+        for place in Path(tempfile.gettempdir()).glob(f"*.{self.process.pid}"):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _kill(pid: int) -> None:
