@@ -357,9 +357,14 @@ def test_a_leader_that_slept_takes_the_journal_back_from_a_leader_that_died(long
     taken_at = steps(tmp_path / "D")
     wait_until(lambda: steps(tmp_path / "D") > taken_at)
     _kill(pids[1])
+    time.sleep(4)  # longer than twice the limit in all
     os.kill(pids[0], signal.SIGCONT)
     _, output = job.end()
     assert same(tmp_path / "D", longer), output
+    told = [(event["event"], event["rank"]) for event in events(tmp_path / "D") if "rank" in event]
+    assert told[:2] == [("lost", 0), ("back", 0)]
+    dead = next(event for event in events(tmp_path / "D") if event.get("why") == "dead")
+    assert dead["step"] > taken_at
 
 
 @pytest.mark.parametrize("rank", [0, 1])

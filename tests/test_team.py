@@ -1,7 +1,11 @@
 """Collective calls over threads: lost, failing, slow and wrong ranks; the others end with the right result."""
 
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -312,3 +316,19 @@ def test_without_a_second_thread_messages_still_move():
         return result
 
     assert run_ranks(3, work) == [[expected()[-1], False]] * 3
+
+
+def test_time_in_which_a_process_is_stopped_does_not_count_for_its_end():
+    words = (
+        "import time; from es_llm._core import Watchdog; watchdog = Watchdog(); "
+        "watchdog.arm(3.0, 7, 'its last words'); print(flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "\n"
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(4)
+    os.kill(process.pid, signal.SIGCONT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    assert process.communicate()[1] == "its last words"
+    assert process.returncode == 7

@@ -14,6 +14,10 @@ _LATER: Final = 2.0
 """A step that takes so many times as long as it may ends its process."""
 _GRACE_S: Final = 10.0
 """A step that others don't wait for any more may take so long."""
+_LAST_WORDS: Final = (
+    "es-llm: this process ends: a step takes twice `unit_timeout_s`, or longer than the others go on; "
+    "what the journal holds is safe\n"
+)
 
 
 class Watchdog:
@@ -41,8 +45,7 @@ class Watchdog:
         self._watching = True
         with contextlib.suppress(AttributeError, ValueError, io.UnsupportedOperation):  # a stderr without a file
             faulthandler.dump_traceback_later(self.timeout_s)
-        if self._killer is not None:
-            self._killer.arm(_LATER * self.timeout_s)
+        self._arm(_LATER * self.timeout_s)
 
     def again(self) -> None:
         """The step that is watched is getting on: its time begins anew."""
@@ -62,12 +65,16 @@ class Watchdog:
     def pardon(self) -> None:
         """No other rank is left to go on without this one; called by another thread, as often as it likes."""
         with self._lock:
-            if self._watching and self._killer is not None and not self._hurried:
-                self._killer.arm(_LATER * self.timeout_s)
+            if self._watching and not self._hurried:
+                self._arm(_LATER * self.timeout_s)
 
     def hurry(self) -> None:
         """Nobody waits for this step any more; called by another thread, as often as it likes."""
         with self._lock:
             if self._watching and self._killer is not None and not self._hurried:
                 self._hurried = True
-                self._killer.arm(_GRACE_S)
+                self._arm(_GRACE_S)
+
+    def _arm(self, seconds: float) -> None:
+        if self._killer is not None:
+            self._killer.arm(seconds, message=_LAST_WORDS)

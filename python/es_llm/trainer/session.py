@@ -107,6 +107,8 @@ class Session(Program):
         if not team.restore(len(known), lacking):
             raise other_records(files.directory)
         self._begin(files.directory)
+        if self._was_lost(team.rank):
+            self.back(team.rank)
 
     def _resume(self, files: RunFiles, call: str) -> None:
         """Go on from what this call's first leader found, and wrote down: this rank, or another one that led before
@@ -404,10 +406,14 @@ class Session(Program):
 
     def lost(self, rank: int, why: str) -> None:
         """A rank is gone: into the journal, unless an earlier leader wrote it there."""
-        told = [event["event"] for event in self._leading().events if event.get("rank") == rank]
-        if told and told[-1] == "lost":
+        if self._was_lost(rank):
             return
         self._happened("lost", f"rank {rank} was lost ({why}); the others go on", rank=rank, why=why)
+
+    def _was_lost(self, rank: int) -> bool:
+        """As the journal says."""
+        told = [event["event"] for event in self._leading().events if event.get("rank") == rank]
+        return bool(told) and told[-1] == "lost"
 
     def back(self, rank: int) -> None:
         """A silent rank is back."""
@@ -424,7 +430,7 @@ class Session(Program):
         self._halting = True
 
     def _happened(self, event: str, told: str, **details: Any) -> None:
-        step = self._run.population.iteration
+        step = max(self._run.population.iteration, len(self._leading().saved))
         logger.warning("step %d: %s", step, told)
         self._leading().append_event({"event": event, "step": step, **details})
 

@@ -13,8 +13,19 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Watchdog>()
 }
 
-/// When the process ends, with which code (None: by SIGKILL), and what it says before.
-type End = (Instant, Option<i32>, String);
+/// It looks at the clock this often. What passes beyond that doesn't count: the process stood still.
+const SLICE: Duration = Duration::from_secs(1);
+
+/// How the process ends.
+struct End {
+    /// In how long, as of a moment.
+    left: Duration,
+    of: Instant,
+    /// None: by SIGKILL.
+    exit_code: Option<i32>,
+    /// What it says before.
+    message: String,
+}
 
 #[derive(Default)]
 struct Shared {
@@ -44,13 +55,18 @@ impl Watchdog {
         Ok(Self(shared))
     }
 
-    /// The process ends after so many seconds, unless `arm` or `disarm` is called before.
+    /// The process ends after so many seconds, unless `arm` or `disarm` is called before. Time during which it is stopped
+    /// (SIGSTOP, a suspended job) doesn't count.
     #[pyo3(signature = (seconds, exit_code = None, message = ""))]
     fn arm(&self, seconds: f64, exit_code: Option<i32>, message: &str) -> PyResult<()> {
-        let wait = Duration::try_from_secs_f64(seconds)
+        let left = Duration::try_from_secs_f64(seconds)
             .map_err(|error| PyValueError::new_err(format!("seconds: {error}, got {seconds}")))?;
-        let end = Instant::now().checked_add(wait);
-        self.set(end.map(|end| (end, exit_code, message.to_owned())));
+        self.set(Some(End {
+            left,
+            of: Instant::now(),
+            exit_code,
+            message: message.to_owned(),
+        }));
         Ok(())
     }
 
@@ -70,16 +86,19 @@ impl Watchdog {
 impl Shared {
     /// Waits for the end or for news, a second at most: the owner may be gone by then.
     fn watch(&self) {
-        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wait = Duration::from_secs(1);
-        if let Some((end, exit_code, message)) = &*end {
-            wait = wait.min(end.saturating_duration_since(Instant::now()));
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wait = SLICE;
+        if let Some(end) = &mut *end {
+            let now = Instant::now();
+            let passed = now.saturating_duration_since(end.of).min(SLICE);
+            (end.left, end.of) = (end.left.saturating_sub(passed), now);
+            wait = wait.min(end.left);
             if wait.is_zero() {
                 let mut stderr = std::io::stderr();
-                drop(stderr.write_all(message.as_bytes()));
+                drop(stderr.write_all(end.message.as_bytes()));
                 // SAFETY: these calls take and return plain numbers, and none of this process's memory is used after.
                 unsafe {
-                    match *exit_code {
+                    match end.exit_code {
                         Some(code) => libc::_exit(code),
                         None => libc::kill(libc::getpid(), libc::SIGKILL),
                     }
