@@ -365,6 +365,10 @@ def test_a_leader_that_slept_takes_the_journal_back_from_a_leader_that_died(long
     assert told[:2] == [("lost", 0), ("back", 0)]
     dead = next(event for event in events(tmp_path / "D") if event.get("why") == "dead")
     assert dead["step"] > taken_at
+    lines = [json.loads(line) for line in (tmp_path / "D" / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if "reward" in line]
+    assert [line["step"] for line in trained] == list(range(1, 61))
+    assert sum("completions/mean_length" not in line for line in trained) <= 2, "what the dead leaders logged is kept"
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -69,7 +69,7 @@ class Session(Program):
         self._begun = False
         self._resumed_at = 0
         self._started: Mark | None = None
-        self._saved = 0
+        self._saved = self._logged = 0
         self._halting = False
         self._iteration: Iteration | None = None
         self._work: EvaluationWork | None = None
@@ -99,7 +99,8 @@ class Session(Program):
         self._clock, self._traffic = time.perf_counter(), team.traffic
         if not self._begun:
             self._resume(files, f"{job} {team.calls}")
-        files.begin(self._around.options, max(self._resumed_at, self._run.population.iteration))
+        self._logged = len(files.saved)  # by the leader that made them, or from the records
+        files.begin(self._around.options, self._logged)
         self._callbacks.state.is_world_process_zero = self._callbacks.state.is_local_process_zero = True
         started = None if self._started is None else asdict(self._started)
         told = {"directory": str(files.directory.path), "resumed_at": self._resumed_at, "started": started}
@@ -237,7 +238,7 @@ class Session(Program):
         seconds = dict(work.seconds) if work is not None and work.number == iteration else {}
         seconds |= {"update": updated - start, "digest": time.perf_counter() - updated}
         self._callbacks.call("on_step_end")
-        if team.leads and self._files is not None:
+        if team.leads and self._files is not None and iteration >= self._logged:
             figures = self._figures.pop(iteration, None)
             metrics = iteration_metrics(record, figures, report, seconds)
             self._log_step(metrics, figures.waited_s if figures is not None else 0.0)
