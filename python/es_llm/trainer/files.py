@@ -62,8 +62,8 @@ class RunFiles:
         have = self._writer.records
         if have is not None and record.iteration > have:
             raise JournalError(f"{str(self.directory.journal)!r}: expected record {have}, got {record.iteration}")
-        known = self.saved[record.iteration] if record.iteration < len(self.saved) else record
-        if known.to_bytes() != record.to_bytes():
+        known = self.saved[record.iteration] if record.iteration < len(self.saved) else None
+        if known is not None and known.to_bytes() != record.to_bytes():
             raise other_records(self.directory)
         if record.iteration == have:
             self._writer.append_record(record)

@@ -1,7 +1,8 @@
 //! Whole jobs in a seeded world: slow ranks, slow and repeated messages, ranks that die, hang and hold wrong weights.
 //! Whatever happens, the ranks that are left end with the records of an undisturbed run, each unit counted once.
 //!
-//! `ES_LLM_SEEDS=first..last` runs other seeds than the 13,000 of the normal run; a failure names its seed.
+//! `ES_LLM_SEEDS=first..last` runs other seeds than the 15,000 of the normal run; a failure names its seed.
+//! `ES_LLM_TRACE=1` prints all that happens in them.
 
 mod world;
 

@@ -15,6 +15,7 @@ mod dynamic;
 mod error;
 mod late;
 mod policy;
+mod state;
 mod static_runs;
 mod unit;
 mod worker;
@@ -27,6 +28,7 @@ pub use unit::{Unit, plan_units};
 
 use late::LateUnits;
 use policy::Policy;
+use state::{Held, UnitState};
 use worker::Worker;
 
 /// Id of a unit in a schedule: from 0 to the number of units.
@@ -485,29 +487,5 @@ impl Schedule {
         } else {
             Err(ScheduleError::UnknownUnit { unit, units })
         }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum UnitState {
-    Open,
-    Held(Held),
-    Done { by: WorkerId, result: u64 },
-}
-
-/// Who evaluates a unit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Held {
-    first: WorkerId,
-    /// A worker that evaluates it as well because it is late.
-    second: Option<WorkerId>,
-    /// When the first worker got it, and when it should be finished.
-    given: f64,
-    eta: f64,
-}
-
-impl Held {
-    fn workers(self) -> impl Iterator<Item = WorkerId> {
-        [Some(self.first), self.second].into_iter().flatten()
     }
 }

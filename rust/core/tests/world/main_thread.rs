@@ -74,7 +74,7 @@ impl World {
         let mut step = Step::Wait;
         self.machine(rank, |machine, now| step = machine.next(now));
         let now = self.now;
-        if std::env::var_os("ES_LLM_TRACE").is_some() && step != Step::Wait {
+        if self.told && step != Step::Wait {
             eprintln!("{now:9.3} {rank}: {step:?}");
         }
         let mut seconds = 0.001;

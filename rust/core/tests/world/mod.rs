@@ -3,6 +3,7 @@
 mod disk;
 mod job;
 mod main_thread;
+mod moment;
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
@@ -12,6 +13,7 @@ use es_core::team::{Fan, Loss, Message, Rank, Settings};
 use disk::Disk;
 use job::{Draw, ITERATIONS, base, expected};
 use main_thread::Program;
+use moment::{Moment, What};
 
 /// Simulated seconds after which a job that hasn't ended is stuck.
 const STUCK: f64 = 1e5;
@@ -40,51 +42,6 @@ pub struct Trouble {
     /// How often the whole job is killed, and goes on from its journal on any number of ranks.
     pub restarts: u64,
 }
-
-#[derive(Clone, Debug, PartialEq)]
-enum What {
-    Arrive { to: u32, from: u32, bytes: Vec<u8> },
-    Main { rank: u32, turn: u64 },
-    Tick { rank: u32 },
-    Kill { rank: u32 },
-    Noticed { rank: u32, dead: u32 },
-    Freeze { rank: u32, seconds: f64 },
-    Resign { rank: u32 },
-    Halt { rank: u32 },
-    Enter { rank: u32 },
-    Restart,
-}
-
-/// Something that happens at a time; earlier ones are greater, as the heap wants it.
-#[derive(Clone, Debug)]
-struct Moment {
-    time: f64,
-    order: u64,
-    what: What,
-}
-
-impl Ord for Moment {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        other
-            .time
-            .total_cmp(&self.time)
-            .then(other.order.cmp(&self.order))
-    }
-}
-
-impl PartialOrd for Moment {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Moment {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Moment {}
 
 /// One process: the machine and its main thread.
 #[expect(clippy::struct_excessive_bools, reason = "they are independent")]
@@ -139,6 +96,8 @@ pub struct World {
     expected: Vec<Vec<u64>>,
     trouble: Trouble,
     timeout: f64,
+    /// Whether all that happens is printed.
+    told: bool,
 }
 
 impl World {
@@ -180,6 +139,7 @@ impl World {
                 .collect(),
             trouble,
             timeout,
+            told: std::env::var_os("ES_LLM_TRACE").is_some(),
         };
         world.start(ranks);
         world
@@ -266,18 +226,6 @@ impl World {
     pub fn run(mut self) {
         let _told = Seed(self.seed);
         while let Some(Moment { time, what, .. }) = self.moments.pop() {
-            let of = match what {
-                What::Arrive { to, .. } => to,
-                What::Main { rank, .. }
-                | What::Tick { rank }
-                | What::Kill { rank }
-                | What::Noticed { rank, .. }
-                | What::Freeze { rank, .. }
-                | What::Resign { rank }
-                | What::Halt { rank }
-                | What::Enter { rank } => rank,
-                What::Restart => 0,
-            };
             self.now = self.now.max(time);
             assert!(
                 self.now < STUCK,
@@ -285,10 +233,11 @@ impl World {
                 self.seed,
                 self.situation()
             );
-            let thaw = self.processes[of as usize].frozen_until;
-            if thaw > time && !matches!(what, What::Kill { .. } | What::Restart) {
+            let of = what.rank();
+            let thaw = of.map_or(0.0, |rank| self.processes[rank as usize].frozen_until);
+            if thaw > time && !matches!(what, What::Kill { .. }) {
                 self.at(thaw, what);
-            } else if !self.dead.contains(&of) || what == What::Restart {
+            } else if of.is_none_or(|rank| !self.dead.contains(&rank)) {
                 self.happen(what);
             }
             if self.alive().all(|rank| self.processes[rank as usize].done) {
@@ -377,9 +326,8 @@ impl World {
         }
     }
 
-    /// With `ES_LLM_TRACE` set, what happens is printed.
     fn tell(&self, what: &What) {
-        if std::env::var_os("ES_LLM_TRACE").is_none() {
+        if !self.told {
             return;
         }
         let now = self.now;
