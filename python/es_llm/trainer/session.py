@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,13 @@ from es_llm.trainer.iteration import ITERATE, Figures, Iteration
 from es_llm.trainer.metrics import iteration_metrics
 from es_llm.trainer.opening import OpenRun, open_copy, take_over_run
 from es_llm.trainer.origin import Origin
+from es_llm.trainer.output import TrainOutput
 from es_llm.trainer.state import RunState
 
 logger = logging.getLogger(__name__)
 
 EVALUATE = 1
 """The kind of rounds that evaluate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOutput:
-    """What `ESTrainer.train` returns. `metrics` is what `result.json` holds; answers are (prompt, completion), on the
-    leading rank. `interrupted`: a signal ended the training after a record; the run's directory can be resumed."""
-
-    global_step: int
-    metrics: dict[str, Any]
-    output_dir: str
-    answers_before: list[tuple[str, str]] = field(default_factory=list)
-    answers_after: list[tuple[str, str]] = field(default_factory=list)
-    interrupted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

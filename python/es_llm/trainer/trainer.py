@@ -49,8 +49,9 @@ from es_llm.trainer.evaluate import ROUND, Evaluate
 from es_llm.trainer.evaluation import EvaluationSets, EvaluationWork, Keep
 from es_llm.trainer.opening import open_run
 from es_llm.trainer.origin import Origin
+from es_llm.trainer.output import TrainOutput
 from es_llm.trainer.runtime import configure_threads, reward_limits
-from es_llm.trainer.session import Session, Surroundings, TrainOutput
+from es_llm.trainer.session import Session, Surroundings
 from es_llm.trainer.state import RunState
 from es_llm.types import RewardFunction, Row
 
