@@ -1,7 +1,8 @@
 """`es-llm` with faults on some ranks: `python -m tests.faulty_run RANK:KIND:CALL[,...] es_llm's words`.
 
 At the CALL-th unit of that rank: `raise` a MemoryError, `exit` (SystemExit), `hang` for ever, `seize` the GIL and
-hang, send itself SIGTERM (`term`), or flip one bit of a master weight: a low one (`flip`), a high one (`break`). With
+hang, send itself SIGTERM (`term`), or flip one bit of a master weight: a low one (`flip`), a high one (`break`). From
+that unit on it may be `slow`: each one takes 0.05 s longer. With
 `stop` it stops (SIGSTOP) where it is about to open the run for the CALL-th time. With one of `kill_worker.PLACES` as
 KIND it kills itself at that place of iteration CALL.
 """
@@ -56,6 +57,8 @@ def arm(kind, call):
             if kind in ("flip", "break"):
                 bits = STATE["weights"].master[3].view(-1)[7:8].numpy().view("uint32")
                 bits ^= 1 << (12 if kind == "flip" else 30)
+        if kind == "slow" and STATE["units"] >= call:
+            time.sleep(0.05)
         return evaluate(self, prompts)
 
     def remember(self, *args, **options):

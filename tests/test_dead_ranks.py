@@ -322,16 +322,33 @@ def longer(tmp_path_factory):
 @pytest.mark.parametrize("asleep_s", [4, 8])
 def test_a_leader_that_slept_is_welcomed_back(longer, tmp_path, asleep_s):
     """The others took it for lost after three seconds, and its journal with it."""
-    job = Job(tmp_path / "D", *IMPATIENT, ranks=3)
+    slow = "0:slow:1,1:slow:1,2:slow:1"  # so that the others aren't done by then
+    job = Job(tmp_path / "D", *IMPATIENT, module=("tests.faulty_run", slow), ranks=3)
     wait_until(lambda: steps(tmp_path / "D") >= 3)
     leader = job.pids()[0]
     os.kill(leader, signal.SIGSTOP)
     time.sleep(asleep_s)
+    assert not (tmp_path / "D" / "result.json").exists(), "the others took less than 0.15 s for a step"
     os.kill(leader, signal.SIGCONT)
     code, output = job.end()
     assert code == 0, output
     assert same(tmp_path / "D", longer)
     assert [record.iteration for record in Journal.read(str(tmp_path / "D" / "journal.es")).records] == list(range(60))
+
+
+def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is(longer, tmp_path):
+    directory = tmp_path / "D"
+    job = Job(directory, *IMPATIENT, ranks=3)
+    wait_until(lambda: steps(directory) >= 3)
+    leader = job.pids()[0]
+    os.kill(leader, signal.SIGSTOP)
+    wait_until(lambda: list(job.pids()) == [0])
+    os.kill(leader, signal.SIGCONT)
+    code, output = job.end()
+    assert code == 0, output
+    assert same(directory, longer)
+    told = "the other ranks went on without rank 0, which was stopped or hung, and finished the run; nothing is lost: "
+    assert f"{told}the result is in '{directory / 'result.json'}'" in output
 
 
 def test_a_first_leader_that_comes_late_goes_on_with_what_others_made(longer, tmp_path):

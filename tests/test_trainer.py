@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox, run_ranks
-from es_llm.errors import ConfigError, JournalError, JournalTakenError, PopulationError, ResumeError
+from es_llm.errors import ConfigError, JournalError, LeftOutError, PopulationError, ResumeError
 from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.team import Team
 
@@ -351,7 +351,7 @@ def test_a_leader_that_slept_beyond_the_end_is_told_where_the_result_is(tmp_path
             trainer.train()
             done.set()
             return ""
-        with pytest.raises(JournalTakenError) as caught:
+        with pytest.raises(LeftOutError) as caught:
             trainer.train()
         return str(caught.value)
 

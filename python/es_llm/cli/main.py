@@ -65,7 +65,8 @@ def run_command(name: str, words: Sequence[str]) -> int:
         team = Team(command.mailbox(options))
         _warn_once(team)
         code: int = command.run(options, team)
-    except LeftOutError:
+    except LeftOutError as error:
+        print(f"es-llm: {error}", file=sys.stderr, flush=True)
         code = 0
     except EsError as error:
         code = _fail(team, error)

@@ -11,7 +11,7 @@ from typing import Any
 from es_llm._core import Journal, Record
 from es_llm.checkpoint.metrics_log import MetricsLog
 from es_llm.checkpoint.run_directory import RunDirectory, write_json
-from es_llm.errors import JournalError, JournalTakenError
+from es_llm.errors import JournalError, JournalTakenError, LeftOutError
 from es_llm.trainer.metrics import record_metrics
 from es_llm.trainer.opening import OpenRun
 
@@ -122,25 +122,23 @@ def copy_of(open_copy: Callable[[], OpenRun | None], known: list[bytes]) -> RunF
     return files
 
 
-def taken_from(rank: int, directory: RunDirectory, error: JournalTakenError) -> JournalTakenError:
-    """The error of a leader that slept while others took its run over: says what became of it. Where the journal was
-    deleted it is the error as it was."""
+def taken_from(rank: int, directory: RunDirectory, error: JournalTakenError) -> JournalTakenError | LeftOutError:
+    """The error of a leader that slept while others took its run over: says what became of it. Where they finished the
+    run it is no failure, as with any rank that is left out; where the journal was deleted it is the error as it was."""
     try:
         records = len(Journal.read(str(directory.journal)).records)
     except JournalError:
         return error
     told = f"the other ranks went on without rank {rank}, which was stopped or hung, and "
     if _steps(directory) == records:
-        told += (
-            f"finished the run; nothing is lost: the result is in {str(directory.result)!r}, the model in "
+        return LeftOutError(
+            f"{told}finished the run; nothing is lost: the result is in {str(directory.result)!r}, the model in "
             f"{str(directory.model)!r}"
         )
-    else:
-        told += (
-            f"have the journal, with {records} records by now; nothing is lost: if they don't finish the run, "
-            f"go on by --resume_from_checkpoint {directory.path}"
-        )
-    better = JournalTakenError(f"{told} ({error})")
+    better = JournalTakenError(
+        f"{told}have the journal, with {records} records by now; nothing is lost: if they don't finish the run, "
+        f"go on by --resume_from_checkpoint {directory.path} ({error})"
+    )
     better.shared = error.shared
     return better
 

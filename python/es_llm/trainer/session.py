@@ -15,7 +15,7 @@ from es_llm.callbacks.handler import Callbacks
 from es_llm.checkpoint.lock import is_abandoned
 from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.snapshot import Mark
-from es_llm.errors import DivergenceError, EsError, JournalError, JournalTakenError, ModelError
+from es_llm.errors import DivergenceError, EsError, JournalError, JournalTakenError, LeftOutError, ModelError
 from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.completions import CompletionLog
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
@@ -474,7 +474,7 @@ class Session(Program):
             interrupted=told["interrupted"],
         )
 
-    def taken_over(self, error: JournalTakenError) -> JournalTakenError:
+    def taken_over(self, error: JournalTakenError) -> JournalTakenError | LeftOutError:
         """The error, with what became of the run where other ranks go on with it."""
         team = self._run.team
         return error if self._directory is None or team.size == 1 else taken_from(team.rank, self._directory, error)

@@ -179,6 +179,7 @@ class ESTrainer:
             ConfigError: the directory holds another run.
             ResumeError: the run to go on with had other options; the message names them.
             JournalError: the disk refuses the journal; what was saved stays safe.
+            LeftOutError: this rank failed or was too late, and the others ended the run without it.
         """
         config = self.args
         if resume_from_checkpoint:
