@@ -6,84 +6,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import re
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
 from es_llm._core import Journal
-from es_llm.checkpoint.lock import read_holder
-from tests.commands import SMALL, es_llm, mpirun, result, rewards
+from tests.commands import es_llm, result, rewards
+from tests.jobs import RANKS, WORDS, Job, events, kill, same, steps, wait_until
 from tests.kill_worker import PLACES
 
 pytestmark = [pytest.mark.mpi, pytest.mark.slow]
 
 RUNS = max(3, int(os.environ.get("ES_LLM_KILLS", "6")) // 2)
-RANKS = 4
-WORDS = ["train", *SMALL, "--max_steps", "16", "--seed", "5"]
-
-
-class Job:
-    """A job of ranks under mpirun, whose processes can be killed one by one."""
-
-    def __init__(self, directory: Path, *options: str, module: tuple[str, ...] = ("es_llm",), ranks: int = RANKS):
-        self.directory = directory
-        words = ["-m", *module, *WORDS, "--output_dir", str(directory), *options]
-        self.process = subprocess.Popen(
-            [mpirun(), "--with-ft", "ulfm", "-n", str(ranks), sys.executable, *words],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
-
-    def wait_for_start(self) -> None:
-        """Until the leader has made the journal."""
-        while not (self.directory / "journal.es").exists() and self.process.poll() is None:
-            time.sleep(0.01)
-
-    def pids(self) -> dict[int, int]:
-        """Rank -> process, of those that live."""
-        found = {}
-        for place in Path("/proc").iterdir():
-            try:
-                command = (place / "cmdline").read_bytes() if place.name.isdigit() else b""
-                if str(self.directory).encode() in command and b"mpirun" not in command:
-                    for word in (place / "environ").read_bytes().split(b"\0"):
-                        if word.startswith(b"OMPI_COMM_WORLD_RANK="):
-                            found[int(word.partition(b"=")[2])] = int(place.name)
-            except OSError:
-                continue
-        return found
-
-    def end(self, timeout_s: float = 120) -> tuple[int, str]:
-        """Exit code and output."""
-        try:
-            output, _ = self.process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            pytest.fail(f"the job hangs: {self.process.communicate()[0][-3000:]}")
-        return self.process.returncode, output
-
-    def kill(self) -> None:
-        """SIGKILL all of it at once."""
-        for pid in self.pids().values():
-            _kill(pid)
-        os.killpg(self.process.pid, signal.SIGKILL)
-        # A killed mpirun leaves its sockets, and a later one of the same number fails over them.
-        for place in Path(tempfile.gettempdir()).glob(f"*.{self.process.pid}"):
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +57,7 @@ def test_ranks_killed_at_random_moments(undisturbed, tmp_path):
         for moment, rank in sorted((draw.uniform(0, latest * seconds), rank) for rank in victims):
             time.sleep(max(0.0, start + moment - time.monotonic()))
             hits += rank in job.pids() and not (directory / "result.json").exists()
-            _kill(pids[rank])
+            kill(pids[rank])
         code, output = job.end()
         assert code == 0, (number, output[-3000:])
         assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], number
@@ -157,7 +95,7 @@ def test_a_rank_killed_before_all_have_met_ends_the_job_or_is_survived(undisturb
         job = Job(directory)
         wait_until(lambda job=job: len(job.pids()) == RANKS)
         time.sleep(draw.uniform(0, 2.0))
-        _kill(draw.choice(sorted(job.pids().values())))
+        kill(draw.choice(sorted(job.pids().values())))
         job.end(timeout_s=90)
         if not (directory / "result.json").exists():
             process = es_llm(*WORDS, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory))
@@ -193,14 +131,6 @@ def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_pat
 
 def faulty(directory, faults, *options):
     return Job(directory, *options, module=("tests.faulty_run", faults), ranks=3).end()
-
-
-def same(directory, whole):
-    return result(directory)["weights_sha256"] == result(whole)["weights_sha256"]
-
-
-def events(directory):
-    return [json.loads(text) for text in Journal.read(str(directory / "journal.es")).events]
 
 
 def test_a_rank_that_raises_is_left_out_and_told_with_its_traceback(undisturbed, tmp_path):
@@ -293,101 +223,6 @@ def test_sigterm_on_any_rank_ends_after_a_record_and_resume_goes_on(undisturbed,
     assert (resumed["step"], resumed["ranks"]) == (done, 2)
 
 
-def steps(directory):
-    try:
-        return len(Journal.read(str(directory / "journal.es")).records)
-    except (OSError, RuntimeError):
-        return 0
-
-
-def wait_until(condition, timeout_s=60):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-
-
-IMPATIENT = ["--max_steps", "60", "--unit_timeout_s", "3"]
-
-
-@pytest.fixture(scope="module")
-def longer(tmp_path_factory):
-    """Directory of an undisturbed run of sixty iterations."""
-    directory = tmp_path_factory.mktemp("longer") / "run"
-    ran = es_llm(*WORDS, *IMPATIENT, "--output_dir", str(directory))
-    assert ran.returncode == 0, ran.stderr
-    return directory
-
-
-@pytest.mark.parametrize("asleep_s", [4, 8])
-def test_a_leader_that_slept_is_welcomed_back(longer, tmp_path, asleep_s):
-    """The others took it for lost after three seconds, and its journal with it."""
-    slow = "0:slow:1,1:slow:1,2:slow:1"  # so that the others aren't done by then
-    job = Job(tmp_path / "D", *IMPATIENT, module=("tests.faulty_run", slow), ranks=3)
-    wait_until(lambda: steps(tmp_path / "D") >= 3)
-    leader = job.pids()[0]
-    os.kill(leader, signal.SIGSTOP)
-    time.sleep(asleep_s)
-    assert not (tmp_path / "D" / "result.json").exists(), "the others took less than 0.15 s for a step"
-    os.kill(leader, signal.SIGCONT)
-    code, output = job.end()
-    assert code == 0, output
-    assert same(tmp_path / "D", longer)
-    assert [record.iteration for record in Journal.read(str(tmp_path / "D" / "journal.es")).records] == list(range(60))
-
-
-def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is(longer, tmp_path):
-    directory = tmp_path / "D"
-    job = Job(directory, *IMPATIENT, ranks=3)
-    wait_until(lambda: steps(directory) >= 3)
-    leader = job.pids()[0]
-    os.kill(leader, signal.SIGSTOP)
-    wait_until(lambda: list(job.pids()) == [0])
-    os.kill(leader, signal.SIGCONT)
-    code, output = job.end()
-    assert code == 0, output
-    assert same(directory, longer)
-    told = "the other ranks went on without rank 0, which was stopped or hung, and finished the run; nothing is lost: "
-    assert f"{told}the result is in '{directory / 'result.json'}'" in output
-
-
-def test_a_first_leader_that_comes_late_goes_on_with_what_others_made(longer, tmp_path):
-    """It says the digests that they have said, and resumes nothing."""
-    directory = tmp_path / "D"
-    options = [*IMPATIENT, "--digest_steps", "7"]
-    job = Job(directory, *options, module=("tests.faulty_run", "0:stop:1"), ranks=3)
-    wait_until(lambda: steps(directory) >= 10)
-    os.kill(job.pids()[0], signal.SIGCONT)
-    code, output = job.end()
-    assert code == 0, output
-    assert same(directory, longer)
-    assert [event["event"] for event in events(directory) if "call" in event] == ["started"]
-    assert "goes on after" not in output
-
-
-def test_a_leader_that_slept_takes_the_journal_back_from_a_leader_that_died(longer, tmp_path):
-    job = Job(tmp_path / "D", *IMPATIENT, ranks=2)
-    wait_until(lambda: steps(tmp_path / "D") >= 3)
-    pids = job.pids()
-    os.kill(pids[0], signal.SIGSTOP)
-    wait_until(lambda: read_holder(tmp_path / "D").get("pid") == pids[1])
-    taken_at = steps(tmp_path / "D")
-    wait_until(lambda: steps(tmp_path / "D") > taken_at)
-    _kill(pids[1])
-    time.sleep(4)  # longer than twice the limit in all
-    os.kill(pids[0], signal.SIGCONT)
-    _, output = job.end()
-    assert same(tmp_path / "D", longer), output
-    told = [(event["event"], event["rank"]) for event in events(tmp_path / "D") if "rank" in event]
-    assert told[:2] == [("lost", 0), ("back", 0)]
-    dead = next(event for event in events(tmp_path / "D") if event.get("why") == "dead")
-    assert dead["step"] > taken_at
-    lines = [json.loads(line) for line in (tmp_path / "D" / "metrics.jsonl").read_text().splitlines()]
-    trained = [line for line in lines if "reward" in line]
-    assert [line["step"] for line in trained] == list(range(1, 61))
-    assert sum("completions/mean_length" not in line for line in trained) <= 2, "what the dead leaders logged is kept"
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_second_sigterm_to_one_rank_is_a_death_that_the_others_survive(tmp_path, rank):
     job = Job(tmp_path / "D", "--max_steps", "20", ranks=3)
@@ -421,7 +256,7 @@ def test_each_loss_is_told_once(tmp_path):
     job = Job(tmp_path / "D", "--max_steps", "16")
     for number, rank in enumerate((0, 1, 2)):
         wait_until(lambda number=number: steps(tmp_path / "D") >= 3 * (number + 1))
-        _kill(job.pids()[rank])
+        kill(job.pids()[rank])
     code, output = job.end()
     assert code == 0, output
     lost = [event["rank"] for event in events(tmp_path / "D") if event["event"] == "lost"]

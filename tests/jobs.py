@@ -1,0 +1,98 @@
+"""Jobs of ranks under `mpirun --with-ft ulfm`, whose processes the tests kill, stop and wake one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from es_llm._core import Journal
+from tests.commands import SMALL, mpirun, result
+
+RANKS = 4
+WORDS = ["train", *SMALL, "--max_steps", "16", "--seed", "5"]
+
+
+class Job:
+    """A job of ranks under mpirun, whose processes can be killed one by one."""
+
+    def __init__(self, directory: Path, *options: str, module: tuple[str, ...] = ("es_llm",), ranks: int = RANKS):
+        self.directory = directory
+        words = ["-m", *module, *WORDS, "--output_dir", str(directory), *options]
+        self.process = subprocess.Popen(
+            [mpirun(), "--with-ft", "ulfm", "-n", str(ranks), sys.executable, *words],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def wait_for_start(self) -> None:
+        """Until the leader has made the journal."""
+        while not (self.directory / "journal.es").exists() and self.process.poll() is None:
+            time.sleep(0.01)
+
+    def pids(self) -> dict[int, int]:
+        """Rank -> process, of those that live."""
+        found = {}
+        for place in Path("/proc").iterdir():
+            try:
+                command = (place / "cmdline").read_bytes() if place.name.isdigit() else b""
+                if str(self.directory).encode() in command and b"mpirun" not in command:
+                    for word in (place / "environ").read_bytes().split(b"\0"):
+                        if word.startswith(b"OMPI_COMM_WORLD_RANK="):
+                            found[int(word.partition(b"=")[2])] = int(place.name)
+            except OSError:
+                continue
+        return found
+
+    def end(self, timeout_s: float = 120) -> tuple[int, str]:
+        """Exit code and output."""
+        try:
+            output, _ = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"the job hangs: {self.process.communicate()[0][-3000:]}")
+        return self.process.returncode, output
+
+    def kill(self) -> None:
+        """SIGKILL all of it at once."""
+        for pid in self.pids().values():
+            kill(pid)
+        os.killpg(self.process.pid, signal.SIGKILL)
+        # A killed mpirun leaves its sockets, and a later one of the same number fails over them.
+        for place in Path(tempfile.gettempdir()).glob(f"*.{self.process.pid}"):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def same(directory, whole):
+    return result(directory)["weights_sha256"] == result(whole)["weights_sha256"]
+
+
+def events(directory):
+    return [json.loads(text) for text in Journal.read(str(directory / "journal.es")).events]
+
+
+def steps(directory):
+    try:
+        return len(Journal.read(str(directory / "journal.es")).records)
+    except (OSError, RuntimeError):
+        return 0
+
+
+def wait_until(condition, timeout_s=60):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)

@@ -1,0 +1,97 @@
+"""Ranks that are stopped and go on: the others take them for lost, and welcome them back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from es_llm._core import Journal
+from es_llm.checkpoint.lock import read_holder
+from tests.commands import es_llm
+from tests.jobs import WORDS, Job, events, kill, same, steps, wait_until
+
+pytestmark = [pytest.mark.mpi, pytest.mark.slow]
+
+IMPATIENT = ["--max_steps", "60", "--unit_timeout_s", "3"]
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """Directory of an undisturbed run of sixty iterations."""
+    directory = tmp_path_factory.mktemp("longer") / "run"
+    ran = es_llm(*WORDS, *IMPATIENT, "--output_dir", str(directory))
+    assert ran.returncode == 0, ran.stderr
+    return directory
+
+
+@pytest.mark.parametrize("asleep_s", [4, 8])
+def test_a_leader_that_slept_is_welcomed_back(longer, tmp_path, asleep_s):
+    """The others took it for lost after three seconds, and its journal with it."""
+    slow = "0:slow:1,1:slow:1,2:slow:1"  # so that the others aren't done by then
+    job = Job(tmp_path / "D", *IMPATIENT, module=("tests.faulty_run", slow), ranks=3)
+    wait_until(lambda: steps(tmp_path / "D") >= 3)
+    leader = job.pids()[0]
+    os.kill(leader, signal.SIGSTOP)
+    time.sleep(asleep_s)
+    assert not (tmp_path / "D" / "result.json").exists(), "the others took less than 0.15 s for a step"
+    os.kill(leader, signal.SIGCONT)
+    code, output = job.end()
+    assert code == 0, output
+    assert same(tmp_path / "D", longer)
+    assert [record.iteration for record in Journal.read(str(tmp_path / "D" / "journal.es")).records] == list(range(60))
+
+
+def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is(longer, tmp_path):
+    directory = tmp_path / "D"
+    job = Job(directory, *IMPATIENT, ranks=3)
+    wait_until(lambda: steps(directory) >= 3)
+    leader = job.pids()[0]
+    os.kill(leader, signal.SIGSTOP)
+    wait_until(lambda: list(job.pids()) == [0])
+    os.kill(leader, signal.SIGCONT)
+    code, output = job.end()
+    assert code == 0, output
+    assert same(directory, longer)
+    told = "the other ranks went on without rank 0, which was stopped or hung, and finished the run; nothing is lost: "
+    assert f"{told}the result is in '{directory / 'result.json'}'" in output
+
+
+def test_a_first_leader_that_comes_late_goes_on_with_what_others_made(longer, tmp_path):
+    """It says the digests that they have said, and resumes nothing."""
+    directory = tmp_path / "D"
+    options = [*IMPATIENT, "--digest_steps", "7"]
+    job = Job(directory, *options, module=("tests.faulty_run", "0:stop:1"), ranks=3)
+    wait_until(lambda: steps(directory) >= 10)
+    os.kill(job.pids()[0], signal.SIGCONT)
+    code, output = job.end()
+    assert code == 0, output
+    assert same(directory, longer)
+    assert [event["event"] for event in events(directory) if "call" in event] == ["started"]
+    assert "goes on after" not in output
+
+
+def test_a_leader_that_slept_takes_the_journal_back_from_a_leader_that_died(longer, tmp_path):
+    job = Job(tmp_path / "D", *IMPATIENT, ranks=2)
+    wait_until(lambda: steps(tmp_path / "D") >= 3)
+    pids = job.pids()
+    os.kill(pids[0], signal.SIGSTOP)
+    wait_until(lambda: read_holder(tmp_path / "D").get("pid") == pids[1])
+    taken_at = steps(tmp_path / "D")
+    wait_until(lambda: steps(tmp_path / "D") > taken_at)
+    kill(pids[1])
+    time.sleep(4)  # longer than twice the limit in all
+    os.kill(pids[0], signal.SIGCONT)
+    _, output = job.end()
+    assert same(tmp_path / "D", longer), output
+    told = [(event["event"], event["rank"]) for event in events(tmp_path / "D") if "rank" in event]
+    assert told[:2] == [("lost", 0), ("back", 0)]
+    dead = next(event for event in events(tmp_path / "D") if event.get("why") == "dead")
+    assert dead["step"] > taken_at
+    lines = [json.loads(line) for line in (tmp_path / "D" / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if "reward" in line]
+    assert [line["step"] for line in trained] == list(range(1, 61))
+    assert sum("completions/mean_length" not in line for line in trained) <= 2, "what the dead leaders logged is kept"
