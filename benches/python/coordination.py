@@ -122,8 +122,8 @@ def measure(setting: Setting, team: Team) -> None:
     with tempfile.TemporaryDirectory() as place:
         program = Waiting(setting, Path(place) / "journal.es", team.rank)
         team.renew(1, policy=setting.policy)
-        before, cpu = team.traffic, time.process_time()
         world.Barrier()
+        before, cpu = team.traffic, time.process_time()
         assert team.call(program) == b"done"
         cpu = time.process_time() - cpu
     sent, received = (after - start for after, start in zip(team.traffic, before, strict=True))
