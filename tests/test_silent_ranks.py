@@ -51,7 +51,7 @@ def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is
     wait_until(lambda: steps(directory) >= 3)
     leader = job.pids()[0]
     os.kill(leader, signal.SIGSTOP)
-    wait_until(lambda: list(job.pids()) == [0])
+    wait_until(lambda: list(job.pids()) == [0], timeout_s=120)
     os.kill(leader, signal.SIGCONT)
     code, output = job.end()
     assert code == 0, output
