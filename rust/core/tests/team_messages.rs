@@ -1,7 +1,8 @@
 //! Messages between ranks: what is sent is read, whatever comes is refused or read, and results cost 8 bytes a unit.
 
 use es_core::team::{
-    Hello, Message, Outcome, Published, Rank, Report, Round, Settings, Step, WireError,
+    Hello, Message, Outcome, Published, Rank, Report, Round, Settings, Step, WeightsDigest,
+    WireError,
 };
 use proptest::prelude::*;
 
@@ -40,11 +41,19 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         })
 }
 
+fn weights_digest() -> impl Strategy<Value = WeightsDigest> {
+    any::<(u32, u64, u32)>().prop_map(|(iteration, digest, healed)| WeightsDigest {
+        iteration,
+        digest,
+        healed,
+    })
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let results = proptest::collection::vec((any::<u32>(), outcome()), 0..6);
     let hello = (
         any::<(u32, u64, u64)>(),
-        any::<(Option<(u32, u64)>, bool)>(),
+        (proptest::option::of(weights_digest()), any::<bool>()),
         proptest::option::of((round(), results)),
     );
     let hello = hello.prop_map(|((have, history, identity), (digest, led), results)| {
@@ -97,7 +106,7 @@ fn message() -> impl Strategy<Value = Message> {
                 bytes,
             }
         }),
-        any::<(u32, u64)>().prop_map(|(iteration, digest)| Message::Digest { iteration, digest }),
+        weights_digest().prop_map(Message::Digest),
         (any::<u32>(), proptest::collection::vec(bytes(), 0..4))
             .prop_map(|(first, records)| Message::Records { first, records }),
         (".*", any::<bool>()).prop_map(|(reason, led)| Message::Resign { reason, led }),
@@ -125,7 +134,7 @@ fn message() -> impl Strategy<Value = Message> {
             .prop_map(|(iteration, payload)| Message::Record { iteration, payload }),
         any::<u32>().prop_map(|first| Message::Fetch { first }),
         any::<(u32, u64)>().prop_map(|(iteration, digest)| Message::Agreed { iteration, digest }),
-        any::<u32>().prop_map(|iteration| Message::Heal { iteration }),
+        any::<(u32, u32)>().prop_map(|(iteration, healed)| Message::Heal { iteration, healed }),
         bytes().prop_map(|payload| Message::Note { payload }),
         (any::<u32>(), bytes()).prop_map(|(have, payload)| Message::Finish { have, payload }),
         bytes().prop_map(|payload| Message::Stop { payload }),

@@ -1,7 +1,7 @@
 //! Whole jobs in a seeded world: slow ranks, slow and repeated messages, ranks that die, hang and hold wrong weights.
 //! Whatever happens, the ranks that are left end with the records of an undisturbed run, each unit counted once.
 //!
-//! `ES_LLM_SEEDS=first..last` runs other seeds than the 15,000 of the normal run; a failure names its seed.
+//! `ES_LLM_SEEDS=first..last` runs other seeds than the 16,000 of the normal run; a failure names its seed.
 //! `ES_LLM_TRACE=1` prints all that happens in them.
 
 mod world;
@@ -84,6 +84,24 @@ fn wrong_weights_are_found_and_made_anew() {
     for seed in seeds(1000) {
         let trouble = Trouble {
             flips: 1 + seed % 2,
+            kills: seed % 4,
+            repeats: 0.05,
+            hosts: 1 + (seed / 4) % 2,
+            ..Trouble::default()
+        };
+        World::new(seed, trouble).run();
+    }
+}
+
+#[test]
+fn wrong_weights_beside_ranks_that_hang_hold_nobody_up() {
+    for seed in seeds(1000) {
+        let trouble = Trouble {
+            flips: 1 + seed % 2,
+            freezes: seed % 3,
+            hangs: 0.02,
+            kills: (seed / 2) % 2,
+            repeats: 0.05,
             ..Trouble::default()
         };
         World::new(seed, trouble).run();

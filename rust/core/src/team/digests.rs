@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::RankId;
+use super::{RankId, WeightsDigest};
 
 /// How many times weights that differ are made anew before the ranks give up.
 const ATTEMPTS: u32 = 2;
@@ -24,21 +24,37 @@ pub(super) enum Verdict {
 pub(super) struct Digests {
     /// The last iteration of which there is a digest.
     iteration: Option<u32>,
-    values: BTreeMap<RankId, u64>,
-    attempts: u32,
+    values: BTreeMap<RankId, WeightsDigest>,
+    /// Ranks that were found wrong at this iteration.
+    wrong: BTreeMap<RankId, Wrong>,
     agreed: bool,
 }
 
+/// A rank whose weights differed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wrong {
+    /// How often.
+    times: u32,
+    /// What it said then of how often they had been made anew.
+    healed: u32,
+}
+
 impl Digests {
-    /// Takes a rank's digest; those of earlier iterations don't matter any more.
-    pub fn note(&mut self, rank: RankId, iteration: u32, digest: u64) {
-        if self.iteration.is_none_or(|known| known < iteration) {
+    /// Takes a rank's digest. Those of earlier iterations don't matter any more, nor does what a rank said before it made
+    /// its weights anew: it may have been on its way when the rank was asked to.
+    pub fn note(&mut self, rank: RankId, said: WeightsDigest) {
+        if self.iteration.is_none_or(|known| known < said.iteration) {
             *self = Self {
-                iteration: Some(iteration),
+                iteration: Some(said.iteration),
                 ..Self::default()
             };
         }
-        if self.iteration == Some(iteration) && self.values.insert(rank, digest) != Some(digest) {
+        let stale = |wrong: &Wrong| said.healed <= wrong.healed;
+        if self.iteration != Some(said.iteration) || self.wrong.get(&rank).is_some_and(stale) {
+            return;
+        }
+        let before = self.values.insert(rank, said);
+        if before.is_none_or(|before| before.digest != said.digest) {
             // Also after they agreed: a rank that comes later is compared like any other.
             self.agreed = false;
         }
@@ -56,9 +72,15 @@ impl Digests {
 
     /// Whether two ranks are known to differ.
     pub fn disputed(&self) -> bool {
-        let mut values = self.values.values();
+        let mut values = self.values.values().map(|said| said.digest);
         let first = values.next();
         values.any(|value| Some(value) != first)
+    }
+
+    /// The iteration, and how often the rank had made its weights anew, if it was asked to do so again and hasn't yet.
+    pub fn awaited(&self, rank: RankId) -> Option<(u32, u32)> {
+        let wrong = self.wrong.get(&rank)?;
+        (!self.values.contains_key(&rank)).then_some((self.iteration?, wrong.healed))
     }
 
     /// Looks at the living ranks' digests. Ranks that differ are named once, and are asked anew.
@@ -68,8 +90,8 @@ impl Digests {
             return Verdict::Open;
         }
         let mut votes: BTreeMap<u64, u32> = BTreeMap::new();
-        for &value in self.values.values() {
-            *votes.entry(value).or_default() += 1;
+        for said in self.values.values() {
+            *votes.entry(said.digest).or_default() += 1;
         }
         let most = votes.values().max().copied().unwrap_or(0);
         let winners: Vec<u64> = votes
@@ -82,19 +104,23 @@ impl Digests {
             return Verdict::Agreed(winners[0]);
         }
         let right = (winners.len() == 1).then(|| winners[0]);
-        let wrong = |entry: &(&RankId, &u64)| Some(*entry.1) != right;
         let differ: Vec<RankId> = self
             .values
             .iter()
-            .filter(wrong)
-            .map(|entry| *entry.0)
+            .filter(|(_, said)| Some(said.digest) != right)
+            .map(|(rank, _)| *rank)
             .collect();
-        self.attempts += 1;
-        if self.attempts > ATTEMPTS {
-            return Verdict::Hopeless(differ);
-        }
+        let mut hopeless = false;
         for rank in &differ {
-            self.values.remove(rank);
+            let wrong = self.wrong.entry(*rank).or_default();
+            wrong.times += 1;
+            hopeless |= wrong.times > ATTEMPTS;
+            if let Some(said) = self.values.remove(rank) {
+                wrong.healed = said.healed;
+            }
+        }
+        if hopeless {
+            return Verdict::Hopeless(differ);
         }
         Verdict::Differ(differ)
     }
@@ -104,10 +130,18 @@ impl Digests {
 mod tests {
     use super::*;
 
+    fn said(iteration: u32, digest: u64, healed: u32) -> WeightsDigest {
+        WeightsDigest {
+            iteration,
+            digest,
+            healed,
+        }
+    }
+
     fn judged(values: &[u64]) -> Verdict {
         let mut digests = Digests::default();
         for (rank, &value) in values.iter().enumerate() {
-            digests.note(rank as RankId, 7, value);
+            digests.note(rank as RankId, said(7, value, 0));
         }
         digests.judge(&(0..values.len() as RankId).collect())
     }
@@ -125,8 +159,8 @@ mod tests {
     fn what_differs_again_and_again_is_hopeless() {
         let (mut digests, living) = (Digests::default(), BTreeSet::from([0, 1]));
         for attempt in 0..=ATTEMPTS {
-            digests.note(0, 3, 1);
-            digests.note(1, 3, 2);
+            digests.note(0, said(3, 1, attempt));
+            digests.note(1, said(3, 2, attempt));
             assert!(digests.disputed() && !digests.settled());
             let verdict = digests.judge(&living);
             assert_eq!(matches!(verdict, Verdict::Hopeless(_)), attempt == ATTEMPTS);
@@ -134,16 +168,47 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rank_said_before_it_made_its_weights_anew_is_no_second_try() {
+        let (mut digests, living) = (Digests::default(), BTreeSet::from([0, 1, 2]));
+        for (rank, value) in [(0, 1), (1, 1), (2, 9)] {
+            digests.note(rank, said(3, value, 4));
+        }
+        assert_eq!(digests.judge(&living), Verdict::Differ(vec![2]));
+        for _ in 0..5 {
+            digests.note(2, said(3, 9, 4));
+            assert_eq!(digests.judge(&living), Verdict::Open);
+            assert_eq!(digests.awaited(2), Some((3, 4)));
+        }
+        digests.note(2, said(3, 1, 5));
+        assert_eq!(digests.awaited(2), None);
+        assert_eq!(digests.judge(&living), Verdict::Agreed(1));
+    }
+
+    #[test]
+    fn ranks_that_are_wrong_one_after_another_are_each_asked_once() {
+        let mut digests = Digests::default();
+        digests.note(0, said(3, 1, 0));
+        digests.note(1, said(3, 1, 0));
+        for rank in 2..9 {
+            digests.note(rank, said(3, u64::from(rank), 0));
+            let living = (0..=rank).collect();
+            assert_eq!(digests.judge(&living), Verdict::Differ(vec![rank]));
+            digests.note(rank, said(3, 1, 1));
+            assert_eq!(digests.judge(&living), Verdict::Agreed(1));
+        }
+    }
+
+    #[test]
     fn a_rank_that_comes_after_they_agreed_is_compared() {
         let mut digests = Digests::default();
-        digests.note(0, 3, 1);
+        digests.note(0, said(3, 1, 0));
         assert_eq!(digests.judge(&BTreeSet::from([0])), Verdict::Agreed(1));
-        digests.note(0, 3, 1);
+        digests.note(0, said(3, 1, 0));
         assert!(digests.settled(), "said again");
-        digests.note(1, 3, 1);
+        digests.note(1, said(3, 1, 0));
         let both = BTreeSet::from([0, 1]);
         assert_eq!(digests.judge(&both), Verdict::Agreed(1));
-        digests.note(1, 3, 2);
+        digests.note(1, said(3, 2, 0));
         assert!(!digests.settled());
         assert_eq!(digests.judge(&both), Verdict::Differ(vec![0, 1]));
     }
@@ -151,12 +216,12 @@ mod tests {
     #[test]
     fn a_lost_rank_isnt_waited_for_and_old_digests_are_ignored() {
         let mut digests = Digests::default();
-        digests.note(0, 3, 1);
+        digests.note(0, said(3, 1, 0));
         assert_eq!(digests.judge(&BTreeSet::from([0, 1])), Verdict::Open);
-        digests.note(1, 2, 9);
+        digests.note(1, said(2, 9, 0));
         assert_eq!(digests.judge(&BTreeSet::from([0])), Verdict::Agreed(1));
         assert!(digests.settled());
-        digests.note(0, 4, 2);
+        digests.note(0, said(4, 2, 0));
         assert!(!digests.settled());
     }
 }

@@ -106,7 +106,9 @@ impl Rank {
             Message::Agreed { iteration, digest } => {
                 self.todo.push_back(Step::Agreed { iteration, digest });
             }
-            Message::Heal { iteration } => {
+            // Of another leader it may have been asked that already.
+            Message::Heal { healed, .. } if healed < self.healed => {}
+            Message::Heal { iteration, .. } => {
                 self.worker.forget();
                 self.todo.push_back(Step::Heal { iteration });
             }

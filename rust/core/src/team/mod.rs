@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub use broadcast::Fan;
 pub use history::History;
-pub use message::{Hello, Message, Outcome, Published, Report, Round};
+pub use message::{Hello, Message, Outcome, Published, Report, Round, WeightsDigest};
 pub use open_round::Table;
 pub use step::{Loss, Step};
 pub use wire::WireError;
@@ -104,7 +104,9 @@ pub struct Rank {
     arrivals: Arrivals,
     /// Records that the main thread has been given.
     applied: u32,
-    digest: Option<(u32, u64)>,
+    digest: Option<WeightsDigest>,
+    /// How often the weights were made anew, or began to be.
+    healed: u32,
     /// Once it has led in this call, and doesn't any more: the leaders that it has told so.
     led: Option<BTreeSet<RankId>>,
     /// What its main thread makes of it.
@@ -162,6 +164,7 @@ impl Rank {
             arrivals: Arrivals::default(),
             applied: 0,
             digest: None,
+            healed: 0,
             led: None,
             office: Office::None,
             worker: Worker::default(),
@@ -355,6 +358,7 @@ impl Rank {
                 Step::Apply { iteration, .. } => self.applied = iteration + 1,
                 Step::Lead => self.office = Office::Taking,
                 Step::Follow => self.office = Office::None,
+                Step::Heal { .. } => self.healed += 1,
                 _ => {}
             }
             return step;
@@ -396,8 +400,13 @@ impl Rank {
 
     /// The master weights have this digest after an iteration.
     pub fn digest(&mut self, now: f64, iteration: u32, digest: u64) {
-        self.digest = Some((iteration, digest));
-        self.tell_head(Message::Digest { iteration, digest });
+        let said = WeightsDigest {
+            iteration,
+            digest,
+            healed: self.healed,
+        };
+        self.digest = Some(said);
+        self.tell_head(Message::Digest(said));
         self.settle(now);
     }
 

@@ -125,8 +125,10 @@ impl World {
                 return self.gone(rank);
             }
             Step::Agreed { iteration, digest } => {
-                let right = self.right(rank, iteration + 1);
-                assert_eq!(digest, right, "they agree on the right weights");
+                if self.compared() {
+                    let right = self.right(rank, iteration + 1);
+                    assert_eq!(digest, right, "they agree on the right weights");
+                }
                 let _ = self.write(rank);
             }
             Step::Welcome { payload } => self.keep_copy(rank, u32::from(payload[0])),
@@ -138,6 +140,8 @@ impl World {
             } if self.trouble.flips > 0 => {
                 let _ = self.write(rank);
             }
+            // What a rank with wrong weights said before they were compared.
+            Step::Differs { .. } if self.trouble.flips > 0 => {}
             step => panic!("rank {rank}: {step:?}"),
         }
         if self.program(rank).work.is_some() {
@@ -321,9 +325,11 @@ impl World {
         assert_eq!(table.counts, counts, "counted once");
         let round = Round { kind, step };
         for (unit, values) in (0..).zip(&table.values) {
-            assert_eq!(*values, outcome(right, round, unit).values, "unit {unit}");
-            let told = table.figures.get(&unit).cloned().unwrap_or_default();
-            assert_eq!(told, figures(right, unit), "unit {unit}");
+            if self.compared() {
+                assert_eq!(*values, outcome(right, round, unit).values, "unit {unit}");
+                let told = table.figures.get(&unit).cloned().unwrap_or_default();
+                assert_eq!(told, figures(right, unit), "unit {unit}");
+            }
         }
         table
     }
@@ -369,11 +375,12 @@ impl World {
     }
 
     fn finished(&mut self, rank: u32, payload: &[u8]) {
-        let resigned = self.resigned(rank);
+        let (resigned, compared) = (self.resigned(rank), self.compared());
         let process = &mut self.processes[rank as usize];
         let program = &mut process.program;
+        let same = payload.is_empty() || payload == program.weights.to_le_bytes();
         assert!(
-            resigned || payload.is_empty() || payload == program.weights.to_le_bytes(),
+            resigned || same || !compared,
             "rank {rank}, call {}, applied {}, {:?}",
             process.calls,
             program.applied,
@@ -405,7 +412,9 @@ impl World {
         let process = &self.processes[rank as usize];
         let program = &process.program;
         let right = self.right(rank, program.applied);
-        assert_eq!(program.weights, right, "rank {rank} has the right weights");
+        if self.compared() {
+            assert_eq!(program.weights, right, "rank {rank} has the right weights");
+        }
         let known = process.machine.history().since(0);
         let mut disks = self
             .disks
@@ -418,7 +427,13 @@ impl World {
     }
 
     /// The weights of an undisturbed run after so many iterations of the run that this rank is in.
-    fn right(&self, rank: u32, applied: u32) -> u64 {
+    pub fn right(&self, rank: u32, applied: u32) -> u64 {
         self.expected[self.processes[rank as usize].run()][applied as usize]
+    }
+
+    /// Whether weights that flip are compared with others before anything comes of them. A rank that all others seem to
+    /// have left, since they hang, has nobody to compare its own with, nor has one that comes when the others are done.
+    fn compared(&self) -> bool {
+        self.trouble.flips == 0 || self.timeout == 0.0
     }
 }

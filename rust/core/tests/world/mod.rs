@@ -358,11 +358,19 @@ impl World {
     }
 
     fn kill(&mut self, rank: u32) {
-        let left = self
-            .alive()
-            .filter(|&other| other != rank && !self.resigned(other))
-            .count();
-        if left == 0 || self.processes[rank as usize].done {
+        let others = |&other: &u32| other != rank && !self.resigned(other);
+        let left: Vec<u32> = self.alive().filter(others).collect();
+        // A rank alone has nobody to compare its weights with.
+        let trusted = |&rank: &u32| {
+            let process = &self.processes[rank as usize];
+            let applied = process.program.applied;
+            !process.flip
+                && (process.calls == 0 || process.program.weights == self.right(rank, applied))
+        };
+        if left.is_empty()
+            || (left.len() == 1 && !left.iter().all(trusted))
+            || self.processes[rank as usize].done
+        {
             return;
         }
         // Of what it sent last, some never arrives; on each link that is the end of it.

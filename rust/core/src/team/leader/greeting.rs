@@ -36,8 +36,8 @@ impl Rank {
         }
         let again = !leader.greeted.insert(from);
         leader.deal_anew([from]);
-        if let Some((iteration, digest)) = hello.digest {
-            leader.digests.note(from, iteration, digest);
+        if let Some(said) = hello.digest {
+            leader.digests.note(from, said);
         }
         if from != self.me {
             self.introduce(from, hello.have);
@@ -51,6 +51,8 @@ impl Rank {
             }
             self.join(now, from, hello);
         }
+        // One that followed another leader paid no heed to it.
+        self.ask_to_heal(from);
         self.judge(now);
     }
 

@@ -220,12 +220,12 @@ impl Rank {
                     self.deliver(&actions);
                 }
             }
-            Message::Digest { iteration, digest } => {
+            Message::Digest(said) => {
                 if let Some(hello) = leader.later.get_mut(&from) {
                     // Of an iteration that this rank has yet to catch up with.
-                    hello.digest = Some((iteration, digest));
-                } else if iteration < self.history.len() {
-                    leader.digests.note(from, iteration, digest);
+                    hello.digest = Some(said);
+                } else if said.iteration < self.history.len() {
+                    leader.digests.note(from, said);
                     self.judge(now);
                 }
             }
@@ -368,7 +368,15 @@ impl Rank {
             hopeless,
         });
         for rank in ranks.into_iter().filter(|_| !hopeless) {
-            self.deliver_to(rank, Message::Heal { iteration });
+            self.ask_to_heal(rank);
+        }
+    }
+
+    /// A rank whose weights were found wrong is asked to make them anew, until it says that it did.
+    fn ask_to_heal(&mut self, rank: RankId) {
+        let leader = self.leader.as_ref().expect("it leads");
+        if let Some((iteration, healed)) = leader.digests.awaited(rank) {
+            self.deliver_to(rank, Message::Heal { iteration, healed });
         }
     }
 

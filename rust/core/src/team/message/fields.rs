@@ -4,7 +4,7 @@ use crate::schedule::UnitId;
 use crate::team::MAX_UNITS;
 use crate::team::wire::{Reader, WireError, Writer};
 
-use super::{Hello, Outcome, Published, Report, Round};
+use super::{Hello, Outcome, Published, Report, Round, WeightsDigest};
 
 impl Writer {
     pub fn blob(&mut self, kind: u8, bytes: &[u8]) {
@@ -22,6 +22,12 @@ impl Writer {
         self.kind(kind);
         self.word(u64::from(iteration));
         self.fixed(digest);
+    }
+
+    pub fn weights_digest(&mut self, said: WeightsDigest) {
+        self.word(u64::from(said.iteration));
+        self.fixed(said.digest);
+        self.word(u64::from(said.healed));
     }
 
     pub fn round(&mut self, round: Round) {
@@ -86,9 +92,8 @@ impl Writer {
         self.fixed(hello.history);
         self.fixed(hello.identity);
         self.word(u64::from(hello.led));
-        self.option(hello.digest.as_ref(), |out, &(iteration, digest)| {
-            out.word(u64::from(iteration));
-            out.fixed(digest);
+        self.option(hello.digest.as_ref(), |out, &digest| {
+            out.weights_digest(digest);
         });
         self.option(hello.results.as_ref(), |out, (round, results)| {
             out.round(*round);
@@ -180,14 +185,18 @@ impl Reader<'_> {
         })
     }
 
+    pub fn weights_digest(&mut self) -> Result<WeightsDigest, WireError> {
+        Ok(WeightsDigest {
+            iteration: self.small()?,
+            digest: self.fixed()?,
+            healed: self.small()?,
+        })
+    }
+
     pub fn hello(&mut self) -> Result<Hello, WireError> {
         let (have, history, identity) = (self.small()?, self.fixed()?, self.fixed()?);
         let led = self.flag()?;
-        let digest = if self.flag()? {
-            Some(self.pair()?)
-        } else {
-            None
-        };
+        let digest = self.flag()?.then(|| self.weights_digest()).transpose()?;
         let results = if self.flag()? {
             let (round, count) = (self.round()?, self.count()?);
             let mut results = Vec::new();

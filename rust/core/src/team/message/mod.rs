@@ -33,6 +33,17 @@ pub struct Outcome {
     pub figures: Vec<u8>,
 }
 
+/// What a rank says of its master weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightsDigest {
+    /// After which iteration.
+    pub iteration: u32,
+    /// Their digest.
+    pub digest: u64,
+    /// How often they had been made anew by then: what was said before doesn't speak of those made since.
+    pub healed: u32,
+}
+
 /// What a rank says when it comes, or when it has a new leader.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Hello {
@@ -42,8 +53,8 @@ pub struct Hello {
     pub history: u64,
     /// Stands for everything that must be the same on all ranks.
     pub identity: u64,
-    /// The digest it made last: (iteration, digest).
-    pub digest: Option<(u32, u64)>,
+    /// The digest it made last.
+    pub digest: Option<WeightsDigest>,
     /// Whether it led in this call, and says so to this leader for the first time: what belongs to the one who leads must be
     /// taken over again.
     pub led: bool,
@@ -92,7 +103,7 @@ pub enum Message {
     /// To the leader: results.
     Report(Report),
     /// To the leader: the digest of my master weights after an iteration.
-    Digest { iteration: u32, digest: u64 },
+    Digest(WeightsDigest),
     /// To the leader: records it asked for.
     Records { first: u32, records: Vec<Vec<u8>> },
     /// To the leader: I know how the call ended, after these many records.
@@ -134,8 +145,8 @@ pub enum Message {
     Fetch { first: u32 },
     /// From the leader: all ranks have this digest.
     Agreed { iteration: u32, digest: u64 },
-    /// From the leader: your weights are wrong; make them anew.
-    Heal { iteration: u32 },
+    /// From the leader: your weights, which had been made anew so often, are wrong; make them anew.
+    Heal { iteration: u32, healed: u32 },
     /// From the leader: for the journals of other nodes.
     Note { payload: Vec<u8> },
     /// From the leader: the call's result, after these many records.
@@ -166,7 +177,10 @@ impl Message {
                 out.kind(2);
                 out.report(report);
             }
-            Self::Digest { iteration, digest } => out.pair(3, *iteration, *digest),
+            Self::Digest(digest) => {
+                out.kind(3);
+                out.weights_digest(*digest);
+            }
             Self::Records { first, records } => {
                 out.kind(4);
                 out.word(u64::from(*first));
@@ -208,9 +222,10 @@ impl Message {
                 out.word(u64::from(*first));
             }
             Self::Agreed { iteration, digest } => out.pair(12, *iteration, *digest),
-            Self::Heal { iteration } => {
+            Self::Heal { iteration, healed } => {
                 out.kind(13);
                 out.word(u64::from(*iteration));
+                out.word(u64::from(*healed));
             }
             Self::Note { payload } => out.blob(14, payload),
             Self::Finish { have, payload } => {
@@ -265,10 +280,7 @@ impl Message {
         let message = match from.kind()? {
             1 => Self::Hello(from.hello()?),
             2 => Self::Report(from.report()?),
-            3 => {
-                let (iteration, digest) = from.pair()?;
-                Self::Digest { iteration, digest }
-            }
+            3 => Self::Digest(from.weights_digest()?),
             4 => {
                 let (first, count) = (from.small()?, from.count()?);
                 let records = (0..count).map(|_| from.bytes()).collect::<Result<_, _>>()?;
@@ -307,6 +319,7 @@ impl Message {
             }
             13 => Self::Heal {
                 iteration: from.small()?,
+                healed: from.small()?,
             },
             14 => Self::Note {
                 payload: from.bytes()?,
