@@ -124,6 +124,8 @@ fn a_signal_ends_the_call_after_a_record_on_all_ranks() {
 #[test]
 fn all_kinds_of_trouble_at_once() {
     for seed in seeds(2000) {
+        // On several hosts a rank that goes on alone with wrong weights may have records that others lack.
+        let flips = (seed / 32) % 2;
         let trouble = Trouble {
             kills: seed % 3,
             freezes: seed % 2,
@@ -131,8 +133,9 @@ fn all_kinds_of_trouble_at_once() {
             resigns: (seed / 2) % 2,
             halts: (seed / 4) % 2,
             repeats: 0.1,
-            hosts: 1 + (seed / 8) % 2,
+            hosts: 1 + (seed / 8) % 2 * (1 - flips),
             restarts: (seed / 16) % 2,
+            flips,
             ..Trouble::default()
         };
         World::new(seed, trouble).run();
