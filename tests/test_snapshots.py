@@ -234,7 +234,73 @@ def test_wrong_weights_are_healed_from_the_newest(tmp_path, whole, updates):
         replayed.update(record, run_seed=trainer.run.population.run_seed)
     updates.clear()
     alive = []
-    trainer._origin.rebuild(directory, journal.records, journal.digests, alive=lambda: alive.append(1))
+    origin, last = trainer._origin, len(journal.records)
+    digest = origin.rebuild(directory, journal.records, journal.digests, compared=last, alive=lambda: alive.append(1))
     assert len(alive) == len(updates) > 0
     assert updates == [6]
     assert trainer.run.weights.sha256() == replayed.sha256()
+    assert digest == replayed.digest()
+
+
+@pytest.mark.parametrize("compared", [1, 4, 6])
+def test_healed_weights_are_compared_where_the_others_compared_theirs(tmp_path, whole, compared):
+    directory = broken_off(tmp_path / "run")
+    journal = Journal.read(directory / "journal.es")
+    trainer, replayed = make(tmp_path / "other"), make(tmp_path / "third").run.weights
+    expected = {}
+    for step, record in enumerate(journal.records, 1):
+        replayed.update(record, run_seed=trainer.run.population.run_seed)
+        expected[step] = replayed.digest()
+    records, digests = journal.records, journal.digests
+    assert trainer._origin.rebuild(directory, records, digests, compared=compared, alive=bool) == expected[compared]
+    assert trainer.run.weights.sha256() == replayed.sha256()
+
+
+def test_a_rank_that_slept_is_healed_between_two_comparisons(tmp_path):
+    """The others don't say a digest of where they are by then."""
+    options = {"max_steps": 12, "digest_steps": 4, "unit_timeout_s": 3.0}
+    alone = make(tmp_path / "alone", **options).train().metrics["weights_sha256"]
+    lock, ready, asleep, awake = threading.Lock(), threading.Barrier(3), threading.Event(), threading.Event()
+
+    class Sleep(TrainerCallback):
+        """Of rank 2, after step 2: weights change, and nothing is heard or said."""
+
+        def __init__(self):
+            self.weights = None
+
+        def on_step_end(self, args, state, control, **given):
+            if state.global_step == 2:
+                self.weights.master[0].view(-1)[:1].view(torch.int32).bitwise_xor_(1 << 12)
+                asleep.set()
+                assert awake.wait(60)
+                asleep.clear()
+
+    class Wake(TrainerCallback):
+        """Of rank 0: between two comparisons, which are after steps 4 and 8."""
+
+        def on_step_end(self, args, state, control, **given):
+            if state.global_step == 6:
+                awake.set()
+
+    def cut_off(mailbox):
+        receive, send = mailbox.receive, mailbox.send
+        mailbox.receive = lambda: [] if asleep.is_set() else receive()
+        mailbox.send = lambda to, payload: None if asleep.is_set() else send(to, payload)
+        return mailbox
+
+    def work(mailbox):
+        callbacks = {0: [Wake()], 1: [], 2: [Sleep()]}[mailbox.rank]
+        with lock:
+            team = Team(cut_off(mailbox) if mailbox.rank == 2 else mailbox)
+            trainer = make(tmp_path / "team", team, callbacks, **options)
+        for callback in callbacks:
+            callback.weights = trainer.run.weights
+        ready.wait(60)
+        trainer.train()
+        return trainer.run.weights.sha256()
+
+    assert set(run_ranks(3, work, timeout_s=120)) == {alone}
+    events = [json.loads(text) for text in Journal.read(tmp_path / "team" / "journal.es").events]
+    told = [(event["event"], event.get("rank", event.get("ranks"))) for event in events if "rank" in str(event)]
+    assert ("lost", 2) in told
+    assert ("diverged", [2]) in told

@@ -76,7 +76,8 @@ class Program:
         """All ranks' weights had this digest after the iteration."""
 
     def heal(self, team: Team, iteration: int) -> None:
-        """This rank's weights are wrong: make them anew from the base and the records, and say their digest."""
+        """This rank's weights are wrong: make them anew from the base and the records. Say their digest after the last
+        iteration after which all ranks say it: this one, or one that was applied since."""
         raise NotImplementedError
 
     def diverged(self, ranks: Sequence[int], iteration: int, *, hopeless: bool) -> None:

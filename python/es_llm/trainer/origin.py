@@ -66,15 +66,22 @@ class Origin:
         return True
 
     def rebuild(
-        self, directory: Path, records: Sequence[Record], digests: Mapping[int, int], *, alive: Callable[[], None]
-    ) -> None:
+        self,
+        directory: Path,
+        records: Sequence[Record],
+        digests: Mapping[int, int],
+        *,
+        compared: int,
+        alive: Callable[[], None],
+    ) -> int:
         """Make the weights anew: a snapshot or the base model, and the records after it; `alive` is called after each.
+        Returns the digest that they had after the first `compared` of the records.
 
         Raises:
             LeftOutError: there is neither.
         """
         weights, rank = self._run.weights, self._run.team.rank
-        mark = Snapshots(directory).restore(weights, records, digests)
+        mark = Snapshots(directory).restore(weights, records[:compared], digests)
         if mark is None:
             if self._load_base is None:
                 raise LeftOutError(
@@ -84,6 +91,13 @@ class Origin:
             weights.reset(self._load_base())
         first = mark.step if mark is not None else 0
         logger.warning("rank %d makes its weights anew from step %d and %d records", rank, first, len(records) - first)
-        for record in records[first:]:
-            weights.update(record, run_seed=self._run.population.run_seed)
-            alive()
+
+        def move(part: Sequence[Record]) -> None:
+            for record in part:
+                weights.update(record, run_seed=self._run.population.run_seed)
+                alive()
+
+        move(records[first:compared])
+        digest = weights.digest()
+        move(records[compared:])
+        return digest

@@ -354,12 +354,14 @@ class Session(Program):
         self._happened("diverged", f"{told}; they are made anew from the journal", ranks=list(ranks))
 
     def heal(self, team: Team, iteration: int) -> None:
-        """Make this rank's weights anew from the base model and the records."""
+        """Make this rank's weights anew; the others have said no digest after an iteration that isn't due."""
         assert self._directory is not None
-        digests = self._files.digests if self._files is not None else {}
-        self._around.origin.rebuild(self._directory.path, self._records, digests, alive=team.alive)
+        later = range(iteration + 1, len(self._records))
+        last = max((known for known in later if self._digest_due(known)), default=iteration)
+        path, digests = self._directory.path, self._files.digests if self._files is not None else {}
+        digest = self._around.origin.rebuild(path, self._records, digests, compared=last + 1, alive=team.alive)
         self._iteration = self._work = None
-        team.digest(self._run.population.iteration - 1, self._run.weights.digest())
+        team.digest(last, digest)
 
     # ---- snapshots ----------------------------------------------------------------------------------
 

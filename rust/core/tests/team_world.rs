@@ -98,6 +98,7 @@ fn wrong_weights_beside_ranks_that_hang_hold_nobody_up() {
     for seed in seeds(1000) {
         let trouble = Trouble {
             flips: 1 + seed % 2,
+            digest_steps: 3,
             freezes: seed % 3,
             hangs: 0.02,
             kills: (seed / 2) % 2,

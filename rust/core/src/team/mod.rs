@@ -398,7 +398,7 @@ impl Rank {
         self.settle(now);
     }
 
-    /// The master weights have this digest after an iteration.
+    /// The master weights have this digest after an iteration. All ranks say it after the same iterations.
     pub fn digest(&mut self, now: f64, iteration: u32, digest: u64) {
         let said = WeightsDigest {
             iteration,

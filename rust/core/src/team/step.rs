@@ -41,7 +41,8 @@ pub enum Step {
         /// The digest.
         digest: u64,
     },
-    /// Make the weights anew from the base and the records, then call [`Rank::digest`].
+    /// Make the weights anew from the base and the records, then call [`Rank::digest`] for the last iteration after which
+    /// all ranks call it: this one, or one that was applied since.
     Heal {
         /// The iteration whose digest was wrong.
         iteration: u32,

@@ -3,7 +3,7 @@
 use es_core::team::{Outcome, Round};
 
 /// Two calls, each a run of so many iterations.
-pub const ITERATIONS: [u32; 2] = [3, 2];
+pub const ITERATIONS: [u32; 2] = [5, 2];
 
 /// A small generator; every draw of a world comes from its seed.
 pub struct Draw(pub u64);

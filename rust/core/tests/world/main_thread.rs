@@ -267,17 +267,25 @@ impl World {
         if std::mem::take(&mut process.flip) {
             program.weights ^= 1 << rank;
         }
-        self.tell_digest(rank);
+        if (iteration + 1).is_multiple_of(self.digest_steps) {
+            self.tell_digest(rank);
+        }
     }
 
+    /// From the records; it says the digest after the last iteration of which all ranks say it.
     fn heal(&mut self, rank: u32) {
         let process = &mut self.processes[rank as usize];
-        let applied = process.program.applied as usize;
-        let records = &process.machine.history().since(0)[..applied];
-        process.program.weights = records.iter().fold(base(process.run()), |weights, record| {
-            apply(weights, record)
-        });
-        self.tell_digest(rank);
+        let (applied, start) = (process.program.applied, base(process.run()));
+        let records = &process.machine.history().since(0)[..applied as usize];
+        let (told, since) = records.split_at((applied - applied % self.digest_steps) as usize);
+        let digest = told
+            .iter()
+            .fold(start, |weights, record| apply(weights, record));
+        process.program.weights = since
+            .iter()
+            .fold(digest, |weights, record| apply(weights, record));
+        let iteration = told.len() as u32 - 1;
+        self.machine(rank, |machine, now| machine.digest(now, iteration, digest));
     }
 
     fn tell_digest(&mut self, rank: u32) {
@@ -434,6 +442,6 @@ impl World {
     /// Whether weights that flip are compared with others before anything comes of them. A rank that all others seem to
     /// have left, since they hang, has nobody to compare its own with, nor has one that comes when the others are done.
     fn compared(&self) -> bool {
-        self.trouble.flips == 0 || self.timeout == 0.0
+        self.trouble.flips == 0 || self.timeout == 0.0 && self.digest_steps == 1
     }
 }

@@ -35,6 +35,8 @@ pub struct Trouble {
     pub halts: u64,
     /// Bits that flip in a rank's weights.
     pub flips: u64,
+    /// After how many iterations the weights are compared, at most. 0 is each.
+    pub digest_steps: u64,
     /// Share of messages that arrive twice.
     pub repeats: f64,
     /// Hosts at most: ranks of different ones don't see each other's journal. 0 is one.
@@ -92,6 +94,8 @@ pub struct World {
     /// When the last message of a link arrives: none overtakes another.
     links: BTreeMap<(u32, u32), f64>,
     units: u32,
+    /// After how many iterations the weights are compared.
+    digest_steps: u32,
     /// The weights of undisturbed runs.
     expected: Vec<Vec<u64>>,
     trouble: Trouble,
@@ -120,6 +124,7 @@ impl World {
             },
         };
         let hosts = 1 + draw.below(trouble.hosts.max(1)) as u32;
+        let digest_steps = 1 + draw.below(trouble.digest_steps.max(1)) as u32;
         let mut world = Self {
             seed,
             draw,
@@ -134,6 +139,7 @@ impl World {
             dead: BTreeSet::new(),
             links: BTreeMap::new(),
             units,
+            digest_steps,
             expected: (0..ITERATIONS.len())
                 .map(|run| expected(run, units))
                 .collect(),
