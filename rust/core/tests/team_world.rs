@@ -137,6 +137,7 @@ fn all_kinds_of_trouble_at_once() {
             hosts: 1 + (seed / 8) % 2 * (1 - flips),
             restarts: (seed / 16) % 2,
             flips,
+            digest_steps: 1 + (seed / 64) % 3,
             ..Trouble::default()
         };
         World::new(seed, trouble).run();

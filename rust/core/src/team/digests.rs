@@ -25,6 +25,9 @@ pub(super) struct Digests {
     /// The last iteration of which there is a digest.
     iteration: Option<u32>,
     values: BTreeMap<RankId, WeightsDigest>,
+    /// All that was said of this iteration since the ranks agreed, also by ranks that were lost since: results of theirs may
+    /// be there.
+    said: BTreeSet<u64>,
     /// Ranks that were found wrong at this iteration.
     wrong: BTreeMap<RankId, Wrong>,
     agreed: bool,
@@ -53,6 +56,7 @@ impl Digests {
         if self.iteration != Some(said.iteration) || self.wrong.get(&rank).is_some_and(stale) {
             return;
         }
+        self.said.insert(said.digest);
         let before = self.values.insert(rank, said);
         if before.is_none_or(|before| before.digest != said.digest) {
             // Also after they agreed: a rank that comes later is compared like any other.
@@ -70,11 +74,9 @@ impl Digests {
         self.iteration.is_none() || self.agreed
     }
 
-    /// Whether two ranks are known to differ.
+    /// Whether ranks differed, and have not agreed since.
     pub fn disputed(&self) -> bool {
-        let mut values = self.values.values().map(|said| said.digest);
-        let first = values.next();
-        values.any(|value| Some(value) != first)
+        self.said.len() > 1
     }
 
     /// The iteration, and how often the rank had made its weights anew, if it was asked to do so again and hasn't yet.
@@ -101,6 +103,7 @@ impl Digests {
             .collect();
         if votes.len() == 1 {
             self.agreed = true;
+            self.said = BTreeSet::from([winners[0]]);
             return Verdict::Agreed(winners[0]);
         }
         let right = (winners.len() == 1).then(|| winners[0]);
@@ -182,6 +185,19 @@ mod tests {
         digests.note(2, said(3, 1, 5));
         assert_eq!(digests.awaited(2), None);
         assert_eq!(digests.judge(&living), Verdict::Agreed(1));
+    }
+
+    #[test]
+    fn what_a_rank_said_that_is_lost_since_stays_in_dispute_until_the_others_agree() {
+        let mut digests = Digests::default();
+        digests.note(2, said(3, 9, 0));
+        digests.note(0, said(3, 1, 0));
+        assert!(digests.disputed());
+        assert_eq!(digests.judge(&BTreeSet::from([0, 1])), Verdict::Open);
+        assert!(digests.disputed());
+        digests.note(1, said(3, 1, 0));
+        assert_eq!(digests.judge(&BTreeSet::from([0, 1])), Verdict::Agreed(1));
+        assert!(!digests.disputed());
     }
 
     #[test]

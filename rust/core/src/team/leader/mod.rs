@@ -338,6 +338,9 @@ impl Rank {
     /// Compares the digests as far as they are known.
     fn judge(&mut self, now: f64) {
         let living = self.awaited();
+        if (self.leader.as_ref()).is_some_and(|leader| leader.digests.disputed()) {
+            self.pause();
+        }
         let Some(leader) = &mut self.leader else {
             return;
         };
@@ -348,7 +351,6 @@ impl Rank {
             return;
         };
         let (ranks, hopeless) = match leader.digests.judge(&living) {
-            Verdict::Open if leader.digests.disputed() => return self.pause(),
             Verdict::Open => return,
             Verdict::Agreed(digest) => {
                 for rank in self.greeted_others() {
@@ -360,7 +362,6 @@ impl Rank {
             Verdict::Differ(ranks) => (ranks, false),
             Verdict::Hopeless(ranks) => (ranks, true),
         };
-        self.pause();
         let named = ranks.clone();
         self.todo.push_back(Step::Diverged {
             ranks: named,
