@@ -18,6 +18,13 @@ impl Writer {
         self.bytes(bytes);
     }
 
+    pub fn numbers(&mut self, kind: u8, numbers: &[u32]) {
+        self.kind(kind);
+        for &number in numbers {
+            self.word(u64::from(number));
+        }
+    }
+
     pub fn pair(&mut self, kind: u8, iteration: u32, digest: u64) {
         self.kind(kind);
         self.word(u64::from(iteration));

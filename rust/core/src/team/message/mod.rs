@@ -189,10 +189,7 @@ impl Message {
                     out.bytes(record);
                 }
             }
-            Self::Done { have } => {
-                out.kind(5);
-                out.word(u64::from(*have));
-            }
+            Self::Done { have } => out.numbers(5, &[*have]),
             Self::Resign { reason, led } => out.flagged(6, *led, reason.as_bytes()),
             Self::Welcome { payload } => out.blob(7, payload),
             Self::Assign {
@@ -213,24 +210,15 @@ impl Message {
                 out.word(u64::from(*unit));
             }
             Self::Record { iteration, payload } => {
-                out.kind(10);
-                out.word(u64::from(*iteration));
+                out.numbers(10, &[*iteration]);
                 out.bytes(payload);
             }
-            Self::Fetch { first } => {
-                out.kind(11);
-                out.word(u64::from(*first));
-            }
+            Self::Fetch { first } => out.numbers(11, &[*first]),
             Self::Agreed { iteration, digest } => out.pair(12, *iteration, *digest),
-            Self::Heal { iteration, healed } => {
-                out.kind(13);
-                out.word(u64::from(*iteration));
-                out.word(u64::from(*healed));
-            }
+            Self::Heal { iteration, healed } => out.numbers(13, &[*iteration, *healed]),
             Self::Note { payload } => out.blob(14, payload),
             Self::Finish { have, payload } => {
-                out.kind(15);
-                out.word(u64::from(*have));
+                out.numbers(15, &[*have]);
                 out.bytes(payload);
             }
             Self::Release => out.kind(16),
@@ -248,10 +236,7 @@ impl Message {
                 piece,
                 bytes,
             } => {
-                out.kind(23);
-                out.word(u64::from(*leader));
-                out.word(u64::from(*iteration));
-                out.word(u64::from(*piece));
+                out.numbers(23, &[*leader, *iteration, *piece]);
                 out.bytes(bytes);
             }
             Self::Left {
@@ -260,9 +245,7 @@ impl Message {
                 payload,
                 last,
             } => {
-                out.kind(20);
-                out.word(u64::from(*leader));
-                out.word(u64::from(*have));
+                out.numbers(20, &[*leader, *have]);
                 out.bytes(payload);
                 out.option(last.as_ref(), |out, last| out.bytes(last));
             }
