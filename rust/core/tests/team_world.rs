@@ -138,7 +138,6 @@ fn all_kinds_of_trouble_at_once() {
             restarts: (seed / 16) % 2,
             flips,
             digest_steps: 1 + (seed / 64) % 3,
-            ..Trouble::default()
         };
         World::new(seed, trouble).run();
     }
