@@ -1,7 +1,7 @@
 //! Whole jobs in a seeded world: slow ranks, slow and repeated messages, ranks that die, hang and hold wrong weights.
 //! Whatever happens, the ranks that are left end with the records of an undisturbed run, each unit counted once.
 //!
-//! `ES_LLM_SEEDS=first..last` runs other seeds than the 16,000 of the normal run; a failure names its seed.
+//! `ES_LLM_SEEDS=first..last` runs other seeds than the 17,000 of the normal run; a failure names its seed.
 //! `ES_LLM_TRACE=1` prints all that happens in them.
 
 mod world;
@@ -48,6 +48,20 @@ fn ranks_that_hang_or_freeze_are_left_behind_and_may_come_back() {
             kills: seed % 2,
             repeats: 0.05,
             hosts: 1 + seed % 2,
+            ..Trouble::default()
+        };
+        World::new(seed, trouble).run();
+    }
+}
+
+#[test]
+fn hosts_that_are_cut_off_go_on_and_come_together_again() {
+    for seed in seeds(1000) {
+        let trouble = Trouble {
+            cuts: 1 + seed % 3,
+            kills: (seed / 3) % 2,
+            hangs: 0.01,
+            hosts: 3,
             ..Trouble::default()
         };
         World::new(seed, trouble).run();
@@ -138,6 +152,7 @@ fn all_kinds_of_trouble_at_once() {
             restarts: (seed / 16) % 2,
             flips,
             digest_steps: 1 + (seed / 64) % 3,
+            cuts: (seed / 128) % 2,
         };
         World::new(seed, trouble).run();
     }

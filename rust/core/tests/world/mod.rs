@@ -27,6 +27,8 @@ pub struct Trouble {
     pub kills: u64,
     /// Ranks that stop for longer than the time limit.
     pub freezes: u64,
+    /// How often a host is cut off from all others, for longer than the time limit.
+    pub cuts: u64,
     /// Share of units and other steps that take longer than the time limit.
     pub hangs: f64,
     /// Ranks that resign.
@@ -93,6 +95,8 @@ pub struct World {
     dead: BTreeSet<u32>,
     /// When the last message of a link arrives: none overtakes another.
     links: BTreeMap<(u32, u32), f64>,
+    /// Until when a host is cut off.
+    cut_until: BTreeMap<u32, f64>,
     units: u32,
     /// After how many iterations the weights are compared.
     digest_steps: u32,
@@ -110,7 +114,7 @@ impl World {
         let ranks = 1 + draw.below(6) as u32;
         let units = 1 + draw.below(24) as u32;
         let policy = PolicyKind::ALL[draw.below(2) as usize];
-        let timeout = if trouble.freezes > 0 || trouble.hangs > 0.0 {
+        let timeout = if trouble.freezes + trouble.cuts > 0 || trouble.hangs > 0.0 {
             60.0
         } else {
             0.0
@@ -138,6 +142,7 @@ impl World {
             hosts,
             dead: BTreeSet::new(),
             links: BTreeMap::new(),
+            cut_until: BTreeMap::new(),
             units,
             digest_steps,
             expected: (0..ITERATIONS.len())
@@ -177,6 +182,7 @@ impl World {
     fn restart(&mut self) {
         self.moments.clear();
         self.links.clear();
+        self.cut_until.clear();
         self.dead.clear();
         for disk in self.disks.values_mut() {
             disk.led = false;
@@ -203,6 +209,12 @@ impl World {
             let (time, rank) = (start + long * self.draw.unit(), any(&mut self.draw));
             let seconds = self.timeout * (0.5 + 2.0 * self.draw.unit());
             self.at(time, What::Freeze { rank, seconds });
+        }
+        for _ in 0..self.trouble.cuts {
+            let time = start + long * self.draw.unit();
+            let host = self.draw.below(u64::from(self.hosts)) as u32;
+            let seconds = self.timeout * (0.5 + 2.0 * self.draw.unit());
+            self.at(time, What::Cut { host, seconds });
         }
         for _ in 0..self.trouble.resigns {
             let (time, rank) = (start + long * self.draw.unit(), any(&mut self.draw));
@@ -309,6 +321,9 @@ impl World {
             }
             What::Freeze { rank, seconds } => {
                 self.processes[rank as usize].frozen_until = self.now + seconds;
+            }
+            What::Cut { host, seconds } => {
+                self.cut_until.insert(host, self.now + seconds);
             }
             What::Resign { rank } => {
                 let others = self.alive().filter(|other| {
@@ -428,11 +443,18 @@ impl World {
 
     fn send(&mut self, from: u32, to: u32, bytes: &[u8]) {
         assert_ne!(from, to, "seed {}", self.seed);
+        let hosts = [from, to].map(|rank| self.processes[rank as usize].host);
+        let cut = hosts.iter().filter_map(|host| self.cut_until.get(host));
+        let cut = if hosts[0] == hosts[1] {
+            0.0
+        } else {
+            cut.fold(0.0, |last: f64, &until| last.max(until))
+        };
         let copies = 1 + usize::from(self.draw.chance(self.trouble.repeats));
         for _ in 0..copies {
             let latency = self.draw.skewed(0.001, 1.0);
             let last = self.links.get(&(from, to)).copied().unwrap_or(0.0);
-            let time = last.max(self.now + latency);
+            let time = last.max(self.now.max(cut) + latency);
             self.links.insert((from, to), time);
             self.at(
                 time,

@@ -2,15 +2,43 @@
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
-    Arrive { to: u32, from: u32, bytes: Vec<u8> },
-    Main { rank: u32, turn: u64 },
-    Tick { rank: u32 },
-    Kill { rank: u32 },
-    Noticed { rank: u32, dead: u32 },
-    Freeze { rank: u32, seconds: f64 },
-    Resign { rank: u32 },
-    Halt { rank: u32 },
-    Enter { rank: u32 },
+    Arrive {
+        to: u32,
+        from: u32,
+        bytes: Vec<u8>,
+    },
+    Main {
+        rank: u32,
+        turn: u64,
+    },
+    Tick {
+        rank: u32,
+    },
+    Kill {
+        rank: u32,
+    },
+    Noticed {
+        rank: u32,
+        dead: u32,
+    },
+    Freeze {
+        rank: u32,
+        seconds: f64,
+    },
+    /// A host's links to all others.
+    Cut {
+        host: u32,
+        seconds: f64,
+    },
+    Resign {
+        rank: u32,
+    },
+    Halt {
+        rank: u32,
+    },
+    Enter {
+        rank: u32,
+    },
     Restart,
 }
 
@@ -27,7 +55,7 @@ impl What {
             | Self::Resign { rank }
             | Self::Halt { rank }
             | Self::Enter { rank } => Some(rank),
-            Self::Restart => None,
+            Self::Cut { .. } | Self::Restart => None,
         }
     }
 }
