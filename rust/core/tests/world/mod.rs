@@ -4,6 +4,7 @@ mod disk;
 mod job;
 mod main_thread;
 mod moment;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
@@ -14,38 +15,12 @@ use disk::Disk;
 use job::{Draw, ITERATIONS, base, expected};
 use main_thread::Program;
 use moment::{Moment, What};
+pub use trouble::Trouble;
 
 /// Simulated seconds after which a job that hasn't ended is stuck.
 const STUCK: f64 = 1e5;
 
 const IDENTITY: u64 = 7;
-
-/// What can happen to a job.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Trouble {
-    /// Ranks that are killed, one by one.
-    pub kills: u64,
-    /// Ranks that stop for longer than the time limit.
-    pub freezes: u64,
-    /// How often a host is cut off from all others, for longer than the time limit.
-    pub cuts: u64,
-    /// Share of units and other steps that take longer than the time limit.
-    pub hangs: f64,
-    /// Ranks that resign.
-    pub resigns: u64,
-    /// Signals that ask a rank to end the call soon.
-    pub halts: u64,
-    /// Bits that flip in a rank's weights.
-    pub flips: u64,
-    /// After how many iterations the weights are compared, at most. 0 is each.
-    pub digest_steps: u64,
-    /// Share of messages that arrive twice.
-    pub repeats: f64,
-    /// Hosts at most: ranks of different ones don't see each other's journal. 0 is one.
-    pub hosts: u64,
-    /// How often the whole job is killed, and goes on from its journal on any number of ranks.
-    pub restarts: u64,
-}
 
 /// One process: the machine and its main thread.
 #[expect(clippy::struct_excessive_bools, reason = "they are independent")]
