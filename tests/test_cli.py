@@ -101,14 +101,24 @@ def test_a_metrics_log_that_cannot_be_written(tmp_path):
         MetricsLog(tmp_path / "missing" / "metrics.jsonl").write({"step": 1})
 
 
-def test_a_metrics_log_tells_each_step_once(tmp_path):
+def test_a_metrics_log_tells_each_step_and_evaluation_once(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    for line in ({"step": 1, "reward": 1.0}, {"step": 2, "reward": 2.0}, {"step": 2, "eval_reward": 5.0}):
+    written = [
+        {"step": 0, "eval_reward": 0.5},
+        {"step": 1, "reward": 1.0, "seconds": 0.5},
+        {"step": 2, "eval_reward": 5.0},
+        {"step": 2, "reward": 2.0, "seconds": 0.25},
+        {"step": 4, "eval_reward": 6.0},
+        {"step": 5, "reward": 7.0},
+    ]
+    for line in written:
         log.write(line)
-        log.write(line)
-    log.rewind(2, lambda step: {})
+        log.write({**line, "again": True})
+    log.rewind(4, lambda step: {"step": step, "reward": 9.0}, {0: {}, 2: {}, 3: {"step": 3, "eval_reward": 8.0}})
     lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "reward" in line] == [1, 2]
+    told = [(line["step"], line.get("reward"), line.get("eval_reward")) for line in lines]
+    assert told == [(0, None, 0.5), (1, 1, None), (2, 2, None), (2, None, 5), (3, 9, None), (3, None, 8), (4, 9, None)]
+    assert log.total("seconds") == 0.75
 
 
 def test_a_signal_while_libraries_load_ends_in_a_run_that_can_be_resumed(tmp_path):

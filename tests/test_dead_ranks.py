@@ -146,6 +146,23 @@ def test_a_rank_that_raises_is_left_out_and_told_with_its_traceback(undisturbed,
     assert "rank 1" in inspected
 
 
+def test_ranks_of_an_earlier_job_are_others(undisturbed, tmp_path):
+    """A rank of the same number is told when it is lost as well, and isn't one that comes back."""
+    directory = tmp_path / "D"
+    code, output = faulty(directory, "2:raise:3,0:term:8")
+    assert code == 75, output
+    code, output = faulty(directory, "2:raise:3", "--resume_from_checkpoint", str(directory))
+    assert code == 0, output
+    assert output.count("rank 2 was lost (MemoryError: no memory on this rank)") == 1
+    assert same(directory, undisturbed[0])
+    told = [(event["event"], event["rank"]) for event in events(directory) if "rank" in event]
+    assert told == [("lost", 2), ("lost", 2)]
+    (directory / "result.json").unlink()
+    ran = es_llm(*WORDS, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory))
+    assert ran.returncode == 0, ran.stderr
+    assert [(event["event"], event["rank"]) for event in events(directory) if "rank" in event] == told
+
+
 def test_a_rank_that_leaves_by_an_exit_code_is_left_out(undisturbed, tmp_path):
     """The others don't wait for the time limit, which is half an hour here."""
     _, output = faulty(tmp_path / "D", "1:exit:4")
@@ -191,12 +208,12 @@ def test_after_a_high_bit_flips_all_ranks_have_the_weights_of_the_journal(undist
     code, output = faulty(tmp_path / "D", "1:break:5")
     assert code == 0, output
     assert "rank(s) [1] hold other weights" in output
-    told = re.search(r"rewards of iterations (\d+) to \d+ may come from them", output)
+    told = re.search(r"rewards of steps (\d+) to \d+ may come from them", output)
     assert told is not None, output
     replayed = es_llm("replay", str(tmp_path / "D"), "--output_dir", str(tmp_path / "R"))
     assert replayed.returncode == 0, replayed.stderr
     assert same(tmp_path / "R", tmp_path / "D")
-    before = int(told[1])
+    before = int(told[1]) - 1
     assert rewards(tmp_path / "D")[:before] == rewards(undisturbed[0])[:before]
 
 

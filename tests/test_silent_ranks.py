@@ -11,7 +11,7 @@ import pytest
 
 from es_llm._core import Journal
 from es_llm.checkpoint.lock import read_holder
-from tests.commands import es_llm
+from tests.commands import es_llm, result
 from tests.jobs import WORDS, Job, events, kill, same, steps, wait_until
 
 pytestmark = [pytest.mark.mpi, pytest.mark.slow]
@@ -43,6 +43,13 @@ def test_a_leader_that_slept_is_welcomed_back(longer, tmp_path, asleep_s):
     assert code == 0, output
     assert same(tmp_path / "D", longer)
     assert [record.iteration for record in Journal.read(str(tmp_path / "D" / "journal.es")).records] == list(range(60))
+    told = [(event["event"], event["rank"]) for event in events(tmp_path / "D") if "rank" in event]
+    lost = set()
+    for event, rank in told:
+        assert (event == "back") == (rank in lost), told
+        lost ^= {rank}
+    assert ("back", 0) in told
+    assert result(tmp_path / "D")["seconds"] > 60 * 0.1, "of all leaders"
 
 
 def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is(longer, tmp_path):
@@ -56,6 +63,7 @@ def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is
     code, output = job.end()
     assert code == 0, output
     assert same(directory, longer)
+    assert "was lost (dead)" not in output, "they ended"
     told = "the other ranks went on without rank 0, which was stopped or hung, and finished the run; nothing is lost: "
     assert f"{told}the result is in '{directory / 'result.json'}'" in output
 

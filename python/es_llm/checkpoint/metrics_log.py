@@ -28,28 +28,40 @@ class MetricsLog:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(_encode(line))
         except OSError as error:
-            rest = "the journal beside it is safe" if self._path.parent.is_dir() else "its directory is gone"
-            raise JournalError(f"{str(self._path)!r} can't be written: {error}; {rest}") from error
+            raise JournalError(f"{str(self._path)!r} can't be written: {error}") from error
 
-    def rewind(self, steps: int, missing: Callable[[int], Mapping[str, Any]]) -> None:
-        """Make the log agree with a journal of `steps` iterations, before a resumed run goes on.
+    def rewind(
+        self,
+        steps: int,
+        missing: Callable[[int], Mapping[str, Any]],
+        evaluations: Mapping[int, Mapping[str, Any]],
+    ) -> None:
+        """Make the log agree with a journal of `steps` iterations and these evaluations (step -> line).
 
-        Lines after `steps` and torn lines are dropped; a step without a line gets `missing(step)`.
+        Other lines and torn ones are dropped; a step without a line gets `missing(step)`, an evaluation without one the
+        given one. What was logged twice is there once: by a leader that slept through its successor's first steps, say.
         """
-        kept, logged = [], set()
+        trained: dict[int, dict[str, Any]] = {}
+        evaluated: dict[int, dict[str, Any]] = {}
         for line in self._read():
-            # A leader that slept through its successor's first steps may have logged one again.
-            if line["step"] <= steps and not ("reward" in line and line["step"] in logged):
-                kept.append(line)
-                logged |= {line["step"]} if "reward" in line else set()
-        kept += [dict(missing(step)) for step in range(1, steps + 1) if step not in logged]
-        kept.sort(key=lambda line: line["step"])
+            if line["step"] <= steps:
+                (trained if "reward" in line else evaluated).setdefault(line["step"], line)
+        kept = []
+        for step in range(steps + 1):
+            if step > 0:
+                kept.append(trained.get(step) or dict(missing(step)))
+            if step in evaluations:
+                kept.append(evaluated.get(step) or dict(evaluations[step]))
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         try:
             temporary.write_text("".join(map(_encode, kept)), encoding="utf-8")
             os.replace(temporary, self._path)
         except OSError as error:
             raise JournalError(f"{str(self._path)!r} can't be written: {error}") from error
+
+    def total(self, name: str) -> float:
+        """Sum of a figure over all lines that have it."""
+        return float(sum(line[name] for line in self._read() if isinstance(line.get(name), (int, float))))
 
     def _read(self) -> list[dict[str, Any]]:
         if not self._path.exists():

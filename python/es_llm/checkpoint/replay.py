@@ -29,6 +29,6 @@ def replay_records(
         population.apply(record)
         if record.iteration == checked and (got := weights.digest()) != digests[checked]:
             raise DivergenceError(
-                f"after iteration {checked} the replayed weights have digest {got:016x}, "
+                f"after step {checked + 1} the replayed weights have digest {got:016x}, "
                 f"the journal says {digests[checked]:016x}: other base weights, or damaged memory"
             )

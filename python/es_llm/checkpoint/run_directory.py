@@ -62,7 +62,8 @@ class RunDirectory:
         except OSError as error:
             raise ConfigError(f"`output_dir` {str(self.path)!r} can't be made: {error}") from error
         if not os.access(self.path, os.W_OK):
-            raise ConfigError(f"`output_dir` {str(self.path)!r} can't be written")
+            why = "it is on a disk or has rights that allow reading only"
+            raise ConfigError(f"`output_dir` {str(self.path)!r} can't be written: {why}")
 
     def refuse_other_run(self) -> None:
         """Refuse a directory in which a run began.

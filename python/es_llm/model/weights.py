@@ -135,7 +135,7 @@ class Weights:
                 tensor=tensor,
             )
         )
-        where = f"after the update by iteration {record.iteration}"
+        where = f"after the update of step {record.iteration + 1}"
         self._told_counts([report.nonfinite for report in reports], lambda _: where)
         return sum(reports[1:], start=reports[0])
 

@@ -79,8 +79,8 @@ class Call:
         limit = self._wire.watchdog.timeout_s
         if 0 < limit < seconds:
             logger.error(
-                "rank %d of %d: a step took %.1f s, longer than `unit_timeout_s` %g, so that the others took this rank "
-                "for lost; if its units take that long, raise `unit_timeout_s` or lower `prompts_per_unit`",
+                "rank %d of %d: a step took %.1f s, longer than `unit_timeout_s` %g, and the others may have gone on "
+                "without it; unless it was stopped, raise `unit_timeout_s` or lower `prompts_per_unit`",
                 self._team.rank, self._team.size, seconds, limit,
             )  # fmt: skip
 

@@ -12,7 +12,7 @@ from es_llm._core import Journal, Record
 from es_llm.checkpoint.metrics_log import MetricsLog
 from es_llm.checkpoint.run_directory import RunDirectory, write_json
 from es_llm.errors import JournalError, JournalTakenError, LeftOutError
-from es_llm.trainer.metrics import record_metrics
+from es_llm.trainer.metrics import evaluation_metrics, record_metrics
 from es_llm.trainer.opening import OpenRun
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,12 @@ class RunFiles:
     def begin(self, options: dict[str, Any], records: int) -> None:
         """The leader's other files: the options, and a log of metrics that agrees with the journal."""
         missing = self.saved[:records]
-        self._log.rewind(records, lambda step: record_metrics(missing[step - 1]))
+        evaluations = {
+            event["step"]: {"step": event["step"], **evaluation_metrics(event["metrics"])}
+            for event in self.events
+            if event.get("event") == "evaluation" and event["metrics"]
+        }
+        self._log.rewind(records, lambda step: record_metrics(missing[step - 1]), evaluations)
         write_json(self.directory.config, options)
 
     def append_record(self, record: Record) -> None:
@@ -82,9 +87,33 @@ class RunFiles:
         self._writer.append_event(json.dumps(told))
         self.events.append(told)
 
+    def was_lost(self, rank: int) -> bool:
+        """Whether the last that the journal says of a rank of this job is that it was lost."""
+        lost = False
+        for event in self.events:
+            if "call" in event:
+                lost = False  # other processes
+            elif event.get("rank") == rank:
+                lost = event["event"] == "lost"
+        return lost
+
     def log(self, metrics: dict[str, Any]) -> None:
-        """One line of metrics."""
-        self._log.write(metrics)
+        """One line of metrics.
+
+        Raises:
+            JournalError: the disk refuses it; says what is safe.
+        """
+        try:
+            self._log.write(metrics)
+        except JournalError as error:
+            safe = f"the {len(self.saved)} iterations in the journal beside it are safe"
+            raise JournalError(
+                f"{error}; {safe if self.directory.path.is_dir() else 'its directory is gone'}"
+            ) from error
+
+    def seconds(self) -> float:
+        """That all iterations took, whoever led them, as far as they were logged."""
+        return self._log.total("seconds")
 
     def result(self, result: dict[str, Any]) -> None:
         """What came out."""

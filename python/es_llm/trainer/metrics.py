@@ -39,6 +39,11 @@ def iteration_metrics(
     return with_logged(own, figures.logged, _LATER) if figures is not None else own
 
 
+def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation's figures as they are logged."""
+    return {f"eval_{name}": value for name, value in metrics.items()}
+
+
 def record_metrics(record: Record) -> dict[str, Any]:
     """The part of the metrics that the journal alone can tell: a resumed log is filled up from it."""
     fitness = np.array([value for value in record.fitness if value is not None], np.float64)

@@ -22,7 +22,7 @@ from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 from es_llm.trainer.evaluations import Evaluations
 from es_llm.trainer.files import RunFiles, copy_of, other_records, taken_from
 from es_llm.trainer.iteration import ITERATE, Figures, Iteration
-from es_llm.trainer.metrics import iteration_metrics
+from es_llm.trainer.metrics import evaluation_metrics, iteration_metrics
 from es_llm.trainer.opening import OpenRun, open_copy, take_over_run
 from es_llm.trainer.origin import Origin
 from es_llm.trainer.output import TrainOutput
@@ -65,7 +65,6 @@ class Session(Program):
         self._unrewarded = 0
         self._figures: dict[int, Figures] = {}
         self._completions = CompletionLog(run.team.rank) if run.config.log_completions else None
-        self._seconds = 0.0
         self._clock = time.perf_counter()
         self._traffic = run.team.traffic
 
@@ -96,8 +95,7 @@ class Session(Program):
         if not team.restore(len(known), lacking):
             raise other_records(files.directory)
         self._begin(files.directory)
-        if self._was_lost(team.rank):
-            self.back(team.rank)
+        self.back(team.rank)
 
     def _resume(self, files: RunFiles, call: str) -> None:
         """Go on from what this call's first leader found, and wrote down: this rank, or another one that led before
@@ -246,7 +244,6 @@ class Session(Program):
     def _log_step(self, metrics: dict[str, Any], waited_s: float) -> None:
         total = time.perf_counter() - self._clock
         metrics["rewards/wait_ratio"] = waited_s / (total * self._run.team.size)
-        self._seconds += total
         sent, received = self._run.team.traffic
         before, self._traffic = self._traffic, (sent, received)
         metrics |= {"seconds": total, "bytes_sent": sent - before[0], "bytes_received": received - before[1]}
@@ -291,7 +288,7 @@ class Session(Program):
         event = self._evaluations.event(step)
         files.append_event(event)
         team.note(json.dumps(event | {"answers": []}).encode())
-        logs = {f"eval_{name}": value for name, value in evaluation.metrics.items()}
+        logs = evaluation_metrics(evaluation.metrics)
         files.log({"step": step, **logs, "eval_seconds": seconds})
         self._report(logs)
         self._callbacks.call("on_evaluate", metrics=logs)
@@ -333,7 +330,7 @@ class Session(Program):
         expected, got = self._files.digests[iteration], self._run.weights.digest()
         if got != expected:
             raise DivergenceError(
-                f"after iteration {iteration} the replayed weights have digest {got:016x}, the journal says "
+                f"after step {iteration + 1} the replayed weights have digest {got:016x}, the journal says "
                 f"{expected:016x}: other base weights, or damaged memory"
             )
 
@@ -344,10 +341,10 @@ class Session(Program):
 
     def diverged(self, ranks: Sequence[int], iteration: int, *, hopeless: bool) -> None:
         """Ranks hold other weights than the majority: they are healed, or the run stops."""
-        told = f"after iteration {iteration} rank(s) {list(ranks)} hold other weights than the majority"
+        told = f"after step {iteration + 1} rank(s) {list(ranks)} hold other weights than the majority"
         if not hopeless:
             first = max((known for known in self._leading().digests if known < iteration), default=-1) + 1
-            told += f"; rewards of iterations {first} to {iteration} may come from them"
+            told += f"; rewards of steps {first + 1} to {iteration + 1} may come from them"
         if hopeless or self._run.config.on_divergence == "stop":
             again = ", also after they were made anew" if hopeless else ""
             raise DivergenceError(f"{told}{again}; the journal is right: resume from it")
@@ -397,18 +394,14 @@ class Session(Program):
 
     def lost(self, rank: int, why: str) -> None:
         """A rank is gone: into the journal, unless an earlier leader wrote it there."""
-        if self._was_lost(rank):
-            return
-        self._happened("lost", f"rank {rank} was lost ({why}); the others go on", rank=rank, why=why)
-
-    def _was_lost(self, rank: int) -> bool:
-        """As the journal says."""
-        told = [event["event"] for event in self._leading().events if event.get("rank") == rank]
-        return bool(told) and told[-1] == "lost"
+        if not self._leading().was_lost(rank):
+            short = why.rstrip().rpartition("\n")[2]  # of a traceback, which the rank itself told
+            self._happened("lost", f"rank {rank} was lost ({short}); the others go on", rank=rank, why=why)
 
     def back(self, rank: int) -> None:
-        """A silent rank is back."""
-        self._happened("back", f"rank {rank}, silent before, is back", rank=rank)
+        """A rank is back, if it was lost: a leader that slept may have missed ranks that went on without it."""
+        if self._leading().was_lost(rank):
+            self._happened("back", f"rank {rank}, silent before, is back", rank=rank)
 
     def differs(self, ranks: Sequence[int]) -> None:
         """Two ranks disagree about one unit: something isn't deterministic."""
@@ -422,8 +415,8 @@ class Session(Program):
 
     def _happened(self, event: str, told: str, **details: Any) -> None:
         step = max(self._run.population.iteration, len(self._leading().saved))
-        logger.warning("step %d: %s", step, told)
         self._leading().append_event({"event": event, "step": step, **details})
+        logger.warning("step %d: %s", step, told)
 
     # ---- the end ------------------------------------------------------------------------------------
 
@@ -434,7 +427,7 @@ class Session(Program):
             before = self._evaluations.get(self._resumed_at)
         result = {
             "steps": step,
-            "seconds": self._seconds,
+            "seconds": files.seconds(),
             "eval_before": before.metrics or None if before else None,
             "eval_after": after.metrics or None if after else None,
             "weights_sha256": run.weights.sha256(),

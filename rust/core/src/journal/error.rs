@@ -77,7 +77,8 @@ pub enum JournalError {
         iterations: u32,
     },
     #[error(
-        "journal {}: {what} not written: the file has {got} bytes, expected {expected}: somebody else writes to it",
+        "journal {}: {what} not written: the file has {got} bytes, expected {expected}: somebody else cut it or writes \
+         to it",
         path.display()
     )]
     Changed {
@@ -87,7 +88,8 @@ pub enum JournalError {
         got: u64,
     },
     #[error(
-        "journal {}: {what} not written: the file was deleted, or another leader of this job has taken it over",
+        "journal {}: {what} not written: another leader of this job has taken the file over, or it was deleted; then \
+         only a copy of it, on another host of the run say, can be resumed from",
         path.display()
     )]
     Deleted { path: PathBuf, what: String },

@@ -140,7 +140,7 @@ impl JournalWriter {
     /// # Errors
     /// If it isn't the next iteration's, or can't be written; the journal is as before then.
     pub fn append_record(&mut self, record: &Record) -> Result<(), JournalError> {
-        let what = || format!("the record of iteration {}", record.iteration);
+        let what = || format!("the record of step {}", u64::from(record.iteration) + 1);
         if record.iteration != self.records {
             let (expected, got) = (self.records, record.iteration);
             return Err(JournalError::Order {
@@ -185,7 +185,7 @@ impl JournalWriter {
                 got: digest,
             });
         }
-        let what = || format!("the digest of iteration {iteration}");
+        let what = || format!("the digest of step {}", u64::from(iteration) + 1);
         self.append(
             Kind::Digest,
             &payload::encode_digest(iteration, digest),
