@@ -241,7 +241,7 @@ def test_weights_that_are_not_finite_are_counted_and_told_once(caplog):
     with caplog.at_level("WARNING"):
         record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=3e38)
         assert finite.update(record, run_seed=RUN_SEED).nonfinite > 0
-    assert "after the update by iteration 0" in caplog.messages[-1]
+    assert "after the update of step 1" in caplog.messages[-1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -28,11 +28,19 @@ def longer(tmp_path_factory):
     return directory
 
 
+def told(directory):
+    """(event, rank) of all that the journal says of ranks."""
+    return [(event["event"], event["rank"]) for event in events(directory) if "rank" in event]
+
+
+SLOW = ("tests.faulty_run", "0:slow:1,1:slow:1,2:slow:1")
+"""So that the others aren't done when the leader wakes."""
+
+
 @pytest.mark.parametrize("asleep_s", [4, 8])
 def test_a_leader_that_slept_is_welcomed_back(longer, tmp_path, asleep_s):
     """The others took it for lost after three seconds, and its journal with it."""
-    slow = "0:slow:1,1:slow:1,2:slow:1"  # so that the others aren't done by then
-    job = Job(tmp_path / "D", *IMPATIENT, module=("tests.faulty_run", slow), ranks=3)
+    job = Job(tmp_path / "D", *IMPATIENT, module=SLOW, ranks=3)
     wait_until(lambda: steps(tmp_path / "D") >= 3)
     leader = job.pids()[0]
     os.kill(leader, signal.SIGSTOP)
@@ -43,13 +51,27 @@ def test_a_leader_that_slept_is_welcomed_back(longer, tmp_path, asleep_s):
     assert code == 0, output
     assert same(tmp_path / "D", longer)
     assert [record.iteration for record in Journal.read(str(tmp_path / "D" / "journal.es")).records] == list(range(60))
-    told = [(event["event"], event["rank"]) for event in events(tmp_path / "D") if "rank" in event]
     lost = set()
-    for event, rank in told:
-        assert (event == "back") == (rank in lost), told
+    for event, rank in told(tmp_path / "D"):
+        assert (event == "back") == (rank in lost), told(tmp_path / "D")
         lost ^= {rank}
-    assert ("back", 0) in told
+    assert ("back", 0) in told(tmp_path / "D"), output
     assert result(tmp_path / "D")["seconds"] > 60 * 0.1, "of all leaders"
+
+
+def test_a_leader_that_sleeps_twice_is_lost_and_back_twice(longer, tmp_path):
+    directory = tmp_path / "D"
+    job = Job(directory, *IMPATIENT, module=SLOW, ranks=3)
+    wait_until(lambda: steps(directory) >= 3)
+    leader, expected = job.pids()[0], []
+    for _ in range(2):
+        for number, event in ((signal.SIGSTOP, "lost"), (signal.SIGCONT, "back")):
+            os.kill(leader, number)
+            expected.append((event, 0))
+            wait_until(lambda: told(directory) == expected)
+    code, output = job.end()
+    assert code == 0, output
+    assert same(directory, longer)
 
 
 def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is(longer, tmp_path):
@@ -95,8 +117,7 @@ def test_a_leader_that_slept_takes_the_journal_back_from_a_leader_that_died(long
     os.kill(pids[0], signal.SIGCONT)
     _, output = job.end()
     assert same(tmp_path / "D", longer), output
-    told = [(event["event"], event["rank"]) for event in events(tmp_path / "D") if "rank" in event]
-    assert told[:2] == [("lost", 0), ("back", 0)]
+    assert told(tmp_path / "D")[:2] == [("lost", 0), ("back", 0)]
     dead = next(event for event in events(tmp_path / "D") if event.get("why") == "dead")
     assert dead["step"] > taken_at
     lines = [json.loads(line) for line in (tmp_path / "D" / "metrics.jsonl").read_text().splitlines()]

@@ -528,12 +528,22 @@ class Watchdog:
     """Ends this process at a given moment, also while a thread that hangs holds the GIL."""
 
     def __new__(cls) -> Self: ...
-    def arm(self, seconds: float, exit_code: int | None = None, message: str = "") -> None:
-        """The process ends after so many seconds, unless `arm` or `disarm` is called before; None: by SIGKILL.
+    def arm(
+        self,
+        seconds: float,
+        exit_code: int | None = None,
+        message: str = "",
+        signal: tuple[float, int] | None = None,
+    ) -> None:
+        """The process ends after so many seconds, unless `arm` or `disarm` is called before; None: by SIGKILL. Time during
+        which it is stopped (SIGSTOP, a suspended job) doesn't count. With `signal` = (seconds, number) the calling thread
+        gets that signal before.
 
         Raises:
             ValueError: negative, too large or not finite.
         """
+    def keep_signal(self) -> None:
+        """The signal needn't be sent any more."""
     def disarm(self) -> None:
         """It goes on."""
 

@@ -108,6 +108,7 @@ class Call:
                     self._lost(rank, why)
             case "follow":
                 self.leading, self._taken = False, None
+                self._told &= self._machine.losses.keys()  # who is back may be lost again
                 program.follow()
             case "superseded":
                 self._busy = False

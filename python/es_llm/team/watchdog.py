@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import io
+import signal
+import sys
 import threading
+import time
 from typing import Final
 
 from es_llm import _core
 
 _LATER: Final = 2.0
 """A step that takes so many times as long as it may ends its process."""
+_SLICE_S: Final = 1.0
+"""What passes beyond that between two looks doesn't count: the process stood still."""
 _GRACE_S: Final = 10.0
 """A step that others don't wait for any more may take so long."""
 _LAST_WORDS: Final = (
@@ -27,6 +32,9 @@ class Watchdog:
     then, and go on; it may come back. If it doesn't for as long again, or the others end the job, the process is ended,
     also while its main thread holds the GIL. If no others are left, nobody waits for it, and it is let alone.
 
+    Tracebacks of threads that run can't be read without the GIL: a thread that has it reads them. If none gets it, the
+    main thread reads its own, in the handler of a signal.
+
     Args:
         timeout_s: of one step; 0: nothing is watched.
         deadly: whether the process may be ended: the others must survive that.
@@ -35,17 +43,18 @@ class Watchdog:
     def __init__(self, timeout_s: float, *, deadly: bool) -> None:
         self.timeout_s = timeout_s
         self._killer = _core.Watchdog() if deadly and timeout_s > 0 else None
-        self._watching = self._hurried = False
+        self._watching = self._hurried = self._shown = False
+        self._left, self._looked = timeout_s, time.monotonic()
         self._lock = threading.Lock()
 
     def begin(self) -> None:
         """The main thread begins a step."""
         if self.timeout_s <= 0:
             return
+        self._left, self._looked, self._shown = self.timeout_s, time.monotonic(), False
         self._watching = True
-        with contextlib.suppress(AttributeError, ValueError, io.UnsupportedOperation):  # a stderr without a file
-            faulthandler.dump_traceback_later(self.timeout_s)
-        self._arm(_LATER * self.timeout_s)
+        number = _signal()
+        self._arm(_LATER * self.timeout_s, None if number is None else (self.timeout_s + 2 * _SLICE_S, number))
 
     def again(self) -> None:
         """The step that is watched is getting on: its time begins anew."""
@@ -58,9 +67,26 @@ class Watchdog:
         with self._lock:
             if self._watching:
                 self._watching = self._hurried = False
-                faulthandler.cancel_dump_traceback_later()
                 if self._killer is not None:
                     self._killer.disarm()
+
+    def look(self) -> None:
+        """Show a step that takes too long; called by another thread, as often as it likes."""
+        with self._lock:
+            now = time.monotonic()
+            self._left -= min(now - self._looked, _SLICE_S)
+            self._looked = now
+            if not self._watching or self._shown or self._left > 0:
+                return
+            self._shown = True
+            if self._killer is not None:
+                self._killer.keep_signal()
+        with contextlib.suppress(AttributeError, ValueError, io.UnsupportedOperation):  # a stderr without a file
+            sys.stderr.write(
+                f"es-llm: a step takes longer than `unit_timeout_s` {self.timeout_s:g}; the threads are at\n"
+            )
+            sys.stderr.flush()
+            faulthandler.dump_traceback()
 
     def pardon(self) -> None:
         """No other rank is left to go on without this one; called by another thread, as often as it likes."""
@@ -75,6 +101,19 @@ class Watchdog:
                 self._hurried = True
                 self._arm(_GRACE_S)
 
-    def _arm(self, seconds: float) -> None:
+    def _arm(self, seconds: float, signal: tuple[float, int] | None = None) -> None:
         if self._killer is not None:
-            self._killer.arm(seconds, message=_LAST_WORDS)
+            self._killer.arm(seconds, message=_LAST_WORDS, signal=signal)
+
+
+def _signal() -> int | None:
+    """A signal at which a thread shows where it is; None if there is none to spare."""
+    global _number  # noqa: PLW0603 - of the process, as signals are
+    if _number is None and hasattr(signal, "SIGRTMAX") and signal.getsignal(signal.SIGRTMAX - 1) is signal.SIG_DFL:
+        with contextlib.suppress(AttributeError, ValueError, OSError, io.UnsupportedOperation):
+            faulthandler.register(signal.SIGRTMAX - 1, all_threads=False)
+            _number = signal.SIGRTMAX - 1
+    return _number
+
+
+_number: int | None = None

@@ -106,6 +106,7 @@ class Wire:
         if now - self._ticked > _TICK_S:
             self._ticked = now
             machine.tick(now)
+            self.watchdog.look()
             if machine.over:
                 self.watchdog.hurry()
             elif len(machine.losses.keys() - {self._mailbox.rank}) == self._mailbox.size - 1:

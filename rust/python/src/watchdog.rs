@@ -25,6 +25,8 @@ struct End {
     exit_code: Option<i32>,
     /// What it says before.
     message: String,
+    /// Before that a signal goes to the thread that armed it: in how long, which, and to whom.
+    signal: Option<(Duration, i32, libc::pthread_t)>,
 }
 
 #[derive(Default)]
@@ -56,23 +58,46 @@ impl Watchdog {
     }
 
     /// The process ends after so many seconds, unless `arm` or `disarm` is called before. Time during which it is stopped
-    /// (SIGSTOP, a suspended job) doesn't count.
-    #[pyo3(signature = (seconds, exit_code = None, message = ""))]
-    fn arm(&self, seconds: f64, exit_code: Option<i32>, message: &str) -> PyResult<()> {
-        let left = Duration::try_from_secs_f64(seconds)
-            .map_err(|error| PyValueError::new_err(format!("seconds: {error}, got {seconds}")))?;
+    /// (SIGSTOP, a suspended job) doesn't count. With `signal` = (seconds, number) this thread gets that signal before.
+    #[pyo3(signature = (seconds, exit_code = None, message = "", signal = None))]
+    fn arm(
+        &self,
+        seconds: f64,
+        exit_code: Option<i32>,
+        message: &str,
+        signal: Option<(f64, i32)>,
+    ) -> PyResult<()> {
+        // SAFETY: it takes nothing, and gives a number.
+        let me = unsafe { libc::pthread_self() };
+        let signal = signal
+            .map(|(seconds, number)| duration(seconds).map(|left| (left, number, me)))
+            .transpose()?;
         self.set(Some(End {
-            left,
+            left: duration(seconds)?,
             of: Instant::now(),
             exit_code,
             message: message.to_owned(),
+            signal,
         }));
         Ok(())
+    }
+
+    /// The signal needn't be sent any more.
+    fn keep_signal(&self) {
+        let mut end = self.0.end.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(end) = &mut *end {
+            end.signal = None;
+        }
     }
 
     fn disarm(&self) {
         self.set(None);
     }
+}
+
+fn duration(seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|error| PyValueError::new_err(format!("seconds: {error}, got {seconds}")))
 }
 
 impl Watchdog {
@@ -93,6 +118,16 @@ impl Shared {
             let passed = now.saturating_duration_since(end.of).min(SLICE);
             (end.left, end.of) = (end.left.saturating_sub(passed), now);
             wait = wait.min(end.left);
+            if let Some((left, number, thread)) = end.signal {
+                let left = left.saturating_sub(passed);
+                end.signal = (!left.is_zero()).then_some((left, number, thread));
+                if left.is_zero() {
+                    // SAFETY: the thread waits for nothing but the end of the step for which it armed this.
+                    unsafe { libc::pthread_kill(thread, number) };
+                } else {
+                    wait = wait.min(left);
+                }
+            }
             if wait.is_zero() {
                 let mut stderr = std::io::stderr();
                 drop(stderr.write_all(end.message.as_bytes()));
