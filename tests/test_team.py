@@ -332,3 +332,54 @@ def test_time_in_which_a_process_is_stopped_does_not_count_for_its_end():
         process.wait(0.5)
     assert process.communicate()[1] == "its last words"
     assert process.returncode == 7
+
+
+WATCHED = """
+import re, threading, time
+from es_llm.team.watchdog import Watchdog
+
+watchdog = Watchdog(2.0, deadly=True)
+
+def look():
+    while True:
+        watchdog.look()
+        time.sleep(0.1)
+
+threading.Thread(target=look, daemon=True).start()
+watchdog.begin()
+print(flush=True)
+STEP
+watchdog.end()
+"""
+
+
+def watched(step, stop_s=0.0):
+    """Exit code and stderr of a process that does this step, and is stopped in it for so long."""
+    words = [sys.executable, "-c", WATCHED.replace("STEP", step)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "\n"
+    if stop_s:
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(stop_s)
+        os.kill(process.pid, signal.SIGCONT)
+    told = process.communicate(timeout=60)[1]
+    return process.returncode, told
+
+
+def test_a_step_that_hangs_is_shown():
+    code, told = watched("time.sleep(3)")
+    assert code == 0
+    assert "a step takes longer than `unit_timeout_s` 2; the threads are at" in told
+    assert told.count('File "<string>", line') == 2, "of two threads"
+
+
+def test_a_step_that_holds_the_gil_is_shown_and_ended():
+    code, told = watched("re.match('(a+)+b', 'a' * 60)")
+    assert code == -signal.SIGKILL
+    assert "re/__init__.py" in told
+    assert "this process ends" in told
+
+
+def test_a_step_that_was_stopped_is_not_shown():
+    """Its threads run when it goes on: to read their frames then may crash the process."""
+    assert watched("time.sleep(0.5)", stop_s=5.0) == (0, "")

@@ -53,8 +53,8 @@ class Watchdog:
             return
         self._left, self._looked, self._shown = self.timeout_s, time.monotonic(), False
         self._watching = True
-        number = _signal()
-        self._arm(_LATER * self.timeout_s, None if number is None else (self.timeout_s + 2 * _SLICE_S, number))
+        number, later_s = _signal(), min(self.timeout_s + 2 * _SLICE_S, 1.5 * self.timeout_s)
+        self._arm(_LATER * self.timeout_s, None if number is None else (later_s, number))
 
     def again(self) -> None:
         """The step that is watched is getting on: its time begins anew."""
