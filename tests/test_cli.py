@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from es_llm import _core
 from es_llm.checkpoint.metrics_log import MetricsLog
+from es_llm.checkpoint.whole_file import write_whole
 from es_llm.cli import main
 from es_llm.errors import JournalError
 from tests.commands import SMALL, command, es_llm, result
@@ -119,6 +121,20 @@ def test_a_metrics_log_tells_each_step_and_evaluation_once(tmp_path):
     told = [(line["step"], line.get("reward"), line.get("eval_reward")) for line in lines]
     assert told == [(0, None, 0.5), (1, 1, None), (2, 2, None), (2, None, 5), (3, 9, None), (3, None, 8), (4, 9, None)]
     assert log.total("seconds") == 0.75
+
+
+def test_a_leader_stopped_while_it_wrote_a_file_that_another_one_writes_meanwhile(tmp_path, monkeypatch):
+    path, replace = tmp_path / "config.json", os.replace
+
+    def stopped(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        write_whole(path, "the other's")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    write_whole(path, "its own")
+    assert path.read_text() == "its own"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_signal_while_libraries_load_ends_in_a_run_that_can_be_resumed(tmp_path):

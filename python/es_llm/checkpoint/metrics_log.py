@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from es_llm.checkpoint.whole_file import write_whole
 from es_llm.errors import JournalError
 
 
@@ -52,12 +52,7 @@ class MetricsLog:
                 kept.append(trained.get(step) or dict(missing(step)))
             if step in evaluations:
                 kept.append(evaluated.get(step) or dict(evaluations[step]))
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        try:
-            temporary.write_text("".join(map(_encode, kept)), encoding="utf-8")
-            os.replace(temporary, self._path)
-        except OSError as error:
-            raise JournalError(f"{str(self._path)!r} can't be written: {error}") from error
+        write_whole(self._path, "".join(map(_encode, kept)))
 
     def total(self, name: str) -> float:
         """Sum of a figure over all lines that have it."""

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from es_llm.errors import ConfigError, JournalError
+from es_llm.checkpoint.whole_file import write_whole
+from es_llm.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,9 @@ def free_directory(parent: Path, stem: str) -> Path:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file that appears whole or not at all (temporary file, fsync, rename).
+    """Write a JSON file that appears whole or not at all.
 
     Raises:
         JournalError: the disk refuses it; names the file.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False, default=str)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise JournalError(f"{str(path)!r} can't be written: {error}") from error
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
