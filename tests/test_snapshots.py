@@ -18,6 +18,7 @@ from es_llm.errors import ModelError
 from es_llm.model.live import DTYPES
 from es_llm.model.weights import Weights
 from es_llm.team import Team
+from tests.deaf import cut_off
 from tests.tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 ROWS = [{"prompt": f"{a:2d} {a + 1:2d} {a + 2:2d}={3 * a + 3:3d}:"} for a in range(1, 9)]
@@ -282,16 +283,10 @@ def test_a_rank_that_slept_is_healed_between_two_comparisons(tmp_path):
             if state.global_step == 6:
                 awake.set()
 
-    def cut_off(mailbox):
-        receive, send = mailbox.receive, mailbox.send
-        mailbox.receive = lambda: [] if asleep.is_set() else receive()
-        mailbox.send = lambda to, payload: None if asleep.is_set() else send(to, payload)
-        return mailbox
-
     def work(mailbox):
         callbacks = {0: [Wake()], 1: [], 2: [Sleep()]}[mailbox.rank]
         with lock:
-            team = Team(cut_off(mailbox) if mailbox.rank == 2 else mailbox)
+            team = Team(cut_off(mailbox, asleep) if mailbox.rank == 2 else mailbox)
             trainer = make(tmp_path / "team", team, callbacks, **options)
         for callback in callbacks:
             callback.weights = trainer.run.weights

@@ -14,6 +14,7 @@ from es_llm.comm import SingleMailbox, run_ranks
 from es_llm.errors import ConfigError, JournalError, LeftOutError, PopulationError, ResumeError
 from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.team import Team
+from tests.deaf import cut_off
 
 ROWS = [{"prompt": f"{a:2d} {a + 1:2d} {a + 2:2d}={3 * a + 3:3d}:", "bonus": 0.1 * a} for a in range(1, 9)]
 
@@ -338,15 +339,9 @@ def test_a_leader_that_slept_beyond_the_end_is_told_where_the_result_is(tmp_path
                 asleep.set()
                 done.wait(60)
 
-    def cut_off(mailbox):
-        receive, send = mailbox.receive, mailbox.send
-        mailbox.receive = lambda: [] if asleep.is_set() else receive()
-        mailbox.send = lambda to, payload: None if asleep.is_set() else send(to, payload)
-        return mailbox
-
     def work(mailbox):
         callbacks = [Sleep] if mailbox.rank == 0 else []
-        team = Team(cut_off(mailbox) if mailbox.rank == 0 else mailbox)
+        team = Team(cut_off(mailbox, asleep) if mailbox.rank == 0 else mailbox)
         trainer = make(tmp_path, team=team, model=models[mailbox.rank], callbacks=callbacks, unit_timeout_s=2.0)
         if mailbox.rank == 1:
             trainer.train()

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from functools import cache
 from typing import Final
 
 from es_llm import _core
@@ -101,19 +102,19 @@ class Watchdog:
                 self._hurried = True
                 self._arm(_GRACE_S)
 
-    def _arm(self, seconds: float, signal: tuple[float, int] | None = None) -> None:
+    def _arm(self, seconds: float, shown: tuple[float, int] | None = None) -> None:
         if self._killer is not None:
-            self._killer.arm(seconds, message=_LAST_WORDS, signal=signal)
+            self._killer.arm(seconds, message=_LAST_WORDS, signal=shown)
 
 
+@cache
 def _signal() -> int | None:
     """A signal at which a thread shows where it is; None if there is none to spare."""
-    global _number  # noqa: PLW0603 - of the process, as signals are
-    if _number is None and hasattr(signal, "SIGRTMAX") and signal.getsignal(signal.SIGRTMAX - 1) is signal.SIG_DFL:
-        with contextlib.suppress(AttributeError, ValueError, OSError, io.UnsupportedOperation):
-            faulthandler.register(signal.SIGRTMAX - 1, all_threads=False)
-            _number = signal.SIGRTMAX - 1
-    return _number
-
-
-_number: int | None = None
+    number = getattr(signal, "SIGRTMAX", 0) - 1
+    if number < 0 or signal.getsignal(number) is not signal.SIG_DFL:
+        return None
+    try:
+        faulthandler.register(number, all_threads=False)
+    except (AttributeError, ValueError, OSError, io.UnsupportedOperation):  # a stderr without a file
+        return None
+    return number

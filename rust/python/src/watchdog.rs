@@ -122,7 +122,7 @@ impl Shared {
                 let left = left.saturating_sub(passed);
                 end.signal = (!left.is_zero()).then_some((left, number, thread));
                 if left.is_zero() {
-                    // SAFETY: the thread waits for nothing but the end of the step for which it armed this.
+                    // SAFETY: the thread that armed this lives: it is in the step that takes too long.
                     unsafe { libc::pthread_kill(thread, number) };
                 } else {
                     wait = wait.min(left);
