@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 import time
 from fractions import Fraction
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from es_llm.rewards.alarm import OverTimeError, time_limit
+from es_llm.rewards.alarm import OverTimeError, TimeLimit
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
 from es_llm.rewards.magnitude import digits
@@ -94,8 +95,6 @@ HOSTILE = {
 }
 
 
-# The alarm may ring in a callback of the garbage collector, hypothesis' own say, and rings again.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_are_wrong_in_bounded_time(name):
@@ -165,7 +164,7 @@ def test_a_time_limit_ends_a_loop_and_leaves_other_timers_alone():
     try:
         with pytest.raises(OverTimeError):
             _loop_within(0.05)
-        with time_limit(100):
+        with TimeLimit(100):
             pass
         assert 900 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
         signal.setitimer(signal.ITIMER_REAL, 0.01)
@@ -176,8 +175,9 @@ def test_a_time_limit_ends_a_loop_and_leaves_other_timers_alone():
         signal.signal(signal.SIGALRM, before)
 
 
-def _loop_within(seconds):
-    with time_limit(seconds):
+def _loop_within(seconds, first=lambda: None):
+    with TimeLimit(seconds):
+        first()
         while True:
             try:
                 sum(range(1000))
@@ -185,11 +185,57 @@ def _loop_within(seconds):
                 continue
 
 
+def test_an_alarm_in_a_destructor_is_not_told_and_rings_again(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    start = time.monotonic()
+    with pytest.raises(OverTimeError):
+        _loop_within(0.05, first=lambda: _Slow(KeyError))
+    assert time.monotonic() - start > 0.5  # the first was raised in the destructor
+    _Slow(ValueError)
+    assert told == [ValueError]  # and the hook is back
+
+
+def test_other_errors_in_destructors_are_told_within_a_limit(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    with TimeLimit(100):
+        _Slow(KeyError)
+    assert told == [KeyError]
+
+
+class _Slow:
+    def __init__(self, error):
+        self.error = error
+
+    def __del__(self):
+        time.sleep(0.1)
+        raise self.error
+
+
+@pytest.mark.timeout(60)
+def test_an_alarm_at_the_end_of_a_block_leaves_no_timer():
+    """Blocks that end about when their time is over: an alarm may ring anywhere in what begins and ends a limit."""
+    before = signal.getsignal(signal.SIGALRM)
+    hook = sys.unraisablehook
+    over = 0
+    for turn in range(20_000):
+        try:
+            with TimeLimit(1e-6 * (1 + turn % 40)):
+                sum(range(100))
+        except OverTimeError:
+            over += 1
+        assert signal.getsignal(signal.SIGALRM) is before
+        assert sys.unraisablehook is hook
+    assert 0 < over < 20_000
+    assert signal.getitimer(signal.ITIMER_REAL)[1] == 0  # a limit's own timer has an interval, the tests' doesn't
+
+
 def test_a_thread_has_no_time_limit():
     told = []
 
     def work():
-        with time_limit(0.001):
+        with TimeLimit(0.001):
             time.sleep(0.05)
         told.append(True)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from es_llm.errors import RewardError
-from es_llm.rewards.alarm import OverTimeError, time_limit
+from es_llm.rewards.alarm import OverTimeError, TimeLimit
 from es_llm.rewards.magnitude import digits
 from es_llm.rewards.text import completion_text
 
@@ -66,7 +66,7 @@ def equal(answer: str, gold: str) -> bool | None:
         return False
     parse, verify = _library()
     try:
-        with time_limit(LIMIT_S):
+        with TimeLimit(LIMIT_S):
             return bool(verify(right, parse(f"\\boxed{{{answer}}}", parsing_timeout=None), timeout_seconds=None))
     except (OverTimeError, RecursionError, MemoryError):
         return False
@@ -79,7 +79,7 @@ def _read(gold: str) -> list[Any]:
         return []
     parse, _ = _library()
     try:
-        with time_limit(LIMIT_S):
+        with TimeLimit(LIMIT_S):
             return list(parse(f"\\boxed{{{gold}}}", parsing_timeout=None))
     except (OverTimeError, RecursionError, MemoryError):
         return []
