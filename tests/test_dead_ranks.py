@@ -190,9 +190,8 @@ def test_a_rank_that_hangs_is_left_behind_and_shown(undisturbed, tmp_path, kind)
     assert code == 0, output
     assert 'faulty_run.py", line' in output
     assert same(tmp_path / "D", undisturbed[0])
-    assert {"event": "lost", "rank": 2, "why": "silent"}.items() <= next(
-        event for event in events(tmp_path / "D") if event["event"] == "lost"
-    ).items()
+    losses = [(event["rank"], event["why"]) for event in events(tmp_path / "D") if event["event"] == "lost"]
+    assert (2, "silent") in losses  # where the machine is busy, others may be slow as well
 
 
 @pytest.mark.parametrize("rank", [0, 2])
