@@ -13,7 +13,7 @@ import pytest
 
 from es_llm.comm import SingleMailbox, run_ranks
 from es_llm.errors import CommunicationError, ConfigError, DivergenceError, JournalError, LeftOutError
-from es_llm.team import Outcome, Program, Round, Team
+from es_llm.team import Fail, Outcome, Program, Round, Team
 
 UNITS, STEPS = 9, 5
 
@@ -230,6 +230,23 @@ def test_other_options_on_one_rank_are_refused():
         return True
 
     assert run_ranks(3, work, timeout_s=30) == [True] * 3
+
+
+@pytest.mark.parametrize("unable", [[0], [1], [2], [0, 1], [0, 1, 2]])
+def test_a_rank_that_cannot_begin_tells_why_and_not_that_it_is_another(unable):
+    """It fails before it has come to the identity of the run."""
+
+    def work(mailbox):
+        team = Team(mailbox)
+        if mailbox.rank not in unable:
+            team.renew(7)
+        program = Fail(ConfigError(f"no file on {mailbox.rank}")) if mailbox.rank in unable else Count(mailbox)
+        with pytest.raises(ConfigError, match="no file on") as caught:
+            team.call(program)
+        return str(caught.value)
+
+    for told in run_ranks(3, work, timeout_s=30):
+        assert told in [f"no file on {rank}" for rank in unable]
 
 
 def test_a_flipped_bit_is_found_and_healed():

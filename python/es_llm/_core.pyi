@@ -460,6 +460,8 @@ class TeamRank:
         """Another run begins, on all ranks at the same place."""
     def enter(self, now: float) -> None:
         """The next collective call begins."""
+    def enter_unable(self, now: float, reason: str) -> None:
+        """The next collective call begins, and this rank can't take part."""
     def restore(self, now: float, first: int, records: Sequence[bytes]) -> bool:
         """Records of the leader's journal, from `first` on: they are applied first. False if others are known already."""
     def receive(self, now: float, from_: int, payload: bytes, /) -> None:

@@ -41,8 +41,7 @@ class Call:
 
     def run(self) -> bytes:
         """The call's result; see `Team.call`."""
-        self._machine.enter(time.monotonic())
-        self._try(lambda: self._program.enter(self._team))
+        self._enter()
         while True:
             if self._team.halted():
                 self._machine.halt(time.monotonic())
@@ -62,6 +61,15 @@ class Call:
         """See `Team.begin`."""
         self._open = round_
         self._machine.begin(time.monotonic(), round_.kind, round_.step, costs)
+
+    def _enter(self) -> None:
+        error = self._program.unable
+        if error is None:
+            self._machine.enter(time.monotonic())
+            self._try(lambda: self._program.enter(self._team))
+        else:
+            self._failure = error
+            self._machine.enter_unable(time.monotonic(), self._told_failure(error))
 
     def _watched(self, step: TeamStep) -> None:
         if step.kind == "wait" and (self._busy or not self.leading):
@@ -207,17 +215,22 @@ class Call:
 
     def _fail(self, error: Exception) -> None:
         """The leader's fatal errors stop all; with any other one this rank resigns, and waits for the end."""
-        text, fatal = encode_failure(error), is_fatal(error) or not self._program.tolerant
-        if self._team.size == 1:
-            raise error
-        if not is_fatal(error):
-            told, _ = describe_failure(text)
-            logger.error("rank %d of %d failed:\n%s", self._team.rank, self._team.size, told)
+        text, fatal = self._told_failure(error), is_fatal(error) or not self._program.tolerant
         if fatal and self.leading:
             self._machine.stop(text.encode())
             raise decode_failure(text) from error
         self._failure = error
         self._machine.resign(time.monotonic(), text)
+
+    def _told_failure(self, error: Exception) -> str:
+        """The error for the others; a lone rank raises it."""
+        text = encode_failure(error)
+        if self._team.size == 1:
+            raise error
+        if not is_fatal(error):
+            told, _ = describe_failure(text)
+            logger.error("rank %d of %d failed:\n%s", self._team.rank, self._team.size, told)
+        return text
 
     def _finished(self, step: TeamStep) -> bytes:
         if self._failure is not None:

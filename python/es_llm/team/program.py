@@ -43,6 +43,9 @@ class Program:
     tolerant: bool = True
     """Whether the others go on when a rank raises something that is no `EsError`."""
 
+    unable: Exception | None = None
+    """Why this rank can't take part, from the beginning; the others are told."""
+
     def enter(self, team: Team) -> None:
         """The call begins on this rank."""
 

@@ -27,12 +27,4 @@ class Fail(Program):
     """This rank couldn't even begin; its error is raised on all ranks."""
 
     def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def enter(self, team: Team) -> None:
-        """Say so."""
-        raise self._error
-
-    def advance(self, team: Team) -> None:
-        """Never comes."""
-        raise self._error
+        self.unable = error

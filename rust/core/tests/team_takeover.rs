@@ -224,3 +224,39 @@ fn a_leader_takes_over_anew_once() {
     two.lead_anew();
     assert_eq!(steps(&mut two, 0.0), [], "it doesn't lead");
 }
+
+#[test]
+fn a_rank_that_cannot_take_part_says_why_and_no_hello() {
+    let unable = |me, ranks| {
+        let settings = Settings {
+            policy: PolicyKind::Dynamic,
+            unit_timeout_s: TIMEOUT,
+            fan: Fan::default(),
+        };
+        let mut rank = Rank::new(me, ranks, 0, settings);
+        rank.enter_unable(0.0, "no file");
+        rank
+    };
+    for me in 0..3 {
+        let told = sent(&mut unable(me, 3));
+        let to: Vec<u32> = told.iter().map(|(to, _)| *to).collect();
+        assert_eq!(to, (0..3).filter(|&rank| rank != me).collect::<Vec<_>>());
+        for (_, message) in told {
+            assert!(
+                matches!(message, Message::Resign { reason, led: false } if reason == "no file")
+            );
+        }
+    }
+    // The last one: the others died, or resigned as well.
+    for me in 0..2 {
+        let mut alone = unable(me, 2);
+        assert_eq!(steps(&mut alone, 0.0), []);
+        alone.lost(0.0, 1 - me);
+        let stopped = |step: &Step| matches!(step, Step::Stopped { .. });
+        assert!(
+            std::iter::from_fn(|| Some(alone.next(0.0)))
+                .take(9)
+                .any(|step| stopped(&step))
+        );
+    }
+}

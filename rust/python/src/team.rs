@@ -164,6 +164,10 @@ impl TeamRank {
         self.with(|rank| rank.enter(now));
     }
 
+    fn enter_unable(&self, now: f64, reason: &str) {
+        self.with(|rank| rank.enter_unable(now, reason));
+    }
+
     fn restore(&self, now: f64, first: u32, records: Vec<Vec<u8>>) -> bool {
         self.with(|rank| rank.restore(now, first, records))
     }

@@ -207,6 +207,24 @@ impl Rank {
 
     /// Begins the next collective call. All ranks make the same calls in the same order.
     pub fn enter(&mut self, now: f64) {
+        self.start_call(now);
+        self.elect(now);
+        self.settle(now);
+        self.hear_early(now);
+    }
+
+    /// Begins the next call only to say why this rank can't take part. It says no hello, in which the others would find what
+    /// it hadn't come to: another identity, say.
+    pub fn enter_unable(&mut self, now: f64, reason: &str) {
+        self.start_call(now);
+        self.head = self.me; // it follows nobody whom it would say hello to, until it has resigned
+        self.resign(now, reason);
+        self.elect(now);
+        self.settle(now);
+        self.hear_early(now);
+    }
+
+    fn start_call(&mut self, now: f64) {
         self.call += 1;
         self.finished = None;
         self.known_end = None;
@@ -220,8 +238,10 @@ impl Rank {
         self.worker.forget();
         (self.heard, self.spoke, self.ticked, self.worked) = (now, now, now, now);
         self.head = RankId::MAX;
-        self.elect(now);
-        self.settle(now);
+    }
+
+    /// What ranks said that began this call before this one.
+    fn hear_early(&mut self, now: f64) {
         for (from, bytes) in std::mem::take(&mut self.ahead) {
             self.received -= bytes.len() as u64;
             self.receive(now, from, &bytes).expect("it was read before");
