@@ -124,6 +124,23 @@ def test_where_the_right_answer_cannot_be_read_there_is_no_score(gold, text):
     assert math_accuracy(completions=[text], answer=[gold]) == [None]
 
 
+def test_a_right_answer_that_a_stalled_machine_could_not_read_in_time_is_read_again(monkeypatch):
+    calls = []
+
+    def parse(text, **options):
+        calls.append(text)
+        while len(calls) == 1:
+            pass
+        return [text]
+
+    monkeypatch.setattr("es_llm.rewards.math.LIMIT_S", 0.05)
+    monkeypatch.setattr(
+        "es_llm.rewards.math._library", lambda: (parse, lambda right, answer, **options: right == answer)
+    )
+    assert math_accuracy(completions=["\\boxed{87123}"] * 2, answer=["87123"] * 2) == [1.0, 1.0]
+    assert len(calls) == 4  # the right answer twice, and each answer
+
+
 @st.composite
 def towers(draw, depth=3):
     """Text of an expression of numbers, and its value."""

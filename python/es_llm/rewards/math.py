@@ -22,6 +22,8 @@ MOST_DIGITS: Final = 20_000
 """Digits that powers and factorials in an answer may come to, by a generous bound."""
 LIMIT_S: Final = 3.0
 """Seconds to read and compare one answer."""
+_TRIES: Final = 2
+"""To read a right answer, since what comes of it is kept: it may be the machine that stood still."""
 _BOX: Final = ("\\boxed{", "\\fbox{")
 
 
@@ -78,11 +80,15 @@ def _read(gold: str) -> list[Any]:
     if len(gold) > LONGEST or digits(gold) > MOST_DIGITS:
         return []
     parse, _ = _library()
-    try:
-        with TimeLimit(LIMIT_S):
-            return list(parse(f"\\boxed{{{gold}}}", parsing_timeout=None))
-    except (OverTimeError, RecursionError, MemoryError):
-        return []
+    for _ in range(_TRIES):
+        try:
+            with TimeLimit(LIMIT_S):
+                return list(parse(f"\\boxed{{{gold}}}", parsing_timeout=None))
+        except OverTimeError:
+            continue
+        except (RecursionError, MemoryError):
+            break
+    return []
 
 
 def _score(text: str, gold: str) -> float | None:
