@@ -5,14 +5,19 @@ use es_core::team::{Fan, Hello, Message, Rank, Round, Settings, Step};
 
 const TIMEOUT: f64 = 60.0;
 
-/// A rank in its first call.
-fn rank(me: u32, ranks: u32) -> Rank {
+/// A rank before its first call.
+fn outside(me: u32, ranks: u32) -> Rank {
     let settings = Settings {
         policy: PolicyKind::Dynamic,
         unit_timeout_s: TIMEOUT,
         fan: Fan::default(),
     };
-    let mut rank = Rank::new(me, ranks, 7, settings);
+    Rank::new(me, ranks, 7, settings)
+}
+
+/// A rank in its first call.
+fn rank(me: u32, ranks: u32) -> Rank {
+    let mut rank = outside(me, ranks);
     rank.enter(0.0);
     rank
 }
@@ -228,12 +233,7 @@ fn a_leader_takes_over_anew_once() {
 #[test]
 fn a_rank_that_cannot_take_part_says_why_and_no_hello() {
     let unable = |me, ranks| {
-        let settings = Settings {
-            policy: PolicyKind::Dynamic,
-            unit_timeout_s: TIMEOUT,
-            fan: Fan::default(),
-        };
-        let mut rank = Rank::new(me, ranks, 0, settings);
+        let mut rank = outside(me, ranks);
         rank.enter_unable(0.0, "no file");
         rank
     };
