@@ -183,7 +183,7 @@ def test_iterations_without_any_reward_are_told(tmp_path, caplog):
     assert warnings == [
         "step 1: no completion has a reward, so the weights stay as they are; `broken`: thing "
         "(`failure_policy` raise would end such a run)",
-        "in 3 iteration(s) no completion had a reward: they left the weights as they were",
+        "in 3 of the iterations all members had the same fitness, or none: the weights stayed as they were",
     ]
 
 

@@ -130,6 +130,11 @@ class ESConfig:
         False, help="keep completions with their scores as parquet files in the run's directory"
     )
     logging_steps: int = option(1, help="log every that many iterations")
+    reference_steps: int = option(
+        1,
+        help="every N iterations the unperturbed weights answer some of the prompts too (8 at most), and members are "
+        "compared with them; 0: never",
+    )
     num_completions_to_print: int = option(4, help="answers shown before and after the training")
     report_to: list[str] = option([], help="trackers known to transformers, such as tensorboard or wandb")
     run_name: str | None = option(None, help="name of the run for trackers; default: that of its directory")
@@ -188,7 +193,7 @@ class ESConfig:
             require(self, name, lambda v: v > 0, "an integer > 0")
         for name in (
             "kernel_threads", "eval_steps", "num_completions_to_print", "digest_steps", "save_steps",
-            "eval_num_samples", "early_stopping_patience",
+            "reference_steps", "eval_num_samples", "early_stopping_patience",
         ):  # fmt: skip
             require(self, name, lambda v: v >= 0, "an integer >= 0")
         require(self, "eval_temperature", lambda v: 0 < v < float("inf"), "> 0 and finite")

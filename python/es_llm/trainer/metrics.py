@@ -22,9 +22,11 @@ def iteration_metrics(
     reward functions logged, under names that are not the trainer's."""
     completions = {
         "completions/mean_length": figures.mean_length,
-        "completions/clipped_ratio": figures.clipped_ratio,
+        "completions/clipped_ratio": figures.cut_off / figures.completions,
+        "completions/empty_ratio": figures.empty / figures.completions,
         "rewards/failures": figures.failures,
         **figures.rewards,
+        **(figures.comparison.metrics() if figures.comparison is not None else {}),
     } if figures is not None else {}  # fmt: skip
     own = {
         **record_metrics(record),

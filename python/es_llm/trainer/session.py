@@ -18,6 +18,7 @@ from es_llm.checkpoint.snapshot import Mark
 from es_llm.errors import DivergenceError, EsError, JournalError, JournalTakenError, LeftOutError, ModelError
 from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.completions import CompletionLog
+from es_llm.trainer.diagnosis import Diagnosis, Finding
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 from es_llm.trainer.evaluations import Evaluations
 from es_llm.trainer.files import RunFiles, copy_of, other_records, taken_from
@@ -62,7 +63,7 @@ class Session(Program):
         self._iteration: Iteration | None = None
         self._work: EvaluationWork | None = None
         self._evaluations = Evaluations(run.config)
-        self._unrewarded = 0
+        self._diagnosis = Diagnosis(run.config, why_failed=self._why_failed)
         self._figures: dict[int, Figures] = {}
         self._completions = CompletionLog(run.team.rank) if run.config.log_completions else None
         self._clock = time.perf_counter()
@@ -194,8 +195,7 @@ class Session(Program):
         start = time.perf_counter()
         files.append_record(record)
         failures = figures.failures
-        if failures == figures.completions:
-            self._tell_unrewarded(record.iteration + 1)
+        self._report_findings(self._diagnosis.observe(figures.evidence(record)))
         if failures:
             examples = {name: failure.why[-300:] for name, failure in self._run.rewards.examples.items()}
             event = {"event": "failures", "step": record.iteration + 1, "count": failures}
@@ -227,6 +227,8 @@ class Session(Program):
         if team.leads and self._files is not None and iteration >= self._logged:
             figures = self._figures.pop(iteration, None)
             metrics = iteration_metrics(record, figures, report, seconds)
+            flat = metrics["fitness/min"] == metrics["fitness/max"]
+            self._report_findings(self._diagnosis.moved(iteration + 1, metrics["update/moved_ratio"], flat=flat))
             self._log_step(metrics, figures.waited_s if figures is not None else 0.0)
 
     def _keep_record(self, record: Record) -> None:
@@ -253,15 +255,16 @@ class Session(Program):
             control.should_log = False
             self._report({name: value for name, value in metrics.items() if name != "step"})
 
-    def _tell_unrewarded(self, step: int) -> None:
-        """The first iteration without any reward is told at once, the number of them at the end."""
-        self._unrewarded += 1
-        if self._unrewarded == 1:
-            rewards = self._run.rewards
-            failed = [name for name in rewards.names if name in rewards.examples]
-            whys = [f"; `{name}`: {rewards.examples[name].last_line}" for name in failed]
-            told = "step %d: no completion has a reward, so the weights stay as they are%s (%s)"
-            logger.warning(told, step, "".join(whys), "`failure_policy` raise would end such a run")
+    def _report_findings(self, findings: Sequence[Finding]) -> None:
+        """Why this run can't learn, into the journal and as a warning."""
+        for finding in findings:
+            self._happened(finding.reason, finding.message, why=finding.message)
+
+    def _why_failed(self) -> str:
+        """The first failure of each reward function that failed."""
+        rewards = self._run.rewards
+        failed = [name for name in rewards.names if name in rewards.examples]
+        return "".join(f"; `{name}`: {rewards.examples[name].last_line}" for name in failed)
 
     def _current(self) -> Iteration:
         if self._iteration is None or self._iteration.number != self._run.population.iteration:
@@ -438,9 +441,12 @@ class Session(Program):
         best = self._evaluations.best
         if best is not None:
             result["best"] = {"step": best.step, "value": best.value}
-        if self._unrewarded:
-            told = "in %d iteration(s) no completion had a reward: they left the weights as they were"
-            logger.warning(told, self._unrewarded)
+        flat = self._diagnosis.flat_iterations
+        if flat:
+            message = (
+                "in %d of the iterations all members had the same fitness, or none: the weights stayed as they were"
+            )
+            logger.warning(message, flat)
         if interrupted:
             files.append_event({"event": "interrupted", "step": step})
         else:

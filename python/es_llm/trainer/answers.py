@@ -1,0 +1,165 @@
+"""What members answered, compared: with each other, within pairs, and with the unperturbed weights.
+
+Texts never leave the rank that made them. Of the first `TRACED_PROMPTS` prompts and the first `TRACED_MEMBERS` members
+of an iteration a rank reports 9 bytes an answer: a checksum of its tokens, its reward, and whether it is empty or cut
+off. So the leader learns how far the noise changes answers, for at most 4.6 kB an iteration, however large the
+population is.
+
+Knows nothing of what the figures mean for the run: that is `diagnosis`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_llm.rollout.engine import Completion
+
+TRACED_PROMPTS: Final = 8
+TRACED_MEMBERS: Final = 64
+
+_ANSWER: Final = np.dtype([("tokens", "<u4"), ("reward", "<f4"), ("flags", "u1")])
+_EMPTY, _CUT_OFF = 1, 2
+
+Answers = NDArray[Any]
+"""Traced answers: a structured array of shape (P,) of one member, or (M, P) of several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Shares in [0, 1] over the traced answers of an iteration; None where there is nothing to compare.
+
+    pair_identical: pairs and prompts whose two members answer alike.
+    alike: True if to every prompt all members give one answer.
+    distinct: different answers to a prompt, divided by the members; the mean over the prompts.
+    spread: prompts to which members got different rewards.
+    empty, cut_off: answers of members without text; answers that the length limit ended.
+    identical: answers of members that equal the unperturbed weights' answer.
+    lost: answers of members below a reward of 1, to prompts which the unperturbed weights answer with at least 1.
+    reference: the answers of the unperturbed weights.
+    """
+
+    pair_identical: float | None
+    alike: bool
+    distinct: float
+    spread: float
+    empty: float
+    cut_off: float
+    identical: float | None
+    lost: float | None
+    reference: Reference | None
+
+    @property
+    def sound(self) -> float:
+        """Share of members' answers that have text and end by themselves."""
+        return max(0.0, 1.0 - self.empty - self.cut_off)
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics by name, without those that are None."""
+        named = {
+            "answers/identical_ratio": self.identical,
+            "answers/identical_pairs_ratio": self.pair_identical,
+            "answers/distinct_ratio": self.distinct,
+            "answers/lost_ratio": self.lost,
+            "answers/prompts_with_spread_ratio": self.spread,
+        }
+        if self.reference is not None:
+            named |= {
+                "reference/reward": self.reference.reward,
+                "reference/right_ratio": self.reference.rights / self.reference.answers,
+                "reference/empty_ratio": self.reference.empty,
+                "reference/clipped_ratio": self.reference.cut_off,
+            }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The answers of the unperturbed weights: their number, their mean reward (None: no reward), the number of those
+    with a reward of at least 1, and the shares in [0, 1] of those without text and of those that the limit ended."""
+
+    answers: int
+    reward: float | None
+    rights: int
+    empty: float
+    cut_off: float
+
+    @property
+    def sound(self) -> float:
+        """Share of answers that have text and end by themselves."""
+        return max(0.0, 1.0 - self.empty - self.cut_off)
+
+
+def encode_answers(completions: Sequence[Completion], rewards: Sequence[float | None]) -> bytes:
+    """The first answers of a unit as bytes; a missing reward is NaN."""
+    traced = np.zeros(min(TRACED_PROMPTS, len(completions)), _ANSWER)
+    for row, completion, reward in zip(traced, completions, rewards, strict=False):
+        row["tokens"] = zlib.crc32(np.array(completion.token_ids, "<i8").tobytes())
+        row["reward"] = np.nan if reward is None else reward
+        row["flags"] = _EMPTY * (not completion.text.strip()) + _CUT_OFF * (not completion.finished)
+    return traced.tobytes()
+
+
+def decode_answers(data: bytes) -> Answers:
+    """The answers that `encode_answers` wrote, shape (P,)."""
+    return np.frombuffer(data, _ANSWER)
+
+
+def compare(members: Mapping[int, Answers], pairs: Mapping[int, int], reference: Answers | None) -> Comparison | None:
+    """Compare the answers of one iteration.
+
+    Args:
+        members: index of a member -> its answers; all of the same P prompts.
+        pairs: index of a member -> its noise pair. Members that share a pair are mirrored.
+        reference: the answers of the unperturbed weights to the same prompts, or None.
+    """
+    if not members:
+        return None
+    answers_MP = np.stack([members[index] for index in sorted(members)])
+    tokens_MP, rewards_MP, flags_MP = answers_MP["tokens"], answers_MP["reward"], answers_MP["flags"]
+    own = None if reference is None or len(reference) != answers_MP.shape[1] else reference
+    different = [len(np.unique(column)) for column in tokens_MP.T]
+    return Comparison(
+        pair_identical=_pair_identical(tokens_MP, [pairs[index] for index in sorted(members)]),
+        alike=max(different) == 1,
+        distinct=float(np.mean(different)) / len(tokens_MP),
+        spread=float(np.mean([len(np.unique(column)) > 1 for column in rewards_MP.T])),
+        empty=_share(flags_MP & _EMPTY),
+        cut_off=_share(flags_MP & _CUT_OFF),
+        identical=None if own is None else _share(tokens_MP == own["tokens"]),
+        lost=None if own is None else _lost(rewards_MP, own["reward"]),
+        reference=None if own is None else _reference(own),
+    )
+
+
+def _reference(answers: Answers) -> Reference:
+    rewards = answers["reward"][np.isfinite(answers["reward"])]
+    return Reference(
+        answers=len(answers),
+        reward=float(rewards.mean()) if len(rewards) else None,
+        rights=int((rewards >= 1.0).sum()),
+        empty=_share(answers["flags"] & _EMPTY),
+        cut_off=_share(answers["flags"] & _CUT_OFF),
+    )
+
+
+def _pair_identical(tokens_MP: NDArray[Any], pairs: Sequence[int]) -> float | None:
+    rows: dict[int, list[int]] = {}
+    for row, pair in enumerate(pairs):
+        rows.setdefault(pair, []).append(row)
+    both = [pair for pair in rows.values() if len(pair) == 2]
+    return _share([tokens_MP[first] == tokens_MP[second] for first, second in both]) if both else None
+
+
+def _lost(rewards_MP: NDArray[Any], reference_P: NDArray[Any]) -> float | None:
+    right_P = reference_P >= 1.0
+    return _share(~(rewards_MP[:, right_P] >= 1.0)) if right_P.any() else None
+
+
+def _share(cells: Any) -> float:
+    return float(np.mean(np.asarray(cells) != 0))

@@ -1,0 +1,215 @@
+"""Whether a run can learn: each reason by its evidence, and whole runs that can't."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from es_llm import ESConfig
+from es_llm.trainer.answers import Comparison, Reference
+from es_llm.trainer.diagnosis import Diagnosis, Evidence
+from tests.commands import es_llm
+
+SOUND = Reference(answers=8, reward=0.5, rights=4, empty=0.0, cut_off=0.0)
+HEALTHY = Comparison(
+    pair_identical=None, alike=False, distinct=0.4, spread=0.6, empty=0.0, cut_off=0.0, identical=0.5, lost=0.3,
+    reference=SOUND,
+)  # fmt: skip
+
+
+def evidence(step, *, fitness=(0.1, 0.2), compared=HEALTHY, failures=0, empty=0, cut_off=0):
+    return Evidence(
+        step=step,
+        fitness=fitness,
+        completions=100,
+        failures=failures,
+        empty=empty,
+        cut_off=cut_off,
+        comparison=compared,
+    )
+
+
+def observed(*iterations, **options):
+    """(step, reason, message) of every finding."""
+    diagnosis = Diagnosis(ESConfig(**options))
+    return [(one.step, *finding) for one in iterations for finding in diagnosis.observe(one)]
+
+
+def flat(compared, *, steps=3, **counts):
+    return [evidence(step, fitness=(0.25, 0.25), compared=compared, **counts) for step in range(1, steps + 1)]
+
+
+def test_a_healthy_run_has_no_finding():
+    assert observed(*(evidence(step) for step in range(1, 500))) == []
+
+
+def test_equal_answers_are_named_with_the_figure_and_a_sigma_to_try():
+    alike = replace(HEALTHY, alike=True, identical=0.96, distinct=0.1, spread=0.0)
+    [(step, reason, message)] = observed(*flat(alike, steps=20), sigma=1e-6)
+    assert (step, reason) == (3, "sigma too small")
+    assert "same fitness 0.25 for 3 iterations" in message
+    assert "96% of them those of the unperturbed weights" in message
+    assert "`sigma` 1e-06 is too small; try --sigma 0.001" in message
+
+
+def test_larger_sigmas_are_tripled():
+    alike = replace(HEALTHY, alike=True)
+    assert "try --sigma 0.006" in observed(*flat(alike), sigma=2e-3)[0][2]
+
+
+def test_without_reference_equal_answers_are_named_all_the_same():
+    alike = replace(HEALTHY, alike=True, identical=None, reference=None, lost=None)
+    assert observed(*flat(alike))[0][1] == "sigma too small"
+
+
+def test_empty_answers_of_the_model_itself_point_to_the_prompt():
+    empty = replace(HEALTHY, alike=True, empty=1.0, reference=replace(SOUND, empty=1.0))
+    [(_, reason, message)] = observed(*flat(empty, empty=100))
+    assert reason == "empty answers"
+    assert "100% of the answers are empty" in message
+    assert "chat template" in message
+
+
+def test_answers_that_are_cut_off():
+    cut = replace(HEALTHY, cut_off=1.0, reference=replace(SOUND, cut_off=1.0))
+    [(_, reason, message)] = observed(*flat(cut, cut_off=95), max_completion_length=7)
+    assert reason == "answers cut off"
+    assert "95% of the answers are cut off at `max_completion_length` 7" in message
+
+
+def test_equal_answers_that_are_cut_off_have_both_reasons_in_one_finding():
+    cut = replace(HEALTHY, alike=True, cut_off=1.0, reference=replace(SOUND, cut_off=1.0))
+    [(_, reason, message)] = observed(*flat(cut, cut_off=100))
+    assert reason == "sigma too small"
+    assert "Also, 100% of the answers are cut off" in message
+
+
+def test_a_constant_reward():
+    [(_, reason, message)] = observed(*flat(HEALTHY))
+    assert reason == "constant reward"
+    assert "Check the reward function" in message
+
+
+def test_rewards_that_all_failed_are_named_at_once():
+    diagnosis = Diagnosis(ESConfig(), why_failed=lambda: "; `f`: KeyError: 'x'")
+    [finding] = diagnosis.observe(evidence(1, fitness=(), failures=100))
+    assert finding.message.startswith("no completion has a reward, so the weights stay as they are; `f`: KeyError: 'x'")
+    assert diagnosis.observe(evidence(2, fitness=(), failures=100)) == []
+    assert diagnosis.flat_iterations == 2
+
+
+def test_noise_that_breaks_the_answers():
+    broken = replace(HEALTHY, cut_off=0.95)
+    [(step, reason, message)] = observed(evidence(1, compared=broken), evidence(2, compared=broken), sigma=0.5)
+    assert (step, reason) == (2, "sigma too large")
+    assert "95% of the members' answers are empty or cut off, but only 0% of the unperturbed weights'" in message
+    assert "try --sigma 0.001" in message
+
+
+def test_noise_that_loses_right_answers():
+    lossy = replace(HEALTHY, lost=0.9)
+    [(step, reason, message)] = observed(*(evidence(step, compared=lossy) for step in (1, 2, 3)), sigma=3e-3)
+    assert (step, reason) == (2, "sigma too large")
+    assert "lose 90% of the answers that the unperturbed weights give right" in message
+    assert "try --sigma 0.001" in message
+
+
+def test_a_few_right_answers_lost_by_chance_are_none():
+    lossy = replace(HEALTHY, lost=1.0, reference=replace(SOUND, rights=1))
+    assert observed(*(evidence(step, compared=lossy) for step in range(1, 50))) == []
+
+
+def test_what_a_collapse_brings_with_it_is_not_reported_beside_it():
+    broken = replace(HEALTHY, cut_off=1.0)
+    found = observed(*flat(broken, steps=9, cut_off=100))
+    assert [(step, reason) for step, reason, _ in found] == [(2, "sigma too large")]
+
+
+def test_weights_that_give_broken_answers_after_an_update():
+    gone = replace(HEALTHY, cut_off=1.0, reference=replace(SOUND, rights=0, cut_off=1.0))
+    later = [evidence(step, fitness=(0.0, 0.0), compared=gone, cut_off=100) for step in (2, 3, 4)]
+    found = observed(evidence(1), *later, learning_rate=10.0, sigma=0.002)
+    [(step, reason, message)] = found
+    assert (step, reason) == (3, "learning rate too large")
+    assert "the model has collapsed" in message
+    assert "try --learning_rate 0.001" in message
+
+
+def test_right_answers_that_the_weights_lose():
+    wrong = replace(HEALTHY, lost=None, reference=replace(SOUND, rights=0))
+    right = replace(HEALTHY, reference=replace(SOUND, rights=8))
+    found = observed(evidence(1, compared=right), evidence(2, compared=wrong), evidence(3, compared=wrong))
+    [(step, reason, message)] = found
+    assert (step, reason) == (3, "learning rate too large")
+    assert "answer 0 of 16 prompts right, before 100%" in message
+
+
+def test_two_iterations_without_spread_after_one_with_it():
+    first, *others = [evidence(1), evidence(2, fitness=(0.0, 0.0)), evidence(3, fitness=(0.0, 0.0))]
+    [(step, reason, message)] = observed(first, *others)
+    assert (step, reason) == (3, "constant reward")
+    assert "It had a spread before" in message
+
+
+def test_a_shorter_run_is_judged_at_its_end():
+    alike = replace(HEALTHY, alike=True)
+    assert observed(*flat(alike, steps=1), max_steps=1)[0][:2] == (1, "sigma too small")
+    assert observed(*flat(alike, steps=2), max_steps=5) == []
+
+
+def test_an_iteration_without_spread_among_others_is_none():
+    assert observed(*(evidence(step, fitness=(0.0, step % 3 / 3)) for step in range(1, 100))) == []
+
+
+def test_updates_that_move_nothing():
+    diagnosis = Diagnosis(ESConfig(learning_rate=1e-12))
+    found = []
+    for step in range(1, 6):
+        diagnosis.observe(evidence(step))
+        found += [(step, *finding) for finding in diagnosis.moved(step, 0.001, flat=False)]
+    [(step, reason, message)] = found
+    assert (step, reason) == (3, "learning rate too small")
+    assert "(0.1%) for 3 iterations: `learning_rate` 1e-12 is too small" in message
+
+
+# ---- whole runs ------------------------------------------------------------------------------------------
+
+WORDS = ["--population_size", "6", "--prompts_per_iteration", "12", "--prompts_per_unit", "8",
+         "--eval_on_start", "false", "--task_args", "train_size=40", "eval_size=4", "--max_completion_length", "8", "--max_steps", "3"]  # fmt: skip
+
+
+def run(directory, *words, **how):
+    done = es_llm("train", *WORDS, "--output_dir", str(directory), *words, **how)
+    assert done.returncode == 0, done.stderr
+    metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return done.stderr, [line for line in metrics if "reward" in line]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--sigma", "1e-9"], "100% of them those of the unperturbed weights. `sigma` 1e-09 is too small"),
+        (["--sigma", "1"], "`sigma` 1 is too large"),
+        (["--learning_rate", "50"], "`learning_rate` 50 is too large"),
+    ],
+)
+def test_a_run_that_cannot_learn_says_so_within_three_iterations(tmp_path, words, expected):
+    errors, _ = run(tmp_path / "D", *words)
+    assert expected in errors
+    events = es_llm("inspect", str(tmp_path / "D")).stdout
+    assert "step 3  sigma too small" in events or "too large" in events
+
+
+@pytest.mark.mpi
+def test_shares_are_equal_on_any_number_of_ranks(tmp_path):
+    words = ["--sigma", "0.02", "--antithetic", "true"]
+    (_, alone), (_, three) = run(tmp_path / "A", *words), run(tmp_path / "B", *words, ranks=3)
+    names = [name for name in alone[0] if name.startswith(("answers/", "reference/", "completions/"))]
+    assert {"answers/identical_ratio", "answers/identical_pairs_ratio", "answers/distinct_ratio", "reference/reward",
+            "answers/prompts_with_spread_ratio", "completions/empty_ratio"} <= set(names)  # fmt: skip
+    assert [[line[name] for name in names] for line in alone] == [[line[name] for name in names] for line in three]
+
+
+def test_without_a_reference_there_is_none(tmp_path):
+    _, metrics = run(tmp_path / "D", "--reference_steps", "2")
+    assert ["reference/empty_ratio" in line for line in metrics] == [True, False, True]
