@@ -174,8 +174,10 @@ def test_updates_that_move_nothing():
 
 # ---- whole runs ------------------------------------------------------------------------------------------
 
-WORDS = ["--population_size", "6", "--prompts_per_iteration", "12", "--prompts_per_unit", "8",
-         "--eval_on_start", "false", "--task_args", "train_size=40", "eval_size=4", "--max_completion_length", "8", "--max_steps", "3"]  # fmt: skip
+WORDS = [
+    "--population_size", "6", "--prompts_per_iteration", "12", "--prompts_per_unit", "8", "--eval_on_start", "false",
+    "--task_args", "train_size=40", "eval_size=4", "--max_completion_length", "8", "--max_steps", "3",
+]  # fmt: skip
 
 
 def run(directory, *words, **how):
