@@ -134,9 +134,12 @@ class PromptEncoder:
                 raise ConfigError("prompts of messages need a tokenizer with a chat template, this one has none")
             text = _sound(self._written(prompt))
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            self._note_lost(prompt, text)
         if not ids:
             raise ConfigError(f"the prompt {prompt!r} has no tokens, expected at least one")
         self._require_embedded(max(ids), f"the prompt {prompt!r}")
+        if ids[-1] == getattr(self._tokenizer, "eos_token_id", None):
+            self._note(ids[-1:], "the end-of-sequence token, ends a prompt, as its text or the chat template asks for")
         return tuple(ids)
 
     def _of_text(self, text: str) -> list[int]:
@@ -163,8 +166,18 @@ class PromptEncoder:
         (text,) = self._decoded([ids], skip_special_tokens=False)
         self._notices[f"{text}, {what}"] = None
 
+    def _note_lost(self, messages: Sequence[Any], text: str) -> None:
+        """Notice contents that a chat template doesn't write, or writes in another way: some know no system message."""
+        for message in messages:
+            role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else ("", "")
+            if role != "assistant" and isinstance(content, str) and content.strip() not in text:
+                self._notices[f"the chat template leaves out, or changes, the {role} message of a prompt"] = None
+
     def _written(self, messages: Sequence[Any]) -> str:
         """Messages as text."""
+        calls = any(isinstance(message, Mapping) and message.get("tool_calls") for message in messages)
+        if calls and "tool_calls" not in str(self._tokenizer.chat_template):
+            raise ConfigError(f"the chat template doesn't know the `tool_calls` of the prompt {messages!r}")
         last = messages[-1]
         goes_on = isinstance(last, Mapping) and last.get("role") == "assistant"
         words = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on, **self._template_kwargs}

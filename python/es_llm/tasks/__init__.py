@@ -57,7 +57,8 @@ def load_task(name: str, /, **options: Any) -> Task:
     for option, value in options.items():
         if option not in parameters:
             if option in _OF_THE_RUN:
-                raise ConfigError(f"task `{name}` has no option {option!r}: the run has it: {_OF_THE_RUN[option]}")
+                where = f"it is one of the run: {_OF_THE_RUN[option]}"
+                raise ConfigError(f"task `{name}` has no option {option!r}; {where}")
             if free:
                 continue
             if option == "data":

@@ -137,7 +137,8 @@ class ESTrainer:
         )
         prompts = self._prompts(engine)
         engine.check_lengths([row["prompt"] for rows in self.eval_dataset.values() for row in rows])
-        rewards.require_columns(columns_of(prompts.first()), "`train_dataset`")
+        self._first = prompts.first()
+        rewards.require_columns(columns_of(self._first), "`train_dataset`")
         _require_columns(rewards, self.eval_dataset)
         self.run = self._state(engine, rewards, prompts)
         self._origin = Origin(
@@ -246,7 +247,7 @@ class ESTrainer:
         Args:
             held_out: of the first row to evaluate on, if there is one, not of the first row to train on.
         """
-        rows = next(iter(self.eval_dataset.values())) if held_out and self.eval_dataset else [self.run.prompts.first()]
+        rows = next(iter(self.eval_dataset.values())) if held_out and self.eval_dataset else [self._first]
         return [self._form.describe(), *self.run.engine.describe(rows[0]["prompt"])]
 
     def save_model(self, output_dir: str) -> None:
