@@ -100,6 +100,7 @@ def test_other_fields_of_messages_are_plain_values(value, wanted):
         (None, "must be text or messages, not empty, got None"),
         (b"hi", "must be text or messages"),
         (float("nan"), "a missing value"),
+        (datetime.datetime(2024, 1, 2), "texts that look like dates are read as dates"),
         (HI, "put the message into a list"),
         ({"role": ["user"], "content": ["hi"]}, "write one mapping per message"),
         ([{"role": "user", "content": ""}], "must have a message with a content"),

@@ -95,7 +95,7 @@ def test_the_form_of_messages(chat):
         assert formed(tokenizer, messages, chat=chat) == messages
     assert said(tokenizer, [USER], chat=chat) == "prompts: messages through the tokenizer's chat template"
     assert said(tokenizer, [USER, {"role": "assistant", "content": "I"}], chat=chat).endswith(
-        "where the last message is the assistant's, the completion continues it"
+        "where the last message is the assistant's, the completion continues it (a prompt holds no answer)"
     )
     assert formed(tokenizer, [USER], chat=chat, system_prompt="be") == [SYSTEM, USER]
     own = [{**SYSTEM, "content": "mine"}, USER]
@@ -130,7 +130,10 @@ def test_text_that_the_template_wrote_is_not_sent_through_it_again():
     tokenizer = bos_tokenizer()
     text = tokenizer.apply_chat_template([USER], tokenize=False, add_generation_prompt=True)
     assert formed(tokenizer, text, QUESTIONS) == text
-    assert "it begins as text that the chat template wrote" in said(tokenizer, text, QUESTIONS)
+    for kind in (QUESTIONS, TEXT):
+        assert "it begins as text that the chat template wrote" in said(tokenizer, text, kind)
+        with pytest.raises(ConfigError, match="`system_prompt` needs .*; the chat template wrote the text already"):
+            formed(tokenizer, text, kind, system_prompt="be")
     assert formed(tokenizer, "is <bos> a token?", QUESTIONS) == [{"role": "user", "content": "is <bos> a token?"}]
 
 

@@ -183,6 +183,8 @@ def _described(value: Any) -> str:
     described = f"{_shortened(value)} ({type(value).__name__})"
     if isinstance(value, bool):
         return described
+    if isinstance(value, datetime.date | datetime.time):
+        return f"{described}; texts that look like dates are read as dates"
     if isinstance(value, float) and math.isnan(value):
         return f"{described}, a missing value"
     if isinstance(value, int | float):

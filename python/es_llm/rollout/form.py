@@ -14,9 +14,9 @@ from es_llm.errors import ConfigError
 from es_llm.types import Message, Prompt, Row
 
 _SYSTEM: Final = ("system", "developer")
-_WRAPPED, _RAW, _MESSAGES, _OPEN = "wrapped", "raw", "messages", "open"
+_WRAPPED, _RAW, _RENDERED, _MESSAGES, _OPEN = "wrapped", "raw", "rendered", "messages", "open"
 _AS_MESSAGES: Final = "messages through the tokenizer's chat template"
-_CONTINUED: Final = "where the last message is the assistant's, the completion continues it"
+_CONTINUED: Final = "where the last message is the assistant's, the completion continues it (a prompt holds no answer)"
 
 
 @final
@@ -42,7 +42,7 @@ class PromptForm:
         if self._chat == "chat" and not self._template:
             raise ConfigError("`chat` chat needs a tokenizer with a chat template, this one has none")
         self._wraps = self._chat == "chat" or (self._chat == "auto" and text.questions and self._template)
-        self._marks = template_marks(tokenizer, config.chat_template_kwargs) if self._wraps else ()
+        self._marks = template_marks(tokenizer, config.chat_template_kwargs) if self._template else ()
 
     def rows(self, rows: Sequence[Row], name: str) -> list[Row]:
         """The rows with their prompts in this form.
@@ -76,7 +76,7 @@ class PromptForm:
             return f"{how} (`chat` auto: questions of a task; `chat` raw sends them raw)"
         if not self._template:
             return f"{how} (`chat` auto: the tokenizer has no chat template)"
-        if self._text.questions:
+        if _RENDERED in self._seen:
             return f"{how} (`chat` auto: it begins as text that the chat template wrote)"
         return f"{how} (`chat` auto: text is sent as the data have it; `chat` chat sends it through the chat template)"
 
@@ -97,6 +97,7 @@ class PromptForm:
                 f"parquet file (`chat` raw sends the text as it is), got {text[:200]!r}"
             )
         rendered = text.lstrip().startswith(self._marks)
+        self._seen |= {_RENDERED} if rendered else set()
         if self._wraps and not rendered:
             messages = self._text.as_messages(text)
             if not any(message["content"].strip() for message in messages):
@@ -110,7 +111,7 @@ class PromptForm:
         if self._system is not None:
             raise ConfigError(
                 f"{where}: `system_prompt` needs a prompt of messages, but this one is sent raw; "
-                + ("`chat` chat makes it one" if self._template else "the tokenizer has no chat template")
+                + _why_raw(self._template, rendered)
             )
         return text
 
@@ -119,6 +120,13 @@ class PromptForm:
         if self._system is None or any(message["role"] in _SYSTEM for message in messages):
             return messages
         return [{"role": "system", "content": self._system}, *messages]
+
+
+def _why_raw(template: bool, rendered: bool) -> str:
+    """Why a text isn't sent as messages, and how it would be."""
+    if not template:
+        return "the tokenizer has no chat template"
+    return "the chat template wrote the text already" if rendered else "`chat` chat makes it one"
 
 
 def template_marks(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
