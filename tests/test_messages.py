@@ -139,13 +139,14 @@ def test_prompts_for_people():
         ({"id": 1, "conversations": []}, "`dataset_columns` conversations=prompt"),
         ({"question": "?", "answer": "!"}, "`dataset_columns` question=prompt, or"),
         ({"x": 1}, "got the columns ['x']"),
+        ({"x": 1, None: 2}, "got the columns ['None', 'x']"),
     ],
 )  # fmt: skip
 def test_a_column_that_seems_to_be_the_prompt_is_named(row, hint):
     with pytest.raises(ConfigError) as caught:
         rows_of([row], "train_dataset")
     assert "row 0 must have a `prompt`" in str(caught.value)
-    assert str(caught.value).partition("; ")[2].startswith("rename one by " + hint[:20]) or row == {"x": 1}
+    assert str(caught.value).partition("; ")[2].startswith("rename one by " + hint[:20]) or "x" in row
     assert hint in str(caught.value)
 
 

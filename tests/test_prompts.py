@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
 import pytest
@@ -132,7 +133,7 @@ def test_text_that_the_template_wrote_is_not_sent_through_it_again():
     assert formed(tokenizer, text, QUESTIONS) == text
     for kind in (QUESTIONS, TEXT):
         assert "it begins as text that the chat template wrote" in said(tokenizer, text, kind)
-        with pytest.raises(ConfigError, match="`system_prompt` needs .*; the chat template wrote the text already"):
+        with pytest.raises(ConfigError, match=r"`system_prompt` needs .*; the chat template wrote the text already"):
             formed(tokenizer, text, kind, system_prompt="be")
     assert formed(tokenizer, "is <bos> a token?", QUESTIONS) == [{"role": "user", "content": "is <bos> a token?"}]
 
@@ -209,6 +210,17 @@ def test_what_the_chat_template_does_to_messages_is_noticed():
         encoder(tokenizer).encode(called)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{{ m.get('tool_calls', '') }}{% endfor %}"
     assert "'name'" in encoder(tokenizer).describe(called)[0]
+
+
+def test_arguments_of_the_template_that_look_like_dates_are_text():
+    """YAML and flags read them as dates; a run's header holds text."""
+    assert ESConfig(chat_template_kwargs={"date_string": datetime.date(2024, 7, 26)}).chat_template_kwargs == {
+        "date_string": "2024-07-26"
+    }
+    given = {"enable_thinking": False, "tools": [{"name": "f"}], "depth": 2, "x": None}
+    assert ESConfig(chat_template_kwargs=given).chat_template_kwargs == given
+    with pytest.raises(ConfigError, match="`chat_template_kwargs` must hold texts, numbers, lists and mappings, got"):
+        ESConfig(chat_template_kwargs={"tools": [print]})
 
 
 def test_a_prompt_is_shown_as_the_model_gets_it():

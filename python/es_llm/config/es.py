@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from es_llm.config.checks import check_types, require
+from es_llm.config.checks import check_types, make_plain, require
 from es_llm.config.fields import option, refuse_unknown
 from es_llm.config.replaced import unknown_option
 
@@ -194,6 +194,7 @@ class ESConfig:
         if isinstance(trackers, str):
             object.__setattr__(self, "report_to", [trackers])
         check_types(self)
+        make_plain(self, "chat_template_kwargs")
         require(self, "seed", lambda v: 0 <= v < 2**64, "an integer in [0, 2**64)")
         require(self, "population_size", lambda v: 2 <= v <= 2**24, "an integer in [2, 2**24]")
         for name in ("sigma", "learning_rate"):

@@ -84,9 +84,10 @@ def _each(rows: Iterable[Mapping[str, Any]], adapt: Callable[[Mapping[str, Any]]
     for number, row in enumerate(rows):
         try:
             yield adapt(row)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            names = sorted(map(str, row))
             raise ConfigError(
-                f"row {number} of `{split}` can't be used by this task: {error}; it has the columns {sorted(row)} "
+                f"row {number} of `{split}` can't be used by this task: {error}; it has the columns {names} "
                 "(see `dataset_columns`)"
             ) from error
 

@@ -99,12 +99,14 @@ def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
         if not isinstance(row, Mapping):
             raise ConfigError(f"{where} must be a mapping of columns, got {row!r}")
         if "prompt" not in row:
-            raise ConfigError(f"{where} must have a `prompt`, got the columns {sorted(row)}{_instead(row)}")
+            raise ConfigError(f"{where} must have a `prompt`, got the columns {sorted(map(str, row))}{_instead(row)}")
         if taken := [column for column in RESERVED_COLUMNS if column in row]:
             raise ConfigError(f"{where}: the columns {taken} are given to rewards by the trainer; rename them")
         kept = {column: value for column, value in row.items() if column not in IGNORED_COLUMNS}
         if rows and set(kept) != set(rows[0]):
-            raise ConfigError(f"{where} must have the columns {sorted(rows[0])}, got {sorted(kept)}")
+            raise ConfigError(
+                f"{where} must have the columns {sorted(map(str, rows[0]))}, got {sorted(map(str, kept))}"
+            )
         rows.append({**kept, "prompt": checked_prompt(row["prompt"], where)})
     return rows
 
