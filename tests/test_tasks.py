@@ -12,6 +12,7 @@ from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards.loading import load_reward
 from es_llm.rewards.sandbox import require_sandbox
 from es_llm.tasks import load_task, task_names
+from es_llm.tasks.base import Splits
 from tests.commands import REWARD, base_sha256, es_llm, result
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -131,7 +132,9 @@ def test_the_own_answers_are_right(name, right):
         ("reasoning_gym:chain_sum", {"nonsense": 3}, "can't be made"),
         ("math", {"train_size": -1}, "`train_size` must be >= 0"),
         ("math", {"train_sise": 1}, "did you mean 'train_size'"),
-        ("conciseness", {"chat": 1}, "`chat` must be true or false"),
+        ("math", {"seed": "x"}, "`seed` must be an integer"),
+        ("conciseness", {"chat": True}, "no option 'chat'; it is one of the run: --chat chat, or --chat raw"),
+        ("reasoning_gym:chain_sum", {"system_prompt": "x"}, "no option 'system_prompt'; .*--system_prompt TEXT"),
         ("rows", {}, "needs `dataset_name`"),
     ],
 )
@@ -140,9 +143,30 @@ def test_bad_tasks(name, options, message):
         load_task(name, **options)
 
 
-def test_chat_prompts():
+def test_prompts_are_text_and_become_one_message_of_the_users():
     for name in ("math", "gsm8k", "conciseness", "reasoning_gym:chain_sum"):
         sizes = {} if name == "conciseness" else {"train_size": 1, "eval_size": 0}
-        (message,) = load_task(name, chat=True, **sizes).train[0]["prompt"]
-        assert message["role"] == "user"
-        assert message["content"] == message["content"].strip()
+        task = load_task(name, **sizes)
+        text = next(iter(task.train))["prompt"]
+        assert isinstance(text, str)
+        assert task.text_prompts.questions
+        assert task.text_prompts.as_messages(text) == [{"role": "user", "content": text.strip()}]
+
+
+@pytest.mark.parametrize("style", ["paper", "compact"])
+def test_countdown_is_sent_raw_and_its_opened_block_is_the_assistants(style):
+    task = load_task("countdown", style=style, train_size=1, eval_size=0)
+    text = next(iter(task.train))["prompt"]
+    assert not task.text_prompts.questions
+    messages = task.text_prompts.as_messages(text)
+    assert messages[0] == {"role": "user", "content": text.removesuffix("<think>").strip()}
+    assert messages[1:] == ([{"role": "assistant", "content": "<think>"}] if style == "paper" else [])
+
+
+@pytest.mark.parametrize("text", [None, "", " \n", float("nan"), 7, ["a"]])
+@pytest.mark.parametrize("name", ["gsm8k", "math"])
+def test_a_question_that_is_no_text_is_refused_with_its_row(name, text):
+    column = "question" if name == "gsm8k" else "problem"
+    rows = [{column: "1 + 1?", "answer": "2"}, {column: text, "answer": "2"}]
+    with pytest.raises(ConfigError, match=f"row 1 of `train` can't be used by this task: .*{column}"):
+        load_task(name, data=Splits(train=rows, eval=[]))

@@ -31,6 +31,7 @@ def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer
         eval_dataset=_held_out(task, script),
         metric_funcs=task.metric_funcs,
         answer_of=task.answer_of,
+        text_prompts=task.text_prompts,
         team=team,
         script=script,
     )

@@ -11,3 +11,9 @@ completion, None for "no opinion" (TRL's contract)."""
 
 Row = Mapping[str, Any]
 """One row of a data set: the key `prompt` and one key per column that the reward functions need."""
+
+Message = dict[str, Any]
+"""`{"role", "content"}`, both text, and what else a chat template may read: numbers, texts, lists and dicts."""
+
+Prompt = str | list[Message]
+"""Text, or messages for the tokenizer's chat template."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from transformers import TrainerCallback
@@ -12,13 +13,19 @@ from transformers import TrainerCallback
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """One line per logged step: reward of the population, seconds per iteration, time left."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, opening: Sequence[str] = ()) -> None:
+        """Write to `stream`, by default the standard output; `opening` are the first lines of a run."""
         self._stream = stream
+        self._opening = opening
         self._begin: tuple[float, int] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Say where a resumed run goes on."""
-        if state.is_world_process_zero and state.global_step > 0:
+        """Say what the run begins with, and where a resumed run goes on."""
+        if not state.is_world_process_zero:
+            return
+        for line in self._opening:
+            self._say(line)
+        if state.global_step > 0:
             self._say(f"train goes on after step {state.global_step}/{state.max_steps}")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:

@@ -46,6 +46,8 @@ def run(options: argparse.Namespace, team: Team) -> int:
         together(team, lambda: trainer.compare_with(base))
     elif config.eval_kl:
         logger.warning("`eval_kl` compares the model with itself: name its base by --base_model_name_or_path")
+    if team.rank == 0:
+        print("\n".join(trainer.prompt_lines(held_out=True)), file=sys.stderr, flush=True)
     metrics = trainer.evaluate()
     if team.leads:
         if config.log_completions:

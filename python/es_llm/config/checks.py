@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import math
 import types
 import typing
@@ -28,6 +30,27 @@ def check_types(config: Any) -> None:
     declared = declared_types(type(config))
     for spec in fields(config):
         _check_type(spec.name, getattr(config, spec.name), declared[spec.name], spec.metadata["choices"])
+
+
+def make_plain(config: Any, name: str) -> None:
+    """Write the dates in a mapping of options as text: YAML makes dates of texts that look like them. All other values
+    must be such as JSON holds, since the run's header and `config.json` hold them.
+
+    Raises:
+        ConfigError: a value that JSON doesn't know.
+    """
+    given = getattr(config, name)
+    try:
+        plain = json.loads(json.dumps(given, default=_as_text))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"`{name}` must hold texts, numbers, lists and mappings, got {given!r}: {error}") from error
+    object.__setattr__(config, name, plain)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
 
 
 def declared_types(cls: type) -> dict[str, Any]:

@@ -7,12 +7,13 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from es_llm.config.checks import check_types, require
+from es_llm.config.checks import check_types, make_plain, require
 from es_llm.config.fields import option, refuse_unknown
 from es_llm.config.replaced import unknown_option
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPING_RULES = ("zscore", "centered_rank")
+CHAT_FORMS = ("auto", "chat", "raw")
 FAILURE_POLICIES = ("zero", "worst", "drop_prompt", "raise")
 SCHEDULES = ("dynamic", "static")
 MASTER_DEVICES = ("auto", "device", "cpu")
@@ -68,8 +69,25 @@ class ESConfig:
     )
     shuffle_dataset: bool = option(True, help="walk the training data in a new seeded order each epoch", identity=True)
     max_completion_length: int = option(1024, help="new tokens per answer at most", identity=True)
+    chat: str = option(
+        "auto",
+        help="how prompts that are text reach the model: as a user's message through the tokenizer's chat template "
+        "(chat), as they are (raw), or auto: questions of a task through the template of a tokenizer that has one, all "
+        "other text as it is; messages always go through the template",
+        identity=True,
+        choices=CHAT_FORMS,
+    )
+    system_prompt: str | None = option(
+        None, help="system message of prompts that go through the chat template and have none", identity=True
+    )
     chat_template_kwargs: dict[str, Any] = option(
         {}, help="arguments for the chat template of conversational prompts, as name=value", identity=True
+    )
+    skip_special_tokens: bool = option(
+        True,
+        help="leave special tokens out of the completions that reward functions get; false: leave out only the "
+        "end-of-sequence and pad tokens at their ends",
+        identity=True,
     )
     temperature: float = option(0.0, help="0 is greedy decoding, as in the paper", identity=True)
     reward_weights: list[float] | None = option(
@@ -181,6 +199,7 @@ class ESConfig:
         if isinstance(trackers, str):
             object.__setattr__(self, "report_to", [trackers])
         check_types(self)
+        make_plain(self, "chat_template_kwargs")
         require(self, "seed", lambda v: 0 <= v < 2**64, "an integer in [0, 2**64)")
         require(self, "population_size", lambda v: 2 <= v <= 2**24, "an integer in [2, 2**24]")
         for name in ("sigma", "learning_rate"):
@@ -215,4 +234,5 @@ class ESConfig:
             lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None,
             "auto, cpu, cuda or cuda:<number>",
         )
+        require(self, "system_prompt", lambda v: v is None or self.chat != "raw", "none with `chat` raw")
         require(self, "temperature", lambda v: v == 0, "0 (greedy); sampled training is not built yet")

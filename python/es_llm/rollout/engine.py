@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-Prompt = str | list[dict[str, str]]
-"""Text, or messages `{"role", "content"}` for the tokenizer's chat template."""
+from es_llm.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +19,8 @@ class Completion:
     """One answer.
 
     `token_ids` end with the end-of-sequence token where there is one, as TRL's `completion_ids`; no padding
-    follows. `text` is decoded without special tokens. `finished` tells that the answer ended by itself and
-    was not cut off at the length limit.
+    follows. `text` is decoded without special tokens, or with those before the end (`skip_special_tokens` of the run).
+    `finished`: the answer ended by itself and was not cut off at the length limit.
     """
 
     text: str
@@ -60,3 +59,6 @@ class RolloutEngine(Protocol):
         Raises:
             ConfigError: names the row, its tokens, the length limit and the context.
         """
+
+    def describe(self, prompt: Prompt) -> list[str]:
+        """Lines for people: the prompt exactly as the model gets it, and what differs from what the data ask for."""

@@ -10,9 +10,10 @@ import torch
 
 from es_llm.errors import ConfigError, ModelError
 from es_llm.rollout import greedy
-from es_llm.rollout.engine import Completion, Prompt
+from es_llm.rollout.engine import Completion
 from es_llm.rollout.prompts import PromptEncoder
 from es_llm.rollout.sampling import sampler, token_log_probs
+from es_llm.types import Prompt
 
 
 @final
@@ -30,6 +31,7 @@ class HFEngine:
         loop: decode by our own loop over the forward pass (None: where the model's kind allows it), or by
             transformers' `generate`, the reference. Both give the same tokens.
         chat_template_kwargs: further arguments of the tokenizer's chat template.
+        skip_special_tokens: decode completions without special tokens; else only without those at their ends.
 
     Raises:
         ConfigError: a temperature above 0, or a length below 1.
@@ -46,6 +48,7 @@ class HFEngine:
         temperature: float = 0.0,
         loop: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        skip_special_tokens: bool = True,
     ) -> None:
         if temperature != 0.0:
             raise ConfigError(f"`temperature` must be 0 (greedy decoding), got {temperature}: sampling is not built")
@@ -54,7 +57,12 @@ class HFEngine:
         if getattr(model.config, "is_encoder_decoder", False):
             raise ModelError(f"{type(model).__name__} is an encoder-decoder model, expected a causal language model")
         embeddings = model.get_input_embeddings().weight.shape[0]
-        self._prompts = PromptEncoder(tokenizer, embeddings=embeddings, chat_template_kwargs=chat_template_kwargs)
+        self._prompts = PromptEncoder(
+            tokenizer,
+            embeddings=embeddings,
+            chat_template_kwargs=chat_template_kwargs,
+            skip_special_tokens=skip_special_tokens,
+        )
         self._model = model
         self._max_completion_length = max_completion_length
         self._pad_id = int(tokenizer.pad_token_id)
@@ -123,6 +131,10 @@ class HFEngine:
                     f"prompt in row {row} has {tokens} tokens; with `max_completion_length` "
                     f"{self._max_completion_length} that is more than the model's context of {context}"
                 )
+
+    def describe(self, prompt: Prompt) -> list[str]:
+        """Lines for people: the prompt exactly as the model gets it, and what was done to special tokens."""
+        return self._prompts.describe(prompt)
 
     def _decode(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, choose: Any = None) -> torch.Tensor:
         return greedy.decode(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
 import torch
 
+from es_llm.data.messages import readable
 from es_llm.errors import ConfigError, ModelError
-from es_llm.rollout.engine import Completion, Prompt
+from es_llm.rollout.engine import Completion
+from es_llm.rollout.form import special_tokens, template_marks
+from es_llm.types import Prompt
 
 _REMEMBERED: Final = 1 << 16
 
@@ -18,26 +22,35 @@ _REMEMBERED: Final = 1 << 16
 class PromptEncoder:
     """A tokenizer that remembers the prompts it has seen: every member gets the same ones.
 
-    Text gets the tokenizer's own special tokens; messages go through its chat template, which brings them. Where the
-    last message is the assistant's, the completion goes on with it, as in TRL's `apply_chat_template`.
+    Text gets the special tokens that the tokenizer puts before it, unless it begins with them already, and none behind
+    it. Messages go through the chat template, which brings them. Where the last message is the assistant's, the
+    completion goes on with it, as in TRL's `apply_chat_template`.
 
     Args:
         tokenizer: with a pad token.
         embeddings: rows of the model's embedding; token ids must be below.
         chat_template_kwargs: further arguments of its chat template.
+        skip_special_tokens: leave special tokens out of the completions' text; else only those at its end.
 
     Raises:
         ModelError: no pad token, or one without an embedding.
     """
 
     def __init__(
-        self, tokenizer: Any, *, embeddings: int, chat_template_kwargs: Mapping[str, Any] | None = None
+        self,
+        tokenizer: Any,
+        *,
+        embeddings: int,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        skip_special_tokens: bool = True,
     ) -> None:
         if tokenizer.pad_token_id is None:
             raise ModelError("the tokenizer has no pad token; set `tokenizer.pad_token`, for example to its eos token")
         self._tokenizer = tokenizer
         self._embeddings = embeddings
         self._template_kwargs = dict(chat_template_kwargs or {})
+        self._skip_special_tokens = skip_special_tokens
+        self._notices: dict[str, None] = {}
         self._require_embedded(tokenizer.pad_token_id, "the pad token")
         self._seen: dict[str, tuple[int, ...]] = {}
 
@@ -48,7 +61,7 @@ class PromptEncoder:
             ConfigError: messages without a chat template, or that it refuses, or a prompt without tokens.
             ModelError: a token without an embedding: another model's tokenizer.
         """
-        key = prompt if isinstance(prompt, str) else "\0" + json.dumps(prompt)
+        key = prompt if isinstance(prompt, str) else "\0" + json.dumps(prompt, default=repr)
         known = self._seen.get(key)
         if known is None:
             if len(self._seen) >= _REMEMBERED:
@@ -74,24 +87,97 @@ class PromptEncoder:
             stop = next((place for place, token in enumerate(row) if token in ends), None)
             finished.append(stop is not None)
             rows.append(tuple(row if stop is None else row[: stop + 1]))
-        texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [Completion(*parts) for parts in zip(texts, rows, finished, strict=True)]
+        return [Completion(*parts) for parts in zip(self._texts(rows, ends), rows, finished, strict=True)]
+
+    def describe(self, prompt: Prompt) -> list[str]:
+        """Lines for people: the prompt as the model gets it, with its special tokens and its line breaks as `\\n`; then
+        what was done to the special tokens of any prompt so far."""
+        ids = self.encode(prompt)
+        (text,) = self._decoded([ids], skip_special_tokens=False)
+        lines = [f"first prompt, {len(ids)} tokens: {_shown(text)}"]
+        if self._skip_special_tokens and (named := self._special_tokens_named_by(readable(prompt))):
+            lines.append(
+                f"the first prompt names {', '.join(named)}: special tokens, which reward functions don't see in "
+                "completions (`skip_special_tokens` false keeps them)"
+            )
+        return [*lines, *self._notices]
+
+    def _special_tokens_named_by(self, text: str) -> list[str]:
+        """Special tokens in a text that neither begin, end or pad texts nor come from the chat template."""
+        known = {getattr(self._tokenizer, f"{kind}_token", None) for kind in ("bos", "eos", "pad", "unk")}
+        known |= {*template_marks(self._tokenizer, self._template_kwargs)}
+        return [token for token in special_tokens(self._tokenizer) if token in text and token not in known]
+
+    def _texts(self, rows: Sequence[Sequence[int]], ends: set[int]) -> list[str]:
+        """The completions' texts, without the end-of-sequence and pad tokens at their ends."""
+        if self._skip_special_tokens:
+            return self._decoded(rows, skip_special_tokens=True)
+        closing = ends | {self._tokenizer.pad_token_id}
+        kept = [
+            row[: len(row) - sum(1 for _ in itertools.takewhile(closing.__contains__, reversed(row)))] for row in rows
+        ]
+        return self._decoded(kept, skip_special_tokens=False)
+
+    def _decoded(self, rows: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
+        """Texts as they are: some tokenizers ask for spaces before punctuation to be taken out, or for spaces between
+        special tokens."""
+        words: dict[str, Any] = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
+        if getattr(self._tokenizer, "is_fast", True) is False:
+            words["spaces_between_special_tokens"] = False
+        return list(self._tokenizer.batch_decode([list(row) for row in rows], **words))
 
     def _tokenize(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
-            ids = self._tokenizer(_sound(prompt))["input_ids"]
+            ids = self._of_text(_sound(prompt))
         else:
             if not getattr(self._tokenizer, "chat_template", None):
                 raise ConfigError("prompts of messages need a tokenizer with a chat template, this one has none")
             text = _sound(self._written(prompt))
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            self._note_lost(prompt, text)
         if not ids:
             raise ConfigError(f"the prompt {prompt!r} has no tokens, expected at least one")
         self._require_embedded(max(ids), f"the prompt {prompt!r}")
+        if ids[-1] == getattr(self._tokenizer, "eos_token_id", None):
+            self._note(ids[-1:], "the end-of-sequence token, ends a prompt, as its text or the chat template asks for")
         return tuple(ids)
+
+    def _of_text(self, text: str) -> list[int]:
+        """Token ids of a text, led by the tokenizer's own special tokens. A text that a chat template wrote begins with
+        them already. None follow: an end-of-sequence token there would end the answer before it begins."""
+        whole, bare = (
+            list(self._tokenizer(text, add_special_tokens=special)["input_ids"]) for special in (True, False)
+        )
+        if whole == bare:
+            return bare
+        starts = range(len(whole) - len(bare) + 1)
+        start = next((start for start in starts if whole[start : start + len(bare)] == bare), None)
+        if start is None:  # its special tokens change those of the text
+            return whole
+        before, behind = whole[:start], whole[start + len(bare) :]
+        if behind:
+            self._note(behind, "which the tokenizer puts behind each text, is left out of prompts")
+        if before and bare[: len(before)] == before:
+            self._note(before, "which the text of a prompt begins with, isn't put before it a second time")
+            return bare
+        return before + bare
+
+    def _note(self, ids: Sequence[int], what: str) -> None:
+        (text,) = self._decoded([ids], skip_special_tokens=False)
+        self._notices[f"{text}, {what}"] = None
+
+    def _note_lost(self, messages: Sequence[Any], text: str) -> None:
+        """Notice contents that a chat template doesn't write, or writes in another way: some know no system message."""
+        for message in messages:
+            role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else ("", "")
+            if role != "assistant" and isinstance(content, str) and content.strip() not in text:
+                self._notices[f"the chat template leaves out, or changes, the {role} message of a prompt"] = None
 
     def _written(self, messages: Sequence[Any]) -> str:
         """Messages as text."""
+        calls = any(isinstance(message, Mapping) and message.get("tool_calls") for message in messages)
+        if calls and "tool_calls" not in str(self._tokenizer.chat_template):
+            raise ConfigError(f"the chat template doesn't know the `tool_calls` of the prompt {messages!r}")
         last = messages[-1]
         goes_on = isinstance(last, Mapping) and last.get("role") == "assistant"
         words = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on, **self._template_kwargs}
@@ -116,3 +202,11 @@ def _sound(text: str) -> str:
     except UnicodeEncodeError as error:
         raise ConfigError(f"the prompt {text!r} is no Unicode text: {error}") from error
     return text
+
+
+def _shown(text: str, limit: int = 800) -> str:
+    """The text in quotes, with escapes for all but printable characters; a long one without its middle."""
+    if len(text) <= limit:
+        return repr(text)
+    half = limit // 2
+    return f"{text[:half]!r} ... {len(text) - 2 * half} characters ... {text[-half:]!r}"

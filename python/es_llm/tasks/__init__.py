@@ -17,6 +17,12 @@ __all__ = ["Task", "load_task", "task_names"]
 _NOT_TASKS = {"base"}
 _OF_MANY = {"reasoning_gym": "mini_sudoku"}
 """Rooms of many tasks, `reasoning_gym:NAME`, each with the name of one of them."""
+_OF_THE_RUN = {
+    "chat": "--chat chat, or --chat raw",
+    "system_prompt": "--system_prompt TEXT",
+    "chat_template_kwargs": "--chat_template_kwargs NAME=VALUE",
+}
+"""Options of `ESConfig` that one may look for among a task's own."""
 
 
 def task_names() -> list[str]:
@@ -50,6 +56,9 @@ def load_task(name: str, /, **options: Any) -> Task:
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     for option, value in options.items():
         if option not in parameters:
+            if option in _OF_THE_RUN:
+                where = f"it is one of the run: {_OF_THE_RUN[option]}"
+                raise ConfigError(f"task `{name}` has no option {option!r}; {where}")
             if free:
                 continue
             if option == "data":

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
 from es_llm.rewards.arc import arc_accuracy, code_of
 from es_llm.rewards.sandbox import require_sandbox
@@ -27,13 +28,10 @@ INSTRUCTION = (
 )
 
 
-def build(
-    *, chat: bool = False, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None
-) -> Task:
+def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None) -> Task:
     """The task.
 
     Args:
-        chat: prompts are messages for the model's chat template instead of text.
         train_size: own problems to train on.
         eval_size: own problems held out.
         seed: of the own problems.
@@ -49,15 +47,18 @@ def build(
     require_sandbox()
 
     def adapt(row: Mapping[str, Any]) -> Row:
-        text = _prompt(column(row, "train"), column(row, "test"))
-        return {
-            "prompt": [{"role": "user", "content": text.strip()}] if chat else text,
-            "test": json.dumps(row["test"]),
-        }
+        return {"prompt": _prompt(column(row, "train"), column(row, "test")), "test": json.dumps(row["test"])}
 
     own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
     train, held_out = (data or own).adapted(adapt)
-    return Task(name="arc", train=train, eval=held_out, reward_funcs=(arc_accuracy,), answer_of=code_of)
+    return Task(
+        name="arc",
+        train=train,
+        eval=held_out,
+        reward_funcs=(arc_accuracy,),
+        answer_of=code_of,
+        text_prompts=TextPrompts(questions=True),
+    )
 
 
 def _prompt(shown: list[Any], asked: list[Any]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
 from es_llm.types import RewardFunction, Row
 
@@ -28,6 +29,8 @@ class Task:
     metric_funcs: Mapping[str, RewardFunction] = field(default_factory=dict)
     answer_of: Callable[[str], str | None] = str.strip
     """The answer in a completion's text, as majority votes count it; None: it has none."""
+    text_prompts: TextPrompts = TextPrompts()
+    """What its prompts are where they are text; the run's `chat` says in which form they reach the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,19 @@ def column(row: Mapping[str, Any], *names: str) -> Any:
     raise KeyError(" or ".join(map(repr, names)))
 
 
+def question(row: Mapping[str, Any], *names: str) -> str:
+    """The text in the first of these columns that the row has.
+
+    Raises:
+        KeyError: it has none of them.
+        ValueError: it holds no text.
+    """
+    text = column(row, *names)
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{' or '.join(map(repr, names))} must be text, not blank, got {text!r}")
+    return text
+
+
 def _adapted(rows: Iterable[Mapping[str, Any]], adapt: Callable[[Mapping[str, Any]], Row], split: str) -> Iterable[Row]:
     if hasattr(rows, "set_epoch") and not hasattr(rows, "__len__"):
         return _AdaptedStream(rows, adapt)
@@ -68,9 +84,10 @@ def _each(rows: Iterable[Mapping[str, Any]], adapt: Callable[[Mapping[str, Any]]
     for number, row in enumerate(rows):
         try:
             yield adapt(row)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            names = sorted(map(str, row))
             raise ConfigError(
-                f"row {number} of `{split}` can't be used by this task: {error}; it has the columns {sorted(row)} "
+                f"row {number} of `{split}` can't be used by this task: {error}; it has the columns {names} "
                 "(see `dataset_columns`)"
             ) from error
 

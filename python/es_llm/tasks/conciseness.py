@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from es_llm.data.messages import TextPrompts
 from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
 from es_llm.tasks.base import Splits, Task, column
 from es_llm.types import Row
@@ -25,11 +26,10 @@ EVAL = (
 )
 
 
-def build(*, chat: bool = False, data: Splits | None = None) -> Task:
+def build(*, data: Splits | None = None) -> Task:
     """The task.
 
     Args:
-        chat: prompts are messages for the model's chat template instead of text.
         data: other rows, with a `question` (or `prompt`) and its shortest right `answer`.
 
     Raises:
@@ -37,9 +37,7 @@ def build(*, chat: bool = False, data: Splits | None = None) -> Task:
     """
 
     def adapt(row: Mapping[str, Any]) -> Row:
-        question = column(row, "question", "prompt")
-        prompt = [{"role": "user", "content": question}] if chat and isinstance(question, str) else question
-        return {"prompt": prompt, "answer": str(column(row, "answer"))}
+        return {"prompt": column(row, "question", "prompt"), "answer": str(column(row, "answer"))}
 
     own = Splits(train=_rows(TRAIN), eval=_rows(EVAL))
     train, held_out = (data or own).adapted(adapt)
@@ -49,6 +47,7 @@ def build(*, chat: bool = False, data: Splits | None = None) -> Task:
         eval=held_out,
         reward_funcs=(conciseness_reward,),
         metric_funcs={"rescaled": rescaled_conciseness},
+        text_prompts=TextPrompts(questions=True),
     )
 
 

@@ -7,6 +7,9 @@ half have four, every target is an integer and reachable. Two styles:
 - `compact`: three numbers 1..20 in ascending order, targets 0..200, a prompt of `PROMPT_WIDTH` characters for
   the embedded tiny model, which answers with nothing but the expression.
 
+Prompts are sent as they are, as in the paper, to an instruct model too; with the run's `chat` chat they go through the
+chat template, and the assistant's message begins with the opened `<think>`.
+
 Every row has the columns `prompt`, `numbers`, `target` and `solution`, one of the expressions that are right.
 A problem is its sorted numbers and its target. A fixed hash sends every problem to one of two pools, for
 evaluation or for training, whatever the seed and the sizes: no evaluation problem of any run is a training
@@ -24,9 +27,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from es_llm.data.messages import TextPrompts, user_turn
 from es_llm.errors import ConfigError
-from es_llm.rewards.countdown import compact_accuracy, compact_reward, countdown_accuracy, countdown_reward
+from es_llm.rewards.countdown import THINK_OPEN, compact_accuracy, compact_reward, countdown_accuracy, countdown_reward
 from es_llm.tasks.base import Task
+from es_llm.types import Message
 
 Row = dict[str, Any]
 
@@ -58,6 +63,7 @@ def build(*, style: str = "paper", train_size: int = 200, eval_size: int = 2000,
         eval=_rows(style, held_out=True, size=eval_size, seed=seed),
         reward_funcs=(countdown_reward if paper else compact_reward,),
         metric_funcs={"accuracy": countdown_accuracy if paper else compact_accuracy},
+        text_prompts=TextPrompts(as_messages=_turns),
     )
 
 
@@ -70,6 +76,13 @@ def paper_prompt(numbers: list[int], target: int) -> str:
         "</think>; then, on the next line, write nothing but the expression between <answer> and </answer>, "
         "as in <answer>(4 + 2) * 7</answer>.\n<think>"
     )
+
+
+def _turns(prompt: str) -> list[Message]:
+    """The prompt as messages: where it opens a think block, the assistant's message does."""
+    asked = prompt.removesuffix(THINK_OPEN)
+    opened = [{"role": "assistant", "content": THINK_OPEN}] if asked != prompt else []
+    return [*user_turn(asked), *opened]
 
 
 def compact_prompt(numbers: list[int], target: int) -> str:

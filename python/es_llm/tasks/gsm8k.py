@@ -9,9 +9,10 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
 from es_llm.rewards.numbers import numeric_accuracy, read_answer
-from es_llm.tasks.base import Splits, Task, column
+from es_llm.tasks.base import Splits, Task, column, question
 from es_llm.types import Row
 
 INSTRUCTION = "Reason step by step, and end with a line that holds #### and then nothing but the number."
@@ -19,13 +20,10 @@ NAMES = ("Ada", "Ben", "Chen", "Dora", "Emil", "Fatma", "Goran", "Hana")
 THINGS = ("apples", "books", "coins", "stamps", "marbles", "tickets")
 
 
-def build(
-    *, chat: bool = False, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None
-) -> Task:
+def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None) -> Task:
     """The task.
 
     Args:
-        chat: prompts are messages for the model's chat template instead of text.
         train_size: own problems to train on.
         eval_size: own problems held out.
         seed: of the own problems.
@@ -42,13 +40,19 @@ def build(
     def adapt(row: Mapping[str, Any]) -> Row:
         prompt: Any = row.get("prompt")
         if prompt is None:
-            text = f"{column(row, 'question', 'problem')}\n{INSTRUCTION}\n"
-            prompt = [{"role": "user", "content": text.strip()}] if chat else text
+            prompt = f"{question(row, 'question', 'problem')}\n{INSTRUCTION}\n"
         return {"prompt": prompt, "answer": str(column(row, "answer"))}
 
     own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
     train, held_out = (data or own).adapted(adapt)
-    return Task(name="gsm8k", train=train, eval=held_out, reward_funcs=(numeric_accuracy,), answer_of=_number)
+    return Task(
+        name="gsm8k",
+        train=train,
+        eval=held_out,
+        reward_funcs=(numeric_accuracy,),
+        answer_of=_number,
+        text_prompts=TextPrompts(questions=True),
+    )
 
 
 def _number(text: str) -> str | None:
@@ -66,10 +70,10 @@ def _problems(split: str, size: int, seed: int) -> list[Row]:
         gone = min(gone, boxes * each)
         if ((boxes + each + gone) % 5 == 0) != (split == "eval"):
             continue
-        question = (
+        asked = (
             f"{name} has {boxes} boxes with {each} {thing} each and gives {gone} {thing} away. "
             f"How many {thing} does {name} have left?"
         )
         answer = f"{boxes} * {each} = {boxes * each}. {boxes * each} - {gone} = {boxes * each - gone}.\n"
-        rows[question] = {"question": question, "answer": f"{answer}#### {boxes * each - gone}"}
+        rows[asked] = {"question": asked, "answer": f"{answer}#### {boxes * each - gone}"}
     return list(rows.values())

@@ -13,21 +13,19 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
 from es_llm.rewards.math import last_box, math_accuracy
-from es_llm.tasks.base import Splits, Task, column
+from es_llm.tasks.base import Splits, Task, column, question
 from es_llm.types import Row
 
 INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
 
 
-def build(
-    *, chat: bool = False, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None
-) -> Task:
+def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None) -> Task:
     """The task.
 
     Args:
-        chat: prompts are messages for the model's chat template instead of text.
         train_size: own problems to train on.
         eval_size: own problems held out.
         seed: of the own problems.
@@ -44,13 +42,19 @@ def build(
     def adapt(row: Mapping[str, Any]) -> Row:
         prompt: Any = row.get("prompt")
         if prompt is None:
-            text = f"{column(row, 'problem', 'question')}\n\n{INSTRUCTION}\n"
-            prompt = [{"role": "user", "content": text.strip()}] if chat else text
+            prompt = f"{question(row, 'problem', 'question')}\n\n{INSTRUCTION}\n"
         return {"prompt": prompt, "answer": str(column(row, "answer", "solution"))}
 
     own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
     train, held_out = (data or own).adapted(adapt)
-    return Task(name="math", train=train, eval=held_out, reward_funcs=(math_accuracy,), answer_of=last_box)
+    return Task(
+        name="math",
+        train=train,
+        eval=held_out,
+        reward_funcs=(math_accuracy,),
+        answer_of=last_box,
+        text_prompts=TextPrompts(questions=True),
+    )
 
 
 def _problems(split: str, size: int, seed: int) -> list[Row]:

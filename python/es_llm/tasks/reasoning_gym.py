@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards.text import completion_text
 from es_llm.tasks.base import Splits, Task
@@ -22,7 +23,6 @@ def build(
     train_size: int = 800,
     eval_size: int = 200,
     seed: int = 0,
-    chat: bool = False,
     data: Splits | None = None,
     **generator: Any,
 ) -> Task:
@@ -33,7 +33,6 @@ def build(
         train_size: problems to train on.
         eval_size: problems held out, from another seed.
         seed: of the problems; the held-out ones have `seed` + 2**20.
-        chat: prompts are messages for the model's chat template instead of text.
         data: not supported; the problems are generated.
         generator: options of the generator.
 
@@ -51,7 +50,7 @@ def build(
         ]
     except Exception as error:  # the library raises many classes
         raise ConfigError(f"task `reasoning_gym:{dataset}` can't be made: {error}") from error
-    rows = [[_row(dataset, item, chat) for item in made] for made in sets]
+    rows = [[_row(dataset, item) for item in made] for made in sets]
     train = rows.pop(0) if train_size else []
     return Task(
         name=f"reasoning_gym:{dataset}",
@@ -59,6 +58,7 @@ def build(
         eval=rows[0] if rows else [],
         reward_funcs=(reasoning_gym_score,),
         answer_of=tagged_answer,
+        text_prompts=TextPrompts(questions=True),
     )
 
 
@@ -94,9 +94,8 @@ def _scorer(name: str) -> Any:
     return _SCORERS[name]
 
 
-def _row(dataset: str, item: dict[str, Any], chat: bool) -> Row:
-    text = f"{item['question'].rstrip()}\n{INSTRUCTION}\n"
-    prompt: Any = [{"role": "user", "content": text.strip()}] if chat else text
+def _row(dataset: str, item: dict[str, Any]) -> Row:
+    prompt = f"{item['question'].rstrip()}\n{INSTRUCTION}\n"
     entry = {name: item[name] for name in ("question", "answer", "metadata")}
     return {"prompt": prompt, "entry": json.dumps(entry, default=str), "dataset": dataset}
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from es_llm.config import ESConfig
+from es_llm.data.messages import checked_prompt
 from es_llm.errors import ConfigError
 from es_llm.types import Row
 
@@ -82,11 +83,11 @@ def is_stream(dataset: Any) -> bool:
 
 
 def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
-    """The rows of a data set as dicts that all have the same columns, `prompt` among them.
+    """The rows of a data set as dicts that all have the same columns, `prompt` among them (see `checked_prompt`).
 
     Raises:
-        ConfigError: no rows of columns, no `prompt`, a prompt that is neither text nor messages, a column that the
-            trainer itself gives to rewards, or columns that differ; names the row.
+        ConfigError: no rows of columns, no `prompt`, a prompt that is neither text nor messages, messages in another
+            format, a column that the trainer itself gives to rewards, or columns that differ; names the row.
     """
     if dataset is None:
         return []
@@ -98,22 +99,29 @@ def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
         if not isinstance(row, Mapping):
             raise ConfigError(f"{where} must be a mapping of columns, got {row!r}")
         if "prompt" not in row:
-            raise ConfigError(f"{where} must have a `prompt`, got the columns {sorted(row)}")
-        if not isinstance(row["prompt"], str | list) or not row["prompt"]:
-            raise ConfigError(f"{where}: `prompt` must be text or messages, not empty, got {_told(row['prompt'])}")
+            raise ConfigError(f"{where} must have a `prompt`, got the columns {sorted(map(str, row))}{_instead(row)}")
         if taken := [column for column in RESERVED_COLUMNS if column in row]:
             raise ConfigError(f"{where}: the columns {taken} are given to rewards by the trainer; rename them")
         kept = {column: value for column, value in row.items() if column not in IGNORED_COLUMNS}
         if rows and set(kept) != set(rows[0]):
-            raise ConfigError(f"{where} must have the columns {sorted(rows[0])}, got {sorted(kept)}")
-        rows.append(kept)
+            raise ConfigError(
+                f"{where} must have the columns {sorted(map(str, rows[0]))}, got {sorted(map(str, kept))}"
+            )
+        rows.append({**kept, "prompt": checked_prompt(row["prompt"], where)})
     return rows
 
 
-def _told(prompt: Any) -> str:
-    told = f"{prompt!r} ({type(prompt).__name__})"
-    number = isinstance(prompt, int | float) and not isinstance(prompt, bool)
-    return f"{told}; a CSV's column of numbers is read as numbers: quote them in JSON" if number else told
+_CONVERSATIONS = ("messages", "conversations", "conversation")
+_PROMPT_LIKE = (*_CONVERSATIONS, "question", "problem", "instruction", "query", "text", "input")
+
+
+def _instead(row: Row) -> str:
+    """How to make a prompt of a column that seems to be one."""
+    name = next((name for name in _PROMPT_LIKE if name in row), None)
+    if name is None:
+        return ""
+    answered = "; leave the assistant's answer at its end out" if name in _CONVERSATIONS else ""
+    return f"; rename one by `dataset_columns` {name}=prompt, or dataset.rename_column({name!r}, 'prompt'){answered}"
 
 
 def columns_of(row: Row) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from es_llm._core import plan_units
+from es_llm.data.messages import readable
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.scoring import Graded, Pending, metric_scores
 from es_llm.rollout.engine import Completion
@@ -208,7 +209,7 @@ class EvaluationWork:
                 break
             if not unit.sampled:
                 texts = zip(self._rows(unit), self._complete(index), strict=True)
-                shown += [(str(row["prompt"]), completion.text) for row, completion in texts]
+                shown += [(readable(row["prompt"]), completion.text) for row, completion in texts]
         return shown[:count]
 
     def _complete(self, index: int) -> list[Completion]:

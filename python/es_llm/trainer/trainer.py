@@ -25,12 +25,14 @@ from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.config.replaced import unknown_argument
+from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, JournalTakenError
 from es_llm.model.device import device_of_rank
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.weights import Weights
 from es_llm.rewards.scoring import Graded, RewardSet
 from es_llm.rollout.engine import Completion, RolloutEngine
+from es_llm.rollout.form import PromptForm
 from es_llm.rollout.hf import HFEngine
 from es_llm.team import Lead, Round, Team
 from es_llm.trainer.arguments import (
@@ -75,6 +77,8 @@ class ESTrainer:
         callbacks: transformers' `TrainerCallback`s.
         metric_funcs: name -> function in the contract of rewards; its mean over the rows is a metric of evaluation.
         answer_of: the answer in a completion's text, as majority votes count it; None: it has none.
+        text_prompts: what the prompts of the data are where they are text; default: text that is sent as it is, as in
+            TRL, whatever the tokenizer, unless `args.chat` asks for the chat template.
         team: the ranks; default: MPI when started by mpirun or srun, else this process alone.
         script: options of the command line that are part of the run's identity.
         others: GRPOTrainer's other arguments, where they ask for nothing, such as `peft_config=None`.
@@ -95,6 +99,7 @@ class ESTrainer:
         *,
         metric_funcs: Mapping[str, RewardFunction] | None = None,
         answer_of: Callable[[str], str | None] = str.strip,
+        text_prompts: TextPrompts = TextPrompts(),  # noqa: B008
         team: Team | None = None,
         script: ScriptArguments | None = None,
         **others: Any,
@@ -119,7 +124,8 @@ class ESTrainer:
         if self.args.dtype is None and self.model is not model:
             self.args = replace(self.args, dtype=_own_dtype(self._model_name, script))
         self.train_dataset: Any = train_dataset if is_stream(train_dataset) else rows_of(train_dataset, "train_dataset")
-        self.eval_dataset = eval_sets(eval_dataset)
+        self._form = PromptForm(self.args, self.processing_class, text_prompts)
+        self.eval_dataset = self._form.sets(eval_sets(eval_dataset))
         self.answer_of = answer_of
         engine = HFEngine(
             self.model,
@@ -127,17 +133,22 @@ class ESTrainer:
             max_completion_length=self.args.max_completion_length,
             temperature=self.args.temperature,
             chat_template_kwargs=self.args.chat_template_kwargs,
+            skip_special_tokens=self.args.skip_special_tokens,
         )
         prompts = self._prompts(engine)
         engine.check_lengths([row["prompt"] for rows in self.eval_dataset.values() for row in rows])
-        rewards.require_columns(columns_of(prompts.first()), "`train_dataset`")
+        self._first = prompts.first()
+        rewards.require_columns(columns_of(self._first), "`train_dataset`")
         _require_columns(rewards, self.eval_dataset)
         self.run = self._state(engine, rewards, prompts)
         self._origin = Origin(
             self.run, self.model, self.processing_class, self._load_base if self._model_loaded else None
         )
         self.callbacks = Callbacks(
-            [ProgressCallback, *as_list(callbacks, "callbacks")], self.args, self.model, self.processing_class
+            [ProgressCallback(opening=self.prompt_lines()), *as_list(callbacks, "callbacks")],
+            self.args,
+            self.model,
+            self.processing_class,
         )
         self.callbacks.state.is_world_process_zero = self.callbacks.state.is_local_process_zero = self.team.rank == 0
         self.run.rewards.open()
@@ -215,7 +226,7 @@ class ESTrainer:
         Raises:
             ConfigError: there are no rows.
         """
-        sets = self.eval_dataset if eval_dataset is None else eval_sets(eval_dataset)
+        sets = self.eval_dataset if eval_dataset is None else self._form.sets(eval_sets(eval_dataset))
         if not sets:
             raise ConfigError("`eval_dataset` must hold at least one row, got none")
         _require_columns(self.run.rewards, sets)
@@ -228,6 +239,16 @@ class ESTrainer:
             log.write(Path(self.args.output_dir), "eval")
         self.answers = program.evaluation.answers if program.evaluation is not None else []
         return {f"eval_{name}": value for name, value in metrics.items()}
+
+    def prompt_lines(self, *, held_out: bool = False) -> list[str]:
+        """Lines for people: in which form prompts reach the model, the first one exactly as the model gets it, and what
+        was done to special tokens.
+
+        Args:
+            held_out: of the first row to evaluate on, if there is one, not of the first row to train on.
+        """
+        rows = next(iter(self.eval_dataset.values())) if held_out and self.eval_dataset else [self._first]
+        return [self._form.describe(), *self.run.engine.describe(rows[0]["prompt"])]
 
     def save_model(self, output_dir: str) -> None:
         """Write the current weights as a Hugging Face directory (the leading rank alone writes)."""
@@ -253,7 +274,7 @@ class ESTrainer:
         fixed = args.prompt_schedule == "fixed"
 
         def checked(rows: Iterable[Any]) -> list[Row]:
-            known = rows_of(rows, "train_dataset")
+            known = self._form.rows(rows_of(rows, "train_dataset"), "train_dataset")
             engine.check_lengths([row["prompt"] for row in known])
             return known
 
