@@ -158,7 +158,8 @@ def test_a_library_that_is_missing_is_no_wrong_answer(monkeypatch):
 
 VALUES = [
     None, True, 1, 1.5, -0.0, math.inf, "text \ud800 \u00e9", [1, (2, [3])], {"a": {1: "b", (1, 2): {3}}},
-    {"!": 1, "of": 2}, 10**5000, -(1 << 64), {1, 2}, frozenset({(1, 2)}), b"\x00\xff", 1 + 2j, Decimal("0.10"), Fraction(1, 3),
+    {"!": 1, "of": 2}, 10**5000, -(1 << 64), {1, 2}, frozenset({(1, 2)}), b"\x00\xff", 1 + 2j, Decimal("0.10"),
+    Fraction(1, 3),
     datetime.datetime(2024, 1, 2, 3, 4, 5, 6, datetime.timezone.utc), datetime.date(2024, 1, 2), datetime.time(1, 2),
     datetime.timedelta(1, 2, 3), Counter("aab"), OrderedDict([(2, 1), (1, 2)]), deque([1, 2]), range(1, 9, 2),
     np.str_("x"), np.int64(3), np.float32(0.1), np.bool_(True), np.datetime64("2024-01-02T03", "ns"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
+from es_llm.rewards.numbers import written
 from es_llm.tasks.base import Splits, Task, column
 from es_llm.types import Row
 
@@ -39,7 +40,7 @@ def build(*, chat: bool = False, data: Splits | None = None) -> Task:
     def adapt(row: Mapping[str, Any]) -> Row:
         question = column(row, "question", "prompt")
         prompt = [{"role": "user", "content": question}] if chat and isinstance(question, str) else question
-        return {"prompt": prompt, "answer": str(column(row, "answer"))}
+        return {"prompt": prompt, "answer": written(column(row, "answer"))}
 
     own = Splits(train=_rows(TRAIN), eval=_rows(EVAL))
     train, held_out = (data or own).adapted(adapt)
