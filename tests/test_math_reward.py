@@ -7,20 +7,26 @@ import signal
 import sys
 import threading
 import time
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from es_llm.errors import ConfigError
 from es_llm.rewards.alarm import OverTimeError, TimeLimit
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
+from es_llm.rewards.countdown import countdown_accuracy
 from es_llm.rewards.magnitude import digits
 from es_llm.rewards.math import LONGEST, MOST_DIGITS, last_box, math_accuracy
 from es_llm.rewards.numbers import numeric_accuracy, read_answer, read_number
 from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.tasks import load_task
+from es_llm.tasks.base import Splits
 
 
 def lines_of(name, columns):
@@ -270,6 +276,61 @@ def numeric_cases():
 @pytest.mark.parametrize(("number", "text"), list(numeric_cases()))
 def test_numbers_in_texts(number, text):
     assert read_answer(text) == number
+
+
+ANSWERS = [
+    (1e-5, "0.00001"), (1e-5, "1e-05"), (2.5e-7, "0.00000025"), (0.1, "0.1"), (0.1 + 0.2, "0.30000000000000004"),
+    (1e22, "10,000,000,000,000,000,000,000"), (1e23, "1" + "0" * 23), (1e64, "1e+64"), (1e300, "1e+300"),
+    (10**29 + 7, "100000000000000000000000000007"), (2**53 + 1, "9007199254740993"), (-0.5, "-.5"), (42.0, "42"),
+    (Decimal("1E-5"), "0.00001"), (Decimal("0.10"), "0.1"), (Decimal("1E+3"), "1,000"), (Fraction(1, 3), "1/3"),
+    (np.float64(1e-5), "0.00001"), (np.float32(0.1), "0.1"), (np.int64(7), "7"), ("1e-05", "0.00001"),
+    ("1,000", "1000"), ("1.000.000", "1000000"), ("1000000", "1.000.000"), ("so it is.\n#### 1e-05", "#### 0.00001"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "text"), ANSWERS)
+def test_right_answers_of_any_type_are_read_as_they_are_written(gold, text):
+    data = Splits(train=[{"question": "?", "answer": gold}], eval=[])
+    (row,) = load_task("gsm8k", data=data).train
+    for answer in (gold, row["answer"]):
+        texts = [text, f"it is {text}.", f"#### {text}", "5", "none"]
+        assert numeric_accuracy(completions=texts, answer=[answer] * 5) == [1.0, 1.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("gold", [None, True, False, np.bool_(True), math.nan, math.inf, "", "words", Decimal("NaN")])
+def test_right_answers_that_are_no_numbers_give_no_score(gold):
+    assert numeric_accuracy(completions=["1", "0", "5"], answer=[gold] * 3) == [None] * 3
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("gold", [Decimal("1E+999999999"), Decimal("1E-999999999"), "1e+999999999", "1e-" + "9" * 5000])
+def test_numbers_without_end_are_no_numbers(gold):
+    assert numeric_accuracy(completions=[str(gold), "1"], answer=[gold] * 2) == [None] * 2
+    assert numeric_accuracy(completions=[str(gold)], answer=[1]) == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("gold", "box"), [(1e-5, "0.00001"), (1e22, "10^{22}"), (0.1, "\\frac{1}{10}"), (5, "5"), (Decimal("1E+3"), "1000")]
+)
+def test_boxed_answers_of_any_type(gold, box):
+    (row,) = load_task("math", data=Splits(train=[{"problem": "?", "answer": gold}], eval=[])).train
+    for answer in (gold, row["answer"]):
+        assert math_accuracy(completions=[f"\\boxed{{{box}}}", "\\boxed{17}"], answer=[answer] * 2) == [1.0, 0.0]
+
+
+def test_a_row_without_an_answer_is_named():
+    for name, column in (("gsm8k", "question"), ("math", "problem"), ("conciseness", "question")):
+        rows = [{column: "?", "answer": "1"}, {column: "?", "answer": None}]
+        with pytest.raises(
+            ConfigError, match="row 1 of `train` can't be used by this task: 'answer' must have a value, got"
+        ):
+            load_task(name, data=Splits(train=rows, eval=[]))
+    assert math_accuracy(completions=["\\boxed{1}"], answer=[None]) == [None]
+
+
+def test_numbers_of_countdown_are_exact():
+    columns = {"numbers": [[2, 3], [2.5, 3]], "target": [6, 6]}
+    assert countdown_accuracy(completions=["</think>\n<answer>2*3</answer>"] * 2, **columns) == [1.0, 0.0]
 
 
 def test_the_table_of_numbers_is_large_enough():

@@ -47,6 +47,8 @@ def run(body, *arguments):
         ("return x + 1", 1, 2),
         ("import math, itertools, collections\nreturn math.gcd(x, 12)", 18, 6),
         ("import numpy as np\nreturn np.flip(np.array(x), 0)", [[1, 2], [3, 4]], [[3, 4], [1, 2]]),
+        ("import numpy as np\nreturn [np.array(x[0]), tuple(np.array(x[1]))]", [[1, 2], [3, 4]], [[1, 2], [3, 4]]),
+        ("import numpy as np\nreturn [[np.int8(y) for y in row] for row in x]", [[1, 2], [3, 4]], [[1, 2], [3, 4]]),
         ("print('noise')\nreturn x", {"a": None}, {"a": None}),
     ],
 )

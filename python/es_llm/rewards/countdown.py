@@ -109,7 +109,7 @@ def uses_numbers(expression: str, numbers: Sequence[int]) -> float:
 
 def _value_with(expression: str, numbers: Sequence[int]) -> Fraction | None:
     evaluated = try_evaluate(expression)
-    if evaluated is None or Counter(evaluated.literals) != Counter(int(number) for number in numbers):
+    if evaluated is None or Counter(evaluated.literals) != Counter(map(Fraction, numbers)):
         return None
     return evaluated.value
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from es_llm.errors import RewardError
 from es_llm.rewards.alarm import OverTimeError, TimeLimit
 from es_llm.rewards.magnitude import digits
+from es_llm.rewards.numbers import written
 from es_llm.rewards.text import completion_text
 
 LONGEST: Final = 1000
@@ -27,7 +28,7 @@ _TRIES: Final = 2
 _BOX: Final = ("\\boxed{", "\\fbox{")
 
 
-def math_accuracy(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float | None]:
+def math_accuracy(completions: Sequence[Any], answer: Sequence[Any], **columns: Any) -> list[float | None]:
     """1.0 where the boxed answer of the completion equals the row's `answer` (LaTeX, boxed or not), else 0.0; None
     where the row's can't be read, whatever the completion is.
 
@@ -91,7 +92,10 @@ def _read(gold: str) -> list[Any]:
     return []
 
 
-def _score(text: str, gold: str) -> float | None:
+def _score(text: str, answer_of_row: Any) -> float | None:
+    if answer_of_row is None:
+        return None
+    gold = written(answer_of_row)
     boxed = last_box(gold)
     gold = gold if boxed is None else boxed
     if not _read(gold):

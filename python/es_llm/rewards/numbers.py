@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
+from numbers import Number
 from typing import Any, Final
 
 from es_llm.rewards.marks import inline
@@ -20,11 +22,15 @@ from es_llm.rewards.text import completion_text
 
 LONGEST: Final = 64
 """Characters of a number that is read; longer ones are no number."""
+LARGEST_EXPONENT: Final = 1000
+"""A power of ten beyond that is no number: nobody computes it."""
 TAIL: Final = 4096
 """An answer without a mark is looked for in so many last characters."""
 
-_NUMBER: Final = r"[-+]?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?"
+_GROUPS: Final = r"[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9])"
+_NUMBER: Final = rf"[-+]?(?:{_GROUPS}|(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+][0-9]+|/[0-9]+)?)"
 _WHOLE: Final = re.compile(_NUMBER)
+_GROUPED: Final = re.compile(rf"[-+]?{_GROUPS}")
 _LAST: Final = re.compile(rf"(?:(?<![0-9A-Za-z.)\]}}])[-+][$€£]?(?=[0-9.])|(?![-+])){_NUMBER}")
 _MARKED: Final = re.compile(rf"([-+]?)(?:[\s*_`~$€£(\[{{=:]|\\(?:boxed|text|mathbf|\$|\(|\[))*({_NUMBER})")
 _UNIT: Final = re.compile(r"(?:\s|\\[,;! ]|~)*(?:\\?%|\\text\s*\{[^{}0-9]*\}?|[A-Za-z][A-Za-z ]*)?[\s.}]*")
@@ -37,7 +43,11 @@ def numeric_accuracy(completions: Sequence[Any], answer: Sequence[Any], **column
 
 
 def read_answer(text: str) -> Fraction | None:
-    """The number that a text answers with, or None. ASCII digits only; commas between digits are left out."""
+    """The number that a text answers with, or None.
+
+    ASCII digits only; commas between digits are left out, and points where there are several groups of three digits
+    (`1.000.000`). `1e-05` is 0.00001, as programs write it: with the sign of its exponent.
+    """
     marked = text.rpartition("####")
     if marked[1]:
         return _marked(marked[2])
@@ -49,17 +59,39 @@ def read_answer(text: str) -> Fraction | None:
 
 
 def read_number(text: str) -> Fraction | None:
-    """A number with an optional sign, currency or percent sign, commas, decimals, or as a fraction; else None."""
+    """A number with an optional sign, currency or percent sign, commas, decimals, a power of ten, or as a fraction;
+    else None."""
     plain = text.strip().rstrip(".%").strip()
     sign = plain[:1] if plain[:1] in ("-", "+") else ""
     plain = (sign + plain[len(sign) :].lstrip("$€£")).replace(",", "")
     if not 0 < len(plain) <= LONGEST or _WHOLE.fullmatch(plain) is None:
         return None
+    if _GROUPED.fullmatch(plain):
+        plain = plain.replace(".", "")
+    exponent = plain.lower().partition("e")[2]
     try:
+        if exponent and abs(int(exponent)) > LARGEST_EXPONENT:
+            return None
         numerator, _, denominator = plain.partition("/")
         return Fraction(numerator) / Fraction(denominator or 1)
     except (ValueError, ZeroDivisionError):
         return None
+
+
+def written(answer: Any) -> str:
+    """The right answer of a row as text. A number stands there in digits, without a power of ten: `1e-05` is
+    `0.00001`. A float is the shortest decimal that reads back as this float, as Python prints it."""
+    text = str(answer)
+    if not isinstance(answer, Number) or isinstance(answer, bool | complex):
+        return text
+    try:
+        number = Decimal(text)
+    except InvalidOperation:  # a fraction
+        return text
+    if not number.is_finite() or abs(number.adjusted()) > LONGEST:
+        return text
+    digits = f"{number:f}"
+    return digits if len(digits) <= LONGEST else text
 
 
 def _marked(text: str) -> Fraction | None:
@@ -84,7 +116,7 @@ def _boxed(text: str) -> Fraction | None:
 
 
 def _score(text: str, gold: Any) -> float | None:
-    wanted = read_answer(gold) if isinstance(gold, str) else Fraction(gold)
+    wanted = read_answer(written(gold))
     if wanted is None:
         return None
     got = read_answer(text)

@@ -110,15 +110,17 @@ def answer() -> dict[str, object]:
     try:
         exec(compile(words["code"], "answer", "exec"), place)
         function = place[words["function"]]
-        return {"values": [plain(function(argument)) for argument in words["arguments"]]}  # type: ignore[operator]
+        return {"values": [function(argument) for argument in words["arguments"]]}  # type: ignore[operator]
     except BaseException as error:
         return {"error": f"{type(error).__name__}: {error}"[:2000]}
 
 
 def plain(value: object) -> object:
-    """Arrays as lists."""
+    """Arrays and their items, wherever they stand, as lists and numbers."""
     to_list = getattr(value, "tolist", None)
-    return to_list() if callable(to_list) else value
+    if callable(to_list):
+        return to_list()
+    raise TypeError(f"{type(value).__name__} is none of JSON's types")
 
 
 if __name__ == "__main__":
@@ -136,7 +138,7 @@ if __name__ == "__main__":
     else:
         told = answer()
     try:
-        text = json.dumps(told).encode()
+        text = json.dumps(told, default=plain).encode()
     except (TypeError, ValueError, RecursionError) as error:
         text = json.dumps({"error": f"its value is no JSON: {error}"}).encode()
     with os.fdopen(out, "wb") as file:

@@ -54,10 +54,13 @@ def column(row: Mapping[str, Any], *names: str) -> Any:
 
     Raises:
         KeyError: it has none of them.
+        ValueError: it has one of them, without a value.
     """
     for name in names:
         if row.get(name) is not None:
             return row[name]
+    if empty := [name for name in names if name in row]:
+        raise ValueError(f"{' and '.join(map(repr, empty))} must have a value, got None")
     raise KeyError(" or ".join(map(repr, names)))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from es_llm.data.messages import TextPrompts
 from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
+from es_llm.rewards.numbers import written
 from es_llm.tasks.base import Splits, Task, column
 from es_llm.types import Row
 
@@ -37,7 +38,7 @@ def build(*, data: Splits | None = None) -> Task:
     """
 
     def adapt(row: Mapping[str, Any]) -> Row:
-        return {"prompt": column(row, "question", "prompt"), "answer": str(column(row, "answer"))}
+        return {"prompt": column(row, "question", "prompt"), "answer": written(column(row, "answer"))}
 
     own = Splits(train=_rows(TRAIN), eval=_rows(EVAL))
     train, held_out = (data or own).adapted(adapt)

@@ -11,7 +11,7 @@ from typing import Any
 
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
-from es_llm.rewards.numbers import numeric_accuracy, read_answer
+from es_llm.rewards.numbers import numeric_accuracy, read_answer, written
 from es_llm.tasks.base import Splits, Task, column, question
 from es_llm.types import Row
 
@@ -41,7 +41,7 @@ def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: S
         prompt: Any = row.get("prompt")
         if prompt is None:
             prompt = f"{question(row, 'question', 'problem')}\n{INSTRUCTION}\n"
-        return {"prompt": prompt, "answer": str(column(row, "answer"))}
+        return {"prompt": prompt, "answer": written(column(row, "answer"))}
 
     own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
     train, held_out = (data or own).adapted(adapt)

@@ -5,16 +5,25 @@ The library generates the problems and scores the answers; options of its genera
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Final
 
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, RewardError
+from es_llm.rewards.alarm import OverTimeError, TimeLimit
+from es_llm.rewards.magnitude import digits
 from es_llm.rewards.text import completion_text
+from es_llm.rewards.typed import from_text, to_text
 from es_llm.tasks.base import Splits, Task
 from es_llm.types import Row
 
 INSTRUCTION = "Write your final answer between <answer> and </answer>."
+LIMIT_S: Final = 5.0
+"""Seconds that the library's scorer may take for one answer."""
+MOST_DIGITS: Final = 20_000
+"""Digits that powers and factorials in an answer may come to, by a generous bound, unless the right one has as many."""
 
 
 def build(
@@ -50,7 +59,8 @@ def build(
         ]
     except Exception as error:  # the library raises many classes
         raise ConfigError(f"task `reasoning_gym:{dataset}` can't be made: {error}") from error
-    rows = [[_row(dataset, item) for item in made] for made in sets]
+    options = _kept(dataset, generator)
+    rows = [[_row(dataset, item, options) for item in made] for made in sets]
     train = rows.pop(0) if train_size else []
     return Task(
         name=f"reasoning_gym:{dataset}",
@@ -62,15 +72,32 @@ def build(
     )
 
 
-def reasoning_gym_score(completions: list[Any], entry: list[str], dataset: list[str], **columns: Any) -> list[float]:
+def reasoning_gym_score(
+    completions: Sequence[Any],
+    entry: Sequence[str],
+    dataset: Sequence[str],
+    options: Sequence[str] | None = None,
+    **columns: Any,
+) -> list[float]:
     """The library's own score of the text between the last answer tags (else of the whole completion), in [0, 1].
 
+    An answer that the library's scorer can't read is wrong: 0.0. So is one whose numbers would have more than
+    `MOST_DIGITS` digits, or that takes more than `LIMIT_S` to compare.
+
+    Args:
+        completions: of the model.
+        entry: the library's problems, as `typed.to_text` writes them.
+        dataset: the names of the generators.
+        options: of the generators, as `typed.to_text` writes them; None: their defaults.
+
     Raises:
-        RewardError: the library is missing.
+        RewardError: the library is missing, or its scorer fails on a problem itself, whatever the answer is.
     """
+    made = options if options is not None else ["{}"] * len(entry)
+    rows = zip(completions, entry, dataset, made, strict=True)
     return [
-        float(_scorer(name).score_answer(answer=tagged_answer(completion_text(completion)), entry=json.loads(text)))
-        for completion, text, name in zip(completions, entry, dataset, strict=True)
+        _score(_scorer(name, given), tagged_answer(completion_text(completion)), text, name)
+        for completion, text, name, given in rows
     ]
 
 
@@ -81,23 +108,75 @@ def tagged_answer(text: str) -> str:
     return text.strip()
 
 
-_SCORERS: dict[str, Any] = {}
+def _score(scorer: Any, answer: str, text: str, name: str) -> float:
+    """Each call of the scorer gets an entry of its own, since scorers may change it."""
+    if digits(answer) > MOST_DIGITS >= digits(str(from_text(text)["answer"])):
+        return 0.0
+    try:
+        return _asked(scorer, answer, from_text(text))
+    except OverTimeError:
+        return 0.0
+    except ImportError as error:
+        raise RewardError(f"the scorer of `reasoning_gym:{name}` lacks a library: {error}") from error
+    except (Exception, SystemExit) as error:  # the library raises many classes; four of its scorers call `eval`
+        if _reads(scorer, from_text(text), answer):
+            return 0.0
+        raise RewardError(
+            f"the scorer of `reasoning_gym:{name}` fails on the problem itself: {type(error).__name__}: {error}"
+        ) from error
 
 
-def _scorer(name: str) -> Any:
-    """A data set of this name; its problems don't matter, only its rules."""
-    if name not in _SCORERS:
-        try:
-            _SCORERS[name] = _library()(name, size=1, seed=0)
-        except ConfigError as error:
-            raise RewardError(str(error)) from error
-    return _SCORERS[name]
+def _reads(scorer: Any, entry: dict[str, Any], answer: str) -> bool:
+    """Whether the scorer works on this problem, so that the answer is to blame: it takes the right answer. Where the
+    problem comes without a right answer, the same answer fails on the library's own problem as well."""
+    try:
+        if entry["answer"] is not None:
+            _asked(scorer, entry["answer"], entry)
+            return True
+    except (Exception, SystemExit, OverTimeError):
+        return False
+    try:
+        _asked(scorer, answer, scorer[0])
+    except (Exception, SystemExit, OverTimeError):
+        return True
+    return False
 
 
-def _row(dataset: str, item: dict[str, Any]) -> Row:
+def _asked(scorer: Any, answer: Any, entry: dict[str, Any]) -> float:
+    """The library's score, in [0, 1]; NaN counts as 0."""
+    with TimeLimit(LIMIT_S):
+        score = float(scorer.score_answer(answer=answer, entry=entry))
+    return min(max(score, 0.0), 1.0) if not math.isnan(score) else 0.0
+
+
+@functools.lru_cache(maxsize=64)
+def _scorer(name: str, options: str) -> Any:
+    """A data set with these options, which its rules may read; its problems don't matter."""
+    try:
+        create = _library()
+    except ConfigError as error:
+        raise RewardError(str(error)) from error
+    return create(name, **(from_text(options) | {"size": 1, "seed": 0}))
+
+
+def _row(name: str, item: dict[str, Any], options: str) -> Row:
     prompt = f"{item['question'].rstrip()}\n{INSTRUCTION}\n"
-    entry = {name: item[name] for name in ("question", "answer", "metadata")}
-    return {"prompt": prompt, "entry": json.dumps(entry, default=str), "dataset": dataset}
+    entry = {key: item[key] for key in ("question", "answer", "metadata")}
+    return {"prompt": prompt, "entry": _kept(name, entry), "dataset": name, "options": options}
+
+
+def _kept(name: str, value: Any) -> str:
+    """What travels to the scorer, of which it gets the very types.
+
+    Raises:
+        ConfigError: a type that can't be kept.
+    """
+    try:
+        return to_text(value)
+    except (TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"task `reasoning_gym:{name}` has a problem that can't be sent to its scorer: {error}"
+        ) from error
 
 
 def _library() -> Any:
