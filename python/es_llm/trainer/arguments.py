@@ -113,7 +113,7 @@ def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
 def _told(prompt: Any) -> str:
     told = f"{prompt!r} ({type(prompt).__name__})"
     number = isinstance(prompt, int | float) and not isinstance(prompt, bool)
-    return f"{told}; a CSV's column of numbers is read as numbers: quote them in JSON" if number else told
+    return f"{told}; write numbers that are prompts as text, in quotes" if number else told
 
 
 def columns_of(row: Row) -> list[str]:
