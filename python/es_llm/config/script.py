@@ -30,8 +30,8 @@ class ScriptArguments:
     task_args: dict[str, Any] = option({}, help="options of the task, as name=value", identity=True)
     dataset_name: str | None = option(
         None,
-        help="hub id, directory, or file (json, jsonl, csv, parquet, arrow) of rows with a `prompt`, or as the task "
-        "wants them, in place of the task's own",
+        help="hub id, directory, or file (json, jsonl, csv, tsv, also packed as .gz, .bz2, .xz, .zst; parquet, arrow) "
+        "of rows with a `prompt`, or as the task wants them, in place of the task's own",
         identity=True,
     )
     dataset_config: str | None = option(None, help="which configuration of the data set", identity=True)

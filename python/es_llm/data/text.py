@@ -1,0 +1,100 @@
+"""Text files of rows, opened whatever packs and encodes them; says in words what can't be opened."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from es_llm.errors import ConfigError
+
+PACKED: Final = (".gz", ".bz2", ".xz", ".zst")
+"""Suffixes behind a format's own; what packs a file is read from its first bytes."""
+_POINTER: Final = b"version https://git-lfs.github.com/spec/"
+_UNPACKERS: Final[dict[bytes, Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_ZIP: Final = b"PK\x03\x04"
+_MARKS: Final = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order mark -> encoding; the 32-bit ones stand before those that they begin with."""
+_NOT_DECODED: Final = re.compile("[\udc80-\udcff]")
+"""What `surrogateescape` makes of bytes that are no UTF-8."""
+
+
+def require_content(path: Path, where: str) -> None:
+    """Check that a data file holds data.
+
+    Raises:
+        ConfigError: it is empty, a pointer of git-lfs, or a zip archive.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(_POINTER))
+    if not head:
+        raise ConfigError(f"{where} has no rows, expected at least one: the file is empty")
+    if head == _POINTER:
+        raise ConfigError(
+            f"{where} is a pointer of git-lfs, not the data: `git lfs pull` in its repository brings them"
+        )
+    if head.startswith(_ZIP):
+        raise ConfigError(
+            f"{where} is a zip archive (or a spreadsheet), expected the data file itself: unpack it first"
+        )
+
+
+def lines_of(path: Path, where: str) -> Iterator[str]:
+    """The lines of a text file, with their ends, unpacked and decoded: UTF-8, or what its byte order mark says.
+
+    Raises:
+        ConfigError: it can't be unpacked or decoded; names the line.
+    """
+    number = 0
+    try:
+        with _unpacked(path, where) as raw, _decoded(raw) as text:
+            for line in text:
+                number += 1
+                if _NOT_DECODED.search(line):
+                    raise ConfigError(f"{where} line {number} isn't UTF-8, expected text in UTF-8")
+                if number == 1 and "\0" in line:
+                    raise ConfigError(f"{where} line 1 has zero bytes, expected text in UTF-8: is it UTF-16?")
+                yield line
+    except (OSError, EOFError, lzma.LZMAError, UnicodeError) as error:
+        raise ConfigError(f"{where} can't be read after line {number}: {error}") from error
+
+
+def _unpacked(path: Path, where: str) -> Any:
+    with path.open("rb") as file:
+        head = file.read(8)
+    for mark, unpack in _UNPACKERS.items():
+        if head.startswith(mark):
+            return unpack(path, "rb")
+    if head.startswith(_ZSTD):
+        return io.BufferedReader(_zstd(path, where))
+    return path.open("rb")
+
+
+def _zstd(path: Path, where: str) -> Any:
+    """A file packed by Zstandard: pyarrow, which `datasets` needs anyway, unpacks it."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise ConfigError(f"{where} is packed by Zstandard, which needs the library pyarrow ({error})") from error
+    return pyarrow.input_stream(str(path), compression="zstd")
+
+
+def _decoded(raw: Any) -> io.TextIOWrapper:
+    """Text with its own ends of lines, which CSV needs; bytes that are no UTF-8 are escaped, to find their line."""
+    head = raw.peek(4)[:4]
+    encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+    return io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline="")
