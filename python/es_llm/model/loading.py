@@ -106,8 +106,11 @@ def stored_dtype(name_or_path: str | os.PathLike[str] | None = None, *, revision
             config, _ = PretrainedConfig.get_config_dict(place, revision=revision or "main")
         except Exception as error:  # whatever a library's loader throws at a broken file
             raise ModelError(_failure("configuration", place, error)) from error
-    dtype = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
-    return dtype if dtype in DTYPES else None
+    for part in (config, config.get("text_config")):  # a model of several parts may say it of its text part alone
+        if isinstance(part, dict) and (recorded := part.get("dtype") or part.get("torch_dtype")):
+            dtype = str(recorded).removeprefix("torch.")
+            return dtype if dtype in DTYPES else None
+    return None
 
 
 def _from_pretrained(place: str, **where: Any) -> tuple[Any, dict[str, Any]]:
