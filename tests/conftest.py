@@ -1,6 +1,7 @@
 """Settings that all tests share: no hub, no chatter, the environment that mpirun needs as root on two cores."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +18,25 @@ def rewards():
     from tests.hostile import watched_rewards
 
     yield from watched_rewards()
+
+
+MODELS = Path(__file__).parent.parent / "models"
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The directory of SmolLM2-135M-Instruct in float32. Tests that need it are marked `smollm2`; without the model
+    they fail, because a test that is skipped unseen tests nothing."""
+    return _made(MODELS / "smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf():
+    """The same model as a GGUF file of 4 bits a weight."""
+    return _made(MODELS / "smollm2-135m-instruct-gguf") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def _made(path):
+    if not path.is_dir():
+        pytest.fail(f"{path} is missing: run `make smollm2` (or leave such tests out: -m 'not smollm2')", pytrace=False)
+    return path

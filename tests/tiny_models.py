@@ -42,12 +42,51 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-untied": ("gpt2", {**_GPT2, "tie_word_embeddings": False}),
 }
 
+_EXPERTS = {
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 8,
+    "num_experts": 8,
+    "num_local_experts": 8,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+_LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+_ERNIE = {"moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": 16, "tie_word_embeddings": False}
+_HEADLESS = {key: size for key, size in _SIZES.items() if key != "head_dim"}
+_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 4,
+}
+
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "ernie4_5_moe": ("ernie4_5_moe", {**_HEADLESS, **_ERNIE}),
+    "deepseek_v3": ("deepseek_v3", {**_HEADLESS, **_EXPERTS, **_LATENT, "num_key_value_heads": 4}),
+    "qwen3_moe": ("qwen3_moe", {**_SIZES, **_EXPERTS, "decoder_sparse_step": 1}),
+    "gpt_oss": ("gpt_oss", {**_SIZES, **_EXPERTS}),
+    "rwkv": ("rwkv", {"hidden_size": 32, "attention_hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}),
+    "mamba": ("mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
+    "gemma3": (
+        "gemma3",
+        {"text_config": {**_SIZES}, "vision_config": {**_VISION}, "mm_tokens_per_image": 4, "image_token_index": 80},
+    ),
+}
+"""Models with declared types, with experts, without attention, and with an eye."""
+
 
 def tiny_model(name: str = "qwen2", *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """A random model in float32 and eval mode; the same bits for the same arguments."""
-    model_type, options = ARCHITECTURES[name]
+    model_type, options = (ARCHITECTURES | FURTHER)[name]
     common = {"vocab_size": len(VOCABULARY), "pad_token_id": PAD, "bos_token_id": None, "eos_token_id": EOS}
-    config = AutoConfig.for_model(model_type, **{**common, "initializer_range": 0.3, **options, **overrides})
+    common |= {"initializer_range": 0.3}
+    if "text_config" in options:
+        options = {**options, "text_config": {**common, **options["text_config"]}}
+    config = AutoConfig.for_model(model_type, **{**common, **options, **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

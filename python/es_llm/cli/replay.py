@@ -55,6 +55,7 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
     from es_llm.checkpoint.run_directory import RunDirectory, write_json
     from es_llm.model.device import device_of_rank
     from es_llm.model.loading import load_model, load_tokenizer
+    from es_llm.model.table import ParameterTable
     from es_llm.model.weights import Weights
 
     _core.set_kernel_threads(options.kernel_threads)
@@ -69,7 +70,11 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
     config = saved["config"]
     model = load_model(name, **where)
     device = device_of_rank(options.device, 0)
-    weights = Weights(model, dtype=config["dtype"], frozen=config["frozen"], device=device)
+    table = ParameterTable.from_json(saved["model"]["parameters"])
+    only = [parameter.name for parameter in table.parameters]
+    weights = Weights(model, dtype=config["dtype"], frozen=config["frozen"], only=only, device=device)
+    if (other := weights.table.difference(table)) is not None:
+        raise ResumeError(f"base model {name!r} has other parameters than the journal's, `there`: {other}")
     base = {"base_sha256": weights.sha256(), "frozen_sha256": weights.frozen_sha256()}
     if any(saved["model"][key] != value for key, value in base.items()):
         raise ResumeError(

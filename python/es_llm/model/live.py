@@ -8,6 +8,7 @@ from typing import Final, final
 import torch
 
 from es_llm.errors import ModelError
+from es_llm.model.declared import declared_types
 
 DTYPES: Final[dict[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -78,14 +79,21 @@ def check_parameters(module: torch.nn.Module, dtype: str | None) -> None:
 
 
 def cast_parameters(module: torch.nn.Module, dtype: str | None, device: torch.device) -> None:
-    """Cast every floating parameter in place to `dtype` (None: its own) and move the module to `device`.
+    """Cast parameters and buffers in place to the types that a model of the class loaded in `dtype` has (None: they keep
+    their own), and move the module to `device`.
 
-    Buffers keep their types: a rotary table in bfloat16 would be wrong. Tied weights are one Parameter object, so they
+    What the class keeps in float32 stays float32; see `declared_types`. Tied weights are one Parameter object, so they
     stay tied.
     """
-    for weight in module.parameters():
-        if weight.is_floating_point():
-            weight.data = weight.data.to(device, DTYPES[dtype] if dtype is not None else weight.dtype)
+    if dtype is not None:
+        types = declared_types(module, DTYPES[dtype])
+        for name, weight in module.named_parameters():
+            if weight.is_floating_point():
+                weight.data = weight.data.to(device, types[name])
+        for prefix, owner in module.named_modules():
+            for own, buffer in owner.named_buffers(prefix, recurse=False):
+                if buffer.is_floating_point() and buffer.dtype != types[own]:
+                    owner._buffers[own.rpartition(".")[2]] = buffer.to(device, types[own])
     module.to(device)
 
 

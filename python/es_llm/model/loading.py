@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from es_llm.errors import ModelError
+from es_llm.model.files import EMBEDDED, check_directory, gguf_file, read_config, resolve, some
+from es_llm.model.gguf import load_gguf_model, tokenizer_options
 from es_llm.model.live import DTYPES
 
-EMBEDDED: Final = "embedded"
-"""Name of the model that ships with the package."""
+__all__ = ["EMBEDDED", "load_model", "load_tokenizer", "stored_dtype"]
 
 _GENERIC_TOKENIZERS: Final = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
@@ -26,37 +24,34 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """A causal language model in float32 and eval mode, from safetensors only (no pickle).
+    """A causal language model in float32 and eval mode, from safetensors or GGUF (no pickle).
 
     Args:
-        name_or_path: a local directory, a hub id, or None or "embedded" for the model in the package.
+        name_or_path: a local directory, a GGUF file or a directory with one, a hub id, or None or "embedded" for the
+            model in the package.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run code that comes with the model.
 
     Raises:
         ModelError: nothing there, files missing or broken, or weights that don't fit the configuration.
     """
-    from transformers import AutoModelForCausalLM
-
     place = resolve(name_or_path)
-    if os.path.isdir(place):
+    gguf = gguf_file(place)
+    if gguf is None and os.path.isdir(place):
         check_directory(Path(place))
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            place,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, with their names
-            revision=revision or "main",
-            trust_remote_code=trust_remote_code,
-        )
+        if gguf is not None:
+            model, info = load_gguf_model(gguf)
+        else:
+            model, info = _from_pretrained(place, revision=revision or "main", trust_remote_code=trust_remote_code)
+    except ModelError:
+        raise
     except Exception as error:  # whatever a library's loader throws at a broken file
         raise ModelError(_failure("model", place, error)) from error
     for kind in ("mismatched_keys", "missing_keys", "unexpected_keys"):
         if keys := sorted(_weight(key) for key in info.get(kind) or ()):
             what = kind.removesuffix("_keys")
-            raise ModelError(f"{place}: {len(keys)} {what} weights for {type(model).__name__}: {_some(keys)}")
+            raise ModelError(f"{place}: {len(keys)} {what} weights for {type(model).__name__}: {some(keys)}")
     return model.eval()
 
 
@@ -72,10 +67,17 @@ def load_tokenizer(
         ModelError: nothing there, broken files, or neither a pad nor an end-of-sequence token.
     """
     place = resolve(name_or_path)
+    gguf = gguf_file(place)
+    options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = _tokenizer_class(place, revision).from_pretrained(
-            place, revision=revision or "main", trust_remote_code=trust_remote_code, padding_side="left"
-        )
+        if gguf is not None:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, padding_side="left", **tokenizer_options(gguf))
+        else:
+            tokenizer = _tokenizer_class(place, revision).from_pretrained(place, padding_side="left", **options)
+    except ModelError:
+        raise
     except Exception as error:  # whatever a library's loader throws at a broken file
         raise ModelError(_failure("tokenizer", place, error)) from error
     if tokenizer.pad_token is None:
@@ -87,14 +89,16 @@ def load_tokenizer(
 
 def stored_dtype(name_or_path: str | os.PathLike[str] | None = None, *, revision: str | None = None) -> str | None:
     """The type that the model's configuration records: "float32", "bfloat16", "float16", or None for no or
-    another type.
+    another type. That of a GGUF file is "float32", which its weights of few bits become.
 
     Raises:
         ModelError: there is no readable configuration.
     """
     place = resolve(name_or_path)
+    if gguf_file(place) is not None:
+        return "float32"
     if os.path.isdir(place):
-        config = _read_config(Path(place))
+        config = read_config(Path(place))
     else:
         from transformers import PretrainedConfig
 
@@ -102,45 +106,26 @@ def stored_dtype(name_or_path: str | os.PathLike[str] | None = None, *, revision
             config, _ = PretrainedConfig.get_config_dict(place, revision=revision or "main")
         except Exception as error:  # whatever a library's loader throws at a broken file
             raise ModelError(_failure("configuration", place, error)) from error
-    dtype = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
-    return dtype if dtype in DTYPES else None
+    for part in (config, config.get("text_config")):  # a model of several parts may say it of its text part alone
+        if isinstance(part, dict) and (recorded := part.get("dtype") or part.get("torch_dtype")):
+            dtype = str(recorded).removeprefix("torch.")
+            return dtype if dtype in DTYPES else None
+    return None
 
 
-def resolve(name_or_path: str | os.PathLike[str] | None) -> str:
-    """A local directory or a hub id.
+def _from_pretrained(place: str, **where: Any) -> tuple[Any, dict[str, Any]]:
+    """The model, and what transformers reports of the loading."""
+    from transformers import AutoModelForCausalLM
 
-    Raises:
-        ModelError: a name that can only be a path, and there is no such directory.
-    """
-    if name_or_path is None or name_or_path == EMBEDDED:
-        return str(resources.files("es_llm") / "assets" / "countdown-tiny")
-    place = os.path.expanduser(os.fspath(name_or_path))
-    if os.path.isdir(place):
-        return place
-    like_a_path = place.startswith((".", os.sep)) or place.count("/") > 1 or "\\" in place or os.path.exists(place)
-    if like_a_path or not place:
-        raise ModelError(f"model {place!r}: no such directory")
-    return place
-
-
-def check_directory(directory: Path) -> None:
-    """Check what can be checked without building the model: the files are there and whole.
-
-    Raises:
-        ModelError: no config.json, no safetensors, a shard that is missing, truncated or broken.
-    """
-    _read_config(directory)
-    index = directory / "model.safetensors.index.json"
-    single = directory / "model.safetensors"
-    if not single.exists() and not index.exists():
-        found = sorted(path.name for path in directory.iterdir())
-        raise ModelError(f"{directory}: no model.safetensors (pickled weights are refused), got {_some(found)}")
-    for path in [single] if single.exists() else _shards(index):
-        try:
-            with safe_open(path, framework="pt") as shard:
-                shard.keys()
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: not a whole safetensors file: {error}") from error
+    model, info = AutoModelForCausalLM.from_pretrained(
+        place,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused by the caller, with their names
+        **where,
+    )
+    return model, info
 
 
 def _tokenizer_class(place: str, revision: str | None) -> Any:
@@ -151,31 +136,6 @@ def _tokenizer_class(place: str, revision: str | None) -> Any:
 
     declared = get_tokenizer_config(place, revision=revision or "main").get("tokenizer_class")
     return PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
-
-
-def _shards(index: Path) -> list[Path]:
-    content = _read_json(index)
-    names = content.get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise ModelError(f"{index}: expected a `weight_map` from weights to files, got {type(names).__name__}")
-    return [index.parent / name for name in sorted({str(name) for name in names.values()})]
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    if not (directory / "config.json").is_file():
-        found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-        raise ModelError(f"{directory}: no config.json, got {_some(found) or 'an empty or missing directory'}")
-    return _read_json(directory / "config.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _weight(key: Any) -> str:
@@ -189,14 +149,9 @@ def _weight(key: Any) -> str:
 def _failure(what: str, place: str, error: BaseException) -> str:
     """The message for a loader's error; says how the hub comes into it."""
     message = f"the {what} of {place!r} can't be loaded: {' '.join(str(error).split())}"
-    if os.path.isdir(place):
+    if os.path.exists(place):
         return message
     from huggingface_hub import constants
 
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "check the name and the connection to the hub"
     return f"{message} (there is no such local directory; {reason})"
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

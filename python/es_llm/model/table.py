@@ -6,7 +6,7 @@ Knows names and shapes only; holds no weights. Two runs with equal tables give e
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from es_llm._core import MAX_ELEMENTS, MAX_TENSORS
 from es_llm.errors import ModelError
+from es_llm.model.declared import without_gradient
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,39 @@ class ParameterTable:
         return sum(parameter.elements for parameter in self.parameters)
 
     @staticmethod
-    def from_module(module: torch.nn.Module, frozen: Sequence[str] = ()) -> ParameterTable:
-        """The table of a module, without what has `requires_grad=False` or matches a pattern of `frozen`.
+    def from_module(
+        module: torch.nn.Module,
+        frozen: Sequence[str] = (),
+        *,
+        unused: Collection[str] = (),
+        only: Collection[str] | None = None,
+    ) -> ParameterTable:
+        """The table of a module, without what has `requires_grad=False`, also if its class says so alone, matches a
+        pattern of `frozen`, or is named in `unused`.
 
         A pattern (`fnmatch`, case-sensitive) that matches any name of a tied weight freezes the weight.
 
+        Args:
+            unused: names of parameters that no forward pass of the run reads.
+            only: names of the parameters of the table, as a journal has them; `unused` and what the class declares
+                have no say then.
+
         Raises:
-            ModelError: no trainable parameter, a pattern that matches nothing, or more tensors or elements
-                than a noise address can name.
+            ModelError: no trainable parameter, a pattern that matches nothing, a name of `only` that the module
+                doesn't have, or more tensors or elements than a noise address can name.
         """
         out = _matches(module, frozen)
+        names = {name for name, _ in module.named_parameters()}
+        if only is None:
+            names -= {*unused, *without_gradient(module)}
+        elif unknown := sorted(set(only) - names):
+            raise ModelError(f"the model has no parameter {', '.join(f'`{name}`' for name in unknown[:5])}")
+        else:
+            names &= set(only)
         named = [
             (name, weight)
             for name, weight in module.named_parameters()
-            if weight.requires_grad and id(weight) not in out
+            if name in names and weight.requires_grad and id(weight) not in out
         ]
         if not named:
             total = sum(1 for _ in module.parameters())

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeVar, final
 
 import numpy as np
@@ -43,9 +43,12 @@ class Weights:
     """The weights of one module under training.
 
     Args:
-        module: its parameters are cast in place to `dtype` (buffers stay) and tied weights stay tied.
+        module: its parameters and buffers are cast in place as if it was loaded in `dtype`: what its class keeps in
+            float32 stays so. Tied weights stay tied.
         dtype: live type, "float32", "bfloat16" or "float16"; None keeps the type of each parameter.
         frozen: name patterns (`fnmatch`) of parameters that keep their values; they are cast too.
+        unused: names of parameters that no forward pass reads; they keep their values too.
+        only: names of the parameters that are trained, as a journal has them; default: all others.
         device: where the module is moved to and the live weights are; None keeps the module where it is.
         master_device: "device" keeps the masters there too, "cpu" in host memory (pinned, and streamed through the
             device), "auto" as `master_place` says.
@@ -63,12 +66,14 @@ class Weights:
         *,
         dtype: str | None = None,
         frozen: Sequence[str] = (),
+        unused: Collection[str] = (),
+        only: Collection[str] | None = None,
         device: torch.device | None = None,
         master_device: str = "auto",
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise ModelError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        self.table = ParameterTable.from_module(module, frozen)
+        self.table = ParameterTable.from_module(module, frozen, unused=unused, only=only)
         check_parameters(module, dtype)
         named = dict(module.named_parameters())
         trained = [named.pop(parameter.name) for parameter in self.table.parameters]

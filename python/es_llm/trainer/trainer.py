@@ -28,6 +28,7 @@ from es_llm.config.replaced import unknown_argument
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, JournalTakenError
 from es_llm.model.device import device_of_rank
+from es_llm.model.live import DTYPES, cast_parameters
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.weights import Weights
 from es_llm.rewards.scoring import Graded, RewardSet
@@ -310,8 +311,10 @@ class ESTrainer:
         return self._kl_base
 
     def _beside(self, model: Any) -> Any:
+        """A model loaded by name, in the types and on the device of the one under training."""
         live = next(self.model.parameters())
-        return model.to(live.device, live.dtype).eval()
+        cast_parameters(model, self.args.dtype or _dtype_name(self.model), live.device)
+        return model.eval()
 
     def _load_base(self) -> Any:
         revision = self.script.model_revision if self.script else None
@@ -397,6 +400,15 @@ def _refuse(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if (error := unknown_argument(name, value, known)) is not None:
             raise error
+
+
+def _dtype_name(model: torch.nn.Module) -> str | None:
+    """The type of most of its weights; None: one that can't be a live type."""
+    sizes: dict[torch.dtype, int] = {}
+    for weight in model.parameters():
+        sizes[weight.dtype] = sizes.get(weight.dtype, 0) + weight.numel()
+    name = str(max(sizes, key=lambda dtype: sizes[dtype])).removeprefix("torch.")
+    return name if name in DTYPES else None
 
 
 def _own_dtype(name: str | None, script: ScriptArguments | None) -> str | None:

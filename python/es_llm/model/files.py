@@ -1,0 +1,195 @@
+"""Where a model's files are and whether they are whole, before anything is built from them: directories, safetensors,
+GGUF. Knows nothing of modules."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError, safe_open
+
+from es_llm.errors import ModelError
+
+EMBEDDED: Final = "embedded"
+"""Name of the model that ships with the package."""
+
+CONFIG: Final = "config.json"
+WEIGHTS: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+_GGUF: Final = ".gguf"
+_ADAPTER: Final = "adapter_config.json"
+_POINTER: Final = b"version https://git-lfs"
+_WRAPPERS: Final = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+"""What data parallel, compiled and sharded modules put before the names of their weights."""
+
+
+def resolve(name_or_path: str | os.PathLike[str] | None) -> str:
+    """A local directory, a GGUF file, or a hub id.
+
+    Raises:
+        ModelError: a name that can only be a path, and there is no such directory or GGUF file.
+    """
+    if name_or_path is None or name_or_path == EMBEDDED:
+        return str(resources.files("es_llm") / "assets" / "countdown-tiny")
+    place = os.path.expanduser(os.fspath(name_or_path))
+    if os.path.isdir(place) or (_is_gguf(place) and os.path.isfile(place)):
+        return place
+    like_a_path = place.startswith((".", os.sep)) or place.count("/") > 1 or "\\" in place or os.path.exists(place)
+    if _is_gguf(place):
+        raise ModelError(f"model {place!r}: no such file")
+    if os.path.isfile(place) and place.endswith(".safetensors"):
+        raise ModelError(f"model {place!r}: no such directory, it is a file; name the directory that it is in")
+    if like_a_path or not place:
+        raise ModelError(f"model {place!r}: no such directory")
+    return place
+
+
+def gguf_file(place: str) -> Path | None:
+    """The GGUF file that `place` is, or the only one of a directory without other weights; None: there is none.
+
+    Raises:
+        ModelError: a directory that holds several GGUF files and no other weights, a Git LFS pointer, or a file that
+            isn't GGUF.
+    """
+    path = Path(place)
+    if path.is_dir():
+        if (path / CONFIG).exists() or (path / WEIGHTS).exists() or (path / INDEX).exists():
+            return None
+        found = sorted(entry for entry in path.iterdir() if _is_gguf(entry.name) and entry.is_file())
+        if len(found) > 1:
+            raise ModelError(f"{path}: {len(found)} GGUF files, name one of them: {some([f.name for f in found])}")
+        if not found:
+            return None
+        path = found[0]
+    elif not (_is_gguf(place) and path.is_file()):
+        return None
+    head = _head(path)
+    refuse_pointer(path)
+    if not head.startswith(b"GGUF"):
+        raise ModelError(f"{path}: not a GGUF file, expected it to begin with 'GGUF', got {head[:4]!r}")
+    return path
+
+
+def check_directory(directory: Path) -> None:
+    """Check what can be checked without building the model: the files are there and whole.
+
+    Raises:
+        ModelError: no config.json, no safetensors, a shard that is missing, truncated, broken or a Git LFS pointer,
+            an adapter without its base model, or weights of a wrapped module.
+    """
+    _refuse_adapter(directory)
+    read_config(directory)
+    keys: list[str] = []
+    for path in weight_files(directory):
+        refuse_pointer(path)
+        keys += weight_names(path)
+    for wrapper in _WRAPPERS:
+        if keys and all(key.startswith(wrapper) for key in keys):
+            raise ModelError(
+                f"{directory}: the name of every weight begins with {wrapper!r}, expected none: the weights were saved "
+                f"from a wrapped module (data parallel or compiled); save those of the model inside, such as "
+                f"`model.{wrapper[:-1]}.save_pretrained`"
+            )
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a model's directory, in the order of their names.
+
+    Raises:
+        ModelError: there are none, or the index is broken.
+    """
+    index, single = directory / INDEX, directory / WEIGHTS
+    if not single.exists() and not index.exists():
+        found = sorted(path.name for path in directory.iterdir())
+        raise ModelError(f"{directory}: no {WEIGHTS} (pickled weights are refused), got {some(found)}")
+    return [single] if single.exists() else _shards(index)
+
+
+def weight_names(path: Path) -> list[str]:
+    """The names of the weights in a safetensors file.
+
+    Raises:
+        ModelError: it is missing, truncated or broken.
+    """
+    try:
+        with safe_open(path, framework="pt") as shard:
+            return list(shard.keys())
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: not a whole safetensors file: {error}") from error
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The content of a directory's config.json.
+
+    Raises:
+        ModelError: there is none, or it can't be read.
+    """
+    if not (directory / CONFIG).is_file():
+        found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+        raise ModelError(f"{directory}: no {CONFIG}, got {some(found) or 'an empty or missing directory'}")
+    return _read_json(directory / CONFIG)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a Git LFS pointer, the short text that stands for a file which wasn't fetched.
+
+    Raises:
+        ModelError: `path` is one.
+    """
+    if path.is_file() and _head(path).startswith(_POINTER):
+        raise ModelError(
+            f"{path}: a Git LFS pointer, not the file itself: run `git lfs pull` in the directory that was cloned"
+        )
+
+
+def some(names: list[str], limit: int = 5) -> str:
+    """The first of the names, and the number of the others."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(_GGUF)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise ModelError(f"{path}: can't be read: {error}") from error
+
+
+def _refuse_adapter(directory: Path) -> None:
+    """Refuse a directory of an adapter, which holds a few weights beside those of a base model."""
+    adapter = directory / _ADAPTER
+    if not adapter.is_file() or (directory / WEIGHTS).exists() or (directory / INDEX).exists():
+        return
+    base = _read_json(adapter).get("base_model_name_or_path")
+    raise ModelError(
+        f"{directory}: an adapter ({_ADAPTER}) of the model {base!r}, expected a whole model: merge it into its base "
+        "by PEFT's `merge_and_unload`, and save the result"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    refuse_pointer(index)
+    content = _read_json(index)
+    names = content.get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ModelError(f"{index}: expected a `weight_map` from weights to files, got {type(names).__name__}")
+    return [index.parent / name for name in sorted({str(name) for name in names.values()})]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    refuse_pointer(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content

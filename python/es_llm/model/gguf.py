@@ -1,0 +1,69 @@
+"""Models and tokenizers from GGUF files, by transformers and the `gguf` package: weights of few bits become float32."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from es_llm.errors import ModelError
+
+_PACKAGES: Final = ("gguf", "accelerate")
+
+
+def load_gguf_model(path: Path) -> tuple[Any, dict[str, Any]]:
+    """A plain module in float32 with the weights of the file, and what transformers reports of the loading.
+
+    transformers attaches a quantizer to the module, which then can't be saved. So the weights move to a module of the
+    same class without one.
+
+    Raises:
+        ModelError: a package is missing.
+        Exception: whatever transformers raises at a broken file.
+    """
+    import transformers
+
+    require_packages(path)
+    options: dict[str, Any] = {}
+    if kept := getattr(transformers, "GgufConfig", None):  # later versions can keep the weights in their blocks
+        options["quantization_config"] = kept(dequantize=True)
+    loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True, **options
+    )
+    config = copy.deepcopy(loaded.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model = type(loaded)(config)
+    buffers = dict(loaded.named_buffers())
+    model.load_state_dict(loaded.state_dict(), strict=True, assign=True)
+    for name, _ in list(model.named_buffers()):  # those that no file holds have no values on the meta device
+        owner, _, own = name.rpartition(".")
+        setattr(model.get_submodule(owner), own, buffers[name])
+    model.tie_weights()
+    model.generation_config = loaded.generation_config
+    return model.eval(), info
+
+
+def tokenizer_options(path: Path) -> dict[str, Any]:
+    """Arguments for `from_pretrained` of a tokenizer class.
+
+    Raises:
+        ModelError: a package is missing.
+    """
+    require_packages(path)
+    return {"gguf_file": path.name}
+
+
+def require_packages(path: Path) -> None:
+    """Check that what transformers needs for a GGUF file is installed.
+
+    Raises:
+        ModelError: names the package and the command that installs it.
+    """
+    for package in _PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise ModelError(f"{path} needs the package `{package}`; install it: pip install 'es_llm[gguf]'")
