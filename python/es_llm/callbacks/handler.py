@@ -41,16 +41,26 @@ class Callbacks:
         name = self._config.run_name or directory.name
         self._config = replace(self._config, output_dir=str(directory), run_name=name)
 
-    def add(self, callback: Any) -> None:
+    @property
+    def callbacks(self) -> list[Any]:
+        """The callbacks, in the order in which they are called."""
+        return list(self._callbacks)
+
+    def add_callback(self, callback: Any) -> None:
         """Add one more callback (object or class)."""
         self._callbacks.append(callback() if isinstance(callback, type) else callback)
 
-    def remove(self, callback: Any) -> None:
+    def pop_callback(self, callback: Any) -> Any:
+        """Remove a callback object, or the first one of a class, and return it; None if there is none."""
+        for held in self._callbacks:
+            if _is(held, callback):
+                self._callbacks.remove(held)
+                return held
+        return None
+
+    def remove_callback(self, callback: Any) -> None:
         """Remove a callback object, or all of a class."""
-        self._callbacks = [
-            held for held in self._callbacks
-            if not (isinstance(held, callback) if isinstance(callback, type) else held is callback)
-        ]  # fmt: skip
+        self._callbacks = [held for held in self._callbacks if not _is(held, callback)]
 
     def call(self, event: str, **given: Any) -> None:
         """Call `event` (such as "on_step_end") on each callback in order; a returned control is taken."""
@@ -58,6 +68,10 @@ class Callbacks:
             answer = getattr(callback, event)(self._config, self.state, self.control, **self._given, **given)
             if answer is not None:
                 self.control = answer
+
+
+def _is(held: Any, callback: Any) -> bool:
+    return isinstance(held, callback) if isinstance(callback, type) else held is callback
 
 
 def _trackers(config: ESConfig) -> list[Any]:

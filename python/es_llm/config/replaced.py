@@ -25,7 +25,7 @@ _RANKS: Final = (
 _MODEL: Final = "load the model yourself and hand it over: ESTrainer(model=AutoModelForCausalLM.from_pretrained(...))"
 _ADAPTERS: Final = "all parameters are trained, without adapters; `frozen` leaves some out"
 _LENGTH: Final = "the length of a run is `max_steps` iterations"
-_HUB: Final = "nothing is uploaded; `output_dir`/model is a directory that `huggingface-cli upload` takes"
+_HUB: Final = "nothing is uploaded until `ESTrainer.push_to_hub` is called; `output_dir`/model is what it uploads"
 _DATA: Final = "rows are few and stay in memory, or come from a stream; see `dataset_streaming`"
 _TOOLS: Final = "an answer is one completion, without tools and turns"
 _COLUMNS: Final = "reward functions get all columns; those that they don't name cost nothing"
@@ -48,7 +48,8 @@ _BY_REASON: Final[dict[str, str]] = {
     "vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg router_aux_loss_coef label_smoothing_factor",
     _ENTROPY: "top_entropy_quantile entropy_coef use_adaptive_entropy entropy_coef_min entropy_coef_max "
     "entropy_coef_delta entropy_target",
-    "see `shaping`": "scale_rewards",
+    "see `shaping`": "scale_rewards normalize_advantages",
+    "rewards count as the functions return them; clip them there": "reward_clip_range",
     "several rewards are summed up with `reward_weights`": "multi_objective_aggregation",
     "cut completions are scored as they are; see `completions/clipped_ratio`": "mask_truncated_completions",
     _BACKWARD: "optim optim_args optim_target_modules optimizers weight_decay max_grad_norm lr_scheduler_type "
@@ -94,6 +95,13 @@ _BY_REASON: Final[dict[str, str]] = {
 
 REPLACED: Final = {name: reason for reason, names in _BY_REASON.items() for name in names.split()}
 """Option -> what to use instead, or why there is nothing."""
+
+ELSEWHERE: Final = {
+    "learning_rate": "it is a step along gradients; `learning_rate` of `ESConfig` has another scale",
+    "temperature": _GREEDY,
+    "metric_for_best_model": "there is no loss; name a metric of the evaluation, such as reward",
+}
+"""Options that `ESConfig` has too, in whose values other trainers mean something else."""
 
 _FAMILIES: Final = {
     "vllm_": _ENGINE,

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
-from es_llm.config import ESConfig
+from es_llm.config import ESConfig, ScriptArguments
+from es_llm.config.taken import ModelSource, Taken, taken_from
 from es_llm.data.messages import checked_prompt
 from es_llm.errors import ConfigError
 from es_llm.types import Row
@@ -19,17 +21,27 @@ IGNORED_COLUMNS = ("completion", "completion_ids", "trainer_state", "log_extra",
 """Columns that reward functions don't get, as in TRL: they get the trainer's own under these names, if any."""
 
 
-def require_config(args: ESConfig | None) -> ESConfig:
-    """The options, or the defaults for None.
+def require_config(args: Any, model: Any, train_dataset: Any, script: ScriptArguments | None) -> Taken:
+    """The options, or the defaults for None; options of another trainer as far as they mean the same here.
+
+    Args:
+        args: an `ESConfig`, or None, or any `TrainingArguments` of transformers, such as TRL's `GRPOConfig`.
+        model: what the trainer was given; a module is loaded already.
+        train_dataset: what the trainer was given; its length turns epochs into iterations.
+        script: options of the command line, which say how to load a model.
 
     Raises:
-        ConfigError: something else than an `ESConfig`.
+        ConfigError: something else, or a value that can't be used.
     """
-    if args is None:
-        return ESConfig()
-    if not isinstance(args, ESConfig):
+    if isinstance(args, TrainingArguments):
+        rows = len(train_dataset) if hasattr(train_dataset, "__len__") else None
+        return taken_from(args, rows=rows, loaded=isinstance(model, torch.nn.Module))
+    if args is not None and not isinstance(args, ESConfig):
         raise ConfigError(f"`args` must be an ESConfig, got a {type(args).__name__}")
-    return args
+    source = ModelSource()
+    if script is not None:
+        source = ModelSource(model_revision=script.model_revision, trust_remote_code=script.trust_remote_code)
+    return Taken(config=args or ESConfig(), source=source)
 
 
 def require_model(model: Any) -> None:

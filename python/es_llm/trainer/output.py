@@ -17,3 +17,8 @@ class TrainOutput:
     answers_before: list[tuple[str, str]] = field(default_factory=list)
     answers_after: list[tuple[str, str]] = field(default_factory=list)
     interrupted: bool = False
+
+    @property
+    def training_loss(self) -> float:
+        """Not a number: Evolution Strategies have no loss. For code that prints transformers' `TrainOutput`."""
+        return float("nan")

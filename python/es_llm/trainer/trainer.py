@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 import transformers
+from transformers import TrainingArguments
 
 import es_llm
 from es_llm import _core
@@ -25,8 +27,10 @@ from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.config.replaced import unknown_argument
+from es_llm.config.taken import ModelSource
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, JournalTakenError
+from es_llm.model.attention import use_attention
 from es_llm.model.device import device_of_rank
 from es_llm.model.live import DTYPES, cast_parameters
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
@@ -56,12 +60,15 @@ from es_llm.trainer.output import TrainOutput
 from es_llm.trainer.runtime import configure_threads, reward_limits
 from es_llm.trainer.session import Session, Surroundings
 from es_llm.trainer.state import RunState
+from es_llm.trainer.trl_face import TrlFace
 from es_llm.types import RewardFunction, Row
+
+logger = logging.getLogger(__name__)
 
 EvalData: TypeAlias = Iterable[Row] | Mapping[str, Iterable[Row]]
 
 
-class ESTrainer:
+class ESTrainer(TrlFace):
     """Fine-tunes all parameters of a causal language model by Evolution Strategies (arXiv 2509.24372).
 
     The weights of `model` are trained in place; its parameters are cast to `args.dtype` and moved to `args.device`.
@@ -70,7 +77,8 @@ class ESTrainer:
         model: a transformers model, or a local directory or hub id; None is the embedded tiny model.
         reward_funcs: one function or several, in TRL's contract: keyword arguments `prompts`, `completions`,
             `completion_ids` and every column of the data; one float (or None) per completion.
-        args: the options; default: the paper's.
+        args: the options; default: the paper's. Or those of another trainer, such as TRL's `GRPOConfig`: what differs
+            from the defaults there and means the same here is taken, a notice names the rest.
         train_dataset: rows with the key `prompt` (text, or messages): a list of dicts, a `datasets.Dataset`, or a
             `datasets.IterableDataset`, whose rows are taken as they come.
         eval_dataset: held-out rows of the same shape, or several sets of them by name, or None.
@@ -92,7 +100,7 @@ class ESTrainer:
         self,
         model: Any,
         reward_funcs: RewardFunction | Sequence[RewardFunction],
-        args: ESConfig | None = None,
+        args: ESConfig | TrainingArguments | None = None,
         train_dataset: Iterable[Row] | None = None,
         eval_dataset: EvalData | None = None,
         processing_class: Any = None,
@@ -106,11 +114,14 @@ class ESTrainer:
         **others: Any,
     ) -> None:
         _refuse(others)
-        self.args = require_config(args)
         require_model(model)
         require_tokenizer(processing_class)
+        taken = require_config(args, model, train_dataset, script)
+        self.args, self._source, self._hub = taken.config, taken.source, taken.hub
         self.team = team if team is not None else Team(select_mailbox())
         self.script = script
+        if taken.notice and self.team.rank == 0:
+            logger.warning(taken.notice)
         configure_threads(self.args, self.team)
         rewards = RewardSet(
             [reward_funcs] if isinstance(reward_funcs, str) else as_list(reward_funcs, "reward_funcs"),
@@ -118,12 +129,12 @@ class ESTrainer:
             metrics=metric_funcs,
             limits=reward_limits(self.args, self.team),
         )
-        self.model, self.processing_class, self._model_name = _load(model, processing_class, script)
+        self.model, self.processing_class, self._model_name = _load(model, processing_class, self._source)
         self._model_loaded = self.model is not model
         self._kl_base = copy.deepcopy(model).eval() if self.args.eval_kl and not self._model_loaded else None
         self.answers: list[tuple[str, str]] = []
         if self.args.dtype is None and self.model is not model:
-            self.args = replace(self.args, dtype=_own_dtype(self._model_name, script))
+            self.args = replace(self.args, dtype=_own_dtype(self._model_name, self._source))
         self.train_dataset: Any = train_dataset if is_stream(train_dataset) else rows_of(train_dataset, "train_dataset")
         self._form = PromptForm(self.args, self.processing_class, text_prompts)
         self.eval_dataset = self._form.sets(eval_sets(eval_dataset))
@@ -213,14 +224,17 @@ class ESTrainer:
         )
         self._renew(header)
         try:
-            return session.output(self.team.call(session))
+            output = session.output(self.team.call(session))
+            self._directory = Path(output.output_dir)
+            return output
         except JournalTakenError as error:
             raise session.taken_over(error) from error
         finally:
             session.close()
 
-    def evaluate(self, eval_dataset: EvalData | None = None) -> dict[str, float]:
-        """Metrics of the current weights on `eval_dataset` (default: the trainer's), names led by `eval_`.
+    def evaluate(self, eval_dataset: EvalData | None = None, *, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Metrics of the current weights on `eval_dataset` (default: the trainer's), names led by `eval_` or another
+        `metric_key_prefix`.
 
         With `args.log_completions` each rank keeps its completions in `args.output_dir`.
 
@@ -239,7 +253,7 @@ class ESTrainer:
         if log is not None and self.args.output_dir:
             log.write(Path(self.args.output_dir), "eval")
         self.answers = program.evaluation.answers if program.evaluation is not None else []
-        return {f"eval_{name}": value for name, value in metrics.items()}
+        return {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
 
     def prompt_lines(self, *, held_out: bool = False) -> list[str]:
         """Lines for people: in which form prompts reach the model, the first one exactly as the model gets it, and what
@@ -251,18 +265,19 @@ class ESTrainer:
         rows = next(iter(self.eval_dataset.values())) if held_out and self.eval_dataset else [self._first]
         return [self._form.describe(), *self.run.engine.describe(rows[0]["prompt"])]
 
-    def save_model(self, output_dir: str) -> None:
-        """Write the current weights as a Hugging Face directory (the leading rank alone writes)."""
+    def save_model(self, output_dir: str | os.PathLike[str] | None = None) -> None:
+        """Write the current weights as a Hugging Face directory (the leading rank alone writes).
+
+        Args:
+            output_dir: the directory; None, or that of the run: `model` in the run's directory, beside its journal.
+
+        Raises:
+            ConfigError: None, and there is neither a run nor `args.output_dir`.
+            ModelError: the directory holds files that are no export, or the disk refuses.
+        """
+        target = self._model_directory(output_dir)
         self._renew(self._header())
-        self.team.call(Lead(lambda: self._origin.export(Path(output_dir))))
-
-    def add_callback(self, callback: Any) -> None:
-        """Add a `TrainerCallback` (object or class)."""
-        self.callbacks.add(callback)
-
-    def remove_callback(self, callback: Any) -> None:
-        """Remove a callback object, or all of a class."""
-        self.callbacks.remove(callback)
+        self.team.call(Lead(lambda: self._origin.export(target)))
 
     def _prompts(self, engine: RolloutEngine) -> Prompts:
         """The training data by iteration; prompts too long for the model are refused, a stream's as they come."""
@@ -317,9 +332,9 @@ class ESTrainer:
         return model.eval()
 
     def _load_base(self) -> Any:
-        revision = self.script.model_revision if self.script else None
-        trust = self.script.trust_remote_code if self.script else False
-        return load_model(self._model_name, revision=revision, trust_remote_code=trust)
+        source = self._source
+        base = load_model(self._model_name, revision=source.model_revision, trust_remote_code=source.trust_remote_code)
+        return use_attention(base, source.attn_implementation)
 
     def _renew(self, header: str) -> None:
         identity = hashlib.sha256(json.dumps(json.loads(header)["identity"], sort_keys=True).encode()).digest()
@@ -345,7 +360,7 @@ class ESTrainer:
     def _about(self) -> dict[str, Any]:
         return {
             "model_name_or_path": self._model_name,
-            "revision": self.script.model_revision if self.script else None,
+            "revision": self._source.model_revision,
             "es_llm": es_llm.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -377,16 +392,16 @@ def _keeper(log: CompletionLog | None, step: int) -> Keep | None:
     return keep
 
 
-def _load(model: Any, processing_class: Any, script: ScriptArguments | None) -> tuple[Any, Any, str | None]:
+def _load(model: Any, processing_class: Any, source: ModelSource) -> tuple[Any, Any, str | None]:
     """The module, its tokenizer and the model's name."""
     if isinstance(model, os.PathLike):
         model = os.fspath(model)
     named = model is None or isinstance(model, str)
     name = (model or EMBEDDED) if named else getattr(getattr(model, "config", None), "_name_or_path", None)
-    revision = script.model_revision if script else None
-    trust = script.trust_remote_code if script else False
+    revision, trust = source.model_revision, source.trust_remote_code
     if named:
         model = load_model(name, revision=revision, trust_remote_code=trust)
+        use_attention(model, source.attn_implementation)
     if processing_class is None:
         if not name:
             raise ConfigError("`processing_class` must be given with a model that doesn't know where it came from")
@@ -411,9 +426,9 @@ def _dtype_name(model: torch.nn.Module) -> str | None:
     return name if name in DTYPES else None
 
 
-def _own_dtype(name: str | None, script: ScriptArguments | None) -> str | None:
+def _own_dtype(name: str | None, source: ModelSource) -> str | None:
     """Type of the live weights when none is asked for: that of the checkpoint, but float32 for the embedded model,
     whose file is float16 only to be small."""
     if name in (None, EMBEDDED):
         return "float32"
-    return stored_dtype(name, revision=script.model_revision if script else None)
+    return stored_dtype(name, revision=source.model_revision)
