@@ -18,7 +18,7 @@ from tests.tiny_models import tiny_model, tiny_tokenizer
 
 RUN = [
     "--population_size", "4", "--max_steps", "3", "--prompts_per_iteration", "4", "--prompts_per_unit", "2",
-    "--max_completion_length", "6", "--sigma", "0.02", "--learning_rate", "0.02",
+    "--max_completion_length", "6", "--sigma", "0.05", "--learning_rate", "0.02",
 ]  # fmt: skip
 SIZES = ["--task_args", "train_size=6", "eval_size=3"]
 TASKS = {

@@ -116,15 +116,15 @@ _ROLE_HINTS: Final = {
 def _lacks(message: Mapping[Any, Any]) -> str:
     """What is wrong with a message that has no role or no content, and how to write it."""
     empty = [key for key in _OWN if key in message and message[key] is None]
-    told = f"must have `role` and `content`, got the keys {sorted(map(str, message))}"
+    wrong = f"must have `role` and `content`, got the keys {sorted(map(str, message))}"
     if empty:
-        return f"{told}, and no value for {' and '.join(f'`{key}`' for key in empty)}"
+        return f"{wrong}, and no value for {' and '.join(f'`{key}`' for key in empty)}"
     if set(message) >= _SHAREGPT:
         return (
-            f"{told}: a ShareGPT conversation. Write `from` as `role` (human: user, gpt: assistant) and `value` as "
+            f"{wrong}: a ShareGPT conversation. Write `from` as `role` (human: user, gpt: assistant) and `value` as "
             "`content`, and leave the answer at its end out: `trl.maybe_convert_to_chatml` does the former"
         )
-    return f"{told}; write its fields under these names"
+    return f"{wrong}; write its fields under these names"
 
 
 def _content(content: Any, where: str) -> str:

@@ -65,7 +65,7 @@ class PromptForm:
     def describe(self) -> str:
         """One line: the form of the prompts so far, and why they have it."""
         kinds = {_WRAPPED: self._of_text(True), _RAW: self._of_text(False), _MESSAGES: _AS_MESSAGES, _OPEN: _CONTINUED}
-        return f"prompts: {'; '.join(told for kind, told in kinds.items() if kind in self._seen)}"
+        return f"prompts: {'; '.join(form for kind, form in kinds.items() if kind in self._seen)}"
 
     def _of_text(self, wrapped: bool) -> str:
         """The form of text prompts, and how to get the other one."""
