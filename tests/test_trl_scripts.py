@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from trl import GRPOConfig
 
+from es_llm import ESConfig, ESTrainer
+from es_llm.config.replaced import ELSEWHERE, counterpart
 from tests.trl_scripts import MODEL, SMALL, command_line_scripts, quick_starts, with_our_trainer
 
 ROOT = Path(__file__).parent.parent
@@ -81,3 +86,39 @@ def test_the_scripts_of_the_command_line_run(tmp_path, name):
     options = json.loads((tmp_path / "out" / "config.json").read_text())
     wanted = {"seed": 7, "dtype": "float32", "eval_steps": 1, "learning_rate": 5e-4, "max_completion_length": 5}
     assert {key: options[key] for key in wanted} == wanted
+
+
+PAGE = (ROOT / "docs" / "from_trl.md").read_text()
+
+
+@pytest.mark.smollm2
+def test_the_code_of_the_page_runs(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    published = '"HuggingFaceTB/SmolLM2-135M-Instruct"'
+    assert published in code
+    process = run(tmp_path, code.replace(published, repr(MODEL)))
+    assert re.findall(r"\n  (\w+)=", process.stderr) == ["learning_rate"]
+    assert result(tmp_path / "math-ES")["steps"] == 2
+
+
+def table(heading):
+    lines = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0].splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| `")]
+    return [(re.findall(r"`(\w+)", names), meaning) for names, meaning in cells]
+
+
+def test_the_tables_of_the_page_are_right():
+    theirs = {spec.name for spec in dataclasses.fields(GRPOConfig)}
+    ours = {spec.name for spec in dataclasses.fields(ESConfig)}
+    for names, meaning in table("Options"):
+        assert theirs >= set(names)
+        if meaning.startswith("the same"):
+            assert ours >= set(names)
+        if meaning.startswith("left out"):
+            assert all(ELSEWHERE.get(name) or counterpart(name) for name in names)
+    refused = False
+    for names, meaning in table("The trainer"):
+        refused = "AttributeError" in meaning
+        for name in set(names) - {"state", "accelerator", "print"}:
+            assert callable(getattr(ESTrainer, name, None)) != refused, name
+    assert refused
