@@ -1,4 +1,4 @@
-"""The scripts that the installed TRL ships, with the trainer's name changed and nothing else, and a room to run them in.
+"""The scripts that the installed TRL ships, with the trainer's name changed and nothing else, and a way to run them.
 
 `python -m tests.trl_scripts ROWS SCRIPT WORDS...` runs a script on local rows in place of the hub's data set, by small
 defaults: those of `ESConfig` would take days on a CPU.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import trl
 
+MODEL = str(Path(__file__).parent.parent / "models" / "smollm2-135m-instruct")
 PACKAGE = Path(trl.__file__).parent
 SMALL = {
     "population_size": 2, "prompts_per_iteration": 2, "max_steps": 1, "max_completion_length": 12,
@@ -53,8 +54,10 @@ def with_our_trainer(text: str) -> str:
     (trainer,) = set(re.findall(r"\b(\w+Trainer)\(", text))
     text, imports = re.subn(
         rf"^( *)from (trl[\w.]*) import {trainer}(?:, (.*))?$",
-        lambda found: f"{found[1]}from es_llm import ESTrainer"
-        + (f"\n{found[1]}from {found[2]} import {found[3]}" if found[3] else ""),
+        lambda found: (
+            f"{found[1]}from es_llm import ESTrainer"
+            + (f"\n{found[1]}from {found[2]} import {found[3]}" if found[3] else "")
+        ),
         text,
         flags=re.MULTILINE,
     )

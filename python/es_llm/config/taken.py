@@ -242,4 +242,4 @@ def _plain(value: Any) -> Any:
 
 
 def _empty(value: Any) -> bool:
-    return value is None or value is False or (isinstance(value, str | list | tuple | dict) and not value)
+    return value is None or (isinstance(value, str | list | tuple | dict) and not value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
-from es_llm.team import Lead, Team
+from es_llm.team import Team
 
 
 class Processes:
@@ -14,10 +15,11 @@ class Processes:
         team: the ranks.
         state: transformers' `TrainerState`, which says whether this rank leads.
         device: of this rank's model.
+        wait: returns when all ranks have called it.
     """
 
-    def __init__(self, team: Team, state: Any, device: Any) -> None:
-        self._team, self._state, self.device = team, state, device
+    def __init__(self, team: Team, state: Any, device: Any, *, wait: Callable[[], None]) -> None:
+        self._team, self._state, self.device, self._wait = team, state, device, wait
 
     @property
     def is_main_process(self) -> bool:
@@ -51,7 +53,7 @@ class Processes:
 
     def wait_for_everyone(self) -> None:
         """Return when all ranks have called it."""
-        self._team.call(Lead(lambda: None))
+        self._wait()
 
     def unwrap_model(self, model: Any, **options: Any) -> Any:
         """The model itself: nothing is wrapped around it."""

@@ -276,8 +276,11 @@ class ESTrainer(TrlFace):
             ModelError: the directory holds files that are no export, or the disk refuses.
         """
         target = self._model_directory(output_dir)
+        self._lead(lambda: self._origin.export(target))
+
+    def _lead(self, work: Callable[[], None]) -> None:
         self._renew(self._header())
-        self.team.call(Lead(lambda: self._origin.export(target)))
+        self.team.call(Lead(work))
 
     def _prompts(self, engine: RolloutEngine) -> Prompts:
         """The training data by iteration; prompts too long for the model are refused, a stream's as they come."""

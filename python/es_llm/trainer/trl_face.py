@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +40,10 @@ class TrlFace(ABC):
     @abstractmethod
     def save_model(self, output_dir: str | os.PathLike[str] | None = None) -> None:
         """Write the current weights; None: into the run's directory."""
+
+    @abstractmethod
+    def _lead(self, work: Callable[[], None]) -> None:
+        """Collective: the leading rank alone does `work`."""
 
     # ---- state and callbacks ------------------------------------------------------------------------
 
@@ -80,7 +84,7 @@ class TrlFace(ABC):
     @property
     def accelerator(self) -> Processes:
         """The ranks, under the names of accelerate."""
-        return Processes(self.team, self.state, self.run.weights.device)
+        return Processes(self.team, self.state, self.run.weights.device, wait=lambda: self._lead(lambda: None))
 
     def is_world_process_zero(self) -> bool:
         """Whether this rank leads: it alone writes."""
