@@ -6,8 +6,10 @@ one key per column that the functions need; the functions receive each column as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from es_llm.errors import ConfigError
@@ -56,6 +58,12 @@ def column(row: Mapping[str, Any], *names: str) -> Any:
         if row.get(name) is not None:
             return row[name]
     raise KeyError(" or ".join(map(repr, names)))
+
+
+def written(value: Any) -> str:
+    """An answer as text; a number with all its digits and without an exponent, which readers of answers don't know."""
+    plain = isinstance(value, float) and math.isfinite(value)
+    return format(Decimal(repr(float(value))), "f") if plain else str(value)
 
 
 def _adapted(rows: Iterable[Mapping[str, Any]], adapt: Callable[[Mapping[str, Any]], Row], split: str) -> Iterable[Row]:

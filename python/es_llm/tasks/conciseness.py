@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
-from es_llm.tasks.base import Splits, Task, column
+from es_llm.tasks.base import Splits, Task, column, written
 from es_llm.types import Row
 
 TRAIN = (("What is the colour of a ripe banana?", "Yellow"), ("How many legs does a spider have?", "8"))
@@ -39,7 +39,7 @@ def build(*, chat: bool = False, data: Splits | None = None) -> Task:
     def adapt(row: Mapping[str, Any]) -> Row:
         question = column(row, "question", "prompt")
         prompt = [{"role": "user", "content": question}] if chat and isinstance(question, str) else question
-        return {"prompt": prompt, "answer": str(column(row, "answer"))}
+        return {"prompt": prompt, "answer": written(column(row, "answer"))}
 
     own = Splits(train=_rows(TRAIN), eval=_rows(EVAL))
     train, held_out = (data or own).adapted(adapt)

@@ -11,7 +11,7 @@ from typing import Any
 
 from es_llm.errors import ConfigError
 from es_llm.rewards.numbers import numeric_accuracy, read_answer
-from es_llm.tasks.base import Splits, Task, column
+from es_llm.tasks.base import Splits, Task, column, written
 from es_llm.types import Row
 
 INSTRUCTION = "Reason step by step, and end with a line that holds #### and then nothing but the number."
@@ -44,7 +44,7 @@ def build(
         if prompt is None:
             text = f"{column(row, 'question', 'problem')}\n{INSTRUCTION}\n"
             prompt = [{"role": "user", "content": text.strip()}] if chat else text
-        return {"prompt": prompt, "answer": str(column(row, "answer"))}
+        return {"prompt": prompt, "answer": written(column(row, "answer"))}
 
     own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
     train, held_out = (data or own).adapted(adapt)

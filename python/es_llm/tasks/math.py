@@ -15,7 +15,7 @@ from typing import Any
 
 from es_llm.errors import ConfigError
 from es_llm.rewards.math import last_box, math_accuracy
-from es_llm.tasks.base import Splits, Task, column
+from es_llm.tasks.base import Splits, Task, column, written
 from es_llm.types import Row
 
 INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
@@ -46,7 +46,7 @@ def build(
         if prompt is None:
             text = f"{column(row, 'problem', 'question')}\n\n{INSTRUCTION}\n"
             prompt = [{"role": "user", "content": text.strip()}] if chat else text
-        return {"prompt": prompt, "answer": str(column(row, "answer", "solution"))}
+        return {"prompt": prompt, "answer": written(column(row, "answer", "solution"))}
 
     own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
     train, held_out = (data or own).adapted(adapt)
