@@ -62,10 +62,12 @@ def test_csv_values_are_the_text_of_the_file(tmp_path, kind, delimiter, streamin
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_right_answer_comes_to_the_task_as_it_is(tmp_path, streaming):
     path = tmp_path / "rows.jsonl"
-    answers = ["2024-01-01", "007", 10**30]
+    answers = ["2024-01-01", "007", 10**30, 0.5, 1e-05, 1e20]
     path.write_text("".join(json.dumps({"problem": "?", "answer": answer}) + "\n" for answer in answers))
     task = _task(ScriptArguments(task="math", dataset_name=str(path), dataset_streaming=streaming))
-    assert [row["answer"] for row in task.train] == ["2024-01-01", "007", "1" + 30 * "0"]
+    assert [row["answer"] for row in task.train] == [
+        "2024-01-01", "007", "1" + 30 * "0", "0.5", "0.00001", "1" + 20 * "0"
+    ]  # fmt: skip
 
 
 PACKERS = {

@@ -84,3 +84,19 @@ def test_a_rank_that_hangs_does_not_keep_the_job_from_ending(whole, tmp_path, ra
     output, _ = job.communicate(timeout=90)
     assert 'faulty_run.py", line' in output, "it shows where it hangs"
     assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], output
+
+
+def test_an_mpi_that_the_launcher_does_not_start_is_refused(tmp_path):
+    """mpi4py's default here is Open MPI, to which each process of MPICH's launcher seems to be alone."""
+    words = [str(PREFIX / "bin" / "mpiexec"), "-n", "2", sys.executable, "-m", "es_llm", *WORDS]
+    variables = {name: value for name, value in os.environ.items() if name not in ("MPI4PY_MPIABI", "LD_LIBRARY_PATH")}
+    job = subprocess.run(
+        [*words, "--output_dir", str(tmp_path / "D")], capture_output=True, text=True, env=variables, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert job.returncode == 2, job.stderr
+    assert job.stderr.count("es-llm: error") == 1
+    assert "the launcher declares 2 ranks (PMI_SIZE=2" in job.stderr
+    assert "but MPI has 1: mpi4py is built with Open MPI v" in job.stderr
+    assert "own `mpirun -n 2`" in job.stderr
+    assert not (tmp_path / "D").exists()

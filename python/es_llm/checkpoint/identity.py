@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+from pathlib import PurePath
 from typing import Any
 
 from es_llm.errors import ResumeError
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "es_llm run"
 
@@ -34,12 +39,65 @@ def decode_header(text: str, where: str) -> dict[str, Any]:
 def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str) -> None:
     """Refuse to go on with a run under other options.
 
+    Args:
+        saved: the header of the journal (see `decode_header`).
+        own: that of the run that wants to go on.
+        where: the journal.
+
     Raises:
         ResumeError: names each field that differs, with both values.
     """
-    differences = _differences(saved, json.loads(json.dumps(own)), "")
+    before, now = _comparable(saved["identity"]), _comparable(own["identity"])
+    if "reward_files" not in saved["identity"]:  # a journal of an earlier version, which had names alone
+        for identity in (before, now):
+            for name in _OF_FILES:
+                identity.pop(name, None)
+        if isinstance(now.get("script"), dict) and isinstance(before.get("script"), dict):
+            now["script"]["dataset_name"] = before["script"].get("dataset_name")
+    _accept_edits(saved, own, before, now)
+    differences = _differences(before, now, "")
     if differences:
-        raise ResumeError(f"{where} holds a run with other options: " + "; ".join(differences))
+        raise ResumeError(f"{where} holds a run with other options: " + "; ".join(differences) + _data_of(saved, own))
+
+
+def reference_name(reference: str) -> str:
+    """A reward function's reference without the directory of its file: `file.py:function`."""
+    place, colon, name = reference.rpartition(":")
+    return f"{PurePath(place.replace(os.sep, '/')).name}:{name}" if colon else reference
+
+
+_OF_FILES = ("dataset_files", "reward_files")
+
+
+def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity as it is compared: names of reward functions' files without their directories."""
+    copy: dict[str, Any] = json.loads(json.dumps(identity))
+    script = copy.get("script")
+    if isinstance(script, dict):
+        script["reward_funcs"] = [reference_name(reference) for reference in script.get("reward_funcs", [])]
+    return copy
+
+
+def _accept_edits(saved: dict[str, Any], own: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A file of rewards that was edited where it is, maybe mended, is a warning; another one elsewhere is refused."""
+    references = [header["about"].get("options", {}).get("reward_funcs") for header in (saved, own)]
+    if references[0] != references[1] or before.get("reward_files") == now.get("reward_files"):
+        return
+    logger.warning(
+        "the files of `reward_funcs` %s have changed since the run began: its next iterations are scored by what they "
+        "are now",
+        references[1],
+    )
+    now["reward_files"] = before["reward_files"]
+
+
+def _data_of(saved: dict[str, Any], own: dict[str, Any]) -> str:
+    """Where the data came from, if they differ."""
+    names = ("train_dataset", "dataset_files")
+    if all(saved["identity"].get(name) == own["identity"].get(name) for name in names):
+        return ""
+    was, is_now = (header["about"].get("options", {}).get("dataset_name") for header in (saved, own))
+    return "" if is_now is None else f"; the rows of `dataset_name` {is_now!r} aren't those of the run, from {was!r}"
 
 
 def _differences(saved: Any, own: Any, name: str) -> list[str]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from es_llm import __version__
 from es_llm.comm import SingleMailbox
-from es_llm.comm.select import launched_rank
+from es_llm.comm.launcher import launched_rank
 from es_llm.config.fields import nearest
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError, EsError, LeftOutError

@@ -73,6 +73,12 @@ class MPIMailbox(Mailbox):
         node.Free()
         self.job = self._world.bcast(secrets.token_hex(8), root=0)
 
+    @property
+    def library(self) -> str:
+        """The MPI that mpi4py is built with, such as "Open MPI v5.0.8"."""
+        text = str(self._mpi.Get_library_version()).rstrip("\0")
+        return " ".join(text.partition("\n")[0].partition(",")[0].split())
+
     def send(self, to: int, payload: bytes) -> None:
         """Begin to send; `receive` and `pending` see to it that it leaves."""
         if to in self._dead:

@@ -23,9 +23,9 @@ def declared_types(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, tor
     Buffers of modules that aren't transformers' keep the types that they have, and all their parameters get `dtype`.
     """
     bare = _bare(module, dtype)
-    types = _types(module.named_buffers(remove_duplicate=False)) | {
-        name: dtype for name in _types(module.named_parameters(remove_duplicate=False))
-    }
+    types = _types(module.named_buffers(remove_duplicate=False)) | dict.fromkeys(
+        _types(module.named_parameters(remove_duplicate=False)), dtype
+    )
     if bare is not None:
         declared = _types(bare.named_parameters(remove_duplicate=False))
         declared |= _types(bare.named_buffers(remove_duplicate=False))

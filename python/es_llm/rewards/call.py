@@ -45,6 +45,15 @@ def lacking(function: RewardFunction, columns: Collection[str]) -> list[str]:
     return [p.name for p in needed if p.kind is inspect.Parameter.POSITIONAL_ONLY or p.name not in by_name]
 
 
+def takes(function: RewardFunction, column: str) -> bool:
+    """Whether a function may read a column of the data."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD or p.name == column for p in parameters)
+
+
 def call(name: str, function: RewardFunction, batch: Batch, *, one: bool = False) -> Scores:
     """Scores of a batch by one call of the function; with `one` it gives one float for all (a set-level reward)."""
     log, pid = _Log(len(batch)), os.getpid()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from es_llm.config.fields import nearest
 from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch, Failure, Scores
-from es_llm.rewards.call import GIVEN, call, lacking
+from es_llm.rewards.call import GIVEN, call, lacking, takes
 from es_llm.rewards.marks import is_inline, is_set_level
 from es_llm.rewards.pool import RewardPool
 from es_llm.types import RewardFunction
@@ -106,6 +106,10 @@ class RewardSet:
                     f"{nearest(parameter, {*columns, *GIVEN})}; expected one of its columns {sorted(columns)}, or of "
                     f"{', '.join(GIVEN)}"
                 )
+
+    def uses(self, column: str) -> bool:
+        """Whether a reward function may read a column; `prompt` comes to each."""
+        return column == "prompt" or any(takes(self._functions[name], column) for name in self.names)
 
     def open(self) -> None:
         """Start the workers, if any function needs them.

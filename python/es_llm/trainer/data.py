@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -16,6 +15,7 @@ import numpy as np
 
 from es_llm.errors import ConfigError
 from es_llm.noise.reference import philox4x32
+from es_llm.trainer.canonical import NoContentError, canonical
 from es_llm.types import Row
 
 _ORDER_STREAM = 0xF000_0000
@@ -39,8 +39,12 @@ class Prompts(Protocol):
     def first(self) -> Row:
         """A row of the data, which has the columns of all."""
 
-    def fingerprint(self) -> dict[str, object]:
-        """By which resume knows the data again."""
+    def fingerprint(self, used: Callable[[str], bool]) -> dict[str, object]:
+        """By which resume knows the data again; `used`: whether something may read a column.
+
+        Raises:
+            ConfigError: see `fingerprint`.
+        """
 
 
 class PromptOrder:
@@ -78,9 +82,9 @@ class PromptOrder:
         """The first row."""
         return self._all[0]
 
-    def fingerprint(self) -> dict[str, object]:
+    def fingerprint(self, used: Callable[[str], bool] = lambda column: True) -> dict[str, object]:
         """Number of rows and SHA-256 over all of them."""
-        return fingerprint(self._all)
+        return fingerprint(self._all, used)
 
     def batch(self, iteration: int) -> list[Row]:
         """The B rows of `iteration`."""
@@ -163,10 +167,10 @@ class PromptStream:
             raise ConfigError(_EMPTY)
         return rows[0]
 
-    def fingerprint(self) -> dict[str, object]:
+    def fingerprint(self, used: Callable[[str], bool] = lambda column: True) -> dict[str, object]:
         """SHA-256 over the first rows."""
         first = list(itertools.islice(self._plain, _SAMPLE))
-        return {"stream": True, **fingerprint(first)}
+        return {"stream": True, **fingerprint(first, used)}
 
     def _from_start(self) -> Iterator[Any]:
         for epoch in itertools.count():
@@ -197,10 +201,47 @@ def _shuffled(size: int, seed: int, epoch: int) -> list[int]:
     return [int(index) for index in np.argsort(keys, kind="stable")]
 
 
-def fingerprint(rows: Sequence[Row]) -> dict[str, object]:
-    """Number of rows and SHA-256 over all of them, by which resume knows the data again."""
-    hasher = hashlib.sha256()
-    for row in rows:
-        hasher.update(json.dumps(dict(row), sort_keys=True, default=str).encode())
-        hasher.update(b"\n")
-    return {"rows": len(rows), "sha256": hasher.hexdigest()}
+def fingerprint(rows: Sequence[Row], used: Callable[[str], bool] = lambda column: True) -> dict[str, object]:
+    """Number of rows and SHA-256 over all of them, by which resume and other ranks know the data again.
+
+    Args:
+        rows: whose content counts (see `canonical`).
+        used: whether something may read a column. One that nothing reads, and that has a value without content of its
+            own, is left out, and named in `left_out`.
+
+    Raises:
+        ConfigError: a column that something may read has such a value; names column, row and type.
+    """
+    left_out: set[str] = set()
+    while True:
+        hasher, without = hashlib.sha256(), frozenset(left_out)
+        for index, row in enumerate(rows):
+            kept = {column: value for column, value in row.items() if column not in without}
+            try:
+                hasher.update(canonical(kept) + b"\n")
+            except NoContentError as error:
+                left_out |= _without_content(kept, index, used, error)
+                break
+        else:
+            found: dict[str, object] = {"rows": len(rows), "sha256": hasher.hexdigest()}
+            return {**found, "left_out": sorted(left_out)} if left_out else found
+
+
+def _without_content(row: Row, index: int, used: Callable[[str], bool], error: NoContentError) -> set[str]:
+    """The columns of a row that have no content, if nothing reads them."""
+    columns = {}
+    for column, value in row.items():
+        try:
+            canonical(value)
+        except NoContentError as inner:
+            columns[column] = inner
+    if not columns:
+        raise ConfigError(f"`train_dataset` row {index} can't be known again by a resume: {error}") from error
+    for column, fault in columns.items():
+        if used(column):
+            raise ConfigError(
+                f"`train_dataset` row {index}, column {column!r}: got a value of the type {fault}, by which neither a "
+                "resume nor another rank could know the data again; remove the column, or make it text, numbers, "
+                "bytes, an array or an image"
+            ) from fault
+    return set(columns)

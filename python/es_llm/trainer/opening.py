@@ -99,7 +99,7 @@ def _open_journal(directory: RunDirectory, header: str) -> tuple[Journal | None,
                 raise
     journal = Journal.read(where)
     saved, own = decode_header(journal.header, where), decode_header(header, where)
-    require_same_identity(saved["identity"], own["identity"], where)
+    require_same_identity(saved, own, where)
     if journal.torn_bytes:
         logger.warning("%s: %d bytes of an unfinished record are cut off", where, journal.torn_bytes)
     writer = JournalWriter.take_over(where)

@@ -25,7 +25,6 @@ from es_llm.callbacks.progress import ProgressCallback
 from es_llm.checkpoint.identity import encode_header
 from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
-from es_llm.config.fields import identity_of
 from es_llm.config.replaced import unknown_argument
 from es_llm.config.taken import ModelSource
 from es_llm.data.messages import TextPrompts
@@ -54,6 +53,7 @@ from es_llm.trainer.completions import CompletionLog
 from es_llm.trainer.data import PromptOrder, Prompts, PromptStream
 from es_llm.trainer.evaluate import ROUND, Evaluate
 from es_llm.trainer.evaluation import EvaluationSets, EvaluationWork, Keep
+from es_llm.trainer.header import data_identity, run_identity
 from es_llm.trainer.opening import open_run
 from es_llm.trainer.origin import Origin
 from es_llm.trainer.output import TrainOutput
@@ -163,6 +163,7 @@ class ESTrainer(TrlFace):
             self.processing_class,
         )
         self.callbacks.state.is_world_process_zero = self.callbacks.state.is_local_process_zero = self.team.rank == 0
+        self._data_identity = data_identity(self.run, script)
         self.run.rewards.open()
         self.callbacks.call("on_init_end")
 
@@ -348,16 +349,7 @@ class ESTrainer(TrlFace):
         )
 
     def _header(self) -> str:
-        weights = self.run.weights
-        base, frozen = weights.sha256(), weights.frozen_sha256()
-        identity = {
-            "noise_version": _core.NOISE_VERSION,
-            "config": identity_of(self.args),
-            "script": identity_of(self.script) if self.script else None,
-            "model": {"base_sha256": base, "frozen_sha256": frozen, "parameters": weights.table.to_json()},
-            "train_dataset": self.run.prompts.fingerprint(),
-            "reward_funcs": self.run.rewards.names,
-        }
+        identity = run_identity(self.run, self._data_identity)
         return encode_header(identity, {**self._about(), "options": self._config_json()})
 
     def _about(self) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""What the launcher's variables declare: how many ranks there are, and which one this process is. Loads no MPI.
+
+A launcher that mpi4py's MPI doesn't know starts N processes that each believe to be alone: N equal runs side by side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from es_llm.errors import ConfigError
+
+_SIZES: Final = {
+    "OMPI_COMM_WORLD_SIZE": "Open MPI's mpirun",
+    "PMI_SIZE": "MPICH's or Intel MPI's mpiexec, or srun",
+    "MV2_COMM_WORLD_SIZE": "MVAPICH's mpirun",
+    "JSM_NAMESPACE_SIZE": "jsrun",
+    "PALS_SIZE": "PALS's mpiexec",
+}
+"""Number of ranks of the job -> who sets it."""
+_LOCAL_SIZES: Final = {"MPI_LOCALNRANKS": "MPICH's or Intel MPI's mpiexec", "PALS_LOCAL_SIZE": "PALS's mpiexec"}
+"""Number of ranks of this host."""
+_OTHERS: Final = ("PMIX_RANK", "PMI_RANK", "PALS_RANKID")
+"""Set by launchers that leave the number to their library."""
+_STEP: Final = "SLURM_STEP_NUM_TASKS"
+"""Tasks of this `srun`. `SLURM_NTASKS` is that of the allocation, in which a process may well be alone; and where an
+mpirun started the ranks, Slurm's variables are those of its daemons."""
+_TORCH: Final = ("WORLD_SIZE", "RANK")
+_RANKS: Final = (
+    "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PALS_RANKID", "SLURM_PROCID", "RANK",
+)  # fmt: skip
+
+
+def launched_rank(environ: Mapping[str, str] = os.environ) -> int:
+    """The rank that the launcher gave this process, known before MPI starts; 0 without a launcher."""
+    ranks = [rank for name in _RANKS if (rank := _number(environ, name)) is not None]
+    return ranks[0] if ranks else 0
+
+
+def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher of MPI ranks, or an srun of several tasks, started this process."""
+    if any(name in environ for name in (*_SIZES, *_LOCAL_SIZES, *_OTHERS)):
+        return True
+    return (_number(environ, _STEP) or 1) > 1
+
+
+def declared_sizes(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
+    """Variable -> the number of ranks that it declares; of nested launchers there are several."""
+    sizes = {name: size for name in _SIZES if (size := _number(environ, name)) is not None}
+    if not sizes and (size := _number(environ, _STEP)) is not None:
+        sizes[_STEP] = size
+    return sizes
+
+
+def require_size(size: int, library: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Check that MPI has as many ranks as the launcher started.
+
+    Args:
+        size: of `MPI.COMM_WORLD`.
+        library: the MPI that mpi4py is built with.
+        environ: the process's variables.
+
+    Raises:
+        ConfigError: it hasn't; names both numbers, the MPI, and what helps.
+    """
+    declared = declared_sizes(environ)
+    local = {name: count for name in _LOCAL_SIZES if (count := _number(environ, name)) is not None}
+    fits = size in declared.values() if size > 1 else all(count <= 1 for count in declared.values())
+    if (not declared or fits) and all(count <= size for count in local.values()):
+        return
+    name, count = max({**declared, **local}.items(), key=lambda item: item[1])
+    who = {**_SIZES, **_LOCAL_SIZES, _STEP: "srun"}[name]
+    raise ConfigError(
+        f"the launcher declares {count} ranks ({name}={count}, which {who} sets), but MPI has {size}: mpi4py is built "
+        f"with {library}, which this launcher doesn't start, so each process would be a run of its own. "
+        + _mending(name, count, library)
+    )
+
+
+def refuse_other_launchers(environ: Mapping[str, str] = os.environ) -> None:
+    """Check that no launcher started several processes that MPI knows nothing of, such as torchrun.
+
+    Raises:
+        ConfigError: one did; names what to start instead.
+    """
+    size = _number(environ, _TORCH[0])
+    if is_launched(environ) or size is None or size <= 1 or _number(environ, _TORCH[1]) is None:
+        return
+    who = "torchrun" if "TORCHELASTIC_RUN_ID" in environ else "a launcher such as torchrun, accelerate or deepspeed"
+    raise ConfigError(
+        f"{who} started {size} processes (WORLD_SIZE={size}), each of which would be the same run: ranks of es_llm are "
+        f"processes under MPI; start `mpirun -n {size} python ...` instead, or give each process `comm` single"
+    )
+
+
+def _mending(name: str, count: int, library: str) -> str:
+    """How ranks and launcher get the same MPI."""
+    own = f"`{'mpirun' if 'Open MPI' in library else 'mpiexec'} -n {count}`"
+    build = "build mpi4py for the launcher's MPI (`pip install --no-binary mpi4py mpi4py` with its mpicc on the PATH)"
+    single = "`comm` single makes each process a run of its own"
+    if name == _STEP:
+        pmi = "`srun --mpi=pmix`" if "Open MPI" in library else "`srun --mpi=pmi2`"
+        return f"Start the ranks by {pmi}, or by that MPI's own {own}, or {build}; {single}"
+    return f"Start the ranks by that MPI's own {own}, or {build}; {single}"
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    text = environ.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -1,0 +1,128 @@
+"""A run goes on wherever its files are, and only with the same data: names don't count, contents do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+
+import datasets
+import pytest
+
+from es_llm import ESConfig
+from es_llm._core import Journal, JournalWriter
+from es_llm.assemble import assemble
+from es_llm.comm import SingleMailbox
+from es_llm.config import ScriptArguments
+from es_llm.errors import ResumeError
+from es_llm.team import Team
+
+REWARD = """
+from es_llm.rewards import inline
+
+@inline
+def digits(completions, answer, **columns):
+    return [float(sum(map(str.isdigit, text))) for text in completions]
+"""
+ROWS = [{"prompt": f"{number},1,2=9:", "answer": f"0{number}"} for number in range(90)]
+
+
+def job(tmp_path, name, rows=ROWS, reward=REWARD, suffix="jsonl"):
+    """A directory with rows and a reward function."""
+    directory = tmp_path / name
+    directory.mkdir()
+    (directory / "reward.py").write_text(reward)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if suffix == "saved":
+        datasets.Dataset.from_list(rows).save_to_disk(directory / "rows.saved")
+    elif suffix == "folder":
+        (directory / "rows.folder").mkdir()
+        (directory / "rows.folder" / "train.jsonl").write_text(text)
+    else:
+        (directory / f"rows.{suffix}").write_text(text)
+    return directory
+
+
+def train(directory, run, steps, suffix="jsonl", **options):
+    script = ScriptArguments(
+        **{
+            "dataset_name": str(directory / f"rows.{suffix}"),
+            "reward_funcs": [f"{directory}/reward.py:digits"],
+            **options,
+        }
+    )
+    config = ESConfig(
+        population_size=2, sigma=0.02, learning_rate=0.02, max_completion_length=3, prompts_per_iteration=2,
+        eval_on_start=False, max_steps=steps, output_dir=str(run),
+        resume_from_checkpoint=str(run) if run.exists() else None,
+    )  # fmt: skip
+    return assemble(script, config, Team(SingleMailbox())).train().metrics["weights_sha256"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("suffix", ["jsonl", "saved", "folder"])
+def test_a_moved_run_goes_on(tmp_path, monkeypatch, suffix, streaming):
+    options = {"suffix": suffix, "dataset_streaming": streaming}
+    first = job(tmp_path, "job_1", suffix=suffix)
+    whole = train(first, tmp_path / "whole", 3, **options)
+    train(first, tmp_path / "job_1" / "run", 1, **options)
+    (tmp_path / "deep").mkdir()
+    second = tmp_path / "deep" / "job_2"
+    shutil.move(first, second)
+    train(second, second / "run", 2, **options)
+    (tmp_path / "link").symlink_to(second)
+    monkeypatch.chdir(second)
+    names = {"dataset_name": f"rows.{suffix}", "reward_funcs": ["./reward.py:digits"]}
+    assert train(tmp_path / "link", tmp_path / "link" / "run", 3, **names, **options) == whole
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("row", [1, 80], ids=["early", "late"])
+def test_other_rows_under_the_same_name_are_refused(tmp_path, streaming, row):
+    first = job(tmp_path, "job")
+    train(first, tmp_path / "run", 1, dataset_streaming=streaming)
+    rows = [{**old, "answer": "99"} if number == row else old for number, old in enumerate(ROWS)]
+    (first / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ResumeError, match=r"(train_dataset|dataset_files).*the rows of `dataset_name` '.*rows.jsonl'"):
+        train(first, tmp_path / "run", 2, dataset_streaming=streaming)
+
+
+def test_equal_rows_of_another_format_go_on(tmp_path):
+    first = job(tmp_path, "job")
+    train(first, tmp_path / "run", 1)
+    train(job(tmp_path, "other", suffix="folder"), tmp_path / "run", 2, suffix="folder")
+
+
+def test_a_reward_of_another_file(tmp_path, caplog):
+    first = job(tmp_path, "job_1")
+    train(first, tmp_path / "run", 1)
+    other = job(tmp_path, "job_2", reward=REWARD + "\n# another one\n")
+    with pytest.raises(ResumeError, match="`reward_files` was"):
+        train(other, tmp_path / "run", 2)
+    (other / "reward.py").rename(other / "renamed.py")
+    with pytest.raises(ResumeError, match=r"`script.reward_funcs` was \['reward.py:digits'\], now \['renamed.py:"):
+        train(first, tmp_path / "run", 2, reward_funcs=[f"{other}/renamed.py:digits"])
+    (first / "reward.py").write_text(REWARD + "\n# mended\n")
+    with caplog.at_level(logging.WARNING):
+        train(first, tmp_path / "run", 2)
+    assert "reward_funcs` ['" in caplog.text
+    assert "have changed since the run began" in caplog.text
+
+
+def test_a_journal_that_holds_names_goes_on(tmp_path):
+    """Journals of earlier versions hold the names of files, and no content of them."""
+    first = job(tmp_path, "job")
+    train(first, tmp_path / "run", 1)
+    journal = Journal.read(str(tmp_path / "run" / "journal.es"))
+    header = json.loads(journal.header)
+    identity = header["identity"]
+    assert identity["script"]["dataset_name"] is None
+    identity["script"] |= {"dataset_name": "/elsewhere/rows.jsonl", "reward_funcs": ["/elsewhere/reward.py:digits"]}
+    del identity["dataset_files"], identity["reward_files"]
+    (tmp_path / "run" / "journal.es").unlink()
+    JournalWriter.create(str(tmp_path / "run" / "journal.es"), json.dumps(header, sort_keys=True))
+    os.remove(tmp_path / "run" / "result.json")
+    train(first, tmp_path / "run", 2)
+    with pytest.raises(ResumeError, match="`train_dataset"):
+        train(job(tmp_path, "other", rows=ROWS[1:]), tmp_path / "run", 3)
