@@ -11,17 +11,19 @@ import asyncio
 import inspect
 import math
 import os
-import threading
 import traceback
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from es_llm.errors import RewardError
 from es_llm.rewards.batch import INVALID, RAISED, TIMEOUT, Batch, Failure, Scores
+from es_llm.rewards.loop import Loop
 from es_llm.types import RewardFunction
 
 GIVEN: Final = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """What a function gets beside the columns, if it asks for it."""
+CANCEL_S: Final = 1.0
+"""A call that is cancelled, since it took too long, has so long to end."""
 _LONGEST: Final = 2000
 """Characters of a failure's story that are kept."""
 _LONGEST_NAME: Final = 200
@@ -54,13 +56,16 @@ def takes(function: RewardFunction, column: str) -> bool:
     return any(p.kind is inspect.Parameter.VAR_KEYWORD or p.name == column for p in parameters)
 
 
-def call(name: str, function: RewardFunction, batch: Batch, *, one: bool = False) -> Scores:
-    """Scores of a batch by one call of the function; with `one` it gives one float for all (a set-level reward)."""
+def call(name: str, function: RewardFunction, batch: Batch, *, one: bool = False, loop: Loop | None = None) -> Scores:
+    """Scores of a batch by one call of the function; with `one` it gives one float for all (a set-level reward).
+
+    `loop`: where it is awaited if it is async; None: in a loop for this call alone.
+    """
     log, pid = _Log(len(batch)), os.getpid()
     try:
         answer = function(**_arguments(function, batch, log))
         if inspect.isawaitable(answer):
-            answer = _run(answer)
+            answer = _awaited(answer, loop)
         return log.scores(_spread(name, answer, len(batch)) if one else _listed(name, answer, len(batch)))
     except KeyboardInterrupt:
         raise
@@ -70,21 +75,26 @@ def call(name: str, function: RewardFunction, batch: Batch, *, one: bool = False
         _end_forked(pid)
 
 
-def call_each(name: str, function: RewardFunction, batch: Batch, before: Callable[[int], None]) -> Scores:
+def call_each(
+    name: str, function: RewardFunction, batch: Batch, before: Callable[[int], None], loop: Loop | None = None
+) -> Scores:
     """Scores of a batch by one call for each completion; `before` is called with its place before each."""
     scores = []
     for place in range(len(batch)):
         before(place)
         try:
-            scores.append(call(name, function, batch.part(place, place + 1)))
+            scores.append(call(name, function, batch.part(place, place + 1), loop=loop))
         except BaseException as error:  # this process is there for nothing else
             scores.append(Scores.failed(1, RAISED, _story(error)))
     return Scores.joined(scores)
 
 
-def call_at_once(name: str, function: RewardFunction, batch: Batch, limit_s: float) -> Scores:
-    """Scores of a batch by one call for each completion, all awaited together, each for `limit_s` (0: any time)."""
-    pid = os.getpid()
+def call_at_once(name: str, function: RewardFunction, batch: Batch, limit_s: float, loop: Loop | None = None) -> Scores:
+    """Scores of a batch by one call for each completion, all awaited together, each for `limit_s` (0: any time).
+
+    One that takes longer is cancelled; where it doesn't end by that, the loop is `stuck`.
+    """
+    pid, late = os.getpid(), []
 
     async def graded(part: Batch) -> Scores:
         """Whatever is raised ends here: some classes would end the event loop, and with it the whole batch."""
@@ -103,12 +113,26 @@ def call_at_once(name: str, function: RewardFunction, batch: Batch, limit_s: flo
         if done:
             return task.result()
         task.cancel()
+        late.append(task)
         return Scores.failed(1, TIMEOUT, f"took longer than {limit_s:g} s")
 
     async def all_of_them() -> list[Scores]:
-        return await asyncio.gather(*(one(place) for place in range(len(batch))))
+        scores = await asyncio.gather(*(one(place) for place in range(len(batch))))
+        if late and (await asyncio.wait(late, timeout=CANCEL_S))[1] and loop is not None:
+            loop.stuck = True
+        return scores
 
-    return Scores.joined(asyncio.run(all_of_them()))
+    return Scores.joined(_awaited(all_of_them(), loop))
+
+
+def _awaited(awaitable: Awaitable[Any], loop: Loop | None) -> Any:
+    if loop is not None:
+        return loop.run(awaitable)
+    own = Loop()
+    try:
+        return own.run(awaitable)
+    finally:
+        own.close()
 
 
 def _end_forked(pid: int) -> None:
@@ -167,41 +191,11 @@ def _arguments(function: RewardFunction, batch: Batch, log: _Log) -> Mapping[str
     return {name: value for name, value in given.items() if name in names}
 
 
-def _run(awaitable: Any) -> Any:
-    """The result of an awaitable, also where an event loop runs in this thread already (a notebook)."""
-
-    async def wait() -> Any:
-        return await awaitable
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(wait())
-    return _run_beside(wait())
-
-
-def _run_beside(work: Coroutine[Any, Any, Any]) -> Any:
-    results: list[Any] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(asyncio.run(work))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
 def _listed(name: str, answer: Any, expected: int) -> tuple[list[float | None], list[Failure]]:
+    if isinstance(answer, str | bytes | Mapping) or not isinstance(answer, Iterable):
+        hint = "; does it end without `return`?" if answer is None else ""
+        raise RewardError(f"`{name}` must return a list of rewards, got {_brief(answer)}{hint}")
     values = answer if isinstance(answer, list | tuple) else list(answer)
-    if isinstance(answer, str | bytes | Mapping):
-        raise RewardError(f"`{name}` must return a list of rewards, got {answer!r}"[:_LONGEST])
     if len(values) != expected:
         raise RewardError(f"`{name}` must return {expected} rewards, one per completion, got {len(values)}")
     checked = [_number(value) for value in values]

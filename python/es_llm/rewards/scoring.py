@@ -17,6 +17,7 @@ from es_llm.config.fields import nearest
 from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch, Failure, Scores
 from es_llm.rewards.call import GIVEN, call, lacking, takes
+from es_llm.rewards.loop import Loop
 from es_llm.rewards.marks import is_inline, is_set_level
 from es_llm.rewards.pool import RewardPool
 from es_llm.types import RewardFunction
@@ -76,6 +77,7 @@ class RewardSet:
         limits = limits or Limits()
         away = {name: function for name, function in self._functions.items() if not is_inline(function)}
         self._away = away if limits.workers else {}
+        self._loop = Loop()
         self._pool: RewardPool | None = None
         if self._away:
             self._pool = RewardPool(
@@ -121,7 +123,8 @@ class RewardSet:
             self._pool.open()
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, and the loop in which functions are awaited here."""
+        self._loop.close()
         if self._pool is not None:
             self._pool.close()
 
@@ -134,7 +137,9 @@ class RewardSet:
                 assert self._pool is not None
                 away[name] = self._pool.submit(name, batch, together=is_set_level(self._functions[name]))
         here = {
-            name: call(_plain(name), self._functions[name], batch, one=is_set_level(self._functions[name]))
+            name: call(
+                _plain(name), self._functions[name], batch, one=is_set_level(self._functions[name]), loop=self._loop
+            )
             for name in names
             if name not in away
         }

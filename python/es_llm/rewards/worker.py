@@ -13,6 +13,7 @@ from typing import Any, Final
 from es_llm.rewards.batch import RAISED, Batch, Scores
 from es_llm.rewards.call import call, call_at_once, call_each, is_async
 from es_llm.rewards.channel import read_message, write_message
+from es_llm.rewards.loop import Loop
 from es_llm.rewards.processes import end_with_parent, limit_memory
 from es_llm.rewards.requests import Task, packed, unpacked
 
@@ -24,6 +25,8 @@ TOGETHER: Final = -1
 ANSWERING: Final = -2
 """What stands in the place of a completion: all of them at once; none any more."""
 
+LOOP: Final = Loop()
+"""Of this worker, for its life. The server has none: its thread would begin in a worker alone."""
 FUNCTIONS: dict[str, Any] = {}
 """By name; the server fills it before it forks its workers."""
 
@@ -64,6 +67,8 @@ def work(
         start = time.perf_counter()
         scores = score(task.name, task.batch, clock, task.together)
         write_message(end, packed((scores, time.perf_counter() - start)))
+        if LOOP.stuck:  # what its task holds, another worker can have
+            os._exit(0)
 
 
 class Clock:
@@ -92,11 +97,11 @@ def score(name: str, batch: Batch, clock: Clock, together: bool) -> Scores:
     try:
         if together:
             clock.begin(TOGETHER)
-            return call(name, function, batch, one=True)
+            return call(name, function, batch, one=True, loop=LOOP)
         if is_async(function):
             clock.begin(TOGETHER, GRACE_S)
-            return call_at_once(name, function, batch, clock.limit_s)
-        return call_each(name, function, batch, clock.begin)
+            return call_at_once(name, function, batch, clock.limit_s, LOOP)
+        return call_each(name, function, batch, clock.begin, LOOP)
     except BaseException as error:
         return Scores.failed(len(batch), RAISED, f"{type(error).__name__}: {error}")
     finally:

@@ -1,0 +1,304 @@
+"""Async rewards: what they keep between calls stays usable, in a worker and in the trainer's process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import gc
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from es_llm.rewards.batch import RAISED, TIMEOUT
+from es_llm.rewards.call import call
+from es_llm.rewards.loop import Loop
+from es_llm.rewards.marks import set_level
+from tests.hostile import batch, kinds
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+WORKERS = pytest.mark.parametrize("workers", [0, 1])
+
+
+class Client:
+    """What a client of a judge keeps: all of it belongs to one event loop."""
+
+    def __init__(self):
+        self.semaphore, self.queue, self.task, self.loop = asyncio.Semaphore(1), None, None, None
+
+    async def score(self, text):
+        loop = asyncio.get_running_loop()
+        assert self.loop in (None, loop), "another loop"
+        self.loop = loop
+        if self.task is None:
+            self.queue = asyncio.Queue()
+            self.task = loop.create_task(self.serve())
+        async with self.semaphore:
+            future = loop.create_future()
+            await self.queue.put((text, future))
+            return await future
+
+    async def serve(self):
+        while True:
+            text, future = await self.queue.get()
+            await asyncio.sleep(0)
+            future.set_result(float(len(text)))
+
+
+def judges():
+    client = Client()
+
+    async def judge(completions, **columns):
+        return await asyncio.gather(*map(client.score, completions))
+
+    async def keyed(completions, weight, **columns):
+        return [weight * score for score in await judge(completions)]
+
+    def returning(completions, **columns):
+        return judge(completions)
+
+    class Judge:
+        async def __call__(self, completions, **columns):
+            return await judge(completions)
+
+    @set_level
+    async def together(completions, **columns):
+        return sum(await judge(completions))
+
+    return {
+        "function": judge,
+        "partial": functools.partial(keyed, weight=1.0),
+        "returning": returning,
+        "object": Judge(),
+        "set_level": together,
+    }
+
+
+@WORKERS
+@pytest.mark.parametrize("kind", judges())
+def test_what_a_judge_keeps_serves_every_batch(rewards, kind, workers):
+    def lazily(completions, **columns):
+        if not made:
+            made.append(judges()[kind])
+        return made[0](completions=completions, **columns)
+
+    made = []
+    if kind in ("function", "partial", "object"):
+
+        async def judge(completions, **columns):
+            return await lazily(completions, **columns)
+    else:
+        judge = set_level(lazily) if kind == "set_level" else lazily
+    scored = rewards(judge, workers=workers, timeout_s=10)
+    expected = [6.0] * 3 if kind == "set_level" else [1.0, 2.0, 3.0]
+    for _ in range(4):
+        assert scored.score(batch(["a", "bb", "ccc"])) == expected
+
+
+@WORKERS
+def test_several_functions_share_a_loop(rewards, workers):
+    async def first(completions, log_metric, **columns):
+        log_metric("loop", id(asyncio.get_running_loop()))
+        return [1.0] * len(completions)
+
+    async def second(completions, log_metric, **columns):
+        return await first(completions, log_metric)
+
+    made = rewards(first, second, workers=workers, timeout_s=10)
+    loops = set()
+    for _ in range(3):
+        for scores in made.submit(batch(["a", "b"])).result().scores.values():
+            loops |= {value for _, value in scores.metrics}
+    assert len(loops) == 1
+
+
+@WORKERS
+def test_a_task_that_is_left_goes_on_between_batches(rewards, workers):
+    state = {"ticks": 0}
+
+    async def ticking(completions, **columns):
+        async def tick():
+            while True:
+                await asyncio.sleep(0.01)
+                state["ticks"] += 1
+
+        if "task" not in state:
+            state["task"] = asyncio.get_running_loop().create_task(tick())
+        return [float(state["ticks"])] * len(completions)
+
+    made = rewards(ticking, workers=workers, timeout_s=10)
+    (before,) = made.score(batch(["a"]))
+    time.sleep(0.5)
+    (after,) = made.score(batch(["a"]))
+    assert after > before + 5
+    state.clear()
+
+
+def test_a_late_call_gives_back_what_it_holds(rewards):
+    semaphore = []
+
+    async def judge(completions, **columns):
+        if not semaphore:
+            semaphore.append(asyncio.Semaphore(1))
+        async with semaphore[0]:
+            await asyncio.sleep(1000 if completions[0] == "sleep" else 0)
+        return [1.0]
+
+    made = rewards(judge, workers=1)
+    graded = made.submit(batch(["sleep", "good"])).result()
+    assert kinds(graded, "judge")[0] == TIMEOUT
+    assert made.score(batch(["good"] * 3)) == [1.0] * 3
+
+
+def test_a_call_that_cannot_be_cancelled_costs_its_worker(rewards):
+    lock = []
+
+    async def judge(completions, log_metric, **columns):
+        log_metric("pid", os.getpid())
+        if not lock:
+            lock.append(asyncio.Lock())
+        async with lock[0]:
+            while completions[0] == "stay":
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1000)
+        return [1.0]
+
+    made = rewards(judge, workers=1)
+    first = made.submit(batch(["good"])).result()
+    assert kinds(made.submit(batch(["stay"])).result(), "judge") == {0: TIMEOUT}
+    last = made.submit(batch(["good"] * 2)).result()
+    assert last.totals == [1.0] * 2
+    assert last.scores["judge"].metrics[0] != first.scores["judge"].metrics[0]
+
+
+def test_a_task_that_blocks_the_loop_meets_the_time_limit(rewards):
+    async def judge(completions, **columns):
+        if completions[0] == "block":
+            asyncio.get_running_loop().call_soon(time.sleep, 1000)
+        await asyncio.sleep(0.01)
+        return [1.0]
+
+    made = rewards(judge, workers=1)
+    graded = made.submit(batch(["good", "block", "good"])).result()
+    assert graded.totals == [1.0, None, 1.0]
+    assert made.score(batch(["good"])) == [1.0]
+
+
+@WORKERS
+@pytest.mark.parametrize("deed", ["stop", "close", "exit", "interrupt", "thread"])
+def test_a_loop_that_a_function_harms_serves_the_next_batch(rewards, deed, workers):
+    state = {}
+
+    async def judge(completions, **columns):
+        loop = asyncio.get_running_loop()
+
+        async def later():
+            raise SystemExit if deed == "exit" else KeyboardInterrupt
+
+        if completions[0] == "harm":
+            match deed:
+                case "stop":
+                    loop.stop()
+                case "close":
+                    loop.close()
+                case "thread":
+                    loop.stop()
+                    threading.Thread(target=close, args=(loop,)).start()
+                case _:
+                    state["task"] = loop.create_task(later())
+            await asyncio.sleep(0.05)
+        return [1.0] * len(completions)
+
+    def close(loop):
+        while not loop.is_closed():
+            with contextlib.suppress(RuntimeError):
+                loop.close()
+
+    made = rewards(judge, workers=workers, timeout_s=5)
+    graded = made.submit(batch(["harm"])).result()
+    assert graded.totals in ([1.0], [None])
+    if deed in ("stop", "exit", "interrupt"):
+        assert graded.totals == [1.0]
+    if deed == "close":
+        assert kinds(graded, "judge") == {0: RAISED}
+    assert made.score(batch(["good"] * 2)) == [1.0] * 2
+
+
+def test_a_loop_runs_in_the_callers_thread_already():
+    async def judge(completions, **columns):
+        return [float(len(text)) for text in completions]
+
+    async def notebook():
+        return call("judge", judge, batch(["a"]), loop=loop).values, call("judge", judge, batch(["bb"])).values
+
+    loop = Loop()
+    assert asyncio.run(notebook()) == ([1.0], [2.0])
+    loop.close()
+
+
+def test_the_callers_context_is_the_functions():
+    variable = contextvars.ContextVar("variable", default="none")
+
+    async def judge(completions, **columns):
+        return [1.0 if variable.get() == "set" else 0.0]
+
+    loop = Loop()
+    token = variable.set("set")
+    assert call("judge", judge, batch(["a"]), loop=loop).values == [1.0]
+    variable.reset(token)
+    assert call("judge", judge, batch(["a"]), loop=loop).values == [0.0]
+    loop.close()
+
+
+def test_an_end_leaves_no_thread_and_cancels_what_runs(rewards):
+    ended = []
+
+    async def judge(completions, **columns):
+        async def wait():
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                ended.append(True)
+
+        asyncio.get_running_loop().create_task(wait())
+        await asyncio.sleep(0)
+        return [1.0]
+
+    before = threading.active_count()
+    for end in ("close", "collect"):
+        made = rewards(judge, workers=0) if end == "close" else Loop()
+        if end == "close":
+            assert made.score(batch(["a"])) == [1.0]
+            assert threading.active_count() == before + 1
+            made.close()
+            assert made.score(batch(["a"])) == [1.0], "it begins again"
+            made.close()
+        else:
+            made.run(judge(["a"]))
+            del made
+            gc.collect()
+        assert threading.active_count() == before
+    assert ended == [True] * 3
+
+
+def test_an_interrupt_of_the_user_goes_on():
+    async def judge(completions, **columns):
+        threading.Timer(0.2, os.kill, (os.getpid(), 2)).start()
+        await asyncio.sleep(1000)
+
+    loop = Loop()
+    with pytest.raises(KeyboardInterrupt):
+        call("judge", judge, batch(["a"]), loop=loop)
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"), [(None, "got None; does it end without"), (1.0, "got 1.0"), ("1", "got '1'")]
+)
+def test_an_answer_that_is_no_list_is_named(answer, got):
+    (failure,) = call("judge", lambda completions, **columns: answer, batch(["a"])).failures
+    assert f"`judge` must return a list of rewards, {got}" in failure.why
