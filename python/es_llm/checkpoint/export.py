@@ -6,6 +6,7 @@ to the disk, and renamed; an older export is moved aside first and removed last.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from typing import Any, Final
 from safetensors import SafetensorError
 
 from es_llm.errors import ModelError
+from es_llm.model.left_out import left_out_of
+from es_llm.rollout.ends import end_ids
 
 _EXPORT_DIRECTORIES: Final = {"additional_chat_templates"}
 _EXPORT_SUFFIXES: Final = {".json", ".safetensors", ".txt", ".model", ".jinja", ".md", ".py"}
@@ -41,6 +44,8 @@ def export_model(
         state: names -> tensors to write instead of the module's own.
         notes: name -> content of JSON files to write beside them.
 
+    What the model's files hold and its class leaves out is kept too, where the names allow it; see `LeftOut.keep`.
+
     Raises:
         ModelError: the directory holds files that are no export, or the disk refuses; an older export is
             still there, at worst under the name that the message gives.
@@ -53,8 +58,10 @@ def export_model(
         shutil.rmtree(staged, ignore_errors=True)
         with _plain_generation_config(model):
             model.save_pretrained(staged, state_dict=None if state is None else dict(state))
-        _write_generation_config(model, staged)
+        _write_generation_config(model, tokenizer, staged)
         tokenizer.save_pretrained(staged)
+        if (left := left_out_of(model)) is not None:
+            left.keep(staged)
         for name, note in (notes or {}).items():
             (staged / name).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
         mode = (staged / "config.json").stat().st_mode
@@ -115,9 +122,16 @@ def _plain_generation_config(model: Any) -> Iterator[None]:
         model.generation_config = saved
 
 
-def _write_generation_config(model: Any, directory: Path) -> None:
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.to_json_file(directory / "generation_config.json", use_diff=True)
+def _write_generation_config(model: Any, tokenizer: Any, directory: Path) -> None:
+    """The model's generation defaults, with all tokens that ended its answers in training: other tools read no more."""
+    if getattr(model, "generation_config", None) is None:
+        return
+    defaults = copy.deepcopy(model.generation_config)
+    ends = end_ids(model, tokenizer)
+    named = defaults.eos_token_id
+    if set(ends) != set(named if isinstance(named, list | tuple) else [named]):
+        defaults.eos_token_id = list(ends) if len(ends) > 1 else ends[0]
+    defaults.to_json_file(directory / "generation_config.json", use_diff=True)
 
 
 def _swap(staged: Path, target: Path) -> None:

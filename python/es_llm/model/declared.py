@@ -1,4 +1,4 @@
-"""What a model's class declares of its tensors: their types when it is loaded in a type, and which ones no training moves.
+"""What a model's class declares of its tensors: their types when it is loaded in a type, and which are never trained.
 
 transformers' `from_pretrained(dtype=...)` doesn't cast blindly. Classes keep some weights in float32
 (`_keep_in_fp32_modules`, `_keep_in_fp32_modules_strict`), some tensors have a type of their own, and buffers follow the
@@ -23,9 +23,8 @@ def declared_types(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, tor
     Buffers of modules that aren't transformers' keep the types that they have, and all their parameters get `dtype`.
     """
     bare = _bare(module, dtype)
-    types = _types(module.named_buffers(remove_duplicate=False)) | dict.fromkeys(
-        _types(module.named_parameters(remove_duplicate=False)), dtype
-    )
+    types = dict.fromkeys(_types(module.named_parameters(remove_duplicate=False)), dtype)
+    types |= _types(module.named_buffers(remove_duplicate=False))
     if bare is not None:
         declared = _types(bare.named_parameters(remove_duplicate=False))
         declared |= _types(bare.named_buffers(remove_duplicate=False))

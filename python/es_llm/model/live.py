@@ -79,8 +79,8 @@ def check_parameters(module: torch.nn.Module, dtype: str | None) -> None:
 
 
 def cast_parameters(module: torch.nn.Module, dtype: str | None, device: torch.device) -> None:
-    """Cast parameters and buffers in place to the types that a model of the class loaded in `dtype` has (None: they keep
-    their own), and move the module to `device`.
+    """Cast parameters and buffers in place to the types that a model of the class has when it is loaded in `dtype`
+    (None: they keep their own), and move the module to `device`.
 
     What the class keeps in float32 stays float32; see `declared_types`. Tied weights are one Parameter object, so they
     stay tied.

@@ -11,6 +11,7 @@ import torch
 from es_llm.errors import ModelError
 from es_llm.model.files import EMBEDDED, check_directory, gguf_file, read_config, resolve, some
 from es_llm.model.gguf import load_gguf_model, tokenizer_options
+from es_llm.model.left_out import note_left_out
 from es_llm.model.live import DTYPES
 
 __all__ = ["EMBEDDED", "load_model", "load_tokenizer", "stored_dtype"]
@@ -52,6 +53,8 @@ def load_model(
         if keys := sorted(_weight(key) for key in info.get(kind) or ()):
             what = kind.removesuffix("_keys")
             raise ModelError(f"{place}: {len(keys)} {what} weights for {type(model).__name__}: {some(keys)}")
+    if gguf is None and (directory := _directory(place, revision)) is not None:
+        note_left_out(model, directory)
     return model.eval()
 
 
@@ -126,6 +129,19 @@ def _from_pretrained(place: str, **where: Any) -> tuple[Any, dict[str, Any]]:
         **where,
     )
     return model, info
+
+
+def _directory(place: str, revision: str | None) -> Path | None:
+    """Where the files of a model lie on this machine; None: the hub's cache doesn't have them as expected."""
+    if os.path.isdir(place):
+        return Path(place)
+    from transformers.utils import cached_file
+
+    try:
+        config = cached_file(place, "config.json", revision=revision or "main", local_files_only=True)
+    except Exception:  # it was just loaded from there; without its files there is nothing to say about them
+        return None
+    return Path(config).parent if config else None
 
 
 def _tokenizer_class(place: str, revision: str | None) -> Any:

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, Final, TypeAlias, final
 
 import torch
 
 from es_llm.errors import ConfigError, ModelError
 from es_llm.rollout import greedy
+from es_llm.rollout.ends import end_ids, text_config
 from es_llm.rollout.engine import Completion
+from es_llm.rollout.greedy import Choose
+from es_llm.rollout.probe import TEXT, Batching, Look, look
 from es_llm.rollout.prompts import PromptEncoder
 from es_llm.rollout.sampling import sampler, token_log_probs
+from es_llm.rollout.steady import steady
 from es_llm.types import Prompt
+
+_Decode: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
+"""(ids (B, T), mask (B, T), which prompts these are) -> generated ids (B, T')."""
+_Forced: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
+"""(logits (B, V), step) -> the next tokens (B,)."""
+_CONTEXT_NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 @final
 class HFEngine:
     """Greedy completions of a causal language model; see `RolloutEngine`.
 
-    The model's `generation_config` gives the end-of-sequence ids and nothing else: a temperature, penalty or
-    length that it holds can't change greedy decoding.
+    The model's `generation_config` gives end-of-sequence ids and nothing else: a temperature, penalty or length that it
+    holds can't change greedy decoding. Nor can the module's mode, an autocast or torch's default type; all of it is as
+    before after each call.
+
+    The engine takes a first look at the model, with two short prompts: `unused` are the names of the parameters that
+    text doesn't reach, `batching` says whether prompts of different lengths can share a batch. A model whose answer to
+    a prompt depends on padding gets prompts of one length in a batch, or one prompt at a time.
 
     Args:
         model: a transformers model, on any device; its weights may change between calls.
@@ -36,7 +51,8 @@ class HFEngine:
     Raises:
         ConfigError: a temperature above 0, or a length below 1.
         ModelError: an encoder-decoder model, a tokenizer without a pad token or with one that the model has
-            no embedding for, or no end-of-sequence token anywhere.
+            no embedding for, an end-of-sequence token that can't be one, none anywhere, or a model that can't go on
+            with a text.
     """
 
     def __init__(
@@ -66,8 +82,10 @@ class HFEngine:
         self._model = model
         self._max_completion_length = max_completion_length
         self._pad_id = int(tokenizer.pad_token_id)
-        self._eos_ids = _eos_ids(model, tokenizer)
+        self._eos_ids = end_ids(model, tokenizer)
         self._loop = greedy.is_supported(model) if loop is None else loop
+        seen = self._look()
+        self.unused, self.batching = seen.unused, seen.batching
 
     def evaluate(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """One completion per prompt, decoded as one batch in the given order.
@@ -76,12 +94,8 @@ class HFEngine:
             ConfigError: a prompt without tokens, or messages without a chat template.
             ModelError: a token that the model has no embedding for.
         """
-        if not prompts:
-            return []
-        device = self._model.get_input_embeddings().weight.device
-        ids_BT, mask_BT = (words_BT.to(device) for words_BT in self._prompts.batch(prompts))
         decode = self._decode if self._loop else self._generate
-        return self._prompts.completions(decode(ids_BT, mask_BT), self._eos_ids)
+        return self._complete(prompts, lambda ids_BT, mask_BT, _: decode(ids_BT, mask_BT))
 
     def sample(
         self, prompts: Sequence[Prompt], places: Sequence[tuple[int, int]], *, seed: int, temperature: float
@@ -96,10 +110,12 @@ class HFEngine:
             raise ConfigError(
                 f"{type(self._model).__name__} can't be sampled from here: its cache is of an unknown kind"
             )
-        device = self._model.get_input_embeddings().weight.device
-        ids_BT, mask_BT = (words_BT.to(device) for words_BT in self._prompts.batch(prompts))
-        choose = sampler(seed, places, self._max_completion_length, temperature)
-        return self._prompts.completions(self._decode(ids_BT, mask_BT, choose), self._eos_ids)
+
+        def decode(ids_BT: torch.Tensor, mask_BT: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+            of_rows = [places[row] for row in rows]
+            return self._decode(ids_BT, mask_BT, sampler(seed, of_rows, self._max_completion_length, temperature))
+
+        return self._complete(prompts, decode)
 
     def log_probs(
         self,
@@ -112,7 +128,13 @@ class HFEngine:
         """Log probability of each token of the completions, as `sample` draws them at this temperature, under the live
         weights, or under another model's."""
         rows = [(self._prompts.encode(prompt), c.token_ids) for prompt, c in zip(prompts, completions, strict=True)]
-        return token_log_probs(self._model if model is None else model, rows, self._pad_id, temperature)
+        model = self._model if model is None else model
+        found: dict[int, torch.Tensor] = {}
+        with steady(model):
+            for group in self._groups([len(prompt) + len(tokens) for prompt, tokens in rows]):
+                part = token_log_probs(model, [rows[row] for row in group], self._pad_id, temperature)
+                found.update(zip(group, part, strict=True))
+        return [found[row] for row in range(len(rows))]
 
     def weights_changed(self) -> None:
         """Nothing to forget: no value that depends on the weights outlives `evaluate`."""
@@ -123,7 +145,7 @@ class HFEngine:
         Raises:
             ConfigError: names the row, its tokens, `max_completion_length` and the context.
         """
-        context = getattr(self._model.config, "max_position_embeddings", None)
+        context = context_of(self._model.config)
         for row, prompt in enumerate(prompts):
             tokens = len(self._prompts.encode(prompt))
             if context is not None and tokens + self._max_completion_length > context:
@@ -136,34 +158,87 @@ class HFEngine:
         """Lines for people: the prompt exactly as the model gets it, and what was done to special tokens."""
         return self._prompts.describe(prompt)
 
-    def _decode(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, choose: Any = None) -> torch.Tensor:
+    def _complete(self, prompts: Sequence[Prompt], decode: _Decode) -> list[Completion]:
+        """Completions in the order of the prompts, batch by batch."""
+        device = self._model.get_input_embeddings().weight.device
+        found: dict[int, Completion] = {}
+        with steady(self._model):
+            for group in self._groups([len(self._prompts.encode(prompt)) for prompt in prompts]):
+                ids_BT, mask_BT = self._prompts.batch([prompts[row] for row in group])
+                words_BT = decode(ids_BT.to(device), mask_BT.to(device), group)
+                found.update(zip(group, self._prompts.completions(words_BT, self._eos_ids), strict=True))
+        return [found[row] for row in range(len(prompts))]
+
+    def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Rows that share a batch, given the number of tokens of each."""
+        if self.batching is Batching.PADDED:
+            return [list(range(len(lengths)))] if lengths else []
+        if self.batching is Batching.ALONE:
+            return [[row] for row in range(len(lengths))]
+        return [[row for row, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
+
+    def _look(self) -> Look:
+        with steady(self._model):
+            return look(self._model, self._prompts.encode(TEXT), self._pad_id, self._first_logits)
+
+    def _first_logits(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, after: Sequence[int]) -> torch.Tensor:
+        """Logits (steps, B, V) of the prompts' next tokens, each row going on with the tokens `after`."""
+        device = self._model.get_input_embeddings().weight.device
+        seen: list[torch.Tensor] = []
+
+        def forced(logits_BV: torch.Tensor, step: int) -> torch.Tensor:
+            seen.append(logits_BV.float().cpu())
+            return logits_BV.new_full((len(logits_BV),), after[step], dtype=torch.long)
+
+        ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
+        if self._loop:
+            self._decode(ids_BT, mask_BT, lambda logits_BV, _, step: forced(logits_BV, step), steps=len(after))
+        else:
+            self._generate(ids_BT, mask_BT, forced, steps=len(after))
+        return torch.stack(seen)
+
+    def _decode(
+        self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, choose: Choose | None = None, steps: int | None = None
+    ) -> torch.Tensor:
         return greedy.decode(
             self._model,
             ids_BT,
             mask_BT,
-            max_new_tokens=self._max_completion_length,
-            eos_ids=self._eos_ids,
+            max_new_tokens=self._max_completion_length if steps is None else steps,
+            eos_ids=self._eos_ids if steps is None else (),
             pad_id=self._pad_id,
             choose=choose,
         )
 
     @torch.inference_mode()
-    def _generate(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    def _generate(
+        self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, forced: _Forced | None = None, steps: int | None = None
+    ) -> torch.Tensor:
         from transformers import GenerationConfig
 
+        width = ids_BT.shape[1]
+
+        def only_forced(so_far_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+            assert forced is not None
+            tokens_B = forced(logits_BV, so_far_BT.shape[1] - width)
+            return torch.full_like(logits_BV, -torch.inf).scatter(1, tokens_B[:, None], 0.0)
+
         config = GenerationConfig(
-            max_new_tokens=self._max_completion_length,
+            max_new_tokens=self._max_completion_length if steps is None else steps,
             do_sample=False,
             num_beams=1,
             use_cache=True,
             pad_token_id=self._pad_id,
-            eos_token_id=list(self._eos_ids),
+            eos_token_id=list(self._eos_ids) if steps is None else None,
         )
         with _no_defaults(self._model):
             output: torch.Tensor = self._model.generate(
-                input_ids=ids_BT, attention_mask=mask_BT, generation_config=config
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                generation_config=config,
+                logits_processor=None if forced is None else [only_forced],
             )
-        return output[:, ids_BT.shape[1] :]
+        return output[:, width:]
 
 
 @contextmanager
@@ -179,11 +254,11 @@ def _no_defaults(model: Any) -> Iterator[None]:
         model.generation_config = saved
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """End-of-sequence ids of the model's generation defaults, else of its configuration, else the tokenizer's."""
-    sources = (getattr(model, "generation_config", None), model.config, tokenizer)
-    for source in sources:
-        ids = getattr(source, "eos_token_id", None)
-        if ids is not None:
-            return tuple(int(token) for token in (ids if isinstance(ids, (list, tuple)) else [ids]))
-    raise ModelError("neither the model nor the tokenizer names an end-of-sequence token, expected at least one")
+def context_of(config: Any) -> int | None:
+    """The number of positions that a configuration, or the text part of it, has; None: it doesn't say."""
+    for part in (text_config(config), config):
+        for name in _CONTEXT_NAMES:
+            size = getattr(part, name, None)
+            if isinstance(size, int) and size > 0:
+                return size
+    return None

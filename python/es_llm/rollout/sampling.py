@@ -6,6 +6,7 @@ probabilities. So a sample doesn't depend on the other rows of its batch, nor on
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Final
 
@@ -58,7 +59,9 @@ def token_log_probs(
     mask = [[0] * (width - len(p) - len(c)) + [1] * (len(p) + len(c)) for p, c in rows]
     ids_BT, mask_BT = torch.tensor(padded, device=device), torch.tensor(mask, device=device)
     position_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
-    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, use_cache=False).logits
+    accepted = inspect.signature(model.forward).parameters
+    options = {"position_ids": position_BT} if "position_ids" in accepted else {}
+    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, **options).logits
     told = []
     for row, (_, completion) in enumerate(rows):
         size = len(completion)

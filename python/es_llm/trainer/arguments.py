@@ -45,16 +45,34 @@ def require_config(args: Any, model: Any, train_dataset: Any, script: ScriptArgu
 
 
 def require_model(model: Any) -> None:
-    """Check that it is None, a name, or a module.
+    """Check that it is None, a name, or a module that can be asked for text.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: something else, such as a plain module, or one that is wrapped.
     """
     if model is not None and not isinstance(model, str | os.PathLike | torch.nn.Module):
         raise ConfigError(
             "`model` must be a model of transformers, a directory or hub id, or None for the embedded one, got "
             f"{model!r} ({type(model).__name__})"
         )
+    if not isinstance(model, torch.nn.Module):
+        return
+    for inner in _WRAPPED:
+        if inner in model._modules:
+            raise ConfigError(
+                f"`model` is wrapped (a {type(model).__name__}), expected the module inside: give `model.{inner}`; "
+                "each rank has a model of its own, and the ranks share the work by themselves"
+            )
+    if missing := [name for name in _OF_MODELS if not hasattr(model, name)]:
+        raise ConfigError(
+            f"`model` must be a causal language model of transformers, got a {type(model).__name__} without "
+            f"{', '.join(f'`{name}`' for name in missing)}; for other modules there is `es_llm.Population`"
+        )
+
+
+_OF_MODELS = ("config", "generate", "get_input_embeddings", "save_pretrained")
+_WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module")
+"""What data parallel, compiled and sharded wrappers call the module inside."""
 
 
 def require_tokenizer(processing_class: Any) -> None:

@@ -31,13 +31,17 @@ from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, JournalTakenError
 from es_llm.model.attention import use_attention
 from es_llm.model.device import device_of_rank
+from es_llm.model.files import some
+from es_llm.model.left_out import left_out_of
 from es_llm.model.live import DTYPES, cast_parameters
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
+from es_llm.model.used import groups
 from es_llm.model.weights import Weights
 from es_llm.rewards.scoring import Graded, RewardSet
 from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.rollout.form import PromptForm
 from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.probe import Batching
 from es_llm.team import Lead, Round, Team
 from es_llm.trainer.arguments import (
     as_list,
@@ -147,6 +151,9 @@ class ESTrainer(TrlFace):
             chat_template_kwargs=self.args.chat_template_kwargs,
             skip_special_tokens=self.args.skip_special_tokens,
         )
+        self._unused = engine.unused
+        if self.team.rank == 0:
+            _report(self.model, engine)
         prompts = self._prompts(engine)
         engine.check_lengths([row["prompt"] for rows in self.eval_dataset.values() for row in rows])
         self._first = prompts.first()
@@ -180,6 +187,7 @@ class ESTrainer(TrlFace):
             self.model,
             dtype=args.dtype,
             frozen=args.frozen,
+            unused=self._unused,
             device=device_of_rank(args.device, self.team.local_rank),
             master_device=args.master_device,
         )
@@ -375,6 +383,24 @@ def _require_columns(rewards: RewardSet, sets: Mapping[str, Sequence[Row]]) -> N
     for name, rows in sets.items():
         where = f"`eval_dataset[{name!r}]`" if name else "`eval_dataset`"
         rewards.require_columns(columns_of(rows[0]), where, metrics=True)
+
+
+def _report(model: torch.nn.Module, engine: HFEngine) -> None:
+    """Log what the engine's first look at the model means for the run, and what its files hold beyond it."""
+    if engine.unused:
+        named = dict(model.named_parameters())
+        share = sum(named[name].numel() for name in engine.unused) / sum(weight.numel() for weight in named.values())
+        logger.warning(
+            "%d of %d parameters (%.0f%% of the weights) take no part when the model reads and writes text, and stay "
+            "as they are: %s", len(engine.unused), len(named), 100 * share, some(groups(model, engine.unused)),
+        )  # fmt: skip
+    if engine.batching is not Batching.PADDED:
+        logger.warning(
+            "%s answers a prompt by its neighbours in a padded batch: a batch holds %s, which is slower",
+            type(model).__name__, engine.batching.value,
+        )  # fmt: skip
+    if (left := left_out_of(model)) is not None:
+        logger.warning("%s", left.message())
 
 
 def _keeper(log: CompletionLog | None, step: int) -> Keep | None:
