@@ -1,11 +1,17 @@
 """Options: defaults, layers, files, and a clear error for each kind of bad value."""
 
 import dataclasses
+import importlib.util
+import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import es_llm
+from es_llm import ESTrainer
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.embedded import EMBEDDED_DEFAULTS
 from es_llm.config.fields import option_fields
@@ -13,6 +19,7 @@ from es_llm.config.files import read_config
 from es_llm.config.parser import Parser, add_options
 from es_llm.config.resolve import as_mapping, resolve
 from es_llm.errors import ConfigError
+from es_llm.tasks import load_task
 
 KNOWN = set(option_fields(ScriptArguments, ESConfig))
 
@@ -155,3 +162,64 @@ def test_every_option_is_read_by_something():
     for cls in (ESConfig, ScriptArguments):
         for spec in dataclasses.fields(cls):
             assert f".{spec.name}" in text, f"nothing reads `{spec.name}`"
+
+
+NUMBERS = [
+    ({"population_size": np.int64(8), "seed": np.uint32(3)}, {"population_size": 8, "seed": 3}),
+    ({"population_size": np.array(8), "max_steps": torch.tensor(5)}, {"population_size": 8, "max_steps": 5}),
+    ({"sigma": np.float64(0.5), "learning_rate": np.float32(0.25)}, {"sigma": 0.5, "learning_rate": 0.25}),
+    ({"sigma": "1e-3", "learning_rate": "5.E-4"}, {"sigma": 1e-3, "learning_rate": 5e-4}),
+    ({"reward_weights": np.array([1.0, 0.5])}, {"reward_weights": [1.0, 0.5]}),
+    ({"reward_weights": (np.float32(1), "1e-1")}, {"reward_weights": [1.0, 0.1]}),
+    ({"antithetic": np.bool_(True), "population_size": 4}, {"antithetic": True}),
+    ({"output_dir": Path("a") / "b"}, {"output_dir": "a/b"}),
+    ({"frozen": (np.str_("a"), "b")}, {"frozen": ["a", "b"]}),
+    ({"chat_template_kwargs": {"n": np.int8(1), "deep": [np.float64(2)]}},
+     {"chat_template_kwargs": {"n": 1, "deep": [2.0]}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "wanted"), NUMBERS)
+def test_values_of_other_libraries_become_plain_ones(given, wanted):
+    options = ESConfig(**given).to_dict()
+    assert {name: options[name] for name in wanted} == wanted
+    assert json.loads(json.dumps({name: options[name] for name in wanted})) == wanted
+    for name, value in wanted.items():
+        assert type(options[name]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"population_size": np.float64(8.0)}, "`population_size` must be an integer, got 8.0 (float)"),
+        ({"population_size": np.bool_(True)}, "`population_size` must be an integer, got True"),
+        ({"population_size": "8"}, "`population_size` must be an integer, got '8'"),
+        ({"population_size": "1e3"}, "`population_size` must be an integer, got '1e3'"),
+        ({"sigma": np.float32("nan")}, "`sigma` must be a number"),
+        ({"sigma": np.array([0.1, 0.2])}, "`sigma` must be a number, got [0.1, 0.2]"),
+        ({"sigma": "1e"}, "`sigma` must be a number, got '1e'"),
+        ({"antithetic": np.int64(1)}, "`antithetic` must be true or false, got 1"),
+    ],
+)
+def test_values_of_other_libraries_are_checked(options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        ESConfig(**options)
+
+
+def test_exponents_are_numbers_in_files_and_in_names_with_values(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("\ufeffsigma: 1e-3\nlearning_rate: .5e-3\nreward_weights: [1e0, 2E-1]\n")
+    values = read_config(path, {"sigma", "learning_rate", "reward_weights"})
+    assert values == {"sigma": 1e-3, "learning_rate": 5e-4, "reward_weights": [1.0, 0.2]}
+    assert parse("--task_args", "scale=1e-3", "size=3")["task_args"] == {"scale": 1e-3, "size": 3}
+    assert ScriptArguments(task_args={"train_size": np.int64(3)}).task_args == {"train_size": 3}
+    assert len(load_task("gsm8k", train_size=np.int64(3)).train) == 3
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio", "clearml"])
+def test_a_tracker_that_is_not_installed(tracker, monkeypatch):
+    if importlib.util.find_spec(tracker) is not None:
+        pytest.skip(f"{tracker} is installed")
+    monkeypatch.setattr("es_llm.trainer.trainer.load_model", lambda *given, **named: pytest.fail("loaded a model"))
+    with pytest.raises(ConfigError, match=rf"`report_to` '{tracker}' can't be used: .*`pip install {tracker}`"):
+        ESTrainer(None, lambda **columns: [0.0], ESConfig(report_to=["tensorboard", tracker]), [{"prompt": "a"}])

@@ -19,8 +19,11 @@ import numpy as np
 import pytest
 import torch
 
-from es_llm.errors import ConfigError
+from es_llm import ESConfig, ESTrainer
+from es_llm.comm import SingleMailbox
+from es_llm.errors import ConfigError, ResumeError
 from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.team import Team
 from es_llm.trainer.data import PromptStream, fingerprint
 
 
@@ -141,3 +144,31 @@ def test_a_value_without_content_is_named_or_left_out(value):
     assert stream.fingerprint(few.uses)["left_out"] == ["x"]
     with pytest.raises(ConfigError, match="column 'x'"):
         stream.fingerprint()
+
+
+def reward(completions, image, **columns):
+    return [float(len(text)) for text in completions]
+
+
+def trainer(directory, rows, steps, **options):
+    config = ESConfig(
+        population_size=2, max_steps=steps, max_completion_length=2, prompts_per_iteration=2, eval_on_start=False,
+        reward_workers=0, output_dir=str(directory), **options,
+    )  # fmt: skip
+    return ESTrainer(None, reward, config, rows, team=Team(SingleMailbox()))
+
+
+def test_a_run_on_rows_with_images_and_arrays_goes_on(tmp_path):
+    def rows(last=0):
+        numbers = np.arange(3000)
+        numbers[1500] += last
+        return [{"prompt": f"{n},1=", "image": picture.copy(), "numbers": numbers} for n in range(4)]
+
+    picture = images()[0]
+    trainer(tmp_path / "run", rows(), 1).train()
+    trainer(tmp_path / "run", rows(), 2).train(resume_from_checkpoint=True)
+    with pytest.raises(ResumeError, match="`train_dataset"):
+        trainer(tmp_path / "run", rows(last=1), 3).train(resume_from_checkpoint=True)
+    with pytest.raises(ConfigError, match="`train_dataset` row 0, column 'lock'"):
+        trainer(tmp_path / "other", [{**row, "lock": threading.Lock()} for row in rows()], 1)
+    assert not (tmp_path / "other").exists()

@@ -23,9 +23,9 @@ class Callbacks:
         """Instantiate classes among `callbacks`, as transformers does.
 
         Raises:
-            ConfigError: something that is no `TrainerCallback`, or an unknown tracker in `report_to`.
+            ConfigError: something that is no `TrainerCallback`.
         """
-        made = [item() if isinstance(item, type) else item for item in [*callbacks, *_trackers(config)]]
+        made = [item() if isinstance(item, type) else item for item in callbacks]
         for callback in made:
             if not isinstance(callback, TrainerCallback):
                 raise ConfigError(f"`callbacks` must hold transformers.TrainerCallback objects, got {callback!r}")
@@ -74,12 +74,22 @@ def _is(held: Any, callback: Any) -> bool:
     return isinstance(held, callback) if isinstance(callback, type) else held is callback
 
 
-def _trackers(config: ESConfig) -> list[Any]:
-    if not config.report_to or config.report_to == ["none"]:
+def make_trackers(config: ESConfig) -> list[Any]:
+    """The callbacks of the trackers in `report_to`. Made before anything large is loaded.
+
+    Raises:
+        ConfigError: an unknown tracker, or one whose library isn't there; says what to install.
+    """
+    names: Any = config.report_to
+    if not names or names == ["none"]:
         return []
     from transformers.integrations import get_reporting_integration_callbacks
 
-    try:
-        return list(get_reporting_integration_callbacks(config.report_to))
-    except (ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ConfigError(f"`report_to`: {error}") from error
+    made: list[Any] = []
+    for name in ["all"] if names == ["all"] else names:
+        try:
+            classes = get_reporting_integration_callbacks(name if name == "all" else [name])
+            made.extend(cls() for cls in classes)
+        except Exception as error:  # each tracker has classes of its own
+            raise ConfigError(f"`report_to` {name!r} can't be used: {error}") from error
+    return made

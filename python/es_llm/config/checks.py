@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import json
 import math
+import os
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Final
 
 from es_llm.errors import ConfigError
 
@@ -26,9 +29,15 @@ def require(config: Any, name: str, holds: Callable[[Any], bool], expected: str)
 
 
 def check_types(config: Any) -> None:
-    """Check the declared type and the choices of every option of a dataclass."""
+    """Check the declared type and the choices of every option of a frozen dataclass, and make its values plain ones:
+    a number of numpy or torch a Python number, an array a list, a path text, text such as "1e-3" the number it is where
+    a number is declared (YAML reads that one as text)."""
     declared = declared_types(type(config))
     for spec in fields(config):
+        value = getattr(config, spec.name)
+        plain = _as_number(plain_value(value), declared[spec.name])
+        if plain is not value:
+            object.__setattr__(config, spec.name, plain)
         _check_type(spec.name, getattr(config, spec.name), declared[spec.name], spec.metadata["choices"])
 
 
@@ -51,6 +60,39 @@ def _as_text(value: Any) -> str:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     raise TypeError(f"{value!r} is a {type(value).__name__}")
+
+
+def plain_value(value: Any) -> Any:
+    """A value of an option as JSON has it: numbers and arrays of numpy or torch as Python's, paths as text, tuples as
+    lists; also inside lists and mappings. Anything else stays as it is."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, dict):
+        return {plain_value(key): plain_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(inner) for inner in value]
+    shape = getattr(value, "shape", None)
+    if shape is not None and callable(getattr(value, "tolist", None)):
+        return plain_value(value.tolist())
+    if isinstance(value, enum.Enum):
+        return plain_value(value.value)
+    return str(value) if isinstance(value, str) else value
+
+
+def _as_number(value: Any, declared: Any) -> Any:
+    """Text with an exponent as a number, where a number is declared."""
+    parts = typing.get_args(declared) if typing.get_origin(declared) in (typing.Union, types.UnionType) else (declared,)
+    if isinstance(value, str) and float in parts and str not in parts and _EXPONENT.fullmatch(value.strip()):
+        return float(value)
+    lists = [part for part in parts if typing.get_origin(part) is list]
+    if isinstance(value, list) and lists:
+        return [_as_number(inner, typing.get_args(lists[0])[0]) for inner in value]
+    return value
+
+
+_EXPONENT: Final = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
 
 def declared_types(cls: type) -> dict[str, Any]:

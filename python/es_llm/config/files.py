@@ -26,7 +26,7 @@ def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {str(path)!r} can't be read: {error}") from error
     try:
@@ -42,6 +42,15 @@ def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
     return values
 
 
+def read_scalar(text: str) -> Any:
+    """A value as YAML has it, but `1e-3` is a number.
+
+    Raises:
+        yaml.YAMLError: it doesn't parse.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads `1e-3` as text; this loader reads it as the number that everyone means."""
 
@@ -50,6 +59,6 @@ def _exponent_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     return float(str(loader.construct_scalar(node)))
 
 
-_EXPONENT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("!exponent", _EXPONENT, list("-+0123456789"))
+_EXPONENT = re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("!exponent", _EXPONENT, list("-+.0123456789"))
 _Loader.add_constructor("!exponent", _exponent_number)

@@ -13,6 +13,7 @@ import yaml
 
 from es_llm.config.checks import declared_types
 from es_llm.config.fields import option_fields
+from es_llm.config.files import read_scalar
 from es_llm.config.replaced import unknown_option
 from es_llm.errors import ConfigError
 
@@ -77,7 +78,7 @@ class _Mapping(argparse.Action):
             if not equals or not name:
                 raise ConfigError(f"`{self.dest}` expects NAME=VALUE, got {word!r}")
             try:
-                mapping[name] = yaml.safe_load(value)
+                mapping[name] = read_scalar(value)
             except yaml.YAMLError as error:
                 raise ConfigError(f"`{self.dest}`: the value of {name!r} doesn't parse: {value!r}") from error
         setattr(namespace, self.dest, mapping)

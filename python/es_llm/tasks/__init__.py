@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 from typing import Any
 
-from es_llm.config.checks import type_name
+from es_llm.config.checks import plain_value, type_name
 from es_llm.errors import ConfigError
 from es_llm.tasks.base import Task
 
@@ -54,6 +54,7 @@ def load_task(name: str, /, **options: Any) -> Task:
     build = importlib.import_module(f"{__name__}.{name}").build
     parameters = inspect.signature(build).parameters
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    options = {option: value if option == "data" else plain_value(value) for option, value in options.items()}
     for option, value in options.items():
         if option not in parameters:
             if option in _OF_THE_RUN:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
 
 from es_llm._core import set_kernel_threads
+from es_llm.comm.launcher import is_launched
 from es_llm.config import ESConfig
 from es_llm.rewards.scoring import Limits
 from es_llm.team import Team
+from es_llm.trainer.cores import idle_cores, mending, usable_cores
+
+logger = logging.getLogger(__name__)
 
 
 def configure_threads(config: ESConfig, team: Team) -> None:
@@ -17,6 +22,16 @@ def configure_threads(config: ESConfig, team: Team) -> None:
     the kernels of its ranks (those give the same bits with any number of threads)."""
     torch.set_num_threads(config.torch_threads)
     set_kernel_threads(config.kernel_threads or _share_of_cores(team))
+
+
+def warn_of_idle_cores(config: ESConfig, team: Team, device: str) -> None:
+    """One line of the leading rank, if the run's model lives in host memory and most cores of the host do nothing."""
+    if device != "cpu" or team.rank != 0:
+        return
+    cores, ranks, threads = usable_cores(is_launched()), team.local_size, config.torch_threads
+    if (idle := idle_cores(cores, ranks, threads)) is not None:
+        resumed = config.resume_from_checkpoint is not None
+        logger.warning("%s: %s", idle, mending(cores, ranks, threads, size=team.size, resumed=resumed))
 
 
 def reward_limits(config: ESConfig, team: Team) -> Limits:

@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 
 import es_llm
 from es_llm import _core
-from es_llm.callbacks.handler import Callbacks
+from es_llm.callbacks.handler import Callbacks, make_trackers
 from es_llm.callbacks.progress import ProgressCallback
 from es_llm.checkpoint.identity import encode_header
 from es_llm.comm import select_mailbox
@@ -61,7 +61,7 @@ from es_llm.trainer.header import data_identity, run_identity
 from es_llm.trainer.opening import open_run
 from es_llm.trainer.origin import Origin
 from es_llm.trainer.output import TrainOutput
-from es_llm.trainer.runtime import configure_threads, reward_limits
+from es_llm.trainer.runtime import configure_threads, reward_limits, warn_of_idle_cores
 from es_llm.trainer.session import Session, Surroundings
 from es_llm.trainer.state import RunState
 from es_llm.trainer.trl_face import TrlFace
@@ -126,6 +126,7 @@ class ESTrainer(TrlFace):
         self.script = script
         if taken.notice and self.team.rank == 0:
             logger.warning(taken.notice)
+        trackers = make_trackers(self.args)
         configure_threads(self.args, self.team)
         rewards = RewardSet(
             [reward_funcs] if isinstance(reward_funcs, str) else as_list(reward_funcs, "reward_funcs"),
@@ -164,7 +165,7 @@ class ESTrainer(TrlFace):
             self.run, self.model, self.processing_class, self._load_base if self._model_loaded else None
         )
         self.callbacks = Callbacks(
-            [ProgressCallback(opening=self.prompt_lines()), *as_list(callbacks, "callbacks")],
+            [ProgressCallback(opening=self.prompt_lines()), *as_list(callbacks, "callbacks"), *trackers],
             self.args,
             self.model,
             self.processing_class,
@@ -219,6 +220,7 @@ class ESTrainer(TrlFace):
                 raise ConfigError("`resume_from_checkpoint` True needs `output_dir`, got None")
             place = config.output_dir if resume_from_checkpoint is True else str(resume_from_checkpoint)
             config = replace(config, resume_from_checkpoint=place)
+        warn_of_idle_cores(config, self.team, self.run.weights.device.type)
         header = self._header()
         session = Session(
             self.run,
