@@ -15,7 +15,7 @@ from typing import Any, Final
 from es_llm.rewards.batch import RAISED, Batch, Scores
 from es_llm.rewards.call import call, call_at_once, call_each, is_async
 from es_llm.rewards.channel import read_message, write_message
-from es_llm.rewards.loading import load_reward
+from es_llm.rewards.loading import load_reward, same_directory
 from es_llm.rewards.loop import Loop
 from es_llm.rewards.processes import end_with_parent, limit_memory
 from es_llm.rewards.requests import Start, Task, packed, unpacked
@@ -69,7 +69,8 @@ def load(functions: Mapping[str, tuple[str, Any]]) -> tuple[str, str] | None:
     """Load the functions of a `Start`; the name of one that can't be loaded, and why."""
     for name, (kind, given) in functions.items():
         try:
-            FUNCTIONS[name] = load_reward(given) if kind == "reference" else unpacked(given)
+            with same_directory():
+                FUNCTIONS[name] = load_reward(given) if kind == "reference" else unpacked(given)
         except BaseException as error:
             return name, f"{type(error).__name__}: {error}"
     return None

@@ -29,6 +29,7 @@ from es_llm.errors import ConfigError, JournalTakenError
 from es_llm.model.device import device_of_rank
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.weights import Weights
+from es_llm.rewards.processes import open_standard_descriptors
 from es_llm.rewards.scoring import Graded, RewardSet
 from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.rollout.hf import HFEngine
@@ -99,6 +100,7 @@ class ESTrainer:
         script: ScriptArguments | None = None,
         **others: Any,
     ) -> None:
+        open_standard_descriptors()
         _refuse(others)
         self.args = require_config(args)
         require_model(model)
