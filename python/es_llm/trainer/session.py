@@ -260,9 +260,8 @@ class Session(Program):
             rewards = self._run.rewards
             failed = [name for name in rewards.names if name in rewards.examples]
             whys = [f"; `{name}`: {rewards.examples[name].last_line}" for name in failed]
-            whys += [
-                f"; `{name}` gave None alone" for name in rewards.names if name in rewards.silent and name not in failed
-            ]
+            silent = [name for name in rewards.names if name in rewards.silent and name not in failed]
+            whys += [f"; `{name}` gave None for every completion" for name in silent]
             told = "step %d: no completion has a reward, so the weights stay as they are%s (%s)"
             logger.warning(told, step, "".join(whys), "`failure_policy` raise would end such a run")
 
