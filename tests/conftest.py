@@ -1,15 +1,23 @@
 """Settings that all tests share: no hub, no chatter, the environment that mpirun needs as root on two cores."""
 
+import contextlib
+import gc
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
+
+from tests import leftovers
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMPI_ALLOW_RUN_AS_ROOT"] = "1"
 os.environ["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
 os.environ["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"  # noqa: SIM112 - Open MPI's spelling
+
+SESSION = leftovers.mark()
 
 
 @pytest.fixture
@@ -40,3 +48,21 @@ def _made(path):
     if not path.is_dir():
         pytest.fail(f"{path} is missing: run `make smollm2` (or leave such tests out: -m 'not smollm2')", pytrace=False)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nobody_is_left(request):
+    """No process that a file's tests started is alive five seconds after its end."""
+    yield
+    left = leftovers.living(SESSION)
+    end = time.monotonic() + 5
+    while left and time.monotonic() < end:
+        gc.collect()  # what only a cycle of objects holds is nobody's
+        time.sleep(0.05)
+        left = leftovers.living(SESSION)
+    for pid in left:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, f"{request.node.name} left processes:\n" + "\n".join(
+        f"{pid}: {line}" for pid, line in left.items()
+    )

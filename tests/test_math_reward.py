@@ -278,6 +278,22 @@ def test_numbers_in_texts(number, text):
     assert read_answer(text) == number
 
 
+def test_an_answer_that_the_library_fails_on_is_wrong(monkeypatch):
+    def parse(text, **options):
+        return [text]
+
+    def verify(gold, answer, **options):
+        if answer != gold or gold == ["\\boxed{bad}"]:
+            raise OSError("odd")
+        return True
+
+    monkeypatch.setattr("es_llm.rewards.math._library", lambda: (parse, verify))
+    texts = ["\\boxed{so good}", "\\boxed{x}"]
+    assert math_accuracy(completions=texts, answer=["so good"] * 2) == [1.0, 0.0]
+    with pytest.raises(OSError, match="odd"):
+        math_accuracy(completions=["\\boxed{x}"], answer=["bad"])
+
+
 ANSWERS = [
     (1e-5, "0.00001"), (1e-5, "1e-05"), (2.5e-7, "0.00000025"), (0.1, "0.1"), (0.1 + 0.2, "0.30000000000000004"),
     (1e22, "10,000,000,000,000,000,000,000"), (1e23, "1" + "0" * 23), (1e64, "1e+64"), (1e300, "1e+300"),

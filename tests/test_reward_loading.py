@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from es_llm.errors import RewardError
@@ -107,4 +109,46 @@ def test_a_file_that_fails_is_tried_again(path):
     with pytest.raises(RewardError, match="fails to import: ValueError"):
         load_reward(f"{path}:a")
     path.write_text(FILE)
+    assert load_reward(f"{path}:a").__name__ == "a"
+
+
+MOVES = """
+import os
+os.chdir({elsewhere!r})
+from pathlib import Path
+
+def a(completions, **columns):
+    os.chdir({elsewhere!r})
+    return [float(len(text)) for text in completions]
+
+def b(completions, **columns):
+    return [float(os.getcwd() == {here!r})] * len(completions)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_leaves_the_directory_leaves_it_alone(tmp_path, monkeypatch, workers):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for directory in (here, elsewhere, here / "package"):
+        directory.mkdir()
+    monkeypatch.chdir(here)
+    (here / "moves.py").write_text(MOVES.format(elsewhere=str(elsewhere), here=str(here)))
+    (here / "package" / "moving.py").write_text(MOVES.format(elsewhere=str(elsewhere), here=str(here)))
+    monkeypatch.syspath_prepend("package")  # relative: what is imported there is found from here alone
+    functions = [load_reward("moves.py:b"), load_reward("moving.a"), load_reward("moves.py:a"), load_reward("moving.b")]
+    assert os.getcwd() == str(here)
+    assert scores(functions, workers)[1:3] == [4.0, 4.0]
+    assert scores(functions[::3], workers) == [1.0, 1.0]
+    assert os.getcwd() == str(here)
+    monkeypatch.chdir(elsewhere)
+    assert scores([functions[2]], workers) == [4.0], "a relative path is the one that it was"
+    with pytest.raises(RewardError, match=r"no file 'moves\.py' in '.*elsewhere'"):
+        load_reward("moves.py:a")
+
+
+def test_a_directory_that_was_deleted(tmp_path, monkeypatch, path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
     assert load_reward(f"{path}:a").__name__ == "a"

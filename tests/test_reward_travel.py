@@ -164,3 +164,18 @@ def test_a_failure_of_one_function_fails_the_completion(rewards):
     assert graded.totals == [1.0, 1.0, None]
     assert made.examples["hostile"].kind == RAISED
     assert "ValueError: no" in made.examples["hostile"].why
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_functions_that_give_no_number_are_known(rewards, workers):
+    def silent(completions, **columns):
+        return [None] * len(completions)
+
+    def half(completions, number, **columns):
+        return [None if each < 1 else 1.0 for each in number]
+
+    made = rewards(silent, half, workers=workers)
+    assert made.score(batch(["a"])) == [None]
+    assert made.silent == {"silent", "half"}
+    assert made.score(batch(["a", "b"])) == [None, 1.0]
+    assert made.silent == {"silent"}

@@ -187,6 +187,15 @@ def test_iterations_without_any_reward_are_told(tmp_path, caplog):
     ]
 
 
+def test_rewards_that_are_none_are_told(tmp_path, caplog):
+    def silent(completions, **columns):
+        return [None] * len(completions)
+
+    make(tmp_path, silent, eval_dataset=None).train()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "stay as they are; `silent` gave None for every completion (" in warnings[0]
+
+
 def test_a_reward_that_sometimes_fails(tmp_path):
     calls = []
 

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from es_llm.population import Population
     from es_llm.trainer import ESTrainer
 
+from es_llm.rewards.processes import open_standard_descriptors
+
 __all__ = ["ESConfig", "ESTrainer", "EsError", "Population", "__version__"]
 
 try:
     __version__ = version("es_llm")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+open_standard_descriptors()  # before anything of ours opens a file
 
 _HOME = {
     "ESConfig": "es_llm.config",

@@ -20,6 +20,7 @@ from es_llm.comm.launcher import launched_rank
 from es_llm.config.fields import nearest
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError, EsError, LeftOutError
+from es_llm.rewards.processes import open_standard_descriptors
 from es_llm.team import Team
 
 _SPEECH_S = 5.0
@@ -55,6 +56,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
 
     Parsing happens before ranks know each other: every rank parses the same words, so each fails alike.
     """
+    open_standard_descriptors()
     logging.basicConfig(level=logging.WARNING, format="es-llm: %(message)s", stream=sys.stderr)
     command = importlib.import_module(f"es_llm.cli.{name}")
     parser = Parser(prog=f"es-llm {name}", description=COMMANDS[name])

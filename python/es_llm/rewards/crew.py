@@ -7,20 +7,18 @@ sit in C code with Python's lock, or that are stopped. Knows nothing about who a
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import RawArray
 from typing import Any, Final
 
-from es_llm.rewards import processes, worker
+from es_llm.rewards import hiring, processes, worker
 from es_llm.rewards.batch import DIED, TIMEOUT, Batch, Scores
 from es_llm.rewards.channel import Channel, ChannelError
-from es_llm.rewards.requests import Task, packed, unpacked
+from es_llm.rewards.requests import Start, Task, packed, unpacked
 
 MOST_PROCESSES: Final = 64
 """A worker that starts more processes than that is killed with all of them."""
@@ -38,7 +36,10 @@ _TRIES: Final = 5
 """So often work is given out whose worker ended before it began."""
 _NO_WORKER_S: Final = 30.0
 """So long no process could be started before waiting work fails."""
-_FORK: Final = multiprocessing.get_context("fork")
+_LOAD_S: Final = 180.0
+"""A worker that is a program of its own has so long to load the functions; no completion's time counts meanwhile."""
+_LOADS: Final = 3
+"""So many workers in a row can't load them before waiting work fails."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,14 @@ class Verdict:
 class Member:
     """One worker process and the part that it is at."""
 
-    def __init__(self, foreign: Sequence[socket.socket], limit_s: float, memory_mb: int) -> None:
+    def __init__(self, start: Start, foreign: Sequence[socket.socket], *, forked: bool) -> None:
         ours, theirs = socket.socketpair()
-        self._note = RawArray("d", 2)
-        arguments = (theirs, (*foreign, ours), self._note, os.getpid(), limit_s, memory_mb)
-        self.process = _FORK.Process(target=worker.work, args=arguments)
+        self.ready = forked
         try:
-            self.process.start()
+            if self.ready:
+                self.process, self._note = hiring.fork(theirs, (*foreign, ours), start.limit_s, start.memory_mb)
+            else:
+                self.process, self._note = hiring.start(theirs)
         except OSError:
             ours.close()
             raise
@@ -87,7 +89,10 @@ class Member:
         self.pid = int(self.process.pid or 0)
         self.part: Part | None = None
         self.verdict: Verdict | None = None
-        self.slack_s = self._given = self._killed = 0.0
+        self.slack_s = self._killed = 0.0
+        self._given = time.monotonic()
+        if not self.ready:
+            self.channel.send(packed(start))
 
     def give(self, part: Part) -> None:
         """Let it work. That it has died meanwhile shows in its end."""
@@ -109,6 +114,9 @@ class Member:
 
     def judge(self, now: float, limit_s: float) -> Verdict | None:
         """Whether it is late."""
+        if not self.ready and self.verdict is None:
+            late = now - self._given - self.slack_s > _LOAD_S
+            return Verdict(DIED, f"its worker didn't load the functions within {_LOAD_S:g} s") if late else None
         if self.part is None or self.verdict is not None:
             return None
         if not self.began:
@@ -133,28 +141,26 @@ class Crew:
     """So many workers, and the parts that wait for one.
 
     Args:
-        workers: how many.
-        limit_s: seconds that a completion may take; 0: any time.
-        memory_mb: megabytes that a worker may need for itself; 0: no limit.
+        start: how many, what they may take, and the functions for those that load them themselves.
         foreign: sockets of this process that workers must not hold.
         done: called with a part, its scores and the seconds that they took (0.0 where its worker ended).
     """
 
     def __init__(
         self,
-        workers: int,
+        start: Start,
         *,
-        limit_s: float,
-        memory_mb: int,
         foreign: Sequence[socket.socket],
         done: Callable[[Part, Scores, float], None],
     ) -> None:
-        self._size, self._limit_s, self._memory_mb, self._done = workers, limit_s, memory_mb, done
+        self._start, self._done = start, done
         self._foreign = foreign
         self._members: list[Member] = []
         self._queue: deque[Part] = deque()
         self._alone_since: float | None = None
         self._looked = 0.0
+        self._unloaded = 0
+        self._forks = True
 
     def add(self, part: Part) -> None:
         """A part that waits for a worker."""
@@ -182,7 +188,7 @@ class Crew:
             self._look(now)
         self._hire(now)
         for member in self._members:
-            if member.part is None and member.verdict is None and self._queue:
+            if member.ready and member.part is None and member.verdict is None and self._queue:
                 member.give(self._queue.popleft())
 
     def end(self) -> None:
@@ -200,6 +206,9 @@ class Crew:
         """Its answer, if it has one."""
         try:
             for message in member.channel.receive():
+                if not member.ready:
+                    self._loaded(member, unpacked(message))
+                    continue
                 scores, seconds = unpacked(message)
                 part, member.part = member.part, None
                 if part is not None:
@@ -213,6 +222,13 @@ class Crew:
         except Exception as error:
             member.kill(Verdict(DIED, f"its worker's answer can't be read: {error!r}"))
 
+    def _loaded(self, member: Member, failed: tuple[str, str] | None) -> None:
+        """A worker that is a program of its own has loaded the functions, or failed to."""
+        if failed is None:
+            member.ready, self._unloaded = True, 0
+        else:
+            member.kill(Verdict(DIED, f"its worker can't load `{failed[0]}`: {failed[1]}"))
+
     def _bury(self, member: Member) -> None:
         """It ended: what it was at fails or is tried again."""
         if member.part is not None:
@@ -220,10 +236,14 @@ class Crew:
         self._members.remove(member)
         processes.kill_group(member.pid)
         member.channel.close()
+        verdict = member.verdict or Verdict(DIED, _told(member.process.exitcode))
+        if not member.ready:
+            self._unloaded += 1
+            while self._unloaded >= _LOADS and self._queue:
+                self._fail(self._queue.popleft(), verdict)
         part = member.part
         if part is None:
             return
-        verdict = member.verdict or Verdict(DIED, _told(member.process.exitcode))
         if not member.began and part.tries < _TRIES:
             self._queue.appendleft(part.only(part.places, part.tries + 1))
         elif len(part.places) == 1 or part.together:
@@ -251,7 +271,7 @@ class Crew:
         for member in self._members:
             if absent > _ABSENT_S:
                 member.slack_s += absent
-            verdict = member.judge(now, self._limit_s)
+            verdict = member.judge(now, self._start.limit_s)
             crowd = sum(1 for _ in processes.descendants(member.pid))
             if crowd > MOST_PROCESSES:
                 verdict = Verdict(DIED, f"started {crowd} processes or more (limit {MOST_PROCESSES})")
@@ -264,9 +284,10 @@ class Crew:
     def _hire(self, now: float) -> None:
         """As many workers as there should be; where the system has no process left, fewer for now."""
         try:
-            while len(self._members) < self._size:
+            while len(self._members) < self._start.workers:
                 foreign = [*self._foreign, *(member.channel.socket for member in self._members)]
-                self._members.append(Member(foreign, self._limit_s, self._memory_mb))
+                self._forks = self._forks and hiring.may_fork()
+                self._members.append(Member(self._start, foreign, forked=self._forks))
         except OSError as error:
             self._alone_since = self._alone_since or now
             while self._queue and not self._members and now - self._alone_since > _NO_WORKER_S:

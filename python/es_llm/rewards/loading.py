@@ -6,10 +6,13 @@ read anew.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +25,21 @@ _STATE: Final = "_es_llm_state"
 """Where a module keeps what its file was like when it was read."""
 
 
+@contextlib.contextmanager
+def same_directory() -> Iterator[None]:
+    """Foreign code that leaves the working directory leaves it for itself alone: relative paths of the run stay."""
+    try:
+        before = os.getcwd()
+    except OSError:  # it was deleted
+        before = None
+    try:
+        yield
+    finally:
+        if before is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(before)
+
+
 def load_reward(reference: str) -> RewardFunction:
     """Import one reward function.
 
@@ -29,7 +47,8 @@ def load_reward(reference: str) -> RewardFunction:
         RewardError: the file or module is missing or fails to import, has no such name, or it isn't callable.
     """
     place, colon, name = reference.rpartition(":")
-    module = _module_of_file(Path(place), reference) if colon else _module_of(reference)
+    with same_directory():
+        module = _module_of_file(Path(place), reference) if colon else _module_of(reference)
     name = name if colon else reference.rpartition(".")[2]
     if not hasattr(module, name):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -53,7 +72,8 @@ def reference_of(function: RewardFunction) -> str | None:
 
 def _module_of_file(path: Path, reference: str) -> Any:
     if not path.is_file():
-        raise RewardError(f"reward function {reference!r}: no file {str(path)!r}")
+        where = "" if path.is_absolute() else f" in {str(Path.cwd())!r}"
+        raise RewardError(f"reward function {reference!r}: no file {str(path)!r}{where}")
     path = path.resolve()
     name = f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     state = (path.stat().st_mtime_ns, path.stat().st_size)

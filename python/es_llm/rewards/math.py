@@ -73,6 +73,10 @@ def equal(answer: str, gold: str) -> bool | None:
             return bool(verify(right, parse(f"\\boxed{{{answer}}}", parsing_timeout=None), timeout_seconds=None))
     except (OverTimeError, RecursionError, MemoryError):
         return False
+    except Exception:  # of what it is made of; the answer is to blame where the right one compares with itself
+        with TimeLimit(LIMIT_S):
+            verify(right, right, timeout_seconds=None)
+        return False
 
 
 @functools.lru_cache(maxsize=4096)

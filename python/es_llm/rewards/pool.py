@@ -19,7 +19,7 @@ from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards.batch import DIED, Batch, Scores
 from es_llm.rewards.channel import read_message, shut, write_message
 from es_llm.rewards.loading import reference_of
-from es_llm.rewards.processes import is_stopped, kill_tree
+from es_llm.rewards.processes import is_stopped, kill_tree, open_standard_descriptors
 from es_llm.rewards.requests import Request, Start, packed, packed_batch, unpacked
 from es_llm.types import RewardFunction
 
@@ -51,7 +51,7 @@ class RewardPool:
     ) -> None:
         self._start = Start(
             functions={name: _travelling(name, function) for name, function in functions.items()},
-            path=list(sys.path),
+            path=[os.path.abspath(place) for place in sys.path],  # a function may leave this directory
             workers=workers,
             limit_s=limit_s,
             memory_mb=memory_mb,
@@ -100,6 +100,7 @@ class RewardPool:
         _fail(waiting, "the workers were ended")
 
     def _connect(self) -> None:
+        open_standard_descriptors()  # the server's own are the ends of its socket else
         ours, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER)}
         environment |= dict.fromkeys(_THREADS, "1")

@@ -21,6 +21,25 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
+def open_standard_descriptors() -> None:
+    """Open descriptors 0 to 2 on nothing where they are closed, as `>&-` leaves them.
+
+    A socket or a journal that is opened later would get these numbers, and everything that is printed.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # what Python makes of a closed one
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - it stays open
+
+
 def end_with_parent(parent: int) -> None:
     """This process gets SIGKILL when its parent, the process `parent`, ends."""
     if LINUX:

@@ -17,6 +17,7 @@ from es_llm.config.fields import nearest
 from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch, Failure, Scores
 from es_llm.rewards.call import GIVEN, call, lacking, takes
+from es_llm.rewards.loading import same_directory
 from es_llm.rewards.loop import Loop
 from es_llm.rewards.marks import is_inline, is_set_level
 from es_llm.rewards.pool import RewardPool
@@ -52,7 +53,7 @@ class RewardSet:
 
     reward of a completion = sum over the functions that gave a number of weight * number; None when none did, or when
     one of them failed on it: a reward with a part missing can't be compared with a whole one.
-    `examples` keeps the first failure of each function.
+    `examples` keeps the first failure of each function; `silent` are those that gave no number so far.
 
     Raises:
         ConfigError: no function, something that can't be called or can't travel to a worker, or another number of
@@ -74,6 +75,7 @@ class RewardSet:
         self._functions = dict(zip(self.names, functions, strict=True))
         self._functions |= {_METRIC + name: function for name, function in (metrics or {}).items()}
         self.examples: dict[str, Failure] = {}
+        self.silent = set(self.names)
         limits = limits or Limits()
         away = {name: function for name, function in self._functions.items() if not is_inline(function)}
         self._away = away if limits.workers else {}
@@ -136,14 +138,13 @@ class RewardSet:
             if name in self._away:
                 assert self._pool is not None
                 away[name] = self._pool.submit(name, batch, together=is_set_level(self._functions[name]))
-        here = {
-            name: call(
-                _plain(name), self._functions[name], batch, one=is_set_level(self._functions[name]), loop=self._loop
-            )
-            for name in names
-            if name not in away
-        }
+        here = {name: self._call(name, batch) for name in names if name not in away}
         return Pending(self, names, away, here)
+
+    def _call(self, name: str, batch: Batch) -> Scores:
+        function = self._functions[name]
+        with same_directory():
+            return call(_plain(name), function, batch, one=is_set_level(function), loop=self._loop)
 
     def score(self, batch: Batch) -> list[float | None]:
         """One reward per completion of the batch; None where no function gave one."""
@@ -159,6 +160,7 @@ class RewardSet:
             for place, value in enumerate(scores[name].values):
                 if value is not None:
                     totals[place] = (totals[place] or 0.0) + weight * value
+        self.silent -= {name for name in self.silent if any(value is not None for value in scores[name].values)}
         for name in self.names:
             for failure in scores[name].failures:
                 totals[failure.place] = None

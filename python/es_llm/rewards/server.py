@@ -24,7 +24,6 @@ from es_llm.rewards.batch import RAISED, Batch, Scores
 from es_llm.rewards.call import is_async
 from es_llm.rewards.channel import Channel, read_message, write_message
 from es_llm.rewards.crew import Crew, Part
-from es_llm.rewards.loading import load_reward
 from es_llm.rewards.requests import Request, Start, packed, unpacked
 
 CHUNK_S: Final = 0.05
@@ -38,9 +37,7 @@ class Server:
     def __init__(self, trainer: socket.socket, start: Start) -> None:
         self._trainer, self._workers = Channel(trainer), start.workers
         self._item_s: dict[str, float] = {}
-        self._crew = Crew(
-            start.workers, limit_s=start.limit_s, memory_mb=start.memory_mb, foreign=[trainer], done=self._done
-        )
+        self._crew = Crew(start, foreign=[trainer], done=self._done)
 
     def run(self) -> None:
         """Serve, then leave nobody behind; after an error of the server's own the trainer starts another one."""
@@ -134,13 +131,10 @@ def main(descriptor: int) -> None:
 def _serve(trainer: socket.socket) -> None:
     start: Start = unpacked(read_message(trainer))
     sys.path[:] = start.path
-    for name, (kind, given) in start.functions.items():
-        try:
-            function = load_reward(given) if kind == "reference" else unpacked(given)
-        except BaseException as error:
-            write_message(trainer, packed((name, f"{type(error).__name__}: {error}")))
-            return
-        worker.FUNCTIONS[name] = function
+    failed = worker.load(start.functions)
+    if failed is not None:
+        write_message(trainer, packed(failed))
+        return
     processes.outlive_parent()
     processes.adopt_orphans()
     write_message(trainer, packed(None))

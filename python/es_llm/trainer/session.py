@@ -261,10 +261,12 @@ class Session(Program):
             self._happened(finding.reason, finding.message, why=finding.message)
 
     def _why_failed(self) -> str:
-        """The first failure of each reward function that failed."""
+        """The first failure of each reward function that failed, and the names of those that gave None throughout."""
         rewards = self._run.rewards
         failed = [name for name in rewards.names if name in rewards.examples]
-        return "".join(f"; `{name}`: {rewards.examples[name].last_line}" for name in failed)
+        reasons = [f"; `{name}`: {rewards.examples[name].last_line}" for name in failed]
+        silent = [name for name in rewards.names if name in rewards.silent and name not in failed]
+        return "".join([*reasons, *(f"; `{name}` gave None for every completion" for name in silent)])
 
     def _current(self) -> Iteration:
         if self._iteration is None or self._iteration.number != self._run.population.iteration:

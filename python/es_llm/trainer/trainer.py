@@ -37,6 +37,7 @@ from es_llm.model.live import DTYPES, cast_parameters
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.used import groups
 from es_llm.model.weights import Weights
+from es_llm.rewards.processes import open_standard_descriptors
 from es_llm.rewards.scoring import Graded, RewardSet
 from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.rollout.form import PromptForm
@@ -117,6 +118,7 @@ class ESTrainer(TrlFace):
         script: ScriptArguments | None = None,
         **others: Any,
     ) -> None:
+        open_standard_descriptors()
         _refuse(others)
         require_model(model)
         require_tokenizer(processing_class)
