@@ -13,6 +13,8 @@ from es_llm.cli.main import main
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ModelError
 from es_llm.model.loading import load_model, load_tokenizer, stored_dtype
+from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.probe import Batching
 from es_llm.team import Team
 from tests.reward_digits import digits
 from tests.tiny_gguf import write_tiny_gguf
@@ -117,3 +119,25 @@ def test_a_truncated_file_is_refused(tiny, kept):
     tiny.write_bytes(tiny.read_bytes()[:kept])
     with pytest.raises(ModelError, match=r"can't be loaded"):
         load_model(tiny)
+
+
+@pytest.mark.smollm2
+def test_a_real_file_of_four_bits(smollm2, smollm2_gguf):
+    model, converted = load_model(smollm2_gguf), load_model(smollm2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), converted.parameters(), strict=True))
+    tokenizer = load_tokenizer(smollm2_gguf)
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    engine = HFEngine(model, tokenizer, max_completion_length=8)
+    assert engine.batching is Batching.PADDED
+    assert engine.unused == frozenset()
+    answer = engine.evaluate([chat])[0]
+    assert "Paris" in answer.text
+    assert answer.finished
+
+
+@pytest.mark.smollm2
+def test_a_missing_model_names_the_command(tmp_path, monkeypatch):
+    from tests import conftest
+
+    with pytest.raises(pytest.fail.Exception, match="run `make smollm2`"):
+        conftest._made(tmp_path / "smollm2-135m-instruct")

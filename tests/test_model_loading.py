@@ -1,10 +1,12 @@
 """Models and tokenizers from directories, good and bad."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from es_llm.checkpoint.export import export_model
 from es_llm.errors import ModelError
@@ -162,3 +164,58 @@ def test_a_directory_that_is_gone_between_checks(directory):
     shutil.rmtree(directory)
     with pytest.raises(ModelError, match="no such directory"):
         load_model(directory)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 134\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_git_lfs_pointer_is_named(directory, name):
+    (directory / name).write_text(POINTER)
+    with pytest.raises(ModelError, match=rf"{re.escape(name)}: a Git LFS pointer, .*`git lfs pull`"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_git_lfs_pointer_of_a_tokenizer_is_named(directory, name):
+    (directory / name).write_text(POINTER)
+    with pytest.raises(ModelError, match=rf"{re.escape(name)}: a Git LFS pointer, .*`git lfs pull`"):
+        load_tokenizer(directory)
+
+
+def test_a_shard_that_is_a_git_lfs_pointer_is_named(directory):
+    (directory / "model.safetensors").rename(directory / "model-00001-of-00002.safetensors")
+    (directory / "model-00002-of-00002.safetensors").write_text(POINTER)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"model-00002-of-00002\.safetensors: a Git LFS pointer"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_an_adapter_is_named_with_its_base(directory, config):
+    (directory / "model.safetensors").rename(directory / "adapter_model.safetensors")
+    (directory / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base", "peft_type": "LORA"}')
+    if not config:
+        (directory / "config.json").unlink()
+    for load in (load_model, stored_dtype):
+        with pytest.raises(ModelError, match=r"an adapter .* of the model 'org/base', .*`merge_and_unload`"):
+            load(directory)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_weights_of_a_wrapped_module_are_named(directory, prefix):
+    path = directory / "model.safetensors"
+    save_file({f"{prefix}{name}": tensor for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(ModelError, match=rf"every weight begins with '{prefix}', .*wrapped module"):
+        load_model(directory)
+
+
+def test_a_weights_file_as_model_is_answered_with_its_directory(directory):
+    with pytest.raises(ModelError, match="no such directory, it is a file; name the directory"):
+        load_model(directory / "model.safetensors")
+
+
+def test_the_type_of_a_configuration_of_several_parts(directory):
+    edit(directory / "config.json", dtype=None, text_config={"dtype": "bfloat16"})
+    assert stored_dtype(directory) == "bfloat16"

@@ -5,9 +5,12 @@ import torch
 from transformers import GenerationConfig
 
 from es_llm import _core
+from es_llm.checkpoint.export import export_model
 from es_llm.errors import ConfigError, ModelError
+from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.model.weights import Weights
 from es_llm.rollout import greedy
+from es_llm.rollout.ends import end_ids
 from es_llm.rollout.hf import HFEngine
 from tests.tiny_models import ARCHITECTURES, EOS, PAD, tiny_model, tiny_tokenizer
 
@@ -186,12 +189,75 @@ def test_another_models_tokenizer_is_refused():
         engine(tiny_model("llama", vocab_size=20)).check_lengths(["abcxyz"])
 
 
-def test_end_tokens_come_from_the_model_before_the_tokenizer():
+def ends_of(model, tokenizer=None):
+    return set(end_ids(model, tokenizer or tiny_tokenizer()))
+
+
+def test_end_tokens_are_those_of_all_sources():
     model = tiny_model("llama")
     model.generation_config.eos_token_id = None
     model.config.eos_token_id = None
-    assert engine(model)._eos_ids == (EOS,)
+    assert ends_of(model) == {EOS}
     model.config.eos_token_id = 7
-    assert engine(model)._eos_ids == (7,)
+    assert ends_of(model) == {7, EOS}
     model.generation_config.eos_token_id = [5, 6]
-    assert engine(model)._eos_ids == (5, 6)
+    assert ends_of(model) == {5, 6, 7, EOS}
+    model.generation_config = None
+    assert ends_of(model) == {7, EOS}
+
+
+def test_the_text_part_of_a_configuration_names_end_tokens_too():
+    model = tiny_model("gemma3")
+    model.config.text_config.eos_token_id = [7, 8]
+    assert ends_of(model) >= {7, 8, EOS}
+
+
+def test_an_end_that_only_the_class_supposes_is_ordinary_text():
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = model.config.eos_token_id = 9
+    model.config = type(model.config)(**{**model.config.to_dict(), "eos_token_id": 2})  # Llama's class has 2
+    tokenizer = tiny_tokenizer()
+    assert ends_of(model, tokenizer) == {9, 2, EOS}, "to this tokenizer 2 is special"
+    tokenizer._special_tokens_map["unk_token"] = None
+    assert 2 in tokenizer.added_tokens_decoder or ends_of(model, tokenizer) == {9, EOS}
+
+
+def test_an_answer_ends_at_the_tokenizers_end_when_the_model_names_another():
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    first = HFEngine(model, tokenizer, max_completion_length=12).evaluate(["1 + 1"])[0].token_ids
+    end = next(token for token in first[2:] if token not in (EOS, *first[:2]))
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    assert model.generation_config.eos_token_id == EOS != tokenizer.eos_token_id
+    for loop in (True, False):
+        answer = HFEngine(model, tokenizer, max_completion_length=12, loop=loop).evaluate(["1 + 1"])[0]
+        assert answer.finished
+        assert answer.token_ids == first[: first.index(end) + 1]
+
+
+@pytest.mark.parametrize("bad", [-1, 10_000, True, [EOS, None], [EOS, -100], 1.5, "2"])
+@pytest.mark.parametrize("source", ["generation_config", "config"])
+def test_ids_that_cannot_end_an_answer_are_refused(source, bad):
+    model = tiny_model("llama")
+    object.__setattr__(getattr(model, source), "eos_token_id", bad)
+    with pytest.raises(
+        ModelError, match=rf"`eos_token_id` of the model's {source} holds .*expected integers in \[0, 89\)"
+    ):
+        engine(model)
+
+
+def test_no_end_anywhere_is_refused():
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="names an end-of-sequence token"):
+        HFEngine(model, tokenizer, max_completion_length=4)
+
+
+def test_an_export_names_all_end_tokens(tmp_path):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    model.generation_config.eos_token_id = [5, 6]
+    export_model(tmp_path / "model", model, tokenizer)
+    assert model.generation_config.eos_token_id == [5, 6]
+    again = load_model(tmp_path / "model")
+    assert set(again.generation_config.eos_token_id) == {5, 6, EOS}
+    assert ends_of(again, load_tokenizer(tmp_path / "model")) == {5, 6, EOS}

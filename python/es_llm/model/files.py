@@ -80,7 +80,6 @@ def check_directory(directory: Path) -> None:
         ModelError: no config.json, no safetensors, a shard that is missing, truncated, broken or a Git LFS pointer,
             an adapter without its base model, or weights of a wrapped module.
     """
-    _refuse_adapter(directory)
     read_config(directory)
     keys: list[str] = []
     for path in weight_files(directory):
@@ -125,8 +124,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The content of a directory's config.json.
 
     Raises:
-        ModelError: there is none, or it can't be read.
+        ModelError: there is none, it can't be read, or the directory is that of an adapter.
     """
+    if directory.is_dir():
+        _refuse_adapter(directory)
     if not (directory / CONFIG).is_file():
         found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
         raise ModelError(f"{directory}: no {CONFIG}, got {some(found) or 'an empty or missing directory'}")

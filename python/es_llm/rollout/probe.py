@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -19,10 +21,11 @@ SHORT, LONG, STEPS = 4, 64, 2
 FirstLogits = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
 """(ids (B, T), mask (B, T), tokens to go on with, one a step) -> float32 logits (steps, B, V)."""
 
-_TOLERANCE: Final = {torch.float32: 0.01, torch.float64: 0.01}
+_TOLERANCE: Final = 0.01
+"""Of the logits' standard deviation, for the root mean square of differences in float32. Rounding is far below (1e-5),
+other answers far above (0.06 and more)."""
 _TOLERANCE_HALF: Final = 0.25
-"""Of the logits' standard deviation, for the root mean square of differences. Rounding is far below (1e-5 in float32),
-another answer far above (about 1)."""
+"""The same in bfloat16 or float16, for a model that can't compute in float32. Rounding: up to 0.09."""
 
 
 class Batching(Enum):
@@ -53,35 +56,74 @@ def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits) -> Lo
     """
     long, used = list(ids[:LONG]), Used(model)
     short = long[: max(1, min(SHORT, len(long) // 2))]
-    turned, after = [*short[:-1], long[-1]], (short * STEPS)[:STEPS]
+    rows = _Rows(short, long, [*short[:-1], long[-1]], (short * STEPS)[:STEPS], pad_id, logits)
     try:
         with used.watch():
-            alone = _logits(logits, [short], pad_id, after)
-            padded = _logits(logits, [long, short], pad_id, after)[:, 1]
-            batching = Batching.PADDED
-            if not _near(alone[:, 0], padded, model):
-                beside = _logits(logits, [turned, short], pad_id, after)[:, 1]
-                batching = Batching.EQUAL if _near(alone[:, 0], beside, model) else Batching.ALONE
+            gap = rows.gap(rows.long)
     except EsError:
         raise
     except Exception as error:  # a model is a program; it raises what it likes
         kind = type(error).__name__
         raise ModelError(f"{type(model).__name__} can't go on with a text: {kind}: {error}") from error
     unused = used.unused()
-    return Look(batching, unused if len(unused) < sum(1 for _ in model.parameters()) else frozenset())
+    return Look(
+        Batching.PADDED if gap <= _TOLERANCE else _batching(model, rows),
+        unused if len(unused) < sum(1 for _ in model.parameters()) else frozenset(),
+    )
 
 
-def _logits(logits: FirstLogits, rows: list[list[int]], pad_id: int, after: Sequence[int]) -> torch.Tensor:
-    width = max(len(row) for row in rows)
-    ids_BT = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
-    mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return logits(ids_BT, mask_BT, after)
+@dataclass(frozen=True)
+class _Rows:
+    """A short prompt, a long one, another short one, tokens to go on with, and the model's way to go on."""
+
+    short: list[int]
+    long: list[int]
+    other: list[int]
+    after: list[int]
+    pad_id: int
+    logits: FirstLogits
+
+    def gap(self, neighbour: list[int]) -> float:
+        """By how much the short prompt's logits change beside another prompt, in their standard deviation."""
+        alone = self._logits([self.short])[:, 0]
+        beside = self._logits([neighbour, self.short])[:, 1]
+        finite = alone.isfinite()
+        if not torch.equal(finite, beside.isfinite()):
+            return math.inf
+        if not finite.any():
+            return 0.0
+        change = (alone - beside)[finite].square().mean().sqrt()
+        return float(change / alone[finite].std(correction=0).clamp(min=torch.finfo(torch.float32).tiny))
+
+    def _logits(self, rows: list[list[int]]) -> torch.Tensor:
+        width = max(len(row) for row in rows)
+        ids_BT = torch.tensor([[self.pad_id] * (width - len(row)) + row for row in rows])
+        mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        return self.logits(ids_BT, mask_BT, self.after)
 
 
-def _near(one: torch.Tensor, other: torch.Tensor, model: Any) -> bool:
-    """Whether logits differ by no more than rounding; those that aren't finite aren't compared."""
-    tolerance = max(_TOLERANCE.get(weight.dtype, _TOLERANCE_HALF) for weight in model.parameters())
-    finite = one.isfinite() & other.isfinite()
-    gap = (one - other)[finite].square().mean().sqrt()
-    same = torch.equal(one.isfinite(), other.isfinite())
-    return same and (not finite.any() or bool(gap <= tolerance * one[finite].std(correction=0)))
+def _batching(model: Any, rows: _Rows) -> Batching:
+    """The judgement in float32, which tells rounding from other answers; in the model's type if it can't do that."""
+    tolerance = _TOLERANCE
+    try:
+        with in_float32(model):
+            padded, equal = rows.gap(rows.long), rows.gap(rows.other)
+    except Exception:  # a kernel for attention in half precision alone, say
+        tolerance, padded, equal = _TOLERANCE_HALF, rows.gap(rows.long), rows.gap(rows.other)
+    if padded <= tolerance:
+        return Batching.PADDED
+    return Batching.EQUAL if equal <= tolerance else Batching.ALONE
+
+
+@contextmanager
+def in_float32(model: torch.nn.Module) -> Iterator[None]:
+    """Let the model compute in float32, and give it back its own tensors afterwards."""
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    own = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, data in zip(tensors, own, strict=True):
+            tensor.data = data
