@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
+import pickle
 import typing
 import warnings
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-from transformers import AutoModelForCausalLM, ProgressCallback, TrainerCallback, TrainerState
-from trl import GRPOConfig
+from transformers import (
+    AutoModelForCausalLM,
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerState,
+)
+from trl import GRPOConfig, RichProgressCallback
 
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox, run_ranks
@@ -27,11 +36,11 @@ def distinct(completions, **columns):
     return [float(len(set(text))) for text in completions]
 
 
-def make(directory, team=None, **options):
+def make(directory, team=None, model=None, **options):
     small = {"population_size": 4, "prompts_per_iteration": 4, "max_steps": 2, "max_completion_length": 4,
              "reward_workers": 0, "output_dir": str(directory) if directory else None}  # fmt: skip
     return ESTrainer(
-        tiny_model(), distinct, ESConfig(**{**small, **options}), ROWS, eval_dataset=ROWS[:2],
+        model or tiny_model(), distinct, ESConfig(**{**small, **options}), ROWS, eval_dataset=ROWS[:2],
         processing_class=tiny_tokenizer(), team=team or Team(SingleMailbox()),
     )  # fmt: skip
 
@@ -127,9 +136,36 @@ def test_callbacks_come_and_go(tmp_path):
     assert trainer.pop_callback(ProgressCallback) is None
 
 
+@pytest.mark.parametrize(
+    "callback", [EarlyStoppingCallback(1), PrinterCallback, ProgressCallback, RichProgressCallback]
+)
+def test_callbacks_of_the_libraries_run(tmp_path, callback):
+    stops = isinstance(callback, EarlyStoppingCallback)
+    trainer = make(
+        tmp_path / "run", max_steps=5, eval_steps=1, metric_for_best_model="reward", sigma=1e-9, learning_rate=1e-9
+    )
+    trainer.add_callback(callback)
+    assert trainer.train().global_step == (1 if stops else 5)
+    assert trainer.state.best_global_step == 0
+    assert trainer.state.best_metric == trainer.state.log_history[0]["eval_reward"]
+
+
+def test_options_of_others_that_callbacks_ask_for(tmp_path):
+    config = ESConfig(eval_steps=2)
+    assert (config.eval_strategy, config.save_strategy, config.logging_strategy) == ("steps", "no", "steps")
+    with pytest.raises(AttributeError, match=r"no attribute 'num_generations': a population has `population_size`"):
+        config.num_generations  # noqa: B018
+    with pytest.raises(AttributeError, match=r"'ESConfig' object has no attribute 'nobodys'$"):
+        config.nobodys  # noqa: B018
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
+
+
 def test_the_processes_of_several_ranks(tmp_path, capsys):
+    models = [tiny_model(), tiny_model()]  # ranks are threads here, and torch's generator is one for all
+
     def rank(mailbox):
-        trainer = make(tmp_path / "run", Team(mailbox), max_steps=1)
+        team = Team(mailbox)
+        trainer = make(tmp_path / "run", team, models[team.rank], max_steps=1)
         trainer.accelerator.wait_for_everyone()
         trainer.train()
         trainer.accelerator.wait_for_everyone()

@@ -9,7 +9,7 @@ from typing import Any
 
 from es_llm.config.checks import check_types, make_plain, require
 from es_llm.config.fields import option, refuse_unknown
-from es_llm.config.replaced import unknown_option
+from es_llm.config.replaced import counterpart, unknown_option
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPING_RULES = ("zscore", "centered_rank")
@@ -192,6 +192,32 @@ class ESConfig:
     def to_json_string(self) -> str:
         """All options as JSON text, as trackers want them."""
         return json.dumps(self.to_dict(), indent=2)
+
+    @property
+    def eval_strategy(self) -> str:
+        """ "steps" or "no", as transformers' callbacks ask for it."""
+        return "steps" if self.eval_steps else "no"
+
+    @property
+    def save_strategy(self) -> str:
+        """ "steps" or "no", as transformers' callbacks ask for it."""
+        return "steps" if self.save_steps else "no"
+
+    @property
+    def logging_strategy(self) -> str:
+        """ "steps", as transformers' callbacks ask for it."""
+        return "steps"
+
+    @property
+    def load_best_model_at_end(self) -> bool:
+        """Whether the best snapshot is kept; the model itself stays the last one."""
+        return self.metric_for_best_model is not None
+
+    def __getattr__(self, name: str) -> Any:
+        """Only for names that aren't there: callbacks may ask for an option of another trainer."""
+        reason = counterpart(name)
+        told = f": {reason}" if reason else ""
+        raise AttributeError(f"'ESConfig' object has no attribute {name!r}{told}", name=name, obj=self)
 
     def __post_init__(self) -> None:
         """Check every value (see the class). One tracker may be a text, as in TRL."""

@@ -297,6 +297,8 @@ class Session(Program):
         files.log({"step": step, **logs, "eval_seconds": seconds})
         self._report(logs)
         self._callbacks.call("on_evaluate", metrics=logs)
+        if (best := self._evaluations.best) is not None:  # after the callbacks, which compare with the older one
+            self._callbacks.state.best_metric, self._callbacks.state.best_global_step = best.value, best.step
 
     def _stopping(self, step: int) -> bool:
         """Whether no further iteration is wanted: it was the last one, the patience with the metric is over, or a
