@@ -184,3 +184,11 @@ def test_a_model_that_cannot_go_on_with_a_text_is_refused():
     model.forward = lambda input_ids, attention_mask, cache, use_cache, pixels=None: pixels.shape
     with pytest.raises(ModelError, match=r"LlamaForCausalLM can't go on with a text: AttributeError"):
         engine(model)
+
+
+@pytest.mark.parametrize(("name", "option"), [("gpt2", "n_positions"), ("llama", "max_position_embeddings")])
+def test_a_short_context_is_enough_for_the_first_look(name, option, caplog):
+    model, tokenizer = tiny_model(name, **{option: 16}), tiny_tokenizer()
+    tokenizer.model_max_length = 64
+    assert HFEngine(model, tokenizer, max_completion_length=4).batching is Batching.PADDED
+    assert not caplog.records

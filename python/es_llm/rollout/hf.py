@@ -179,7 +179,8 @@ class HFEngine:
 
     def _look(self) -> Look:
         with steady(self._model):
-            return look(self._model, self._prompts.encode(TEXT), self._pad_id, self._first_logits)
+            context = context_of(self._model.config)
+            return look(self._model, self._prompts.encode(TEXT), self._pad_id, self._first_logits, context)
 
     def _first_logits(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, after: Sequence[int]) -> torch.Tensor:
         """Logits (steps, B, V) of the prompts' next tokens, each row going on with the tokens `after`."""

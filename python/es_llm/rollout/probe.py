@@ -14,7 +14,7 @@ import torch
 from es_llm.errors import EsError, ModelError
 from es_llm.model.used import Used
 
-TEXT: Final = "The sum of 12 and 30 is 42, because 12 + 30 = 42. Now add 7 to it, and say which number it is: 49. " * 4
+TEXT: Final = "The sum of 12 and 30 is 42. Add 7 to it: 49. "
 SHORT, LONG, STEPS = 4, 64, 2
 """Tokens of a short and of a long prompt, and tokens that are decoded after them."""
 
@@ -44,17 +44,19 @@ class Look:
     unused: frozenset[str]
 
 
-def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits) -> Look:
+def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits, context: int | None = None) -> Look:
     """Decode a short prompt alone, beside a long one, and beside one of its length.
 
     Args:
-        ids: tokens of a text, the longer the better.
+        ids: tokens of a text, which is repeated to make the long prompt.
         pad_id: token for padding.
+        context: number of positions that the model has; None: any number.
 
     Raises:
         ModelError: the model can't do it; the message has its error.
     """
-    long, used = list(ids[:LONG]), Used(model)
+    size = LONG if context is None else max(1, min(LONG, context - STEPS))
+    long, used = (list(ids) * LONG)[:size], Used(model)
     short = long[: max(1, min(SHORT, len(long) // 2))]
     rows = _Rows(short, long, [*short[:-1], long[-1]], (short * STEPS)[:STEPS], pad_id, logits)
     try:
