@@ -44,7 +44,7 @@ def job(tmp_path, name, rows=ROWS, reward=REWARD, suffix="jsonl"):
     return directory
 
 
-def train(directory, run, steps, suffix="jsonl", **options):
+def train(directory, run, steps, suffix="jsonl", config=None, **options):
     script = ScriptArguments(
         **{
             "dataset_name": str(directory / f"rows.{suffix}"),
@@ -52,12 +52,12 @@ def train(directory, run, steps, suffix="jsonl", **options):
             **options,
         }
     )
-    config = ESConfig(
+    args = ESConfig(
         population_size=2, sigma=0.02, learning_rate=0.02, max_completion_length=3, prompts_per_iteration=2,
         eval_on_start=False, max_steps=steps, output_dir=str(run),
-        resume_from_checkpoint=str(run) if run.exists() else None,
+        resume_from_checkpoint=str(run) if run.exists() else None, **(config or {}),
     )  # fmt: skip
-    return assemble(script, config, Team(SingleMailbox())).train().metrics["weights_sha256"]
+    return assemble(script, args, Team(SingleMailbox())).train().metrics["weights_sha256"]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -120,9 +120,13 @@ def test_a_journal_that_holds_names_goes_on(tmp_path):
     assert identity["script"]["dataset_name"] is None
     identity["script"] |= {"dataset_name": "/elsewhere/rows.jsonl", "reward_funcs": ["/elsewhere/reward.py:digits"]}
     del identity["dataset_files"], identity["reward_files"]
+    for name in ("chat", "system_prompt", "skip_special_tokens"):  # options that it doesn't know
+        del identity["config"][name]
     (tmp_path / "run" / "journal.es").unlink()
     JournalWriter.create(str(tmp_path / "run" / "journal.es"), json.dumps(header, sort_keys=True))
     os.remove(tmp_path / "run" / "result.json")
+    with pytest.raises(ResumeError, match=r"`config\.skip_special_tokens` was None, now False"):
+        train(first, tmp_path / "run", 2, config={"skip_special_tokens": False})
     train(first, tmp_path / "run", 2)
     with pytest.raises(ResumeError, match="`train_dataset"):
         train(job(tmp_path, "other", rows=ROWS[1:]), tmp_path / "run", 3)

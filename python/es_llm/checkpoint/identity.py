@@ -8,6 +8,8 @@ import os
 from pathlib import PurePath
 from typing import Any
 
+from es_llm.config import ESConfig
+from es_llm.config.fields import identity_of
 from es_llm.errors import ResumeError
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
                 identity.pop(name, None)
         if isinstance(now.get("script"), dict) and isinstance(before.get("script"), dict):
             now["script"]["dataset_name"] = before["script"].get("dataset_name")
+    _accept_new_options(before, now)
     _accept_edits(saved, own, before, now)
     differences = _differences(before, now, "")
     if differences:
@@ -76,6 +79,18 @@ def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
     if isinstance(script, dict):
         script["reward_funcs"] = [reference_name(reference) for reference in script.get("reward_funcs", [])]
     return copy
+
+
+def _accept_new_options(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """An option that didn't exist when the run began is no difference while it has its default. What it changes of the
+    prompts, the rows' own digest tells."""
+    saved, own = before.get("config"), now.get("config")
+    if not isinstance(saved, dict) or not isinstance(own, dict):
+        return
+    defaults = identity_of(ESConfig())
+    for name in own.keys() - saved.keys():
+        if own[name] == defaults.get(name):
+            del own[name]
 
 
 def _accept_edits(saved: dict[str, Any], own: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
