@@ -28,7 +28,7 @@ TAIL: Final = 4096
 """An answer without a mark is looked for in so many last characters."""
 
 _GROUPS: Final = r"[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9])"
-_NUMBER: Final = rf"[-+]?(?:{_GROUPS}|(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+][0-9]+|/[0-9]+)?)"
+_NUMBER: Final = rf"[-+]?(?:{_GROUPS}|(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+|/[0-9]+)?)"
 _WHOLE: Final = re.compile(_NUMBER)
 _GROUPED: Final = re.compile(rf"[-+]?{_GROUPS}")
 _LAST: Final = re.compile(rf"(?:(?<![0-9A-Za-z.)\]}}])[-+][$€£]?(?=[0-9.])|(?![-+])){_NUMBER}")
@@ -46,7 +46,7 @@ def read_answer(text: str) -> Fraction | None:
     """The number that a text answers with, or None.
 
     ASCII digits only; commas between digits are left out, and points where there are several groups of three digits
-    (`1.000.000`). `1e-05` is 0.00001, as programs write it: with the sign of its exponent.
+    (`1.000.000`). `1e-05` is 0.00001, and `1e5` is 100000, as programs write them.
     """
     marked = text.rpartition("####")
     if marked[1]:
