@@ -188,7 +188,7 @@ def _described(value: Any) -> str:
     if isinstance(value, float) and math.isnan(value):
         return f"{described}, a missing value"
     if isinstance(value, int | float):
-        return f"{described}; a CSV's column of numbers is read as numbers: quote them in JSON"
+        return f"{described}; write numbers that are prompts as text, in quotes"
     if isinstance(value, Mapping) and set(value) >= set(_OWN):
         many = isinstance(_listed(value["role"]), list)
         return f"{described}; " + ("write one mapping per message" if many else "put the message into a list")
