@@ -216,8 +216,8 @@ class ESConfig:
     def __getattr__(self, name: str) -> Any:
         """Only for names that aren't there: callbacks may ask for an option of another trainer."""
         reason = counterpart(name)
-        told = f": {reason}" if reason else ""
-        raise AttributeError(f"'ESConfig' object has no attribute {name!r}{told}", name=name, obj=self)
+        explanation = f": {reason}" if reason else ""
+        raise AttributeError(f"'ESConfig' object has no attribute {name!r}{explanation}", name=name, obj=self)
 
     def __post_init__(self) -> None:
         """Check every value (see the class). One tracker may be a text, as in TRL."""

@@ -39,7 +39,7 @@ _NO_WORKER_S: Final = 30.0
 _LOAD_S: Final = 180.0
 """A worker that is a program of its own has so long to load the functions; no completion's time counts meanwhile."""
 _LOADS: Final = 3
-"""So many workers in a row can't load them before waiting work fails."""
+"""Number of workers in a row that may fail to load the functions; then waiting work fails."""
 
 
 @dataclass(frozen=True)

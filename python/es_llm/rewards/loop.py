@@ -19,7 +19,7 @@ from typing import Any, Final
 from es_llm.errors import RewardError
 
 _LOOK_S: Final = 0.5
-"""A caller looks every so many seconds whether the loop is still there."""
+"""Seconds after which a waiting caller checks that the loop still runs."""
 _END_S: Final = 2.0
 """Tasks that are cancelled at the end have that time."""
 

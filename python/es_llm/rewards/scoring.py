@@ -112,7 +112,7 @@ class RewardSet:
                 )
 
     def uses(self, column: str) -> bool:
-        """Whether a reward function may read a column; `prompt` comes to each."""
+        """True if a reward function may read this column. `prompt` reaches every function, as `prompts`."""
         return column == "prompt" or any(takes(self._functions[name], column) for name in self.names)
 
     def open(self) -> None:

@@ -146,6 +146,23 @@ class ESTrainer(TrlFace):
         self._form = PromptForm(self.args, self.processing_class, text_prompts)
         self.eval_dataset = self._form.sets(eval_sets(eval_dataset))
         self.answer_of = answer_of
+        engine = self._engine()
+        prompts = self._prompts(engine)
+        engine.check_lengths([row["prompt"] for rows in self.eval_dataset.values() for row in rows])
+        self._first = prompts.first()
+        rewards.require_columns(columns_of(self._first), "`train_dataset`")
+        _require_columns(rewards, self.eval_dataset)
+        self.run = self._state(engine, rewards, prompts)
+        self._origin = Origin(
+            self.run, self.model, self.processing_class, self._load_base if self._model_loaded else None
+        )
+        self.callbacks = self._callbacks([*as_list(callbacks, "callbacks"), *trackers])
+        self._data_identity = data_identity(self.run, script)
+        self.run.rewards.open()
+        self.callbacks.call("on_init_end")
+
+    def _engine(self) -> HFEngine:
+        """The engine; the first rank reports what its look at the model has found."""
         engine = HFEngine(
             self.model,
             self.processing_class,
@@ -157,25 +174,14 @@ class ESTrainer(TrlFace):
         self._unused = engine.unused
         if self.team.rank == 0:
             _report(self.model, engine)
-        prompts = self._prompts(engine)
-        engine.check_lengths([row["prompt"] for rows in self.eval_dataset.values() for row in rows])
-        self._first = prompts.first()
-        rewards.require_columns(columns_of(self._first), "`train_dataset`")
-        _require_columns(rewards, self.eval_dataset)
-        self.run = self._state(engine, rewards, prompts)
-        self._origin = Origin(
-            self.run, self.model, self.processing_class, self._load_base if self._model_loaded else None
-        )
-        self.callbacks = Callbacks(
-            [ProgressCallback(opening=self.prompt_lines()), *as_list(callbacks, "callbacks"), *trackers],
-            self.args,
-            self.model,
-            self.processing_class,
-        )
-        self.callbacks.state.is_world_process_zero = self.callbacks.state.is_local_process_zero = self.team.rank == 0
-        self._data_identity = data_identity(self.run, script)
-        self.run.rewards.open()
-        self.callbacks.call("on_init_end")
+        return engine
+
+    def _callbacks(self, others: Sequence[Any]) -> Callbacks:
+        """The progress lines and other callbacks, with a state that names the first process."""
+        progress = ProgressCallback(opening=self.prompt_lines())
+        callbacks = Callbacks([progress, *others], self.args, self.model, self.processing_class)
+        callbacks.state.is_world_process_zero = callbacks.state.is_local_process_zero = self.team.rank == 0
+        return callbacks
 
     def _state(self, engine: RolloutEngine, rewards: RewardSet, prompts: Prompts) -> RunState:
         args = self.args
