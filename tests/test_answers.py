@@ -34,7 +34,9 @@ def test_shares_of_three_members():
     assert compared.distinct == pytest.approx((2 / 3 + 2 / 3) / 2)
     assert compared.spread == 1.0  # a missing reward beside others is a difference
     assert compared.lost == pytest.approx(1 / 3)
+    assert (compared.worse, compared.noisy, compared.cells) == (pytest.approx(1 / 6), 0.0, 6)
     assert (compared.reference.rights, compared.reference.answers, compared.reference.reward) == (1, 2, 0.5)
+    assert compared.reference.distinct == 2
 
 
 def test_mirrored_pairs_are_compared_with_each_other():
@@ -56,6 +58,13 @@ def test_a_share_that_has_nothing_to_compare_is_no_metric():
     assert "answers/identical_pairs_ratio" not in metrics
     assert "reference/reward" not in metrics
     assert metrics["answers/identical_ratio"] == 0.0
+
+
+def test_equal_answers_with_different_rewards_are_noise():
+    members = {0: answers(YES, NO, rewards=[0.1, 0.5]), 1: answers(YES, YES, rewards=[0.2, 0.7])}
+    assert compare(members, {0: 0, 1: 1}, None).noisy == 0.5
+    failed = {0: answers(YES, rewards=[None]), 1: answers(YES, rewards=[0.2])}
+    assert compare(failed, {0: 0, 1: 1}, None).noisy == 0.0
 
 
 def test_no_members():

@@ -10,10 +10,10 @@ from es_llm.trainer.answers import Comparison, Reference
 from es_llm.trainer.diagnosis import Diagnosis, Evidence
 from tests.commands import es_llm
 
-SOUND = Reference(answers=8, reward=0.5, rights=4, empty=0.0, cut_off=0.0)
+SOUND = Reference(answers=8, distinct=8, reward=0.5, rights=4, empty=0.0, cut_off=0.0)
 HEALTHY = Comparison(
-    pair_identical=None, alike=False, distinct=0.4, spread=0.6, empty=0.0, cut_off=0.0, identical=0.5, lost=0.3,
-    reference=SOUND,
+    cells=240, pair_identical=None, alike=False, distinct=0.4, spread=0.6, empty=0.0, cut_off=0.0, identical=0.5,
+    lost=0.3, worse=0.4, noisy=0.0, reference=SOUND,
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_equal_answers_are_named_with_the_figure_and_a_sigma_to_try():
     [(step, reason, message)] = observed(*flat(alike, steps=20), sigma=1e-6)
     assert (step, reason) == (3, "sigma too small")
     assert "same fitness 0.25 for 3 iterations" in message
-    assert "96% of them those of the unperturbed weights" in message
+    assert "96% of them equal to the unperturbed model's" in message
     assert "`sigma` 1e-06 is too small; try --sigma 0.001" in message
 
 
@@ -79,9 +79,13 @@ def test_answers_that_are_cut_off():
 
 def test_equal_answers_that_are_cut_off_have_both_reasons_in_one_finding():
     cut = replace(HEALTHY, alike=True, cut_off=1.0, reference=replace(SOUND, cut_off=1.0))
-    [(_, reason, message)] = observed(*flat(cut, cut_off=100))
+    [(_, reason, message)] = observed(*flat(cut, cut_off=100), sigma=1e-7)
     assert reason == "sigma too small"
+    assert "`sigma` 1e-07 is too small" in message
     assert "Also, 100% of the answers are cut off" in message
+    [(_, reason, message)] = observed(*flat(cut, cut_off=100), sigma=1e-3)
+    assert reason == "answers cut off"
+    assert "Raise it. `sigma` 0.001 may be too small" in message
 
 
 def test_a_constant_reward():
@@ -102,7 +106,7 @@ def test_noise_that_breaks_the_answers():
     broken = replace(HEALTHY, cut_off=0.95)
     [(step, reason, message)] = observed(evidence(1, compared=broken), evidence(2, compared=broken), sigma=0.5)
     assert (step, reason) == (2, "sigma too large")
-    assert "95% of the members' answers are empty or cut off, but only 0% of the unperturbed weights'" in message
+    assert "95% of the members' answers are empty or cut off, and 0% of the unperturbed model's" in message
     assert "try --sigma 0.001" in message
 
 
@@ -110,7 +114,7 @@ def test_noise_that_loses_right_answers():
     lossy = replace(HEALTHY, lost=0.9)
     [(step, reason, message)] = observed(*(evidence(step, compared=lossy) for step in (1, 2, 3)), sigma=3e-3)
     assert (step, reason) == (2, "sigma too large")
-    assert "lose 90% of the answers that the unperturbed weights give right" in message
+    assert "lose 90% of the answers that the unperturbed model gives right" in message
     assert "try --sigma 0.001" in message
 
 
@@ -132,7 +136,7 @@ def test_weights_that_give_broken_answers_after_an_update():
     [(step, reason, message)] = found
     assert (step, reason) == (3, "learning rate too large")
     assert "the model has collapsed" in message
-    assert "try --learning_rate 0.001" in message
+    assert "start again with --learning_rate 0.001" in message
 
 
 def test_right_answers_that_the_weights_lose():
@@ -141,14 +145,80 @@ def test_right_answers_that_the_weights_lose():
     found = observed(evidence(1, compared=right), evidence(2, compared=wrong), evidence(3, compared=wrong))
     [(step, reason, message)] = found
     assert (step, reason) == (3, "learning rate too large")
-    assert "answer 0 of 16 prompts right, before 100%" in message
+    assert "answers 0 of 16 prompts right, before 100%" in message
+
+
+def test_garbled_answers_of_a_model_whose_answers_are_always_cut_off():
+    cut = replace(SOUND, cut_off=1.0, rights=0)
+    garbled = replace(HEALTHY, cells=4, cut_off=1.0, identical=0.0, lost=None, worse=1.0, reference=cut)
+    found = observed(*(evidence(step, compared=garbled) for step in (1, 2, 3, 4)), sigma=1.0, population_size=2)
+    [(step, reason, message)] = found
+    assert (step, reason) == (3, "sigma too large")
+    assert "0% of the members' answers equal the unperturbed model's, and 100% get a lower reward" in message
+
+
+def test_worse_answers_late_in_a_run_are_none():
+    late = replace(HEALTHY, identical=0.0, worse=1.0)
+    assert (
+        observed(*(evidence(step) for step in range(1, 4)), *(evidence(step, compared=late) for step in (4, 5, 6)))
+        == []
+    )
+
+
+def test_one_answer_to_all_prompts_and_less_reward():
+    gone = replace(HEALTHY, reference=replace(SOUND, distinct=1, reward=0.1))
+    [(step, reason, message)] = observed(evidence(1), evidence(2, compared=gone), evidence(3, compared=gone))
+    assert (step, reason) == (3, "learning rate too large")
+    assert "one answer to all prompts" in message
+    better = replace(HEALTHY, reference=replace(SOUND, distinct=1, reward=0.9))
+    assert observed(evidence(1), *(evidence(step, compared=better) for step in range(2, 9))) == []
+
+
+def test_equal_answers_after_a_fall_of_the_reward_are_a_collapse():
+    fallen = replace(HEALTHY, alike=True, reference=replace(SOUND, answers=1, distinct=1, rights=0, reward=-9.0))
+    first = replace(HEALTHY, reference=replace(SOUND, answers=1, distinct=1, rights=0))
+    later = [evidence(step, fitness=(0.0, 0.0), compared=fallen) for step in (2, 3)]
+    [(step, reason, message)] = observed(evidence(1, compared=first), *later)
+    assert (step, reason) == (3, "learning rate too large")
+    assert "its reward has fallen: the model has collapsed" in message
+
+
+def test_half_of_the_sound_answers_are_gone():
+    third = replace(HEALTHY, reference=replace(SOUND, cut_off=0.625, reward=0.1))
+    [(step, reason, message)] = observed(evidence(1), evidence(2, compared=third), evidence(3, compared=third))
+    assert (step, reason) == (3, "learning rate too large")
+    assert "62% of the unperturbed model's answers are empty or cut off, before 0%" in message
+    longer = replace(HEALTHY, reference=replace(SOUND, cut_off=0.625, reward=0.9))
+    assert observed(evidence(1), *(evidence(step, compared=longer) for step in range(2, 9))) == []
+
+
+def test_equal_answers_with_different_rewards():
+    noisy = replace(HEALTHY, alike=True, identical=1.0, noisy=1.0)
+    [(step, reason, message)] = observed(*(evidence(step, compared=noisy) for step in (1, 2, 3)))
+    assert (step, reason) == (3, "sigma too small")
+    assert "gives equal answers different rewards: the weights move at random" in message
+
+
+def test_a_judge_that_fails_and_is_constant_otherwise():
+    [(_, reason, message)] = observed(*flat(HEALTHY, failures=48))
+    assert reason == "constant reward"
+    assert "48% of the rewards failed, the others are equal" in message
+
+
+def test_a_collapse_of_an_earlier_call_is_remembered():
+    alike = replace(HEALTHY, alike=True)
+    diagnosis = Diagnosis(ESConfig())
+    assert [diagnosis.recall(reason) for reason in ("learning rate too large", "no reward", "evaluation")] == [
+        True, False, False,
+    ]  # fmt: skip
+    assert [diagnosis.observe(one) for one in flat(alike)] == [[], [], []]
 
 
 def test_two_iterations_without_spread_after_one_with_it():
     first, *others = [evidence(1), evidence(2, fitness=(0.0, 0.0)), evidence(3, fitness=(0.0, 0.0))]
     [(step, reason, message)] = observed(first, *others)
     assert (step, reason) == (3, "constant reward")
-    assert "It had a spread before" in message
+    assert "The rewards differed before" in message
 
 
 def test_a_shorter_run_is_judged_at_its_end():
@@ -169,7 +239,31 @@ def test_updates_that_move_nothing():
         found += [(step, *finding) for finding in diagnosis.moved(step, 0.001, flat=False)]
     [(step, reason, message)] = found
     assert (step, reason) == (3, "learning rate too small")
-    assert "(0.1%) for 3 iterations: `learning_rate` 1e-12 is too small" in message
+    assert message.startswith("the updates change 0.1% of the weights of the model: `learning_rate` 1e-12 is too small")
+
+
+def test_a_flat_iteration_says_nothing_of_the_learning_rate():
+    diagnosis = Diagnosis(ESConfig(learning_rate=1e-12))
+    ratios = [(0.001, False), (0.001, False), (0.0, True), (0.001, False)]
+    assert [len(diagnosis.moved(step, ratio, flat=flat)) for step, (ratio, flat) in enumerate(ratios, 1)] == [
+        0,
+        0,
+        0,
+        1,
+    ]
+
+
+def test_updates_far_below_the_noise():
+    diagnosis = Diagnosis(ESConfig(learning_rate=1e-7))
+    found = [diagnosis.moved(step, 0.06, flat=False) for step in (1, 2, 3)]
+    assert "500 of them in one direction move a weight by 0.009 sigma" in found[2][0].message
+    assert [len(one) for one in found] == [0, 0, 1]
+
+
+def test_the_paper_s_settings_are_none():
+    for sigma, rate, members in [(1e-3, 5e-4, 30), (5e-4, 2.5e-4, 30), (1e-3, 3e-4, 50), (8e-3, 1.2e-2, 24)]:
+        diagnosis = Diagnosis(ESConfig(learning_rate=rate, sigma=sigma, population_size=members, max_steps=1))
+        assert diagnosis.moved(1, 0.5, flat=False) == []
 
 
 # ---- whole runs ------------------------------------------------------------------------------------------
@@ -190,7 +284,7 @@ def run(directory, *words, **how):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--sigma", "1e-9"], "100% of them those of the unperturbed weights. `sigma` 1e-09 is too small"),
+        (["--sigma", "1e-9"], "100% of them equal to the unperturbed model's. `sigma` 1e-09 is too small"),
         (["--sigma", "1"], "`sigma` 1 is too large"),
         (["--learning_rate", "50"], "`learning_rate` 50 is too large"),
     ],

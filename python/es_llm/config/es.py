@@ -150,8 +150,8 @@ class ESConfig:
     logging_steps: int = option(1, help="log every that many iterations")
     reference_steps: int = option(
         1,
-        help="every N iterations the unperturbed weights answer some of the prompts too (8 at most), and members are "
-        "compared with them; 0: never",
+        help="every N iterations the unperturbed model answers some of the prompts too (8 at most), and members are "
+        "compared with it; 0: never, so a collapse isn't found",
     )
     num_completions_to_print: int = option(4, help="answers shown before and after the training")
     report_to: list[str] = option([], help="trackers known to transformers, such as tensorboard or wandb")

@@ -1,4 +1,4 @@
-"""What members answered, compared: with each other, within pairs, and with the unperturbed weights.
+"""What members answered, compared: with each other, within pairs, and with the unperturbed model.
 
 Texts never leave the rank that made them. Of the first `TRACED_PROMPTS` prompts and the first `TRACED_MEMBERS` members
 of an iteration a rank reports 9 bytes an answer: a checksum of its tokens, its reward, and whether it is empty or cut
@@ -34,16 +34,20 @@ Answers = NDArray[Any]
 class Comparison:
     """Shares in [0, 1] over the traced answers of an iteration; None where there is nothing to compare.
 
+    cells: number of members' answers that are compared.
     pair_identical: pairs and prompts whose two members answer alike.
     alike: True if to every prompt all members give one answer.
     distinct: different answers to a prompt, divided by the members; the mean over the prompts.
     spread: prompts to which members got different rewards.
     empty, cut_off: answers of members without text; answers that the length limit ended.
-    identical: answers of members that equal the unperturbed weights' answer.
-    lost: answers of members below a reward of 1, to prompts which the unperturbed weights answer with at least 1.
-    reference: the answers of the unperturbed weights.
+    identical: answers of members that equal the unperturbed model's answer.
+    lost: answers of members below a reward of 1, to prompts for which the unperturbed model gets at least 1.
+    worse: answers of members with a lower reward than the unperturbed model's to the same prompt.
+    noisy: prompts to which equal answers got different rewards.
+    reference: the answers of the unperturbed model.
     """
 
+    cells: int
     pair_identical: float | None
     alike: bool
     distinct: float
@@ -52,6 +56,8 @@ class Comparison:
     cut_off: float
     identical: float | None
     lost: float | None
+    worse: float | None
+    noisy: float
     reference: Reference | None
 
     @property
@@ -66,7 +72,9 @@ class Comparison:
             "answers/identical_pairs_ratio": self.pair_identical,
             "answers/distinct_ratio": self.distinct,
             "answers/lost_ratio": self.lost,
+            "answers/worse_ratio": self.worse,
             "answers/prompts_with_spread_ratio": self.spread,
+            "answers/noisy_prompts_ratio": self.noisy,
         }
         if self.reference is not None:
             named |= {
@@ -80,10 +88,12 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The answers of the unperturbed weights: their number, their mean reward (None: no reward), the number of those
-    with a reward of at least 1, and the shares in [0, 1] of those without text and of those that the limit ended."""
+    """The answers of the unperturbed model: their number, how many of them differ, their mean reward (None: no reward),
+    the number of those with a reward of at least 1, and the shares in [0, 1] of those without text and of those that
+    the limit ended."""
 
     answers: int
+    distinct: int
     reward: float | None
     rights: int
     empty: float
@@ -116,7 +126,7 @@ def compare(members: Mapping[int, Answers], pairs: Mapping[int, int], reference:
     Args:
         members: index of a member -> its answers; all of the same P prompts.
         pairs: index of a member -> its noise pair. Members that share a pair are mirrored.
-        reference: the answers of the unperturbed weights to the same prompts, or None.
+        reference: the answers of the unperturbed model to the same prompts, or None.
     """
     if not members:
         return None
@@ -125,6 +135,7 @@ def compare(members: Mapping[int, Answers], pairs: Mapping[int, int], reference:
     own = None if reference is None or len(reference) != answers_MP.shape[1] else reference
     different = [len(np.unique(column)) for column in tokens_MP.T]
     return Comparison(
+        cells=tokens_MP.size,
         pair_identical=_pair_identical(tokens_MP, [pairs[index] for index in sorted(members)]),
         alike=max(different) == 1,
         distinct=float(np.mean(different)) / len(tokens_MP),
@@ -133,6 +144,8 @@ def compare(members: Mapping[int, Answers], pairs: Mapping[int, int], reference:
         cut_off=_share(flags_MP & _CUT_OFF),
         identical=None if own is None else _share(tokens_MP == own["tokens"]),
         lost=None if own is None else _lost(rewards_MP, own["reward"]),
+        worse=None if own is None or not np.isfinite(own["reward"]).all() else _share(rewards_MP < own["reward"]),
+        noisy=float(np.mean([_is_noisy(*columns) for columns in zip(tokens_MP.T, rewards_MP.T, strict=True)])),
         reference=None if own is None else _reference(own),
     )
 
@@ -141,6 +154,7 @@ def _reference(answers: Answers) -> Reference:
     rewards = answers["reward"][np.isfinite(answers["reward"])]
     return Reference(
         answers=len(answers),
+        distinct=len(np.unique(answers["tokens"])),
         reward=float(rewards.mean()) if len(rewards) else None,
         rights=int((rewards >= 1.0).sum()),
         empty=_share(answers["flags"] & _EMPTY),
@@ -154,6 +168,13 @@ def _pair_identical(tokens_MP: NDArray[Any], pairs: Sequence[int]) -> float | No
         rows.setdefault(pair, []).append(row)
     both = [pair for pair in rows.values() if len(pair) == 2]
     return _share([tokens_MP[first] == tokens_MP[second] for first, second in both]) if both else None
+
+
+def _is_noisy(tokens_M: NDArray[Any], rewards_M: NDArray[Any]) -> bool:
+    """True if members with one answer got different rewards. Failed rewards don't count."""
+    known = np.isfinite(rewards_M)
+    tokens, rewards = tokens_M[known], rewards_M[known]
+    return any(len(np.unique(rewards[tokens == answer])) > 1 for answer in np.unique(tokens))
 
 
 def _lost(rewards_MP: NDArray[Any], reference_P: NDArray[Any]) -> float | None:

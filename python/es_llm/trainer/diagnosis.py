@@ -1,7 +1,8 @@
 """Whether a run can learn: names the reason, with its figure and what to change, within three iterations.
 
 A run can't learn while all members have the same fitness, since equal fitness moves nothing; nor once its weights give
-broken answers. Every finding is reported once. Knows figures only: no texts, no files, no ranks.
+broken answers; nor while its steps are far too small. Every finding is reported once. `collapse` has the rules for
+answers that break. Knows figures only: no texts, no files, no ranks.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from es_llm.config import ESConfig
-from es_llm.trainer.answers import Comparison, Reference
+from es_llm.trainer.answers import Comparison
+from es_llm.trainer.collapse import PAPER_SIGMA, Collapse
 
 STREAK: Final = 3
 """Iterations in a row after which a missing signal is reported; at the third iteration of a call two are enough."""
@@ -22,16 +24,14 @@ MOSTLY: Final = 0.9
 STILL: Final = 0.01
 """An update that changes a smaller share of the live weights than this moves nothing."""
 
-BROKEN: Final = 0.2
-"""Members' or later answers are broken if at most this share of what was sound (or right) before still is."""
+LONG_RUN: Final = 500
+LEAST_TRAVEL: Final = 0.1
+"""The learning rate is too small if `LONG_RUN` updates in one direction (or the run's, if it is longer) move a weight by
+less than this share of sigma."""
 
-WINDOW: Final = 4
-EXPECTED: Final = 12
-"""Right answers are lost if in the last 2 to `WINDOW` iterations at least `EXPECTED` were to be expected, and hardly
-any is right. With fewer, chance would do it once in a long run."""
-
-PAPER_SIGMA: Final = 1e-3
-"""Qiu et al. (arXiv 2509.24372) use 5e-4 to 1.5e-3 for language models, and sigma / 2 as the learning rate."""
+COLLAPSES: Final = ("sigma too large", "learning rate too large")
+_BESIDE_COLLAPSE: Final = {"empty answers", "answers cut off", "constant reward", "sigma too small"}
+"""What a collapse brings with it: not reported beside its reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,36 +75,47 @@ class Diagnosis:
 
     def __init__(self, config: ESConfig, *, why_failed: Callable[[], str] = str) -> None:
         self._config, self._why_failed = config, why_failed
-        self._seen = self._flat_in_a_row = self._still_in_a_row = 0
-        self._broken_in_a_row: dict[str, int] = {}
+        self._seen = self._flat_in_a_row = self._noisy_in_a_row = self._still_in_a_row = 0
         self._spread_before = False
-        self._references: list[Reference] = []
+        self._collapse = Collapse(config)
         self._reported: set[str] = set()
         self.flat_iterations = 0
+
+    def recall(self, reason: str) -> bool:
+        """Take over a finding of an earlier call; true if it is a collapse, which holds for all that follows."""
+        if reason in COLLAPSES:
+            self._reported.add(reason)
+        return reason in COLLAPSES
 
     def observe(self, evidence: Evidence) -> list[Finding]:
         """The findings of this iteration that weren't reported before."""
         self._seen += 1
-        findings = [*self._collapse(evidence), *self._no_spread(evidence)]
-        if any(finding.reason in _OF_COLLAPSE for finding in findings) or self._reported & _OF_COLLAPSE:
-            findings = [finding for finding in findings if finding.reason not in _OF_BROKEN_ANSWERS]
+        findings = [Finding(*found) for found in self._collapse.observe(evidence.step, evidence.comparison)]
+        findings += self._no_signal(evidence)
+        if self._reported.union(finding.reason for finding in findings).intersection(COLLAPSES):
+            findings = [finding for finding in findings if finding.reason not in _BESIDE_COLLAPSE]
         new = [finding for finding in findings if finding.reason not in self._reported]
         self._reported.update(finding.reason for finding in new)
-        if not evidence.flat:
-            self._spread_before = True
+        self._spread_before |= not evidence.flat
         return new
 
     def moved(self, step: int, ratio: float, *, flat: bool) -> list[Finding]:
-        """The finding of an update that changed this share of the live weights; `flat`: it was zero on purpose."""
-        self._still_in_a_row = self._still_in_a_row + 1 if ratio < STILL and not flat else 0
+        """The finding of an update that changed this share of the live weights. A `flat` one, zero on purpose, says
+        nothing."""
+        if flat:
+            return []
+        config = self._config
+        travel = max(config.max_steps, LONG_RUN) * config.learning_rate / config.population_size**0.5
+        still = ratio < STILL or travel < LEAST_TRAVEL * config.sigma
+        self._still_in_a_row = self._still_in_a_row + 1 if still else 0
         if "learning rate too small" in self._reported or not self._enough(self._still_in_a_row, step):
             return []
         self._reported.add("learning rate too small")
-        message = (
-            f"the updates changed hardly any weight of the model ({ratio:.1%}) for "
-            f"{_iterations(self._still_in_a_row)}: `learning_rate` {self._config.learning_rate:g} is too small; "
-            "the paper takes sigma / 2"
-        )
+        figure = f"the updates change {ratio:.1%} of the weights of the model"
+        if ratio >= STILL:
+            steps = max(config.max_steps, LONG_RUN)
+            figure += f", and {steps} of them in one direction move a weight by {travel / config.sigma:.1g} sigma"
+        message = f"{figure}: `learning_rate` {config.learning_rate:g} is too small; the paper takes sigma / 2"
         return [Finding("learning rate too small", message)]
 
     def _enough(self, streak: int, step: int) -> bool:
@@ -112,55 +123,79 @@ class Diagnosis:
         early, last = self._seen == STREAK and streak >= STREAK - 1, step >= self._config.max_steps
         return streak >= STREAK or early or (last and streak == self._seen > 0)
 
-    # ---- equal fitness --------------------------------------------------------------------------------
-
-    def _no_spread(self, evidence: Evidence) -> list[Finding]:
-        if evidence.failures == evidence.completions:
-            self.flat_iterations += 1
-            self._flat_in_a_row += 1
-            return [self._all_failed(evidence)]
+    def _no_signal(self, evidence: Evidence) -> list[Finding]:
+        compared = evidence.comparison
+        noisy = compared is not None and compared.alike and compared.noisy > 0
+        self._noisy_in_a_row = self._noisy_in_a_row + 1 if noisy else 0
         if not evidence.flat:
             self._flat_in_a_row = 0
-            return []
+            return [self._noise()] if self._enough(self._noisy_in_a_row, evidence.step) else []
         self.flat_iterations += 1
         self._flat_in_a_row += 1
-        if not self._enough(self._flat_in_a_row, evidence.step):
-            return []
-        return [self._flat(evidence)]
+        if evidence.failures == evidence.completions:
+            return [self._all_failed()]
+        return [self._flat(evidence)] if self._enough(self._flat_in_a_row, evidence.step) else []
 
-    def _all_failed(self, evidence: Evidence) -> Finding:
+    def _all_failed(self) -> Finding:
         return Finding(
             "no reward",
             "no completion has a reward, so the weights stay as they are"
             f"{self._why_failed()} (`failure_policy` raise would end such a run)",
         )
 
+    def _noise(self) -> Finding:
+        return Finding(
+            "sigma too small",
+            "all members give equal answers, and the reward function gives equal answers different rewards: the "
+            f"weights move at random. {self._too_small('is')}",
+        )
+
     def _flat(self, evidence: Evidence) -> Finding:
         """The reason for equal fitness: the first that fits."""
-        compared, config = evidence.comparison, self._config
+        compared, config, streak = evidence.comparison, self._config, self._flat_in_a_row
         value = f" {evidence.fitness[0]:.4g}" if evidence.fitness else ""
-        head = f"all members have the same fitness{value} for {_iterations(self._flat_in_a_row)}, so nothing moves"
+        iterations = f"{streak} iteration" + ("s" if streak > 1 else "")
+        head = f"all members have the same fitness{value} for {iterations}, so nothing moves"
         empty, cut_off = evidence.share(evidence.empty), evidence.share(evidence.cut_off)
         if empty >= MOSTLY:
             return Finding(
                 "empty answers", f"{head}: {empty:.0%} of the answers are empty. {self._why_empty(compared)}"
             )
-        longer = f"{cut_off:.0%} of the answers are cut off at `max_completion_length` {config.max_completion_length}"
+        clipped = f"{cut_off:.0%} of the answers are cut off at `max_completion_length` {config.max_completion_length}"
         if compared is not None and compared.alike:
-            message = f"{head}: all members give equal answers"
-            if compared.identical is not None:
-                message += f", {compared.identical:.0%} of them those of the unperturbed weights"
-            message += f". `sigma` {config.sigma:g} is too small; try --sigma {_larger(config.sigma):.2g}"
-            return Finding("sigma too small", f"{message}. Also, {longer}" if cut_off >= MOSTLY else message)
+            return self._alike(head, compared, clipped if cut_off >= MOSTLY else "")
         if cut_off >= MOSTLY:
-            return Finding("answers cut off", f"{head}: {longer}. Raise it, or ask for shorter answers in the prompt")
-        return Finding(
-            "constant reward", f"{head}, though answers differ: the reward is constant. {self._constant(compared)}"
-        )
+            return Finding("answers cut off", f"{head}: {clipped}. Raise it, or ask for shorter answers in the prompt")
+        failed = evidence.share(evidence.failures)
+        cause = "the answers differ, the rewards don't"
+        if failed:
+            cause = f"{failed:.0%} of the rewards failed, the others are equal{self._why_failed()}"
+        return Finding("constant reward", f"{head}: {cause}. {self._constant(compared)}")
+
+    def _alike(self, head: str, compared: Comparison, clipped: str) -> Finding:
+        """All members give equal answers: the model has collapsed if its reward has fallen, else the noise is small."""
+        message = f"{head}: all members give equal answers"
+        if compared.identical is not None:
+            message += f", {compared.identical:.0%} of them equal to the unperturbed model's"
+        if self._spread_before and self._collapse.has_fallen:
+            return Finding(COLLAPSES[1], f"{message}, and its reward has fallen: {self._collapse.rate_advice()}")
+        plausible = self._config.sigma >= PAPER_SIGMA / 3
+        if clipped and plausible:
+            return Finding(
+                "answers cut off",
+                f"{message}, and {clipped}. Raise it. {self._too_small('may be')}",
+            )
+        message = f"{message}. {self._too_small('may be' if plausible and self._flat_in_a_row < 2 else 'is')}"
+        return Finding("sigma too small", f"{message}. Also, {clipped}" if clipped else message)
+
+    def _too_small(self, verb: str) -> str:
+        sigma = self._config.sigma
+        larger = PAPER_SIGMA if sigma < PAPER_SIGMA / 3 else 3 * sigma
+        return f"`sigma` {sigma:g} {verb} too small; try --sigma {larger:.2g}"
 
     def _why_empty(self, compared: Comparison | None) -> str:
         if compared is not None and compared.reference is not None and compared.reference.empty < 0.5:
-            return f"The unperturbed weights' aren't: `sigma` {self._config.sigma:g} is too large; lower it"
+            return f"The unperturbed model's aren't: `sigma` {self._config.sigma:g} is too large; lower it"
         return (
             "The model ends its answer at once: check the form of the prompt (an instruct model wants its chat "
             "template, see `chat`) and the end-of-sequence tokens"
@@ -171,93 +206,11 @@ class Diagnosis:
             "Check the reward function, or take easier or harder prompts, more prompts or members, or a reward with "
             "steps between wrong and right"
         )
+        config = self._config
         if self._spread_before:
-            rate = self._config.learning_rate
-            return (
-                f"It had a spread before: if the model has collapsed, `learning_rate` {rate:g} is too large. {advice}"
-            )
+            rate = f"`learning_rate` {config.learning_rate:g} is too large"
+            return f"The rewards differed before: if the model has collapsed, {rate}. {advice}"
         if compared is not None and compared.identical is not None and compared.identical <= 1 - MOSTLY:
-            identical, sigma = compared.identical, self._config.sigma
-            return (
-                f"Only {identical:.0%} of the members' answers equal the unperturbed weights': `sigma` {sigma:g} "
-                f"may be too large. {advice}"
-            )
+            share = f"{compared.identical:.0%} of the members' answers equal the unperturbed model's"
+            return f"Only {share}: `sigma` {config.sigma:g} may be too large. {advice}"
         return advice
-
-    # ---- collapse ---------------------------------------------------------------------------------------
-
-    def _collapse(self, evidence: Evidence) -> list[Finding]:
-        """Answers that the noise, or the updates, have broken."""
-        compared = evidence.comparison
-        if compared is None or compared.reference is None:
-            return []
-        self._references.append(compared.reference)
-        return [
-            *self._members_collapse(compared, compared.reference, evidence.step),
-            *self._weights_collapse(evidence.step),
-        ]
-
-    def _members_collapse(self, compared: Comparison, reference: Reference, step: int) -> list[Finding]:
-        """The noise breaks what the unperturbed weights do well."""
-        lost = compared.lost is not None and reference.rights >= 2 and compared.lost >= 1 - BROKEN
-        if not self._again("members", lost or _is_broken(reference.sound, compared.sound), step):
-            return []
-        figure = (
-            f"the members lose {compared.lost:.0%} of the answers that the unperturbed weights give right"
-            if lost
-            else f"{1 - compared.sound:.0%} of the members' answers are empty or cut off, but only "
-            f"{1 - reference.sound:.0%} of the unperturbed weights'"
-        )
-        sigma = self._config.sigma
-        wanted = min(PAPER_SIGMA, sigma / 3) if sigma > 10 * PAPER_SIGMA else sigma / 3
-        return [Finding("sigma too large", f"{figure}: `sigma` {sigma:g} is too large; try --sigma {wanted:.2g}")]
-
-    def _weights_collapse(self, step: int) -> list[Finding]:
-        """The unperturbed weights themselves give broken answers, and did not before."""
-        first, now, config = self._references[0], self._references[-1], self._config
-        wrong = self._lost_right_answers()
-        if not (self._again("weights", _is_broken(first.sound, now.sound), step) or wrong):
-            return []
-        figure = wrong or (
-            f"{1 - now.sound:.0%} of the unperturbed weights' answers are empty or cut off, at first "
-            f"{1 - first.sound:.0%} were"
-        )
-        rate, sigma = config.learning_rate, config.sigma
-        wanted = min(rate / 3, sigma / 2) if rate > 2 * sigma else rate / 3
-        message = f"{figure}: the model has collapsed. `learning_rate` {rate:g} is too large; try --learning_rate"
-        return [Finding("learning rate too large", f"{message} {wanted:.2g}")]
-
-    def _lost_right_answers(self) -> str:
-        """The figure, if of the last iterations' prompts hardly any is answered right, though most should be by what
-        the iterations before gave."""
-        for window in range(2, WINDOW + 1):
-            before, late = self._references[:-window], self._references[-window:]
-            if not before:
-                break
-            share = sum(one.rights for one in before) / sum(one.answers for one in before)
-            answers, rights = sum(one.answers for one in late), sum(one.rights for one in late)
-            if share * answers >= EXPECTED and rights <= BROKEN / 2 * share * answers:
-                return f"the unperturbed weights answer {rights} of {answers} prompts right, before {share:.0%}"
-        return ""
-
-    def _again(self, what: str, broken: bool, step: int) -> bool:
-        """True if this was so in two iterations in a row, or in the run's last one."""
-        self._broken_in_a_row[what] = self._broken_in_a_row.get(what, 0) + 1 if broken else 0
-        return self._broken_in_a_row[what] >= 2 or (broken and step >= self._config.max_steps)
-
-
-def _iterations(number: int) -> str:
-    return f"{number} iteration" + ("s" if number > 1 else "")
-
-
-def _larger(sigma: float) -> float:
-    return PAPER_SIGMA if sigma < PAPER_SIGMA / 3 else 3 * sigma
-
-
-_OF_COLLAPSE: Final = {"sigma too large", "learning rate too large"}
-_OF_BROKEN_ANSWERS: Final = {"empty answers", "answers cut off", "constant reward"}
-"""What a collapse brings with it: not reported beside its reason."""
-
-
-def _is_broken(before: float, now: float) -> bool:
-    return before >= 0.5 and now <= BROKEN * before

@@ -3,7 +3,7 @@
 perturb   live = round(master + sign * sigma * noise)    when a unit's member isn't the one before it
 generate  completions of one unit                        while workers grade those of the unit before
 grade     completions -> rewards -> the unit's score
-reference answers of the unperturbed weights             one small unit more, with which members are compared
+reference answers of the unperturbed model               one small unit more, with which members are compared
 record    all units' scores -> fitness -> coefficients
 """
 

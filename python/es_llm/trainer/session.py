@@ -314,6 +314,8 @@ class Session(Program):
         for event in events:
             if self._evaluations.hear(event):
                 self._write_completions(f"eval-{event['step']:05d}")
+            elif self._diagnosis.recall(event.get("event", "")):
+                logger.warning("step %d of this run: %s", event["step"], event["why"])
 
     def note(self, payload: bytes) -> None:
         """Something that the leader has journaled."""
@@ -445,8 +447,8 @@ class Session(Program):
         best = self._evaluations.best
         if best is not None:
             result["best"] = {"step": best.step, "value": best.value}
-        flat = self._diagnosis.flat_iterations
-        if flat:
+        flat, made = self._diagnosis.flat_iterations, step - self._resumed_at
+        if 10 * flat >= max(1, made):  # a few are normal where rewards are 0 or 1
             message = (
                 "in %d of the iterations all members had the same fitness, or none: the weights stayed as they were"
             )
