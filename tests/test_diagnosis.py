@@ -130,7 +130,7 @@ def test_what_a_collapse_brings_with_it_is_not_reported_beside_it():
 
 
 def test_weights_that_give_broken_answers_after_an_update():
-    gone = replace(HEALTHY, cut_off=1.0, reference=replace(SOUND, rights=0, cut_off=1.0))
+    gone = replace(HEALTHY, cut_off=1.0, reference=replace(SOUND, reward=0.0, rights=0, cut_off=1.0))
     later = [evidence(step, fitness=(0.0, 0.0), compared=gone, cut_off=100) for step in (2, 3, 4)]
     found = observed(evidence(1), *later, learning_rate=10.0, sigma=0.002)
     [(step, reason, message)] = found

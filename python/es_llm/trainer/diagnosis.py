@@ -26,7 +26,7 @@ STILL: Final = 0.01
 
 LONG_RUN: Final = 500
 LEAST_TRAVEL: Final = 0.1
-"""The learning rate is too small if `LONG_RUN` updates in one direction (or the run's, if it is longer) move a weight by
+"""The learning rate is too small if `LONG_RUN` updates in one direction (or the run's, if longer) move a weight by
 less than this share of sigma."""
 
 COLLAPSES: Final = ("sigma too large", "learning rate too large")
