@@ -151,10 +151,17 @@ def test_right_answers_that_the_weights_lose():
 def test_garbled_answers_of_a_model_whose_answers_are_always_cut_off():
     cut = replace(SOUND, cut_off=1.0, rights=0)
     garbled = replace(HEALTHY, cells=4, cut_off=1.0, identical=0.0, lost=None, worse=1.0, reference=cut)
-    found = observed(*(evidence(step, compared=garbled) for step in (1, 2, 3, 4)), sigma=1.0, population_size=2)
-    [(step, reason, message)] = found
+    shares = [1.0, 0.75, 1.0, 1.0]
+    iterations = [evidence(step, compared=replace(garbled, worse=worse)) for step, worse in enumerate(shares, 1)]
+    [(step, reason, message)] = observed(*iterations, sigma=1.0, population_size=2)
     assert (step, reason) == (3, "sigma too large")
-    assert "0% of the members' answers equal the unperturbed model's, and 100% get a lower reward" in message
+    assert "0% of the members' answers equal the unperturbed model's, and 92% get a lower reward" in message
+
+
+@pytest.mark.parametrize("change", [{"worse": 0.7}, {"identical": 0.12}, {"worse": None}])
+def test_other_answers_alone_are_no_collapse(change):
+    other = replace(HEALTHY, identical=0.0, worse=1.0)
+    assert observed(*(evidence(step, compared=replace(other, **change)) for step in range(1, 9))) == []
 
 
 def test_worse_answers_late_in_a_run_are_none():

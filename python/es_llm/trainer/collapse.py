@@ -14,8 +14,10 @@ BROKEN: Final = 0.2
 
 FIRST: Final = 3
 CELLS: Final = 12
-"""In the first `FIRST` iterations members are broken too if hardly any answer is the unperturbed model's and nearly all
-get less reward than it does, over at least `CELLS` answers: with fewer it may be chance."""
+CHANGED, WORSE = 0.9, 0.85
+"""Members are broken too if in the first `FIRST` iterations (two at least, and `CELLS` answers) the share `CHANGED` of
+their answers isn't the unperturbed model's, and the share `WORSE` gets a lower reward. This is judged at the beginning
+only: near its best a model is better than all of its members."""
 
 WINDOW: Final = 4
 SIGNIFICANT: Final = 4.0
@@ -37,7 +39,7 @@ class Collapse:
         self._config = config
         self._in_a_row: dict[str, int] = {}
         self._references: list[Reference] = []
-        self._worse_cells = 0
+        self._first: list[tuple[int, float, float]] = []
 
     def observe(self, step: int, compared: Comparison | None) -> list[tuple[str, str]]:
         """(reason, message) of each collapse that this iteration shows, also if it was seen before."""
@@ -86,16 +88,16 @@ class Collapse:
 
     def _garbled(self, compared: Comparison, step: int) -> str:
         """In the first iterations: other answers than the unperturbed model's, and worse ones."""
-        if compared.worse is None or compared.identical is None:
+        if compared.worse is None or compared.identical is None or len(self._references) > FIRST:
             return ""
-        garbled = compared.identical <= 0.1 and compared.worse >= 0.9
-        self._worse_cells = self._worse_cells + compared.cells if garbled else 0
-        again = self._again("garbled", garbled, step)
-        if not again or self._worse_cells < CELLS or len(self._references) > FIRST:
+        self._first.append((compared.cells, compared.cells * compared.identical, compared.cells * compared.worse))
+        cells, identical, worse = (sum(figures) for figures in zip(*self._first, strict=True))
+        early = len(self._first) < 2 and step < self._config.max_steps
+        if early or cells < CELLS or identical > (1 - CHANGED) * cells or worse < WORSE * cells:
             return ""
         return (
-            f"{compared.identical:.0%} of the members' answers equal the unperturbed model's, and "
-            f"{compared.worse:.0%} get a lower reward"
+            f"{identical / cells:.0%} of the members' answers equal the unperturbed model's, and "
+            f"{worse / cells:.0%} get a lower reward"
         )
 
     def _weights(self, step: int) -> str:
