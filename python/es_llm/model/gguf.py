@@ -79,4 +79,5 @@ def explained(path: Path, error: BaseException) -> str:
     """The message for what a loader raised: that the file is not whole, or the loader's own words."""
     if not any(words in str(error) for words in _CUT):
         return str(error)
-    return f"the file is not whole: it has {path.stat().st_size} bytes and ends before its data do; fetch it again ({error})"
+    size = path.stat().st_size
+    return f"the file is not whole: it has {size} bytes and ends before its data do; fetch it again ({error})"
