@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -58,7 +59,8 @@ def values():
         torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]), torch.tensor(1.0), torch.empty(0),
         0.0, -0.0, math.nan, math.inf, None, True, "", "\ud800", "\udfff", [[], {}], Point(1), Point(2), Point({3, 4}),
         Point(Point(1)), deque([1, 2]), range(3), {(1, 2): "x"}, {(1, 3): "x"}, {1: "x", "1": "y"}, {b"k": [1]},
-        os.path.join, os.path.split, int, float, *images(),
+        os.path.join, os.path.split, int, float, re.compile("x"), re.compile("x", re.IGNORECASE), re.compile("y"),
+        re.compile(b"x"), *images(),
     ]  # fmt: skip
 
 

@@ -2,9 +2,13 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
+import transformers
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from es_llm import ESConfig, ESTrainer
 from es_llm._core import Journal
@@ -159,7 +163,7 @@ def test_a_model_that_mixes_the_rows_of_a_batch_answers_each_by_itself(tmp_path,
         assert torch.equal(together, by_itself)
     with caplog.at_level(logging.WARNING):
         trainer_of_module(tiny_model("rwkv"), tmp_path)
-    assert "answers a prompt by its neighbours in a padded batch: a batch holds each prompt by itself" in caplog.text
+    assert "different lengths share a batch: a batch holds each prompt by itself" in caplog.text
 
 
 def test_a_model_that_ignores_the_mask_gets_prompts_of_one_length():
@@ -192,3 +196,40 @@ def test_a_short_context_is_enough_for_the_first_look(name, option, caplog):
     tokenizer.model_max_length = 64
     assert HFEngine(model, tokenizer, max_completion_length=4).batching is Batching.PADDED
     assert not caplog.records
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 4, 5, 16, 17, 63, 64, 66, 128])
+@pytest.mark.parametrize("loop", [True, False])
+def test_a_look_stays_within_the_context(context, loop, caplog):
+    model = AutoModelForCausalLM.from_config(
+        GPT2Config(vocab_size=96, n_positions=context, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=1)
+    ).eval()
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = context
+    with caplog.at_level(logging.WARNING):
+        own = HFEngine(model, tokenizer, max_completion_length=1, loop=loop)
+    assert own.batching is Batching.PADDED
+    assert own.unused == frozenset()
+    assert not caplog.text
+
+
+def test_a_look_at_the_embedded_model_makes_no_noise():
+    code = (
+        "from es_llm.model.loading import load_model, load_tokenizer; from es_llm.rollout.hf import HFEngine\n"
+        "HFEngine(load_model(), load_tokenizer(), max_completion_length=4)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Token indices sequence length" not in process.stderr
+
+
+@pytest.mark.parametrize("limit", [6, 16, 40, None])
+def test_the_text_of_a_look_is_no_longer_than_the_tokenizer_takes(limit, caplog):
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = limit or 10**30
+    transformers.logging.enable_propagation()
+    try:
+        with caplog.at_level(logging.WARNING):
+            HFEngine(tiny_model("qwen2"), tokenizer, max_completion_length=1)
+    finally:
+        transformers.logging.disable_propagation()
+    assert "Token indices sequence length" not in caplog.text

@@ -1,7 +1,7 @@
 """GGUF files as models: what they become, the whole way from a run to its replay, and what is refused."""
 
-import importlib.util
 import json
+import sys
 
 import pytest
 import torch
@@ -86,15 +86,28 @@ def test_run_resume_and_replay(tiny, tmp_path, capsys):
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
-def test_a_missing_package_is_named_with_the_command(tiny, monkeypatch):
-    find = importlib.util.find_spec
-    for package in ("gguf", "accelerate"):
-        monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name, *rest, gone=package: None if name == gone else find(name, *rest)
-        )
-        for load in (load_model, load_tokenizer):
-            with pytest.raises(ModelError, match=rf"`{package}`.*pip install 'es_llm\[gguf\]'"):
-                load(tiny)
+@pytest.mark.parametrize("package", ["gguf", "accelerate"])
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_missing_or_broken_package_is_named_with_the_command(tiny, tmp_path, monkeypatch, package, load):
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, package, None)
+        with pytest.raises(ModelError, match=rf"`{package}`.*pip install 'es_llm\[gguf\]'"):
+            load(tiny)
+    (tmp_path / "broken" / package).mkdir(parents=True)
+    (tmp_path / "broken" / package / "__init__.py").write_text("raise ImportError('no libgguf.so')")
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    with pytest.raises(ModelError, match=rf"`{package}` \(no libgguf\.so\); install it: pip install 'es_llm\[gguf\]'"):
+        load(tiny)
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_cut_file_is_not_whole(tiny, load):
+    data = tiny.read_bytes()
+    for size in (4, 20, 30, 1000, 3328, len(data) // 2, len(data) - 100):
+        tiny.write_bytes(data[:size])
+        with pytest.raises(ModelError, match=rf"tiny.*the file is not whole: it has {size} bytes"):
+            load(tiny)
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer, stored_dtype])

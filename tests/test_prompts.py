@@ -169,12 +169,16 @@ def test_countdown_opens_the_assistants_message():
         ("<bos> $A", "<bos>", "<bos>", None),
         ("<bos> $A", "<bos><user>a\n<assistant>", "<bos><user>a\n<assistant>", "<bos>, which the text of a prompt"),
         ("<bos> $A", "a<bos>b", "<bos>a<bos>b", None),
+        ("<bos> $A", " <bos>ab", " <bos>ab", "<bos>, which the text of a prompt"),
+        ("<bos> $A", "\n\n <bos><user>a", "\n\n <bos><user>a", "<bos>, which the text of a prompt"),
+        ("<bos> $A", " ab", "<bos> ab", None),
+        ("<bos> $A", " a<bos>b", "<bos> a<bos>b", None),
         ("<bos> $A", "<bos><bos>a", "<bos><bos>a", "<bos>, which"),
         ("$A <eos>", "ab", "ab", "<eos>, which the tokenizer puts behind each text, is left out of prompts"),
         ("<bos> $A <eos>", "ab", "<bos>ab", "<eos>, which the tokenizer puts behind"),
         ("<bos> $A <eos>", "<bos>ab", "<bos>ab", "<bos>, which the text"),
         ("<bos> $A <eos>", "ab<eos>", "<bos>ab<eos>", "<eos>, which the tokenizer puts behind"),
-        ("<bos> $A", "ab<eos>", "<bos>ab<eos>", "<eos>, the end-of-sequence token, ends a prompt, as its text"),
+        ("<bos> $A", "ab<eos>", "<bos>ab<eos>", "<eos>, the end-of-sequence token, is the last token of a"),
         ("<bos> <bos> $A", "ab", "<bos><bos>ab", None),
     ],
 )
@@ -200,7 +204,7 @@ def test_what_the_chat_template_does_to_messages_is_noticed():
     )
     lost, ended = encoder(tokenizer).describe([SYSTEM, USER])[1:]
     assert lost == "the chat template leaves out, or changes, the system message of a prompt"
-    assert ended.startswith("<eos>, the end-of-sequence token, ends a prompt")
+    assert ended.startswith("<eos>, the end-of-sequence token, is the last token of a prompt")
     called = [
         USER,
         {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]},

@@ -45,7 +45,7 @@ class ESConfig:
     shaping: str = option("zscore", help="how fitness becomes coefficients", identity=True, choices=SHAPING_RULES)
     failure_policy: str = option(
         "worst",
-        help="what a failed reward counts as: zero, the worst reward of the iteration, drop_prompt "
+        help="the value of a failed reward: zero, the worst reward of the iteration, drop_prompt "
         "(for every member), or raise",
         identity=True,
         choices=FAILURE_POLICIES,

@@ -56,7 +56,7 @@ def checked_prompt(prompt: Any, where: str) -> Prompt:
         ConfigError: it is neither text nor messages, is empty, or has messages in another format; names the row.
     """
     if isinstance(prompt, str):
-        if not prompt:
+        if not prompt.strip():
             raise ConfigError(f"{where}: `prompt` must be text or messages, not empty, got {_described(prompt)}")
         return str(prompt)
     messages = _listed(prompt)
@@ -107,7 +107,7 @@ def _message(message: Any, where: str) -> Message:
 
 _OWN: Final = ("role", "content")
 _ROLE_HINTS: Final = {
-    **dict.fromkeys(("human", "Human", "User", "USER"), "; write it as 'user'"),
+    **dict.fromkeys(("human", "Human", "User", "USER", "prompter", "Prompter"), "; write it as 'user'"),
     **dict.fromkeys(("gpt", "bot", "model", "ai", "AI", "Assistant", "chatgpt"), "; write it as 'assistant'"),
     "System": "; write it as 'system'",
 }
@@ -134,20 +134,25 @@ def _content(content: Any, where: str) -> str:
     parts = [content] if isinstance(content, Mapping) else _listed(content)
     if not isinstance(parts, list):
         raise ConfigError(f"{where}: `content` must be text or a list of text parts, got {_described(content)}")
-    return "\n".join(_part(part, f"{where}: part {number} of `content`") for number, part in enumerate(parts))
+    texts = [_part(part, f"{where}: part {number} of `content`") for number, part in enumerate(parts)]
+    return "\n".join(text for text in texts if text is not None)
 
 
-def _part(part: Any, where: str) -> str:
+def _part(part: Any, where: str) -> str | None:
+    """The text of a part; None: its text has no value, so it counts as left out."""
     if isinstance(part, str):
         return str(part)
     if not isinstance(part, Mapping):
         raise ConfigError(f"{where} must be text, got {_described(part)}")
-    kind = part.get("type", "text")
+    fields = {key: value for key, value in part.items() if value is not None}
+    kind = fields.get("type", "text")
     if kind not in _TEXT_PARTS:
         raise ConfigError(f"{where} must be text, got one of type {kind!r}: prompts are text alone, without images")
-    if not isinstance(part.get("text"), str):
+    if "text" in part and not fields.keys() - {"type"}:
+        return None
+    if not isinstance(fields.get("text"), str):
         raise ConfigError(f"{where} must have a `text`, got {_described(part)}")
-    return str(part["text"])
+    return str(fields["text"])
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -184,7 +189,7 @@ def _described(value: Any) -> str:
     if isinstance(value, bool):
         return described
     if isinstance(value, datetime.date | datetime.time):
-        return f"{described}; texts that look like dates are read as dates"
+        return f"{described}; write dates that are prompts as text"
     if isinstance(value, float) and math.isnan(value):
         return f"{described}, a missing value"
     if isinstance(value, int | float):

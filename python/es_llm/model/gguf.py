@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
+import importlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,8 @@ import torch
 from es_llm.errors import ModelError
 
 _PACKAGES: Final = ("gguf", "accelerate")
+_CUT: Final = ("cannot reshape array", "requires a buffer of at least", "out of bounds for axis", "larger dtype")
+"""What readers raise where a file ends before its data do."""
 
 
 def load_gguf_model(path: Path) -> tuple[Any, dict[str, Any]]:
@@ -62,8 +64,20 @@ def require_packages(path: Path) -> None:
     """Check that what transformers needs for a GGUF file is installed.
 
     Raises:
-        ModelError: names the package and the command that installs it.
+        ModelError: one is missing or fails on import; names the package and the command that installs it.
     """
     for package in _PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise ModelError(f"{path} needs the package `{package}`; install it: pip install 'es_llm[gguf]'")
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ModelError(
+                f"{path} needs the package `{package}` ({error}); install it: pip install 'es_llm[gguf]'"
+            ) from error
+
+
+def explained(path: Path, error: BaseException) -> str:
+    """The message for what a loader raised: that the file is not whole, or the loader's own words."""
+    if not any(words in str(error) for words in _CUT):
+        return str(error)
+    size = path.stat().st_size
+    return f"the file is not whole: it has {size} bytes and ends before its data do; fetch it again ({error})"

@@ -10,7 +10,7 @@ import torch
 
 from es_llm.errors import ModelError
 from es_llm.model.files import EMBEDDED, check_directory, gguf_file, read_config, refuse_pointer, resolve, some
-from es_llm.model.gguf import load_gguf_model, tokenizer_options
+from es_llm.model.gguf import explained, load_gguf_model, tokenizer_options
 from es_llm.model.left_out import note_left_out
 from es_llm.model.live import DTYPES
 
@@ -48,7 +48,7 @@ def load_model(
     except ModelError:
         raise
     except Exception as error:  # whatever a library's loader throws at a broken file
-        raise ModelError(_failure("model", place, error)) from error
+        raise ModelError(_failure("model", place, error, gguf)) from error
     for kind in ("mismatched_keys", "missing_keys", "unexpected_keys"):
         if keys := sorted(_weight(key) for key in info.get(kind) or ()):
             what = kind.removesuffix("_keys")
@@ -85,7 +85,7 @@ def load_tokenizer(
     except ModelError:
         raise
     except Exception as error:  # whatever a library's loader throws at a broken file
-        raise ModelError(_failure("tokenizer", place, error)) from error
+        raise ModelError(_failure("tokenizer", place, error, gguf)) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"{place}: the tokenizer has neither a pad nor an end-of-sequence token, expected one")
@@ -165,9 +165,10 @@ def _weight(key: Any) -> str:
     return f"{name} (got {list(got)}, expected {list(expected)})"
 
 
-def _failure(what: str, place: str, error: BaseException) -> str:
+def _failure(what: str, place: str, error: BaseException, gguf: Path | None = None) -> str:
     """The message for a loader's error; says how the hub comes into it."""
-    message = f"the {what} of {place!r} can't be loaded: {' '.join(str(error).split())}"
+    cause = str(error) if gguf is None else explained(gguf, error)
+    message = f"the {what} of {place!r} can't be loaded: {' '.join(cause.split())}"
     if os.path.exists(place):
         return message
     from huggingface_hub import constants

@@ -37,7 +37,8 @@ _TRIES: Final = 5
 _NO_WORKER_S: Final = 30.0
 """So long no process could be started before waiting work fails."""
 _LOAD_S: Final = 180.0
-"""A worker that is a program of its own has so long to load the functions; no completion's time counts meanwhile."""
+"""A worker that is a program of its own has this many seconds to load the functions. They count against no
+completion's time limit."""
 _LOADS: Final = 3
 """Number of workers in a row that may fail to load the functions; then waiting work fails."""
 

@@ -13,7 +13,7 @@ from es_llm.rollout import greedy
 from es_llm.rollout.ends import end_ids, text_config
 from es_llm.rollout.engine import Completion
 from es_llm.rollout.greedy import Choose
-from es_llm.rollout.probe import TEXT, Batching, Look, look
+from es_llm.rollout.probe import Batching, Look, look, text_within
 from es_llm.rollout.prompts import PromptEncoder
 from es_llm.rollout.sampling import sampler, token_log_probs
 from es_llm.rollout.steady import steady
@@ -178,9 +178,11 @@ class HFEngine:
         return [[row for row, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
 
     def _look(self) -> Look:
+        context = context_of(self._model.config)
+        limits = [limit for limit in (context, self._prompts.limit) if limit is not None]
+        ids = self._prompts.encode(text_within(min(limits, default=None)))
         with steady(self._model):
-            context = context_of(self._model.config)
-            return look(self._model, self._prompts.encode(TEXT), self._pad_id, self._first_logits, context)
+            return look(self._model, ids, self._pad_id, self._first_logits, context)
 
     def _first_logits(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, after: Sequence[int]) -> torch.Tensor:
         """Logits (steps, B, V) of the prompts' next tokens, each row going on with the tokens `after`."""

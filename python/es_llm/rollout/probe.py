@@ -18,9 +18,14 @@ TEXT: Final = "The sum of 12 and 30 is 42. Add 7 to it: 49. "
 SHORT, LONG, STEPS = 4, 64, 2
 """Tokens of a short and of a long prompt, and tokens that are decoded after them."""
 
+FEWEST: Final = 4
+"""Positions that a look needs: a model with fewer is taken as it is."""
+
 FirstLogits = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
 """(ids (B, T), mask (B, T), tokens to go on with, one a step) -> float32 logits (steps, B, V)."""
 
+_AROUND: Final = 4
+"""Special tokens that a tokenizer may put around a text."""
 _TOLERANCE: Final = 0.01
 """Of the logits' standard deviation, for the root mean square of differences in float32. Rounding is far below (1e-5),
 other answers far above (0.06 and more)."""
@@ -44,18 +49,27 @@ class Look:
     unused: frozenset[str]
 
 
+def text_within(limit: int | None) -> str:
+    """The text for a look that is at most `limit` tokens long (None: any number), whatever the tokenizer: no token is
+    shorter than a character, and a few special tokens stand around it."""
+    return TEXT if limit is None else TEXT[: max(1, limit - _AROUND)]
+
+
 def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits, context: int | None = None) -> Look:
     """Decode a short prompt alone, beside a long one, and beside one of its length.
 
     Args:
         ids: tokens of a text, which is repeated to make the long prompt.
         pad_id: token for padding.
-        context: number of positions that the model has; None: any number.
+        context: number of positions that the model has; None: any number. With fewer than `FEWEST` there is no look:
+            all parameters count as used, and prompts are padded.
 
     Raises:
         ModelError: the model can't do it; the message has its error.
     """
-    size = LONG if context is None else max(1, min(LONG, context - STEPS))
+    if context is not None and context < FEWEST:
+        return Look(Batching.PADDED, frozenset())
+    size = LONG if context is None else min(LONG, context - STEPS)
     long, used = (list(ids) * LONG)[:size], Used(model)
     short = long[: max(1, min(SHORT, len(long) // 2))]
     rows = _Rows(short, long, [*short[:-1], long[-1]], (short * STEPS)[:STEPS], pad_id, logits)

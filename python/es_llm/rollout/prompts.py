@@ -54,6 +54,12 @@ class PromptEncoder:
         self._require_embedded(tokenizer.pad_token_id, "the pad token")
         self._seen: dict[str, tuple[int, ...]] = {}
 
+    @property
+    def limit(self) -> int | None:
+        """Tokens of a text beyond which the tokenizer warns; None: it names no number."""
+        limit = getattr(self._tokenizer, "model_max_length", None)
+        return limit if isinstance(limit, int) and limit > 0 else None
+
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of one prompt.
 
@@ -139,7 +145,10 @@ class PromptEncoder:
             raise ConfigError(f"the prompt {prompt!r} has no tokens, expected at least one")
         self._require_embedded(max(ids), f"the prompt {prompt!r}")
         if ids[-1] == getattr(self._tokenizer, "eos_token_id", None):
-            self._note(ids[-1:], "the end-of-sequence token, ends a prompt, as its text or the chat template asks for")
+            self._note(
+                ids[-1:],
+                "the end-of-sequence token, is the last token of a prompt: the prompt's text or the template has it",
+            )
         return tuple(ids)
 
     def _of_text(self, text: str) -> list[int]:
@@ -157,10 +166,19 @@ class PromptEncoder:
         before, behind = whole[:start], whole[start + len(bare) :]
         if behind:
             self._note(behind, "which the tokenizer puts behind each text, is left out of prompts")
-        if before and bare[: len(before)] == before:
+        if before and self._begins_with(text, bare, before):
             self._note(before, "which the text of a prompt begins with, isn't put before it a second time")
             return bare
         return before + bare
+
+    def _begins_with(self, text: str, bare: Sequence[int], before: Sequence[int]) -> bool:
+        """Whether the special tokens stand at the text's beginning, blanks before them aside (see `PromptForm`)."""
+        if bare[: len(before)] == before:
+            return True
+        stripped = text.lstrip()
+        if len(stripped) == len(text):
+            return False
+        return list(self._tokenizer(stripped, add_special_tokens=False)["input_ids"])[: len(before)] == before
 
     def _note(self, ids: Sequence[int], what: str) -> None:
         (text,) = self._decoded([ids], skip_special_tokens=False)

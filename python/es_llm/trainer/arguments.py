@@ -127,7 +127,7 @@ def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
     for index, row in enumerate(dataset):
         where = f"`{name}` row {index}"
         if not isinstance(row, Mapping):
-            raise ConfigError(f"{where} must be a mapping of columns, got {row!r}")
+            raise ConfigError(f"{where} must be a mapping of columns, got {_no_row(dataset, row)}")
         if "prompt" not in row:
             raise ConfigError(f"{where} must have a `prompt`, got the columns {sorted(map(str, row))}{_instead(row)}")
         if taken := [column for column in RESERVED_COLUMNS if column in row]:
@@ -145,8 +145,21 @@ _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PROMPT_LIKE = (*_CONVERSATIONS, "question", "problem", "instruction", "query", "text", "input")
 
 
+def _no_row(dataset: Any, row: Any) -> str:
+    """What came in the place of a row. A `datasets.Dataset` with a format gives tables of one row each."""
+    kind = f"{type(row).__module__}.{type(row).__qualname__}"
+    if hasattr(dataset, "with_format") and hasattr(row, "columns"):
+        return f"a {kind}: the data set has a format; take it off by dataset.with_format(None)"
+    return repr(row)
+
+
 def _instead(row: Row) -> str:
     """How to make a prompt of a column that seems to be one."""
+    if {"instruction", "input"} <= set(row):
+        return (
+            "; rows as Alpaca's have the question in two columns: join `instruction` and `input` (which may be empty) "
+            "into one `prompt` by dataset.map"
+        )
     name = next((name for name in _PROMPT_LIKE if name in row), None)
     if name is None:
         return ""

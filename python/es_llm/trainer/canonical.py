@@ -7,6 +7,7 @@ What has no content but its address in memory can't be known again, and is refus
 
 from __future__ import annotations
 
+import copyreg
 import datetime
 import enum
 import hashlib
@@ -143,7 +144,8 @@ def _image(value: Any) -> tuple[Any, ...] | None:
 def _pickled(value: Any, depth: int) -> tuple[Any, ...]:
     """What an object pickles to: how it is made, and its state."""
     try:
-        parts = value.__reduce_ex__(4)
+        reduce = copyreg.dispatch_table.get(type(value))  # pickle asks there first
+        parts = reduce(value) if reduce is not None else value.__reduce_ex__(4)
     except Exception as error:  # locks, files, generators, what a library forbids
         raise NoContentError(f"{_type_of(value)} ({error})") from error
     if isinstance(parts, str):

@@ -42,7 +42,7 @@ def mending(cores: int, ranks: int, threads: int, *, size: int, resumed: bool) -
         resumed: whether the run goes on with another one.
     """
     more = size // ranks * (cores // threads)
-    words = shlex.join(["mpirun", "-n", str(more), *_words()])
+    words = shlex.join([_mpirun(), "-n", str(more), *_words()])
     if size > 1 or _has_mpi():
         return f"start `{words}`; each rank holds the model"
     if resumed:
@@ -103,7 +103,23 @@ def _limits() -> list[list[Path]]:
 
 def _words() -> list[str]:
     """The words that started this process."""
-    return [Path(sys.orig_argv[0]).name if shutil.which(sys.orig_argv[0]) else sys.orig_argv[0], *sys.orig_argv[1:]]
+    return [_shortest(sys.orig_argv[0]), *sys.orig_argv[1:]]
+
+
+def _mpirun() -> str:
+    """The launcher as the user's shell finds it: this environment's, else the one on the path. Where there is none yet,
+    an installation puts it beside the interpreter."""
+    beside = Path(sys.executable).with_name("mpirun")
+    return _shortest(str(beside)) if beside.exists() or shutil.which("mpirun") is None else "mpirun"
+
+
+def _shortest(program: str) -> str:
+    """A program's name, if the shell finds the same file by it; else its path. A link counts as another file than its
+    target: an interpreter finds its environment by the link."""
+    name = Path(program).name
+    found = shutil.which(name)
+    same = found is not None and os.path.realpath(Path(found).parent) == os.path.realpath(Path(program).parent)
+    return name if same or program == name else program
 
 
 def _has_mpi() -> bool:

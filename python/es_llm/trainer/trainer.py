@@ -406,7 +406,7 @@ def _report(model: torch.nn.Module, engine: HFEngine) -> None:
         )  # fmt: skip
     if engine.batching is not Batching.PADDED:
         logger.warning(
-            "%s answers a prompt by its neighbours in a padded batch: a batch holds %s, which is slower",
+            "%s gives other answers when prompts of different lengths share a batch: a batch holds %s, which is slower",
             type(model).__name__, engine.batching.value,
         )  # fmt: skip
     if (left := left_out_of(model)) is not None:
