@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import signal
 import sys
@@ -23,7 +24,9 @@ from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
 from es_llm.rewards.countdown import countdown_accuracy
 from es_llm.rewards.magnitude import digits
 from es_llm.rewards.math import LONGEST, MOST_DIGITS, last_box, math_accuracy
-from es_llm.rewards.numbers import numeric_accuracy, read_answer, read_number
+from es_llm.rewards.numbers import numeric_accuracy
+from es_llm.rewards.reading import LONGEST as LONGEST_NUMBER
+from es_llm.rewards.reading import read_answer, read_number
 from es_llm.rewards.scoring import Limits, RewardSet
 from es_llm.tasks import load_task
 from es_llm.tasks.base import Splits
@@ -313,7 +316,9 @@ def test_right_answers_of_any_type_are_read_as_they_are_written(gold, text):
         assert numeric_accuracy(completions=texts, answer=[answer] * 5) == [1.0, 1.0, 1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("gold", [None, True, False, np.bool_(True), math.nan, math.inf, "", "words", Decimal("NaN")])
+@pytest.mark.parametrize(
+    "gold", [None, True, False, np.bool_(True), math.nan, math.inf, "", " ", "?", "nan", Decimal("NaN")]
+)
 def test_right_answers_that_are_no_numbers_give_no_score(gold):
     assert numeric_accuracy(completions=["1", "0", "5"], answer=[gold] * 3) == [None] * 3
 
@@ -332,6 +337,39 @@ def test_boxed_answers_of_any_type(gold, box):
     (row,) = load_task("math", data=Splits(train=[{"problem": "?", "answer": gold}], eval=[])).train
     for answer in (gold, row["answer"]):
         assert math_accuracy(completions=[f"\\boxed{{{box}}}", "\\boxed{17}"], answer=[answer] * 2) == [1.0, 0.0]
+
+
+MATH_GOLDS = [
+    ("1e-05", ["0.00001", "1e-05", "\\frac{1}{100000}"], ["0", "0.5", "e - 5"]),
+    ("1e5", ["100000", "100,000", "10^5", "1e5", "1E+5"], ["5", "5e"]),
+    ("3e8", ["300000000", "3 \\cdot 10^8", "3e8"], ["24", "3"]),
+    ("-1.5E3", ["-1500"], ["1500"]),
+    ("$2.5e-3$", ["0.0025"], ["2.5"]),
+    ("100000", ["1e5"], ["1e6", "1e99999"]),
+    ("1 1/2", ["\\frac{3}{2}", "1.5", "1\\frac{1}{2}", "1 1/2"], ["1", "\\frac{1}{2}"]),
+    ("2024-01-01", ["2024-01-01", "\\text{2024-01-01}"], ["2022", "2023-05-01", "2024"]),
+    ("2024-05", ["2024-05"], ["2019"]),
+    ("1/2/2024", ["1/2/2024"], ["\\frac{1}{4048}"]),
+    ("12.05.2024", ["12.05.2024"], ["12.06.2024", "12.05"]),
+    ("2022", ["2022"], ["2024-01-01"]),
+    ("10:30", ["10:30"], ["\\frac{1}{3}", "1:3", "20:60", "10:31"]),
+    ("10:30 \\text{ a.m.}", ["10:30 \\text{ a.m.}", "10:30 am", "10:30\\ \\text{AM}"], ["10:30 pm", "10:30"]),
+    ("2024-01-01T10:30:00Z", ["2024-01-01T10:30:00Z"], ["2024-01-01T10:31:00Z"]),
+    ("Monday, 10:30", ["Monday, 10:30"], ["Monday, \\frac{1}{3}"]),
+    ("1:2", ["1:2", "\\frac{1}{2}"], ["2:1"]),
+    ("990", ["1000-10", "990"], ["1000"]),
+    ("1e99999", [], []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "right", "wrong"), MATH_GOLDS)
+def test_powers_of_ten_dates_and_times_as_right_answers_of_mathematics(gold, right, wrong):
+    (row,) = load_task("math", data=Splits(train=[{"problem": "?", "answer": gold}], eval=[])).train
+    for answer in (gold, row["answer"], f"\\boxed{{{gold}}}"):
+        scores = {text: math_accuracy(completions=[f"\\boxed{{{text}}}"], answer=[answer])[0] for text in right + wrong}
+        assert scores == dict.fromkeys(right, 1.0) | dict.fromkeys(wrong, 0.0)
+    if not right:
+        assert math_accuracy(completions=["\\boxed{1}"], answer=[gold]) == [None]
 
 
 def test_a_row_without_an_answer_is_named():
@@ -353,10 +391,10 @@ def test_the_table_of_numbers_is_large_enough():
     assert len(list(numeric_cases())) >= 60
 
 
-@pytest.mark.parametrize("size", [63, 64, 65, 1000])
+@pytest.mark.parametrize("size", [63, 64, 71, LONGEST_NUMBER, LONGEST_NUMBER + 1, 4000])
 def test_a_number_is_read_whole_or_not_at_all(size):
     for text in (f"#### {'9' * size}", f"\\boxed{{{'9' * size}}}", "9" * size):
-        assert read_answer(text) == (int("9" * size) if size <= 64 else None)
+        assert read_answer(text) == (int("9" * size) if size <= LONGEST_NUMBER else None)
 
 
 @given(st.fractions(), st.booleans())
@@ -370,6 +408,64 @@ def test_numeric_scores():
     texts = ["#### 42", "42", "#### 41", "", "it is 42.0"]
     assert numeric_accuracy(completions=texts, answer=["so\n#### 42"] * 5) == [1.0, 1.0, 0.0, 0.0, 1.0]
     assert numeric_accuracy(completions=["3"] * 3, answer=["?", 3, 3.5]) == [None, 1.0, 0.0]
+
+
+GOLDS = [
+    ("2024-01-01", ["2024-01-01", "it is 2024-01-01.", "#### 2024-01-01", "\\boxed{2024-01-01}", "so:\n**2024-01-01**",
+                    "\\boxed{\\text{2024-01-01}}"],
+     ["2023-05-01", "1", "2024-01-01 or 2023-05-01", "12024-01-01", "#### 2024-01-02\n2024-01-01", "", "2022"]),
+    ("10:30", ["10:30", "at 10:30", "the answer is: 10:30.", "time=10:30"],
+     ["30", "9:30", "110:30", "1/3", "10:30:10:30"]),
+    ("10:30 PM", ["10:30 pm", "it ends at 10:30  PM."], ["10:30", "10:30 AM", "30"]),
+    ("5 pm", ["5 pm", "at 5 PM"], ["5", "5 am"]),
+    ("3.14 cm^2", ["3.14 cm^2", "#### 3.14 cm^2"], ["2", "3.15 cm^2"]),
+    ("2^10", ["2^10", "it is 2^10"], ["10", "3 + 2^10"]),
+    ("0x10", ["0x10", "0X10"], ["10", "16", "0"]),
+    ("[1, 2]", ["[1, 2]", "the list is [1,  2]"], ["2", "2]", "[2, 2]"]),
+    ("5, 6", ["5, 6", "they are 5, 6"], ["6", "4, 5, 6"]),
+    ("12 dollars and 50 cents", ["12 dollars and 50 cents", "It costs 12 dollars and 50 cents."], ["50", "50 cents"]),
+    ("18 (2 each)", ["18 (2 each)"], ["2", "18"]),
+    ("3 million", ["3 million", "about 3 Million."], ["3"]),
+    ("1,5", ["1,5"], ["15", "5", "1"]),
+    ("1,00", ["1,00"], ["100", "0"]),
+    ("yes", ["Yes.", "the answer is yes", "\\boxed{\\text{Yes}}"], ["no", "eyes", "yes and no", "5"]),
+    ("3x + 2", ["3x + 2", "\\boxed{3x + 2}"], ["2", "4 - 3x + 2"]),
+    ("the answer is 42", ["the answer is 42"], ["41"]),
+    ("line one\nline two", ["so:\nline one\n\nline two"], ["line two"]),
+    ("1 1/2", ["1 1/2", "1.5", "3/2", "\\boxed{1\\frac{1}{2}}", "it takes 1 1/2 hours", "#### 1 1/2"], ["1/2", "1"]),
+    ("-1 1/2", ["-3/2", "-1.5"], ["-1/2", "1.5"]),
+    ("\\frac{1}{2}", ["\\frac{1}{2}", "1/2", "0.5", "\\boxed{\\dfrac{1}{2}}", "$\\frac{2}{4}$"], ["2", "1"]),
+    ("-\\frac{1}{2}", ["-0.5", "\\boxed{-\\frac{1}{2}}", "\\boxed{\\frac{-1}{2}}"], ["0.5", "-2"]),
+    ("$12\\frac{1}{2}$", ["12.5"], ["2"]),
+    ("\u22125", ["-5", "\u22125", "\\boxed{\u22125}", "#### \u22125", "it is \u22125."], ["5"]),
+    ("-5", ["\u22125", "#### \u22125"], ["5"]),
+    ("18 apples", ["18", "18 apples", "#### 18"], ["17"]),
+    ("5cm", ["5", "5cm"], ["6"]),
+    ("$1,234.50", ["1234.5", "$1,234.50"], ["1,234"]),
+    ("-$3", ["-3", "$-3"], ["3"]),
+    ("50%", ["50", "50%", "\\boxed{50\\%}"], ["0.5"]),
+    ("9" * 71, ["9" * 71, "#### " + "9" * 71, "\\boxed{" + "9" * 71 + "}"], ["9" * 70 + "8", "9" * 70]),
+    (10**999 + 1, [str(10**999 + 1)], [str(10**999)]),
+    ("so\n#### 18 apples", ["18"], ["17"]),
+    ("it is \\boxed{7}.", ["7"], ["6"]),
+    (["a", "b"], ["['a', 'b']"], ["b"]),
+    (datetime.date(2024, 1, 1), ["2024-01-01"], ["1", "2023-05-01"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "right", "wrong"), GOLDS, ids=[str(gold)[:20] for gold, _, _ in GOLDS])
+def test_a_right_answer_is_one_whole_number_or_text(gold, right, wrong):
+    (row,) = load_task("gsm8k", data=Splits(train=[{"question": "?", "answer": gold}], eval=[])).train
+    for answer in (gold, row["answer"]):
+        scores = {text: numeric_accuracy(completions=[text], answer=[answer])[0] for text in right + wrong}
+        assert scores == dict.fromkeys(wrong, 0.0) | dict.fromkeys(right, 1.0)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("gold", ["2024-01-01", "yes", "1 1/2", "[1, 2]"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_answers_to_text_are_wrong_in_bounded_time(gold, name):
+    assert numeric_accuracy(completions=[HOSTILE[name]], answer=[gold]) == [0.0]
 
 
 def test_conciseness():

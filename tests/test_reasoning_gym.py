@@ -87,6 +87,24 @@ def test_an_answer_that_the_library_cannot_read_is_wrong():
     assert not faults, "\n".join(faults)
 
 
+NOT_FINITE = ["nan", "NaN", "-nan", "inf", "-INF", "Infinity", "nan+1j", "1+nanj", "1 - nani", "(nan)", "inf+infj",
+              "[nan]", "x = nan", "nan, inf"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["complex_arithmetic", "decimal_arithmetic", "chain_sum", "polynomial_equations"])
+def test_a_number_that_is_not_finite_is_wrong(name):
+    (row,) = load_task(f"reasoning_gym:{name}", train_size=1, eval_size=0, seed=3).train
+    assert scored([row] * len(NOT_FINITE), NOT_FINITE) == [0.0] * len(NOT_FINITE)
+    assert scored([row], [from_text(row["entry"])["answer"]]) == [1.0]
+
+
+def test_nan_is_right_where_the_right_answer_is_this_text(monkeypatch):
+    monkeypatch.setattr(task, "_scorer", lambda name, options: Odd(1.0))
+    for right, expected in (("nan", 1.0), ("NaN", 1.0), ("3", 0.0), ("nan nan", 0.0)):
+        row = {"entry": to_text({"answer": right, "metadata": {}}), "dataset": "odd", "options": "{}"}
+        assert scored([row, row], ["nan", "grandma nan"]) == [expected, 1.0]
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

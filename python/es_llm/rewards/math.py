@@ -3,28 +3,49 @@
 What a model writes is hostile input: boxes are short, numbers that would come to more than `MOST_DIGITS` digits are
 never computed, and comparing takes `LIMIT_S` at most (in the main thread, as in workers). An answer beyond a limit is
 wrong.
+
+Two kinds of text mean something else to math-verify than to people. A number as programs write it (`1e-05`) or a mixed
+number (`1 1/2`) is put into digits first, in right answers and in completions. A date or a time of day (`2024-01-01`,
+`10:30`) is compared as plain text.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, Final
 
 from es_llm.errors import RewardError
 from es_llm.rewards.alarm import OverTimeError, TimeLimit
 from es_llm.rewards.magnitude import digits
-from es_llm.rewards.numbers import written
+from es_llm.rewards.reading import in_digits, plain_text, read_number, written
 from es_llm.rewards.text import completion_text
 
 LONGEST: Final = 1000
 """Characters of a box that is read; a longer one is wrong."""
 MOST_DIGITS: Final = 20_000
 """Digits that powers and factorials in an answer may come to, by a generous bound."""
+_LONGEST_TIME: Final = 100
+"""Characters of a date or a time of day."""
 LIMIT_S: Final = 3.0
 """Seconds to read and compare one answer."""
 _TRIES: Final = 2
 """To read a right answer, since what comes of it is kept: it may be the machine that stood still."""
+_POWER: Final = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+")
+_MIXED: Final = re.compile(r"[-+]?[0-9]+ +[0-9]+/[0-9]+")
+_CLOCK: Final = (
+    r"(?<![0-9:])[0-9]{1,2}:[0-5][0-9](?::[0-5][0-9](?:\.[0-9]+)?)?(?![0-9:])\s*"
+    r"(?:z\b|[-+][0-9]{2}:?[0-9]{2}(?![0-9]))?"
+)
+_DATE: Final = (
+    r"(?<![0-9])(?:[0-9]{4}([-/.])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\2(?:[0-9]{4}|[0-9]{2})"
+    r"|[0-9]{4}-(?:0[1-9]|1[0-2]))(?![0-9])"
+)
+_DATES: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+"""Dates in completions: other forms may be meant as differences there."""
+_TIMES: Final = re.compile(rf"(?:{_DATE})(?:t(?=[0-9]))?|{_CLOCK}")
 _BOX: Final = ("\\boxed{", "\\fbox{")
 
 
@@ -101,13 +122,49 @@ def _score(text: str, answer_of_row: Any) -> float | None:
         return None
     gold = written(answer_of_row)
     boxed = last_box(gold)
-    gold = gold if boxed is None else boxed
+    gold = _in_digits(gold if boxed is None else boxed)
     if not _read(gold):
         return None
     answer = last_box(text)
     if answer is None or not answer.strip():
         return 0.0
-    return float(bool(equal(answer, gold)))
+    if _is_time(gold) or _is_date(answer):
+        return float(_spoken(answer) == _spoken(gold))
+    answer = _in_digits(answer)
+    return float(bool(answer and equal(answer, gold)))
+
+
+def _in_digits(text: str) -> str:
+    """A whole number with a power of ten, or a mixed number, in digits; other text as it is. Empty: nobody computes
+    this number."""
+    plain = text.replace("\u2212", "-").strip().strip("$").strip()
+    if _MIXED.fullmatch(plain):
+        number = read_number(plain)
+        return "" if number is None else _latex(number)
+    return in_digits(plain) if _POWER.fullmatch(plain) else text
+
+
+def _latex(number: Fraction) -> str:
+    sign = "-" if number < 0 else ""
+    return f"{sign}\\frac{{{abs(number.numerator)}}}{{{number.denominator}}}"
+
+
+def _is_date(text: str) -> bool:
+    return len(text) <= _LONGEST_TIME and _DATES.fullmatch(_spoken(text)) is not None
+
+
+def _is_time(text: str) -> bool:
+    """Whether a text is dates and times of day, and words, and nothing else."""
+    if len(text) > _LONGEST_TIME:
+        return False
+    rest, found = _TIMES.subn(" ", _spoken(text))
+    return bool(found) and not re.search(r"[^a-z,.; -]", rest)
+
+
+def _spoken(text: str) -> str:
+    """Text as it is compared: `10:30 \\text{ a.m.}` is `10:30 am`."""
+    text = re.sub(r"\\[,;! ]|~|\$", " ", text)
+    return re.sub(r"\s*\b([ap])\.?\s?m\b\.?", r" \1m", plain_text(text))
 
 
 def _library() -> Any:

@@ -1,39 +1,45 @@
-"""Numeric answers in text, in the manner of GSM8K: a solution ends with `#### 42`; bounded in time for any text.
+"""The reward of numeric answers: the answer of a completion is compared with the right one of its row.
 
-Where the answer stands, in this order:
+The right answer of a row is one of these:
 
-- behind the last `####`: the number that begins there, as GSM8K's own evaluation reads it, whatever follows it; signs
-  of currency and of emphasis, a box or brackets may stand between them;
-- in the last `\\boxed{}`: its content, which is one number and at most a unit;
-- the last number of the text. A minus right behind a digit, letter or bracket is an operation (`20-5` ends with 5).
+- text with `####` or `\\boxed{}`, such as a solution of GSM8K: `reading.read_answer` finds its number;
+- one whole number, with at most a word for its unit: compared as a number;
+- any other text, such as a date, a time, a list or words: compared as text.
+
+Text is compared with the completion's final answer: what stands behind the last `####` in its line, else the content
+of the last box, else the end of the last line. There the right answer is the whole line, or what comes before it ends
+with a letter, a colon or an equals sign (`it is 10:30`, not `4, 5, 6` for `5, 6`). Case, the amount of white space,
+emphasis, quotes, signs of currency and punctuation at both ends don't count.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from numbers import Number
 from typing import Any, Final
 
 from es_llm.rewards.marks import inline
+from es_llm.rewards.reading import (
+    MARKS,
+    NUMBER,
+    TAIL,
+    box_content,
+    in_ascii,
+    plain_text,
+    read_answer,
+    read_number,
+    written,
+)
 from es_llm.rewards.text import completion_text
 
-LONGEST: Final = 64
-"""Characters of a number that is read; longer ones are no number."""
-LARGEST_EXPONENT: Final = 1000
-"""A power of ten beyond that is no number: nobody computes it."""
-TAIL: Final = 4096
-"""An answer without a mark is looked for in so many last characters."""
-
-_GROUPS: Final = r"[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9])"
-_NUMBER: Final = rf"[-+]?(?:{_GROUPS}|(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+|/[0-9]+)?)"
-_WHOLE: Final = re.compile(_NUMBER)
-_GROUPED: Final = re.compile(rf"[-+]?{_GROUPS}")
-_LAST: Final = re.compile(rf"(?:(?<![0-9A-Za-z.)\]}}])[-+][$€£]?(?=[0-9.])|(?![-+])){_NUMBER}")
-_MARKED: Final = re.compile(rf"([-+]?)(?:[\s*_`~$€£(\[{{=:]|\\(?:boxed|text|mathbf|\$|\(|\[))*({_NUMBER})")
-_UNIT: Final = re.compile(r"(?:\s|\\[,;! ]|~)*(?:\\?%|\\text\s*\{[^{}0-9]*\}?|[A-Za-z][A-Za-z ]*)?[\s.}]*")
+_SCALES: Final = "hundred|thousand|million|billion|trillion|dozen|[ap]m"
+"""Words behind a number that aren't its unit."""
+_UNIT: Final = rf"\\?%|(?!\s*(?:{_SCALES})s?\b)(?:\s*[a-z]{{2,}}|\s+[a-z])"
+_GOLD: Final = re.compile(rf"([-+]?)\s*(?:\\?\$|[€£])?\s*({NUMBER})\s*(?:{_UNIT})?\s*\.?", re.IGNORECASE)
+_ANNOUNCED: Final = re.compile(rf"(?:[^\W\d_]|=|(?<![0-9]):|:(?=\s))[{MARKS}(]*$")
+"""What ends with a letter, a colon (but for that of `10:30`) or an equals sign."""
+_NOT_FINITE: Final = re.compile(r"[-+]?(?:nan|inf|infinity|<na>|nat|none|null)", re.IGNORECASE)
 
 
 @inline
@@ -42,82 +48,56 @@ def numeric_accuracy(completions: Sequence[Any], answer: Sequence[Any], **column
     return [_score(completion_text(text), gold) for text, gold in zip(completions, answer, strict=True)]
 
 
-def read_answer(text: str) -> Fraction | None:
-    """The number that a text answers with, or None.
+def right_answer(gold: Any) -> Fraction | str | None:
+    """The right answer of a row: a number, or text to compare (`plain_text`); None if it is neither.
 
-    ASCII digits only; commas between digits are left out, and points where there are several groups of three digits
-    (`1.000.000`). `1e-05` is 0.00001, and `1e5` is 100000, as programs write them.
+    Neither are: empty text, text without a letter or digit, bool, NaN, infinities, and numbers beyond the limits of
+    `reading`.
     """
-    marked = text.rpartition("####")
-    if marked[1]:
-        return _marked(marked[2])
-    boxed = text.rpartition("\\boxed{")
-    if boxed[1]:
-        return _boxed(boxed[2])
-    found = _LAST.findall(text[-TAIL:])
-    return read_number(found[-1]) if found else None
-
-
-def read_number(text: str) -> Fraction | None:
-    """A number with an optional sign, currency or percent sign, commas, decimals, a power of ten, or as a fraction;
-    else None."""
-    plain = text.strip().rstrip(".%").strip()
-    sign = plain[:1] if plain[:1] in ("-", "+") else ""
-    plain = (sign + plain[len(sign) :].lstrip("$€£")).replace(",", "")
-    if not 0 < len(plain) <= LONGEST or _WHOLE.fullmatch(plain) is None:
+    if gold is None or type(gold).__name__ in ("bool", "bool_"):  # numpy's too
         return None
-    if _GROUPED.fullmatch(plain):
-        plain = plain.replace(".", "")
-    exponent = plain.lower().partition("e")[2]
-    try:
-        if exponent and abs(int(exponent)) > LARGEST_EXPONENT:
-            return None
-        numerator, _, denominator = plain.partition("/")
-        return Fraction(numerator) / Fraction(denominator or 1)
-    except (ValueError, ZeroDivisionError):
+    text = written(gold)
+    if "####" in text or "\\boxed{" in text:
+        return read_answer(text)
+    text = in_ascii(text).strip()
+    if len(text) > 2 and text[0] == text[-1] == "$":
+        text = text[1:-1].strip()
+    found = _GOLD.fullmatch(text)
+    number = read_number(found[1] + found[2]) if found is not None else None
+    if number is not None or (found is not None and "," not in found[2]):
+        return number
+    if _NOT_FINITE.fullmatch(text) or not any(map(str.isalnum, text)):
         return None
-
-
-def written(answer: Any) -> str:
-    """The right answer of a row as text. A number stands there in digits, without a power of ten: `1e-05` is
-    `0.00001`. A float is the shortest decimal that reads back as this float, as Python prints it."""
-    text = str(answer)
-    if not isinstance(answer, Number) or isinstance(answer, bool | complex):
-        return text
-    try:
-        number = Decimal(text)
-    except InvalidOperation:  # a fraction
-        return text
-    if not number.is_finite() or abs(number.adjusted()) > LONGEST:
-        return text
-    digits = f"{number:f}"
-    return digits if len(digits) <= LONGEST else text
-
-
-def _marked(text: str) -> Fraction | None:
-    """The number that a text begins with."""
-    found = _MARKED.match(text.lstrip()[: 3 * LONGEST].partition("\n")[0])
-    return read_number(found[1] + found[2]) if found is not None else None
-
-
-def _boxed(text: str) -> Fraction | None:
-    """The number in a box, but for its unit."""
-    content = text[: 3 * LONGEST].replace("\\$", "$").replace("{,}", ",").replace("\\!", "")
-    depth = 1
-    for place, sign in enumerate(content):
-        depth += (sign == "{") - (sign == "}")
-        if depth == 0:
-            content = content[:place]
-            break
-    found = _MARKED.match(content.strip())
-    if found is None or _UNIT.fullmatch(content.strip()[found.end() :]) is None:
-        return None
-    return read_number(found[1] + found[2])
+    return text
 
 
 def _score(text: str, gold: Any) -> float | None:
-    wanted = read_answer(written(gold))
+    wanted = right_answer(gold)
     if wanted is None:
         return None
-    got = read_answer(text)
-    return 1.0 if got == wanted else 0.0
+    if isinstance(wanted, str):
+        return float(_says(text, wanted))
+    return float(read_answer(text) == wanted)
+
+
+def _says(text: str, wanted: str) -> bool:
+    """Whether the final answer of a completion is this text."""
+    right = plain_text(wanted)
+    room = max(TAIL, 4 * len(wanted))
+    marked = text.rpartition("####")
+    if marked[1]:
+        text = marked[2][:room].strip().partition("\n")[0]
+    boxed = text.rpartition("\\boxed{")
+    if boxed[1]:
+        return plain_text(box_content(boxed[2][:room])) == right
+    if marked[1]:
+        return plain_text(text) == right
+    lines = [line for line in text[-room:].splitlines() if line.strip()]
+    rows = len([line for line in wanted.splitlines() if line.strip()])
+    last = plain_text("\n".join(lines[-rows:]))
+    if last == right:
+        return True
+    before = last.removesuffix(right)
+    if before == last or before[-1].isalnum():
+        return False
+    return _ANNOUNCED.search(before) is not None

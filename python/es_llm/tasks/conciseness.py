@@ -10,7 +10,7 @@ from typing import Any
 
 from es_llm.data.messages import TextPrompts
 from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
-from es_llm.rewards.numbers import written
+from es_llm.rewards.reading import written
 from es_llm.tasks.base import Splits, Task, column
 from es_llm.types import Row
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
-from es_llm.rewards.numbers import numeric_accuracy, read_answer, written
+from es_llm.rewards.numbers import numeric_accuracy
+from es_llm.rewards.reading import read_answer, written
 from es_llm.tasks.base import Splits, Task, column, question
 from es_llm.types import Row
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -24,6 +25,10 @@ LIMIT_S: Final = 5.0
 """Seconds that the library's scorer may take for one answer."""
 MOST_DIGITS: Final = 20_000
 """Digits that powers and factorials in an answer may come to, by a generous bound, unless the right one has as many."""
+
+_WORD: Final = re.compile(r"[^\W\d_]+")
+_ODD: Final = frozenset(name + unit for name in ("nan", "inf", "infinity") for unit in ("", "i", "j"))
+_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz")
 
 
 def build(
@@ -82,7 +87,8 @@ def reasoning_gym_score(
     """The library's own score of the text between the last answer tags (else of the whole completion), in [0, 1].
 
     An answer that the library's scorer can't read is wrong: 0.0. So is one whose numbers would have more than
-    `MOST_DIGITS` digits, or that takes more than `LIMIT_S` to compare.
+    `MOST_DIGITS` digits, or that takes more than `LIMIT_S` to compare, or whose number isn't finite (`nan`, `inf+1j`),
+    unless the right answer is this very text: NaN compares in odd ways, and one scorer takes it for right.
 
     Args:
         completions: of the model.
@@ -110,7 +116,10 @@ def tagged_answer(text: str) -> str:
 
 def _score(scorer: Any, answer: str, text: str, name: str) -> float:
     """Each call of the scorer gets an entry of its own, since scorers may change it."""
-    if digits(answer) > MOST_DIGITS >= digits(str(from_text(text)["answer"])):
+    right = str(from_text(text)["answer"])
+    if digits(answer) > MOST_DIGITS >= digits(right):
+        return 0.0
+    if _not_finite(answer) and answer.lower() != right.strip().lower():
         return 0.0
     try:
         return _asked(scorer, answer, from_text(text))
@@ -124,6 +133,12 @@ def _score(scorer: Any, answer: str, text: str, name: str) -> float:
         raise RewardError(
             f"the scorer of `reasoning_gym:{name}` fails on the problem itself: {type(error).__name__}: {error}"
         ) from error
+
+
+def _not_finite(answer: str) -> bool:
+    """Whether it is numbers, real or complex, of which one isn't finite. Names of unknowns may stand there too."""
+    words = set(_WORD.findall(answer.lower()))
+    return bool(words & _ODD) and words <= _ODD | _LETTERS
 
 
 def _reads(scorer: Any, entry: dict[str, Any], answer: str) -> bool:
