@@ -25,6 +25,7 @@ def open_standard_descriptors() -> None:
     """Open descriptors 0 to 2 on nothing where they are closed, as `>&-` leaves them.
 
     A socket or a journal that is opened later would get these numbers, and everything that is printed.
+    One that is open may be another library's file: what `sys.__stdout__` and `sys.__stderr__` say of the start counts.
     """
     for descriptor in range(3):
         try:
