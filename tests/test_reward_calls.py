@@ -203,22 +203,22 @@ def test_no_completions_have_no_scores(limit_s):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_whose_queue_moves_is_not_killed(rewards, workers):
+def test_a_worker_whose_queue_moves_is_not_killed(rewards, workers, tmp_path):
     """Ten times 0.5 s are more than the limit and the server's grace together."""
 
     semaphore = []
 
-    async def judge(completions, log_metric, **columns):
-        log_metric("pid", os.getpid())
+    async def judge(completions, **columns):
+        with (tmp_path / "calls").open("a") as calls:
+            calls.write(completions[0])
         if not semaphore:
             semaphore.append(asyncio.Semaphore(1))
         async with semaphore[0]:
             await asyncio.sleep(0.5)
         return [1.0]
 
-    scores = rewards(judge, workers=workers, timeout_s=1.5).submit(batch(["a"] * 10)).result().scores["judge"]
-    assert scores.values == [1.0] * 10
-    assert len({value for _, value in scores.metrics}) == 1
+    assert rewards(judge, workers=workers, timeout_s=1.5).score(batch(["a"] * 10)) == [1.0] * 10
+    assert (tmp_path / "calls").read_text() == "a" * 10, "each is called once"
 
 
 def test_a_queue_whose_loop_is_blocked_is_killed(rewards):
