@@ -101,6 +101,21 @@ def test_what_others_opened_first_gets_none_of_it(closed, tmp_path):
     assert "hello" not in process.stdout
 
 
+SIGNALLED = """
+import os, signal
+from es_llm.cli.signals import StopSignals
+StopSignals().listen()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.parametrize("closed", [(), (2,), (0, 1, 2)], ids=["none", "2", "012"])
+def test_the_message_of_a_signal_goes_to_standard_error_alone(closed):
+    process = run([sys.executable, "-c", FOREIGN + SIGNALLED + HEARD, "", str(len(closed))], closed)
+    assert process.returncode == 0, process.stderr
+    assert ("SIGUSR1" in process.stderr) == (2 not in closed)
+
+
 def test_a_journal_of_a_population_is_none_of_them(tmp_path):
     code = (
         "import sys\nimport numpy as np\nfrom es_llm import Population\n"

@@ -19,7 +19,7 @@ from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards.batch import DIED, Batch, Scores
 from es_llm.rewards.channel import read_message, shut, write_message
 from es_llm.rewards.loading import reference_of
-from es_llm.rewards.processes import is_stopped, kill_tree, open_standard_descriptors
+from es_llm.rewards.processes import has_standard_error, is_stopped, kill_tree, open_standard_descriptors
 from es_llm.rewards.requests import Request, Start, packed, packed_batch, unpacked
 from es_llm.types import RewardFunction
 
@@ -101,7 +101,7 @@ class RewardPool:
 
     def _connect(self) -> None:
         open_standard_descriptors()  # the server's own are the ends of its socket else
-        output = subprocess.DEVNULL if sys.__stderr__ is None else 2  # began without it: 2 may be anybody's socket
+        output = 2 if has_standard_error() else subprocess.DEVNULL  # 2 may be anybody's socket
         ours, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER)}
         environment |= dict.fromkeys(_THREADS, "1")
