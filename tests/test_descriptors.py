@@ -72,6 +72,50 @@ def test_a_script_with_rewards_of_its_own(closed, tmp_path):
     assert ("scored" in process.stderr) == (2 not in closed)
 
 
+FOREIGN = """
+import os, socket, sys
+ours, theirs = zip(*(socket.socketpair() for _ in range(4)))  # these get the closed numbers
+for each in (*ours, *theirs):
+    each.setblocking(False)
+held = [each for each in (*ours, *theirs) if each.fileno() < 3]
+assert len(held) == int(sys.argv[2])
+sys.argv[2:] = []
+"""
+HEARD = """
+for each in (*ours, *theirs):
+    try:
+        assert not each.recv(100), "somebody else's words"
+    except BlockingIOError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("closed", CLOSED, ids=IDS)
+def test_what_others_opened_first_gets_none_of_it(closed, tmp_path):
+    """The numbers are in use, but not for what they stand for. Nor do the functions' own writes get there."""
+    script = FOREIGN + SCRIPT.replace("assert min(rewards._pool._socket.fileno(), 3) == 3", "") + HEARD
+    process = run([sys.executable, "-c", script, str(tmp_path / "done"), str(len(closed))], closed)
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "done").read_text() == "done"
+    assert ("hello" in process.stderr) == (2 not in closed)
+    assert "hello" not in process.stdout
+
+
+SIGNALLED = """
+import os, signal
+from es_llm.cli.signals import StopSignals
+StopSignals().listen()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.parametrize("closed", [(), (2,), (0, 1, 2)], ids=["none", "2", "012"])
+def test_the_message_of_a_signal_goes_to_standard_error_alone(closed):
+    process = run([sys.executable, "-c", FOREIGN + SIGNALLED + HEARD, "", str(len(closed))], closed)
+    assert process.returncode == 0, process.stderr
+    assert ("SIGUSR1" in process.stderr) == (2 not in closed)
+
+
 def test_a_journal_of_a_population_is_none_of_them(tmp_path):
     code = (
         "import sys\nimport numpy as np\nfrom es_llm import Population\n"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import signal
+import time
 
 import pytest
 
 from es_llm.rewards.batch import RAISED, TIMEOUT, Batch
 from es_llm.rewards.call import call, call_at_once, call_each
+from es_llm.rewards.loop import Loop
 
 LIMIT_S = 0.5
 
@@ -141,3 +144,85 @@ def test_what_a_function_logs_is_made_plain():
     assert all(map(math.isnan, values[2:]))
     assert len(values) == 7
     assert max(len(name) for name, _ in scores.metrics) == 200
+
+
+def queued(hanging=(), block=None):
+    """A judge that grades one completion at a time, in 0.2 s; `hanging` ones never end; `block` blocks the loop."""
+    semaphore = []
+
+    async def judge(completions, **columns):
+        if completions[0] in hanging:
+            await asyncio.sleep(1000)
+        if not semaphore:
+            semaphore.append(asyncio.Semaphore(1))
+        async with semaphore[0]:
+            if completions[0] == block:
+                time.sleep(1000)
+            await asyncio.sleep(0.2)
+        return [float(completions[0])]
+
+    return judge
+
+
+def test_a_queue_that_moves_is_never_late():
+    ends = []
+    scores = call_at_once("f", queued(), batch([str(place) for place in range(8)]), 0.6, ended=lambda: ends.append(1))
+    assert scores.values == [float(place) for place in range(8)]
+    assert not scores.failures
+    assert len(ends) == 8
+
+
+@pytest.mark.parametrize("hanging", [{"0"}, {"3"}, {"2", "7"}], ids=["first", "middle", "two"])
+def test_what_hangs_beside_a_queue_is_late_after_the_last_one(hanging):
+    begin = time.monotonic()
+    scores = call_at_once("f", queued(hanging), batch([str(place) for place in range(8)]), 0.6)
+    assert 0.2 * (8 - len(hanging)) + 0.6 <= time.monotonic() - begin + 0.05
+    assert time.monotonic() - begin < 5.0
+    assert scores.values == [None if str(place) in hanging else float(place) for place in range(8)]
+    assert {failure.kind for failure in scores.failures} == {TIMEOUT}
+
+
+def test_what_ends_after_it_was_late_is_not_noted():
+    """By then the note may be about the answer, or about another batch."""
+    ends, loop = [], Loop()
+
+    async def judge(completions, **columns):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(1000 if completions[0] == "late" else 0)
+        return [1.0]
+
+    scores = call_at_once("f", judge, batch(["a", "late", "b"]), 0.3, loop, ended=lambda: ends.append(1))
+    loop.close()
+    assert scores.values == [1.0, None, 1.0]
+    assert len(ends) == 2
+
+
+@pytest.mark.parametrize("limit_s", [0.0, 0.5])
+def test_no_completions_have_no_scores(limit_s):
+    assert call_at_once("f", queued(), batch([]), limit_s).values == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_whose_queue_moves_is_not_killed(rewards, workers, tmp_path):
+    """Ten times 0.5 s are more than the limit and the server's grace together."""
+
+    semaphore = []
+
+    async def judge(completions, **columns):
+        with (tmp_path / "calls").open("a") as calls:
+            calls.write(completions[0])
+        if not semaphore:
+            semaphore.append(asyncio.Semaphore(1))
+        async with semaphore[0]:
+            await asyncio.sleep(0.5)
+        return [1.0]
+
+    assert rewards(judge, workers=workers, timeout_s=1.5).score(batch(["a"] * 10)) == [1.0] * 10
+    assert (tmp_path / "calls").read_text() == "a" * 10, "each is called once"
+
+
+def test_a_queue_whose_loop_is_blocked_is_killed(rewards):
+    made = rewards(queued(block="3"), workers=1, timeout_s=1.0)
+    scores = made.submit(batch(["0", "1", "2", "3", "4"])).result().scores["judge"]
+    assert scores.values == [0.0, 1.0, 2.0, None, 4.0]
+    assert [failure.kind for failure in scores.failures] == [TIMEOUT]

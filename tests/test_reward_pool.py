@@ -274,3 +274,33 @@ def test_a_server_that_dies_beside_a_forked_child_is_replaced(rewards):
     assert made.submit(batch(["good"])).result().totals == [1.0]
     del pending
     time.sleep(5)  # the child is nobody's any more, and ends by itself
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise ValueError", "rewards.close()", "pending = submit()"])
+def test_no_server_starts_while_a_program_exits(end, tmp_path):
+    """Not even for work that is open: nobody waits for it."""
+    log, path = tmp_path / "log", tmp_path / "judge.py"
+    path.write_text(
+        "import os, sys, time\n"
+        "if 'es_llm.rewards.server' in sys.modules:\n"
+        f"    with open({str(log)!r}, 'a') as file:\n"
+        "        print(os.getpid(), file=file)\n"
+        "def f(completions, **columns):\n"
+        "    return [1.0]\n"
+    )
+    code = (
+        "import atexit, sys, time\n"
+        "from es_llm.rewards.batch import Batch\n"
+        "from es_llm.rewards.loading import load_reward\n"
+        "from es_llm.rewards.scoring import Limits, RewardSet\n"
+        "def submit():\n"
+        "    return rewards.submit(Batch.of([{'prompt': 'p'}] * 200, ['a'] * 200, [[0]] * 200))\n"
+        "atexit.register(time.sleep, 1.0)\n"  # registered before the pool's own: runs after it, time for a thread
+        f"rewards = RewardSet([load_reward({str(path) + ':f'!r})], limits=Limits(workers=1))\n"
+        "submit().result()\n"
+        f"{end}\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == {"sys.exit(3)": 3, "raise ValueError": 1}.get(end, 0), process.stderr
+    assert "RuntimeError" not in process.stderr
+    assert len(log.read_text().splitlines()) == 1

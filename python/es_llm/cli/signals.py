@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Final, TypeVar
 
 from es_llm.errors import StoppedError
+from es_llm.rewards.processes import has_standard_error
 from es_llm.team import Team
 
 Result = TypeVar("Result")
@@ -81,7 +82,7 @@ class StopSignals:
             os.kill(os.getpid(), number)
             return
         self._came.append(number)
-        if self._team is None or self._team.speaks:
+        if has_standard_error() and (self._team is None or self._team.speaks):
             when = "after this iteration" if self._prepared else "before the first iteration"
             told = f"es-llm: {signal.Signals(number).name}: ending {when}; once more ends at once\n"
             with contextlib.suppress(OSError):  # not through `sys.stderr`, which the signal may have met in the middle

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from es_llm.errors import RewardError
 from es_llm.rewards.batch import INVALID, RAISED, TIMEOUT, Batch, Failure, Scores
-from es_llm.rewards.loop import Loop
+from es_llm.rewards.loop import Loop, left_over
 from es_llm.types import RewardFunction
 
 GIVEN: Final = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
@@ -89,12 +89,20 @@ def call_each(
     return Scores.joined(scores)
 
 
-def call_at_once(name: str, function: RewardFunction, batch: Batch, limit_s: float, loop: Loop | None = None) -> Scores:
-    """Scores of a batch by one call for each completion, all awaited together, each for `limit_s` (0: any time).
+def call_at_once(
+    name: str,
+    function: RewardFunction,
+    batch: Batch,
+    limit_s: float,
+    loop: Loop | None = None,
+    ended: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Scores of a batch by one call for each completion, all awaited together.
 
-    One that takes longer is cancelled; where it doesn't end by that, the loop is `stuck`.
+    Those that are left when none has ended for `limit_s` (0: any time) are cancelled; where one doesn't end by that,
+    the loop is `stuck`. `ended` is called in the loop's thread at the end of each.
     """
-    pid, late = os.getpid(), []
+    pid = os.getpid()
 
     async def graded(part: Batch) -> Scores:
         """Whatever is raised ends here: some classes would end the event loop, and with it the whole batch."""
@@ -107,20 +115,15 @@ def call_at_once(name: str, function: RewardFunction, batch: Batch, limit_s: flo
         finally:
             _end_forked(pid)
 
-    async def one(place: int) -> Scores:
-        task = asyncio.ensure_future(graded(batch.part(place, place + 1)))
-        done, _ = await asyncio.wait([task], timeout=limit_s or None)
-        if done:
-            return task.result()
-        task.cancel()
-        late.append(task)
-        return Scores.failed(1, TIMEOUT, f"took longer than {limit_s:g} s")
-
     async def all_of_them() -> list[Scores]:
-        scores = await asyncio.gather(*(one(place) for place in range(len(batch))))
+        tasks = [asyncio.ensure_future(graded(batch.part(place, place + 1))) for place in range(len(batch))]
+        late = await left_over(tasks, limit_s, ended)
+        for task in late:
+            task.cancel()
         if late and (await asyncio.wait(late, timeout=CANCEL_S))[1] and loop is not None:
             loop.stuck = True
-        return scores
+        failed = Scores.failed(1, TIMEOUT, f"took longer than {limit_s:g} s")
+        return [failed if task in late else task.result() for task in tasks]
 
     return Scores.joined(_awaited(all_of_them(), loop))
 

@@ -13,7 +13,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 from es_llm.errors import RewardError
@@ -122,3 +122,29 @@ class _Running:
         with contextlib.suppress(RuntimeError):  # closed
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(2 * _END_S + 1.0)
+
+
+async def left_over(tasks: Collection[asyncio.Task[Any]], limit_s: float, ended: Callable[[], None]) -> set[Any]:
+    """Await tasks; those that are left when none has ended for `limit_s` seconds (0: any time).
+
+    They may wait for each other, for a semaphore say: a queue that moves isn't late. `ended` is called at the end of
+    each, but never after this has returned.
+    """
+    clock = asyncio.get_running_loop().time
+    last, watched = clock(), True
+
+    def note(task: asyncio.Task[Any]) -> None:
+        nonlocal last
+        if watched:
+            last = clock()
+            ended()
+
+    for task in tasks:
+        task.add_done_callback(note)
+    left = set(tasks)
+    try:
+        while left and (limit_s == 0 or clock() < last + limit_s):
+            _, left = await asyncio.wait(left, timeout=last + limit_s - clock() if limit_s else None)
+    finally:
+        watched = False
+    return left

@@ -19,7 +19,7 @@ from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards.batch import DIED, Batch, Scores
 from es_llm.rewards.channel import read_message, shut, write_message
 from es_llm.rewards.loading import reference_of
-from es_llm.rewards.processes import is_stopped, kill_tree, open_standard_descriptors
+from es_llm.rewards.processes import has_standard_error, is_stopped, kill_tree, open_standard_descriptors
 from es_llm.rewards.requests import Request, Start, packed, packed_batch, unpacked
 from es_llm.types import RewardFunction
 
@@ -101,6 +101,7 @@ class RewardPool:
 
     def _connect(self) -> None:
         open_standard_descriptors()  # the server's own are the ends of its socket else
+        output = 2 if has_standard_error() else subprocess.DEVNULL  # 2 may be anybody's socket
         ours, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER)}
         environment |= dict.fromkeys(_THREADS, "1")
@@ -110,7 +111,8 @@ class RewardPool:
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # what functions print isn't this program's output
+                stdout=output,  # what functions print isn't this program's output
+                stderr=output,
                 start_new_session=True,
             )
         try:
@@ -122,7 +124,12 @@ class RewardPool:
             raise
         self._socket = ours
         self._finalizer = weakref.finalize(self, _end, ours, process)
-        threading.Thread(target=_listen, args=(weakref.ref(self), ours, process.pid), daemon=True).start()
+        try:
+            threading.Thread(target=_listen, args=(weakref.ref(self), ours, process.pid), daemon=True).start()
+        except RuntimeError:  # the program is exiting
+            self._socket = None
+            self._finalizer()
+            raise
 
     def _introduce(self, server: socket.socket, process: subprocess.Popen[bytes]) -> None:
         """Tell the server what it needs, and hear that it has loaded its functions."""
@@ -154,18 +161,21 @@ class RewardPool:
             known[1].set_result(scores)
 
     def _lost(self, server: socket.socket) -> None:
-        """The server ended: start another one with the same work, or fail it."""
+        """The server ended: start another one with the same work, or fail it, as at the end of the program."""
         with self._lock:
             if self._socket is not server:
                 return
             self._socket = None
+            exiting = not self._finalizer.alive
             self._finalizer()
             self._restarts += 1
             try:
+                if exiting:
+                    raise RewardError("the workers were ended")
                 if self._restarts > _RESTARTS:
                     raise RewardError("the process for rewards ended again and again")
                 self._connect()
-            except (RewardError, OSError) as error:
+            except (RewardError, OSError, RuntimeError) as error:  # RuntimeError: a program that exits starts nothing
                 waiting, why = self._taken_back(), str(error)
             else:
                 waiting, why = [], ""

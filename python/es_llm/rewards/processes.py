@@ -25,6 +25,7 @@ def open_standard_descriptors() -> None:
     """Open descriptors 0 to 2 on nothing where they are closed, as `>&-` leaves them.
 
     A socket or a journal that is opened later would get these numbers, and everything that is printed.
+    One that is open may be another library's file: see `has_standard_error`.
     """
     for descriptor in range(3):
         try:
@@ -38,6 +39,11 @@ def open_standard_descriptors() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # what Python makes of a closed one
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - it stays open
+
+
+def has_standard_error() -> bool:
+    """Whether descriptor 2 is this program's standard error: Python began with it open."""
+    return sys.__stderr__ is not None
 
 
 def end_with_parent(parent: int) -> None:

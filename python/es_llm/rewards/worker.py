@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from ctypes import Array, c_double, sizeof
+from functools import partial
 from typing import Any, Final
 
 from es_llm.rewards.batch import RAISED, Batch, Scores
@@ -105,7 +106,7 @@ class Clock:
         self._note, self.limit_s = note, limit_s
 
     def begin(self, place: int, grace_s: float = 0.0) -> None:
-        """Completion `place` of the task is begun, or all of them (`TOGETHER`)."""
+        """Completion `place` of the task is begun, or all of them (`TOGETHER`), whose time each end renews."""
         self._set(place, self.limit_s + grace_s if self.limit_s else float("inf"))
 
     def answer(self) -> None:
@@ -127,7 +128,8 @@ def score(name: str, batch: Batch, clock: Clock, together: bool) -> Scores:
             return call(name, function, batch, one=True, loop=LOOP)
         if is_async(function):
             clock.begin(TOGETHER, GRACE_S)
-            return call_at_once(name, function, batch, clock.limit_s, LOOP)
+            renew = partial(clock.begin, TOGETHER, GRACE_S)
+            return call_at_once(name, function, batch, clock.limit_s, LOOP, ended=renew)
         return call_each(name, function, batch, clock.begin, LOOP)
     except BaseException as error:
         return Scores.failed(len(batch), RAISED, f"{type(error).__name__}: {error}")
