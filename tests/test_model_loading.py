@@ -176,11 +176,33 @@ def test_a_git_lfs_pointer_is_named(directory, name):
         load_model(directory)
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_git_lfs_pointer_of_a_tokenizer_is_named(directory, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "merges.txt",
+        "spiece.model",
+        "modeling_own.py",
+        "additional_chat_templates/tools.jinja",
+    ],
+)
+def test_a_git_lfs_pointer_of_a_small_file_is_named(directory, name):
+    (directory / name).parent.mkdir(exist_ok=True)
     (directory / name).write_text(POINTER)
-    with pytest.raises(ModelError, match=rf"{re.escape(name)}: a Git LFS pointer, .*`git lfs pull`"):
-        load_tokenizer(directory)
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ModelError, match=rf"{re.escape(name)}: a Git LFS pointer, .*`git lfs pull`"):
+            load(directory)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.safetensors", "figure.png"])
+def test_a_git_lfs_pointer_that_nobody_reads_is_no_fault(directory, name):
+    (directory / name).write_text(POINTER)
+    load_model(directory)
+    load_tokenizer(directory)
 
 
 def test_a_shard_that_is_a_git_lfs_pointer_is_named(directory):

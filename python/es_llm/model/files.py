@@ -12,6 +12,7 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 
 from es_llm.errors import ModelError
+from es_llm.pointer import refuse_pointer
 
 EMBEDDED: Final = "embedded"
 """Name of the model that ships with the package."""
@@ -21,7 +22,10 @@ WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 _GGUF: Final = ".gguf"
 _ADAPTER: Final = "adapter_config.json"
-_POINTER: Final = b"version https://git-lfs"
+_SMALL: Final = (".json", ".jinja", ".txt", ".model", ".py", ".vocab", ".tiktoken")
+"""Suffixes of a model's files beside its weights."""
+_TEMPLATES: Final = ("additional_chat_templates",)
+"""Directories of templates inside a model's directory."""
 _WRAPPERS: Final = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 """What data parallel, compiled and sharded modules put before the names of their weights."""
 
@@ -67,7 +71,7 @@ def gguf_file(place: str) -> Path | None:
     elif not (_is_gguf(place) and path.is_file()):
         return None
     head = _head(path)
-    refuse_pointer(path)
+    refuse_pointer(path, ModelError)
     if not head.startswith(b"GGUF"):
         raise ModelError(f"{path}: not a GGUF file, expected it to begin with 'GGUF', got {head[:4]!r}")
     return path
@@ -77,13 +81,14 @@ def check_directory(directory: Path) -> None:
     """Check what can be checked without building the model: the files are there and whole.
 
     Raises:
-        ModelError: no config.json, no safetensors, a shard that is missing, truncated, broken or a Git LFS pointer,
+        ModelError: no config.json, no safetensors, a shard that is missing, truncated or broken, a Git LFS pointer,
             an adapter without its base model, or weights of a wrapped module.
     """
     read_config(directory)
+    refuse_pointers(directory)
     keys: list[str] = []
     for path in weight_files(directory):
-        refuse_pointer(path)
+        refuse_pointer(path, ModelError)
         keys += weight_names(path)
     for wrapper in _WRAPPERS:
         if keys and all(key.startswith(wrapper) for key in keys):
@@ -134,16 +139,18 @@ def read_config(directory: Path) -> dict[str, Any]:
     return _read_json(directory / CONFIG)
 
 
-def refuse_pointer(path: Path) -> None:
-    """Refuse a Git LFS pointer, the short text that stands for a file which wasn't fetched.
+def refuse_pointers(directory: Path) -> None:
+    """Refuse Git LFS pointers among the small files that loaders of models and tokenizers read: configurations,
+    vocabularies, templates, code. Weights are checked by name (`check_directory`): a directory may hold pointers of
+    weights in other formats, which nobody reads.
 
     Raises:
-        ModelError: `path` is one.
+        ModelError: a file is a pointer.
     """
-    if path.is_file() and _head(path).startswith(_POINTER):
-        raise ModelError(
-            f"{path}: a Git LFS pointer, not the file itself: run `git lfs pull` in the directory that was cloned"
-        )
+    for part in (directory, *(directory / name for name in _TEMPLATES)):
+        for path in sorted(part.iterdir()) if part.is_dir() else ():
+            if path.suffix in _SMALL or "token" in path.name:
+                refuse_pointer(path, ModelError)
 
 
 def some(names: list[str], limit: int = 5) -> str:
@@ -177,7 +184,7 @@ def _refuse_adapter(directory: Path) -> None:
 
 
 def _shards(index: Path) -> list[Path]:
-    refuse_pointer(index)
+    refuse_pointer(index, ModelError)
     content = _read_json(index)
     names = content.get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -186,7 +193,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    refuse_pointer(path)
+    refuse_pointer(path, ModelError)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 
 from es_llm.errors import ModelError
-from es_llm.model.files import EMBEDDED, check_directory, gguf_file, read_config, refuse_pointer, resolve, some
+from es_llm.model.files import EMBEDDED, check_directory, gguf_file, read_config, refuse_pointers, resolve, some
 from es_llm.model.gguf import load_gguf_model, tokenizer_options
 from es_llm.model.left_out import note_left_out
 from es_llm.model.live import DTYPES
@@ -72,8 +72,7 @@ def load_tokenizer(
     place = resolve(name_or_path)
     gguf = gguf_file(place)
     if gguf is None and os.path.isdir(place):
-        for path in sorted(Path(place).glob("*token*")):
-            refuse_pointer(path)
+        refuse_pointers(Path(place))
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     try:
         if gguf is not None:
