@@ -225,12 +225,51 @@ def test_an_adapter_is_named_with_its_base(directory, config):
             load(directory)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
-def test_weights_of_a_wrapped_module_are_named(directory, prefix):
+WRAPPERS = [
+    "module.",
+    "_orig_mod.",
+    "module._orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_forward_module.",
+    "model.model.",
+    "transformer.",
+    "policy.net.",
+]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@pytest.mark.parametrize("prefix", WRAPPERS)
+def test_weights_of_a_wrapped_module_are_named(tmp_path, name, prefix):
+    export_model(tmp_path, tiny_model(name), tiny_tokenizer())
+    path = tmp_path / "model.safetensors"
+    save_file({f"{prefix}{weight}": tensor for weight, tensor in load_file(path).items()}, path)
+    match = rf"weights begin with '{prefix}', expected .*`model\.{prefix}save_pretrained`"
+    with pytest.raises(ModelError, match=match):
+        load_model(tmp_path)
+
+
+def test_weights_of_an_adapted_model_are_named(directory):
     path = directory / "model.safetensors"
-    save_file({f"{prefix}{name}": tensor for name, tensor in load_file(path).items()}, path)
-    with pytest.raises(ModelError, match=rf"every weight begins with '{prefix}', .*wrapped module"):
+    weights = {f"base_model.model.{name}": tensor for name, tensor in load_file(path).items()}
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=r"weights begin with 'base_model\.model\.', .*`merge_and_unload\(\)`"):
         load_model(directory)
+    query = "base_model.model.model.layers.0.self_attn.q_proj."
+    weights[f"{query}base_layer.weight"] = weights.pop(f"{query}weight")
+    weights[f"{query}lora_A.default.weight"] = torch.zeros(2, 32)
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=r"weights begin with 'base_model\.model\.', .*`merge_and_unload\(\)`"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_an_adapters_configuration_beside_a_whole_model_is_named(directory, adapter):
+    (directory / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base", "peft_type": "LORA"}')
+    if adapter:
+        shutil.copy(directory / "model.safetensors", directory / "adapter_model.safetensors")
+    for load in (load_model, stored_dtype):
+        with pytest.raises(ModelError, match=r"beside a whole model, .*remove adapter_config\.json"):
+            load(directory)
 
 
 def test_a_weights_file_as_model_is_answered_with_its_directory(directory):

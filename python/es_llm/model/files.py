@@ -26,8 +26,6 @@ _SMALL: Final = (".json", ".jinja", ".txt", ".model", ".py", ".vocab", ".tiktoke
 """Suffixes of a model's files beside its weights."""
 _TEMPLATES: Final = ("additional_chat_templates",)
 """Directories of templates inside a model's directory."""
-_WRAPPERS: Final = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
-"""What data parallel, compiled and sharded modules put before the names of their weights."""
 
 
 def resolve(name_or_path: str | os.PathLike[str] | None) -> str:
@@ -82,21 +80,13 @@ def check_directory(directory: Path) -> None:
 
     Raises:
         ModelError: no config.json, no safetensors, a shard that is missing, truncated or broken, a Git LFS pointer,
-            an adapter without its base model, or weights of a wrapped module.
+            or an adapter's configuration.
     """
     read_config(directory)
     refuse_pointers(directory)
-    keys: list[str] = []
     for path in weight_files(directory):
         refuse_pointer(path, ModelError)
-        keys += weight_names(path)
-    for wrapper in _WRAPPERS:
-        if keys and all(key.startswith(wrapper) for key in keys):
-            raise ModelError(
-                f"{directory}: the name of every weight begins with {wrapper!r}, expected none: the weights were saved "
-                f"from a wrapped module (data parallel or compiled); save those of the model inside, such as "
-                f"`model.{wrapper[:-1]}.save_pretrained`"
-            )
+        weight_names(path)
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -172,10 +162,16 @@ def _head(path: Path) -> bytes:
 
 
 def _refuse_adapter(directory: Path) -> None:
-    """Refuse a directory of an adapter, which holds a few weights beside those of a base model."""
+    """Refuse an adapter, which holds a few weights beside those of a base model. Its configuration beside a whole model
+    is refused too: transformers would load the adapter, or its base model, instead."""
     adapter = directory / _ADAPTER
-    if not adapter.is_file() or (directory / WEIGHTS).exists() or (directory / INDEX).exists():
+    if not adapter.is_file():
         return
+    if (directory / WEIGHTS).exists() or (directory / INDEX).exists():
+        raise ModelError(
+            f"{directory}: an adapter's configuration ({_ADAPTER}) beside a whole model, expected one of the two: remove "
+            f"{_ADAPTER} if the model holds what was trained, as after PEFT's `merge_and_unload`"
+        )
     base = _read_json(adapter).get("base_model_name_or_path")
     raise ModelError(
         f"{directory}: an adapter ({_ADAPTER}) of the model {base!r}, expected a whole model: merge it into its base "

@@ -13,6 +13,7 @@ from es_llm.model.files import EMBEDDED, check_directory, gguf_file, read_config
 from es_llm.model.gguf import load_gguf_model, tokenizer_options
 from es_llm.model.left_out import note_left_out
 from es_llm.model.live import DTYPES
+from es_llm.model.wrapped import advice, wrapper_of
 
 __all__ = ["EMBEDDED", "load_model", "load_tokenizer", "stored_dtype"]
 
@@ -49,6 +50,7 @@ def load_model(
         raise
     except Exception as error:  # whatever a library's loader throws at a broken file
         raise ModelError(_failure("model", place, error)) from error
+    _refuse_wrapped(place, info)
     for kind in ("mismatched_keys", "missing_keys", "unexpected_keys"):
         if keys := sorted(_weight(key) for key in info.get(kind) or ()):
             what = kind.removesuffix("_keys")
@@ -154,6 +156,17 @@ def _tokenizer_class(place: str, revision: str | None) -> Any:
 
     declared = get_tokenizer_config(place, revision=revision or "main").get("tokenizer_class")
     return PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
+
+
+def _refuse_wrapped(place: str, info: dict[str, Any]) -> None:
+    """Refuse weights of a module around the model, for which all of the model's own are missing."""
+    unexpected = info.get("unexpected_keys") or ()
+    prefix = wrapper_of(info.get("missing_keys") or (), unexpected)
+    if prefix is not None:
+        raise ModelError(
+            f"{place}: the names of {len(unexpected)} weights begin with {prefix!r}, expected them without it: "
+            f"{advice(prefix)}"
+        )
 
 
 def _weight(key: Any) -> str:
