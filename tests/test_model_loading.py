@@ -280,3 +280,39 @@ def test_a_weights_file_as_model_is_answered_with_its_directory(directory):
 def test_the_type_of_a_configuration_of_several_parts(directory):
     edit(directory / "config.json", dtype=None, text_config={"dtype": "bfloat16"})
     assert stored_dtype(directory) == "bfloat16"
+
+
+def test_the_directory_of_a_run_is_answered_with_its_model(directory):
+    run = directory.parent
+    for load in (load_model, load_tokenizer, stored_dtype):
+        with pytest.raises(
+            ModelError, match=rf"no config\.json, .*the trained model is in {re.escape(str(directory))}$"
+        ):
+            load(run)
+    (run / "journal.es").write_bytes(b"")
+    (run / "config.json").write_text('{"sigma": 0.1}')
+    for load in (load_model, load_tokenizer, stored_dtype):
+        with pytest.raises(ModelError, match=rf"directory of a run, .* model is in {re.escape(str(directory))}$"):
+            load(run)
+    for name in ("checkpoint-9", "checkpoint-10"):
+        shutil.copytree(directory, run / name)
+    shutil.rmtree(directory)
+    with pytest.raises(ModelError, match=r"name one of those in it, such as .*checkpoint-10, got checkpoint-10, check"):
+        load_model(run)
+    for name in ("checkpoint-9", "checkpoint-10"):
+        shutil.rmtree(run / name)
+    with pytest.raises(ModelError, match="without a trained model so far"):
+        load_model(run)
+
+
+def test_the_directory_around_checkpoints_is_answered_with_one(directory):
+    directory.rename(directory.parent / "checkpoint-7")
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ModelError, match=r"name one of those in it, such as .*checkpoint-7, got checkpoint-7$"):
+            load(directory.parent)
+
+
+def test_a_model_with_directories_of_models_inside_loads(directory):
+    shutil.copytree(directory, directory / "checkpoint-1", ignore=shutil.ignore_patterns("checkpoint-1"))
+    load_model(directory)
+    load_tokenizer(directory)

@@ -21,6 +21,7 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 _GGUF: Final = ".gguf"
+_JOURNAL: Final = "journal.es"
 _ADAPTER: Final = "adapter_config.json"
 _SMALL: Final = (".json", ".jinja", ".txt", ".model", ".py", ".vocab", ".tiktoken")
 """Suffixes of a model's files beside its weights."""
@@ -32,11 +33,14 @@ def resolve(name_or_path: str | os.PathLike[str] | None) -> str:
     """A local directory, a GGUF file, or a hub id.
 
     Raises:
-        ModelError: a name that can only be a path, and there is no such directory or GGUF file.
+        ModelError: a name that can only be a path, and there is no such directory or GGUF file; or a directory that
+            holds directories of models, such as that of a run.
     """
     if name_or_path is None or name_or_path == EMBEDDED:
         return str(resources.files("es_llm") / "assets" / "countdown-tiny")
     place = os.path.expanduser(os.fspath(name_or_path))
+    if os.path.isdir(place):
+        _refuse_parent(Path(place))
     if os.path.isdir(place) or (_is_gguf(place) and os.path.isfile(place)):
         return place
     like_a_path = place.startswith((".", os.sep)) or place.count("/") > 1 or "\\" in place or os.path.exists(place)
@@ -169,13 +173,34 @@ def _refuse_adapter(directory: Path) -> None:
         return
     if (directory / WEIGHTS).exists() or (directory / INDEX).exists():
         raise ModelError(
-            f"{directory}: an adapter's configuration ({_ADAPTER}) beside a whole model, expected one of the two: remove "
-            f"{_ADAPTER} if the model holds what was trained, as after PEFT's `merge_and_unload`"
+            f"{directory}: an adapter's configuration ({_ADAPTER}) beside a whole model, expected one of the two: "
+            f"remove {_ADAPTER} if the model holds what was trained, as after PEFT's `merge_and_unload`"
         )
     base = _read_json(adapter).get("base_model_name_or_path")
     raise ModelError(
         f"{directory}: an adapter ({_ADAPTER}) of the model {base!r}, expected a whole model: merge it into its base "
         "by PEFT's `merge_and_unload`, and save the result"
+    )
+
+
+def _refuse_parent(directory: Path) -> None:
+    """Refuse the directory of a run, or another one without a model whose own directories hold models."""
+    run = (directory / _JOURNAL).is_file()
+    own = [path for path in directory.iterdir() if path.name == CONFIG or "token" in path.name or _is_gguf(path.name)]
+    if (own and not run) or (directory / WEIGHTS).exists() or (directory / INDEX).exists():
+        return
+    held = [path for path in directory.iterdir() if (path / CONFIG).is_file()]
+    held.sort(key=lambda path: (path.name != "model", -len(path.name), path.name))
+    if not held and not run:
+        return
+    what = "the directory of a run" if run else f"no {CONFIG}"
+    if not held:
+        raise ModelError(f"{directory}: {what}, without a trained model so far: expected a model's directory")
+    if held[0].name == "model":
+        raise ModelError(f"{directory}: {what}, expected a model's directory: the trained model is in {held[0]}")
+    raise ModelError(
+        f"{directory}: {what}, expected a model's directory: name one of those in it, such as {held[0]}, got "
+        f"{some([path.name for path in held])}"
     )
 
 

@@ -28,6 +28,6 @@ def advice(prefix: str) -> str:
     if prefix.startswith("base_model."):
         return "they were saved from a model with an adapter (PEFT); save what its `merge_and_unload()` returns"
     return (
-        f"they were saved from a module around the model (such as data parallel, compiled, sharded or one of a trainer); "
+        "they were saved from a module around the model (such as data parallel, compiled, sharded or a trainer's); "
         f"save the model inside, such as `{inner}.save_pretrained`, or cut {prefix!r} off each name"
     )
