@@ -64,8 +64,8 @@ def _as_text(value: Any) -> str:
 
 
 def plain_value(value: Any) -> Any:
-    """A value of an option as JSON has it: numbers and arrays of numpy or torch as Python's, paths as text, types
-    and devices of torch as their names, tuples as lists; also inside lists and mappings. Anything else stays as it is."""
+    """A value of an option as JSON has it: numbers and arrays of numpy or torch as Python's, paths as text, types and
+    devices of torch as their names, tuples as lists; also inside lists and mappings. Anything else stays as it is."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, os.PathLike):
