@@ -172,6 +172,8 @@ NUMBERS = [
     ({"reward_weights": np.array([1.0, 0.5])}, {"reward_weights": [1.0, 0.5]}),
     ({"reward_weights": (np.float32(1), "1e-1")}, {"reward_weights": [1.0, 0.1]}),
     ({"antithetic": np.bool_(True), "population_size": 4}, {"antithetic": True}),
+    ({"dtype": torch.bfloat16, "device": torch.device("cpu")}, {"dtype": "bfloat16", "device": "cpu"}),
+    ({"dtype": torch.float16, "device": torch.device("cuda", 1)}, {"dtype": "float16", "device": "cuda:1"}),
     ({"output_dir": Path("a") / "b"}, {"output_dir": "a/b"}),
     ({"frozen": (np.str_("a"), "b")}, {"frozen": ["a", "b"]}),
     ({"chat_template_kwargs": {"n": np.int8(1), "deep": [np.float64(2)]}},
@@ -198,6 +200,7 @@ def test_values_of_other_libraries_become_plain_ones(given, wanted):
         ({"sigma": np.float32("nan")}, "`sigma` must be a number"),
         ({"sigma": np.array([0.1, 0.2])}, "`sigma` must be a number, got [0.1, 0.2]"),
         ({"sigma": "1e"}, "`sigma` must be a number, got '1e'"),
+        ({"dtype": torch.float64}, "`dtype` must be one of float32, bfloat16, float16, got 'float64'"),
         ({"antithetic": np.int64(1)}, "`antithetic` must be true or false, got 1"),
     ],
 )

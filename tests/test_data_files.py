@@ -189,7 +189,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123
 def test_a_pointer_of_git_lfs(tmp_path, name):
     (tmp_path / name).write_text(POINTER)
     for place in (tmp_path / name, tmp_path):
-        with pytest.raises(ConfigError, match=r"pointer of git-lfs.*`git lfs pull`"):
+        with pytest.raises(ConfigError, match=r"a Git LFS pointer.*`git lfs pull`"):
             load(place)
 
 

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "python" / "es_llm"
 
 LAYERS = [
     {"errors", "types"},
+    {"pointer"},
     {"_core"},
     {"config"},
     {"noise"},

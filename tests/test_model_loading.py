@@ -176,11 +176,33 @@ def test_a_git_lfs_pointer_is_named(directory, name):
         load_model(directory)
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_git_lfs_pointer_of_a_tokenizer_is_named(directory, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "merges.txt",
+        "spiece.model",
+        "modeling_own.py",
+        "additional_chat_templates/tools.jinja",
+    ],
+)
+def test_a_git_lfs_pointer_of_a_small_file_is_named(directory, name):
+    (directory / name).parent.mkdir(exist_ok=True)
     (directory / name).write_text(POINTER)
-    with pytest.raises(ModelError, match=rf"{re.escape(name)}: a Git LFS pointer, .*`git lfs pull`"):
-        load_tokenizer(directory)
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ModelError, match=rf"{re.escape(name)}: a Git LFS pointer, .*`git lfs pull`"):
+            load(directory)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.safetensors", "figure.png"])
+def test_a_git_lfs_pointer_that_nobody_reads_is_no_fault(directory, name):
+    (directory / name).write_text(POINTER)
+    load_model(directory)
+    load_tokenizer(directory)
 
 
 def test_a_shard_that_is_a_git_lfs_pointer_is_named(directory):
@@ -203,12 +225,51 @@ def test_an_adapter_is_named_with_its_base(directory, config):
             load(directory)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
-def test_weights_of_a_wrapped_module_are_named(directory, prefix):
+WRAPPERS = [
+    "module.",
+    "_orig_mod.",
+    "module._orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_forward_module.",
+    "model.model.",
+    "transformer.",
+    "policy.net.",
+]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@pytest.mark.parametrize("prefix", WRAPPERS)
+def test_weights_of_a_wrapped_module_are_named(tmp_path, name, prefix):
+    export_model(tmp_path, tiny_model(name), tiny_tokenizer())
+    path = tmp_path / "model.safetensors"
+    save_file({f"{prefix}{weight}": tensor for weight, tensor in load_file(path).items()}, path)
+    match = rf"weights begin with '{prefix}', expected .*`model\.{prefix}save_pretrained`"
+    with pytest.raises(ModelError, match=match):
+        load_model(tmp_path)
+
+
+def test_weights_of_an_adapted_model_are_named(directory):
     path = directory / "model.safetensors"
-    save_file({f"{prefix}{name}": tensor for name, tensor in load_file(path).items()}, path)
-    with pytest.raises(ModelError, match=rf"every weight begins with '{prefix}', .*wrapped module"):
+    weights = {f"base_model.model.{name}": tensor for name, tensor in load_file(path).items()}
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=r"weights begin with 'base_model\.model\.', .*`merge_and_unload\(\)`"):
         load_model(directory)
+    query = "base_model.model.model.layers.0.self_attn.q_proj."
+    weights[f"{query}base_layer.weight"] = weights.pop(f"{query}weight")
+    weights[f"{query}lora_A.default.weight"] = torch.zeros(2, 32)
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=r"weights begin with 'base_model\.model\.', .*`merge_and_unload\(\)`"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_an_adapters_configuration_beside_a_whole_model_is_named(directory, adapter):
+    (directory / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base", "peft_type": "LORA"}')
+    if adapter:
+        shutil.copy(directory / "model.safetensors", directory / "adapter_model.safetensors")
+    for load in (load_model, stored_dtype):
+        with pytest.raises(ModelError, match=r"beside a whole model, .*remove adapter_config\.json"):
+            load(directory)
 
 
 def test_a_weights_file_as_model_is_answered_with_its_directory(directory):
@@ -219,3 +280,39 @@ def test_a_weights_file_as_model_is_answered_with_its_directory(directory):
 def test_the_type_of_a_configuration_of_several_parts(directory):
     edit(directory / "config.json", dtype=None, text_config={"dtype": "bfloat16"})
     assert stored_dtype(directory) == "bfloat16"
+
+
+def test_the_directory_of_a_run_is_answered_with_its_model(directory):
+    run = directory.parent
+    for load in (load_model, load_tokenizer, stored_dtype):
+        with pytest.raises(
+            ModelError, match=rf"no config\.json, .*the trained model is in {re.escape(str(directory))}$"
+        ):
+            load(run)
+    (run / "journal.es").write_bytes(b"")
+    (run / "config.json").write_text('{"sigma": 0.1}')
+    for load in (load_model, load_tokenizer, stored_dtype):
+        with pytest.raises(ModelError, match=rf"directory of a run, .* model is in {re.escape(str(directory))}$"):
+            load(run)
+    for name in ("checkpoint-9", "checkpoint-10"):
+        shutil.copytree(directory, run / name)
+    shutil.rmtree(directory)
+    with pytest.raises(ModelError, match=r"name one of those in it, such as .*checkpoint-10, got checkpoint-10, check"):
+        load_model(run)
+    for name in ("checkpoint-9", "checkpoint-10"):
+        shutil.rmtree(run / name)
+    with pytest.raises(ModelError, match="without a trained model so far"):
+        load_model(run)
+
+
+def test_the_directory_around_checkpoints_is_answered_with_one(directory):
+    directory.rename(directory.parent / "checkpoint-7")
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ModelError, match=r"name one of those in it, such as .*checkpoint-7, got checkpoint-7$"):
+            load(directory.parent)
+
+
+def test_a_model_with_directories_of_models_inside_loads(directory):
+    shutil.copytree(directory, directory / "checkpoint-1", ignore=shutil.ignore_patterns("checkpoint-1"))
+    load_model(directory)
+    load_tokenizer(directory)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -63,8 +64,8 @@ def _as_text(value: Any) -> str:
 
 
 def plain_value(value: Any) -> Any:
-    """A value of an option as JSON has it: numbers and arrays of numpy or torch as Python's, paths as text, tuples as
-    lists; also inside lists and mappings. Anything else stays as it is."""
+    """A value of an option as JSON has it: numbers and arrays of numpy or torch as Python's, paths as text, types and
+    devices of torch as their names, tuples as lists; also inside lists and mappings. Anything else stays as it is."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, os.PathLike):
@@ -73,12 +74,23 @@ def plain_value(value: Any) -> Any:
         return {plain_value(key): plain_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain_value(inner) for inner in value]
+    if (named := _torch_name(value)) is not None:
+        return named
     shape = getattr(value, "shape", None)
     if shape is not None and callable(getattr(value, "tolist", None)):
         return plain_value(value.tolist())
     if isinstance(value, enum.Enum):
         return plain_value(value.value)
     return str(value) if isinstance(value, str) else value
+
+
+def _torch_name(value: Any) -> str | None:
+    """The name of a type or a device of torch, such as "bfloat16" or "cuda:1"; None: it is neither. A value of torch
+    can exist only where torch is loaded already, so this loads nothing."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, (torch.dtype, torch.device)):
+        return None
+    return str(value).removeprefix("torch.")
 
 
 def _as_number(value: Any, declared: Any) -> Any:

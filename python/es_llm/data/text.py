@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from es_llm.errors import ConfigError
+from es_llm.pointer import refuse_pointer
 
 PACKED: Final = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes behind a format's own; what packs a file is read from its first bytes."""
-_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _UNPACKERS: Final[dict[bytes, Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _ZIP: Final = b"PK\x03\x04"
@@ -36,16 +36,13 @@ def require_content(path: Path, where: str) -> None:
     """Check that a data file holds data.
 
     Raises:
-        ConfigError: it is empty, a pointer of git-lfs, or a zip archive.
+        ConfigError: it is empty, a Git LFS pointer, or a zip archive.
     """
     with path.open("rb") as file:
-        head = file.read(len(_POINTER))
+        head = file.read(len(_ZIP))
     if not head:
         raise ConfigError(f"{where} has no rows, expected at least one: the file is empty")
-    if head == _POINTER:
-        raise ConfigError(
-            f"{where} is a pointer of git-lfs, not the data: `git lfs pull` in its repository brings them"
-        )
+    refuse_pointer(path, ConfigError, where)
     if head.startswith(_ZIP):
         raise ConfigError(
             f"{where} is a zip archive (or a spreadsheet), expected the data file itself: unpack it first"

@@ -12,6 +12,7 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 
 from es_llm.errors import ModelError
+from es_llm.pointer import refuse_pointer
 
 EMBEDDED: Final = "embedded"
 """Name of the model that ships with the package."""
@@ -20,21 +21,26 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 _GGUF: Final = ".gguf"
+_JOURNAL: Final = "journal.es"
 _ADAPTER: Final = "adapter_config.json"
-_POINTER: Final = b"version https://git-lfs"
-_WRAPPERS: Final = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
-"""What data parallel, compiled and sharded modules put before the names of their weights."""
+_SMALL: Final = (".json", ".jinja", ".txt", ".model", ".py", ".vocab", ".tiktoken")
+"""Suffixes of a model's files beside its weights."""
+_TEMPLATES: Final = ("additional_chat_templates",)
+"""Directories of templates inside a model's directory."""
 
 
 def resolve(name_or_path: str | os.PathLike[str] | None) -> str:
     """A local directory, a GGUF file, or a hub id.
 
     Raises:
-        ModelError: a name that can only be a path, and there is no such directory or GGUF file.
+        ModelError: a name that can only be a path, and there is no such directory or GGUF file; or a directory that
+            holds directories of models, such as that of a run.
     """
     if name_or_path is None or name_or_path == EMBEDDED:
         return str(resources.files("es_llm") / "assets" / "countdown-tiny")
     place = os.path.expanduser(os.fspath(name_or_path))
+    if os.path.isdir(place):
+        _refuse_parent(Path(place))
     if os.path.isdir(place) or (_is_gguf(place) and os.path.isfile(place)):
         return place
     like_a_path = place.startswith((".", os.sep)) or place.count("/") > 1 or "\\" in place or os.path.exists(place)
@@ -67,7 +73,7 @@ def gguf_file(place: str) -> Path | None:
     elif not (_is_gguf(place) and path.is_file()):
         return None
     head = _head(path)
-    refuse_pointer(path)
+    refuse_pointer(path, ModelError)
     if not head.startswith(b"GGUF"):
         raise ModelError(f"{path}: not a GGUF file, expected it to begin with 'GGUF', got {head[:4]!r}")
     return path
@@ -77,21 +83,14 @@ def check_directory(directory: Path) -> None:
     """Check what can be checked without building the model: the files are there and whole.
 
     Raises:
-        ModelError: no config.json, no safetensors, a shard that is missing, truncated, broken or a Git LFS pointer,
-            an adapter without its base model, or weights of a wrapped module.
+        ModelError: no config.json, no safetensors, a shard that is missing, truncated or broken, a Git LFS pointer,
+            or an adapter's configuration.
     """
     read_config(directory)
-    keys: list[str] = []
+    refuse_pointers(directory)
     for path in weight_files(directory):
-        refuse_pointer(path)
-        keys += weight_names(path)
-    for wrapper in _WRAPPERS:
-        if keys and all(key.startswith(wrapper) for key in keys):
-            raise ModelError(
-                f"{directory}: the name of every weight begins with {wrapper!r}, expected none: the weights were saved "
-                f"from a wrapped module (data parallel or compiled); save those of the model inside, such as "
-                f"`model.{wrapper[:-1]}.save_pretrained`"
-            )
+        refuse_pointer(path, ModelError)
+        weight_names(path)
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -134,16 +133,18 @@ def read_config(directory: Path) -> dict[str, Any]:
     return _read_json(directory / CONFIG)
 
 
-def refuse_pointer(path: Path) -> None:
-    """Refuse a Git LFS pointer, the short text that stands for a file which wasn't fetched.
+def refuse_pointers(directory: Path) -> None:
+    """Refuse Git LFS pointers among the small files that loaders of models and tokenizers read: configurations,
+    vocabularies, templates, code. Weights are checked by name (`check_directory`): a directory may hold pointers of
+    weights in other formats, which nobody reads.
 
     Raises:
-        ModelError: `path` is one.
+        ModelError: a file is a pointer.
     """
-    if path.is_file() and _head(path).startswith(_POINTER):
-        raise ModelError(
-            f"{path}: a Git LFS pointer, not the file itself: run `git lfs pull` in the directory that was cloned"
-        )
+    for part in (directory, *(directory / name for name in _TEMPLATES)):
+        for path in sorted(part.iterdir()) if part.is_dir() else ():
+            if path.suffix in _SMALL or "token" in path.name:
+                refuse_pointer(path, ModelError)
 
 
 def some(names: list[str], limit: int = 5) -> str:
@@ -165,10 +166,16 @@ def _head(path: Path) -> bytes:
 
 
 def _refuse_adapter(directory: Path) -> None:
-    """Refuse a directory of an adapter, which holds a few weights beside those of a base model."""
+    """Refuse an adapter, which holds a few weights beside those of a base model. Its configuration beside a whole model
+    is refused too: transformers would load the adapter, or its base model, instead."""
     adapter = directory / _ADAPTER
-    if not adapter.is_file() or (directory / WEIGHTS).exists() or (directory / INDEX).exists():
+    if not adapter.is_file():
         return
+    if (directory / WEIGHTS).exists() or (directory / INDEX).exists():
+        raise ModelError(
+            f"{directory}: an adapter's configuration ({_ADAPTER}) beside a whole model, expected one of the two: "
+            f"remove {_ADAPTER} if the model holds what was trained, as after PEFT's `merge_and_unload`"
+        )
     base = _read_json(adapter).get("base_model_name_or_path")
     raise ModelError(
         f"{directory}: an adapter ({_ADAPTER}) of the model {base!r}, expected a whole model: merge it into its base "
@@ -176,8 +183,29 @@ def _refuse_adapter(directory: Path) -> None:
     )
 
 
+def _refuse_parent(directory: Path) -> None:
+    """Refuse the directory of a run, or another one without a model whose own directories hold models."""
+    run = (directory / _JOURNAL).is_file()
+    own = [path for path in directory.iterdir() if path.name == CONFIG or "token" in path.name or _is_gguf(path.name)]
+    if (own and not run) or (directory / WEIGHTS).exists() or (directory / INDEX).exists():
+        return
+    held = [path for path in directory.iterdir() if (path / CONFIG).is_file()]
+    held.sort(key=lambda path: (path.name != "model", -len(path.name), path.name))
+    if not held and not run:
+        return
+    what = "the directory of a run" if run else f"no {CONFIG}"
+    if not held:
+        raise ModelError(f"{directory}: {what}, without a trained model so far: expected a model's directory")
+    if held[0].name == "model":
+        raise ModelError(f"{directory}: {what}, expected a model's directory: the trained model is in {held[0]}")
+    raise ModelError(
+        f"{directory}: {what}, expected a model's directory: name one of those in it, such as {held[0]}, got "
+        f"{some([path.name for path in held])}"
+    )
+
+
 def _shards(index: Path) -> list[Path]:
-    refuse_pointer(index)
+    refuse_pointer(index, ModelError)
     content = _read_json(index)
     names = content.get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -186,7 +214,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    refuse_pointer(path)
+    refuse_pointer(path, ModelError)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -9,10 +9,11 @@ from typing import Any, Final
 import torch
 
 from es_llm.errors import ModelError
-from es_llm.model.files import EMBEDDED, check_directory, gguf_file, read_config, refuse_pointer, resolve, some
+from es_llm.model.files import EMBEDDED, check_directory, gguf_file, read_config, refuse_pointers, resolve, some
 from es_llm.model.gguf import explained, load_gguf_model, tokenizer_options
 from es_llm.model.left_out import note_left_out
 from es_llm.model.live import DTYPES
+from es_llm.model.wrapped import advice, wrapper_of
 
 __all__ = ["EMBEDDED", "load_model", "load_tokenizer", "stored_dtype"]
 
@@ -49,6 +50,7 @@ def load_model(
         raise
     except Exception as error:  # whatever a library's loader throws at a broken file
         raise ModelError(_failure("model", place, error, gguf)) from error
+    _refuse_wrapped(place, info)
     for kind in ("mismatched_keys", "missing_keys", "unexpected_keys"):
         if keys := sorted(_weight(key) for key in info.get(kind) or ()):
             what = kind.removesuffix("_keys")
@@ -72,8 +74,7 @@ def load_tokenizer(
     place = resolve(name_or_path)
     gguf = gguf_file(place)
     if gguf is None and os.path.isdir(place):
-        for path in sorted(Path(place).glob("*token*")):
-            refuse_pointer(path)
+        refuse_pointers(Path(place))
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     try:
         if gguf is not None:
@@ -155,6 +156,17 @@ def _tokenizer_class(place: str, revision: str | None) -> Any:
 
     declared = get_tokenizer_config(place, revision=revision or "main").get("tokenizer_class")
     return PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
+
+
+def _refuse_wrapped(place: str, info: dict[str, Any]) -> None:
+    """Refuse weights of a module around the model, for which all of the model's own are missing."""
+    unexpected = info.get("unexpected_keys") or ()
+    prefix = wrapper_of(info.get("missing_keys") or (), unexpected)
+    if prefix is not None:
+        raise ModelError(
+            f"{place}: the names of {len(unexpected)} weights begin with {prefix!r}, expected them without it: "
+            f"{advice(prefix)}"
+        )
 
 
 def _weight(key: Any) -> str:

@@ -53,7 +53,7 @@ def require_model(model: Any) -> None:
     if model is not None and not isinstance(model, str | os.PathLike | torch.nn.Module):
         raise ConfigError(
             "`model` must be a model of transformers, a directory or hub id, or None for the embedded one, got "
-            f"{model!r} ({type(model).__name__})"
+            f"{short(model)}{_model_hint(model)}"
         )
     if not isinstance(model, torch.nn.Module):
         return
@@ -68,6 +68,29 @@ def require_model(model: Any) -> None:
             f"`model` must be a causal language model of transformers, got a {type(model).__name__} without "
             f"{', '.join(f'`{name}`' for name in missing)}; for other modules there is `es_llm.Population`"
         )
+
+
+def short(value: Any) -> str:
+    """A value in a message: its type, and what it is if that is one short line."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    kind = type(value).__name__
+    text = repr(value)
+    return f"{text} ({kind})" if len(text) <= _SHORT and "\n" not in text else f"a {kind}"
+
+
+_SHORT = 60
+
+
+def _model_hint(model: Any) -> str:
+    """What to give instead of something that isn't a model."""
+    if isinstance(model, type):
+        return "; give a model made of it, such as what its `from_pretrained` returns"
+    if isinstance(getattr(model, "model", None), torch.nn.Module):
+        return "; give its `model`"
+    if hasattr(model, "model_type") and hasattr(model, "to_dict"):
+        return "; a configuration has no weights: give `AutoModelForCausalLM.from_config` of it for random ones"
+    return ""
 
 
 _OF_MODELS = ("config", "generate", "get_input_embeddings", "save_pretrained")
@@ -86,8 +109,7 @@ def require_tokenizer(processing_class: Any) -> None:
     if not callable(processing_class) or not all(hasattr(processing_class, name) for name in _OF_TOKENIZERS):
         hint = "; give its `tokenizer`" if hasattr(processing_class, "tokenizer") else ""
         raise ConfigError(
-            "`processing_class` must be a tokenizer, or None for the model's own, got "
-            f"{processing_class!r} ({type(processing_class).__name__}){hint}"
+            f"`processing_class` must be a tokenizer, or None for the model's own, got {short(processing_class)}{hint}"
         )
 
 
@@ -121,8 +143,8 @@ def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
     """
     if dataset is None:
         return []
-    if isinstance(dataset, str | bytes | Mapping) or not isinstance(dataset, Iterable):
-        raise ConfigError(f"`{name}` must be a sequence of rows, got a {type(dataset).__name__}")
+    if isinstance(dataset, str | bytes | Mapping) or hasattr(dataset, "iloc") or not isinstance(dataset, Iterable):
+        raise ConfigError(f"`{name}` must be a sequence of rows, got a {type(dataset).__name__}{_rows_hint(dataset)}")
     rows: list[Row] = []
     for index, row in enumerate(dataset):
         where = f"`{name}` row {index}"
@@ -141,6 +163,23 @@ def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
     return rows
 
 
+def _rows_hint(dataset: Any) -> str:
+    """What to give instead of something that isn't a sequence of rows."""
+    if hasattr(dataset, "iloc"):  # pandas, whose frames are sequences of names of columns
+        return '; give `.to_dict("records")` of it'
+    if hasattr(dataset, "to_pylist") or hasattr(dataset, "to_dicts"):
+        return f"; give `.{'to_dicts' if hasattr(dataset, 'to_dicts') else 'to_pylist'}()` of it"
+    if isinstance(dataset, str):
+        return "; load it first, such as by `datasets.load_dataset`"
+    if not isinstance(dataset, Mapping) or not dataset:
+        return ""
+    names = [str(name) for name in dataset]
+    if all(hasattr(split, "column_names") for split in dataset.values()):
+        split = "train" if "train" in names else names[0]
+        return f" of the splits {', '.join(names)}; take one: [{split!r}]"
+    return "; a mapping of columns becomes rows by `datasets.Dataset.from_dict`"
+
+
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PROMPT_LIKE = (*_CONVERSATIONS, "question", "problem", "instruction", "query", "text", "input")
 
@@ -150,7 +189,7 @@ def _no_row(dataset: Any, row: Any) -> str:
     kind = f"{type(row).__module__}.{type(row).__qualname__}"
     if hasattr(dataset, "with_format") and hasattr(row, "columns"):
         return f"a {kind}: the data set has a format; take it off by dataset.with_format(None)"
-    return repr(row)
+    return short(row)
 
 
 def _instead(row: Row) -> str:
