@@ -122,7 +122,7 @@ def test_a_renamed_file_of_rewards_goes_on(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(first)
     train(first, tmp_path / "run", 3, reward_funcs=["renamed_reward.digits"])
     (first / "other_reward.py").write_text(REWARD.replace("digits", "numbers") + "\ndigits = numbers\n")
-    with pytest.raises(ResumeError, match="`script.reward_funcs` was"):
+    with pytest.raises(ResumeError, match=r"`script\.reward_funcs` was"):
         train(first, tmp_path / "run", 4, reward_funcs=["other_reward.digits"])
     assert train(first, tmp_path / "run", 4, reward_funcs=["renamed_reward.digits"]) == whole
 
@@ -151,7 +151,7 @@ def test_a_column_that_nothing_reads_does_not_count(tmp_path):
         rows = [{**row, **note} for row in ROWS]
         train(job(tmp_path, f"job_{step}", rows, READS_NONE), tmp_path / "run", step)
     other = job(tmp_path, "other", [{**row, "answer": "7", "note": 1} for row in ROWS], READS_NONE)
-    with pytest.raises(ResumeError, match="`train_dataset.sha256` was .*; the rows of `dataset_name`"):
+    with pytest.raises(ResumeError, match=r"`train_dataset\.sha256` was .*; the rows of `dataset_name`"):
         train(other, tmp_path / "run", 5)
 
 
@@ -173,7 +173,7 @@ def test_rows_of_an_earlier_journal_count_with_all_columns():
     require_same_identity(header(earlier), header(own), "journal")
     other = fingerprint([{"prompt": "a", "note": 2}], lambda column: column == "prompt")
     require_same_identity(header(own), header(other), "journal")
-    with pytest.raises(ResumeError, match="`train_dataset.sha256` was"):
+    with pytest.raises(ResumeError, match=r"`train_dataset\.sha256` was"):
         require_same_identity(header(earlier), header(other), "journal")
 
 

@@ -120,9 +120,10 @@ def _accept_equal_files(before: dict[str, Any], now: dict[str, Any]) -> None:
     for index, (reference, own_reference) in enumerate(zip(references, own_references, strict=True)):
         if reference == own_reference and files[index] is None:
             own_files[index] = None
-        elif files[index] is not None and files[index] == own_files[index]:
-            if _function_of(reference) == _function_of(own_reference):
-                own_references[index] = reference
+            continue
+        is_equal = files[index] is not None and files[index] == own_files[index]
+        if is_equal and _function_of(reference) == _function_of(own_reference):
+            own_references[index] = reference
 
 
 def _files_of(identity: dict[str, Any]) -> list[Any]:

@@ -93,8 +93,8 @@ def _require_rank(size: int, library: str, environ: Mapping[str, str]) -> None:
     name, rank = max(ranks.items(), key=lambda item: item[1])
     raise ConfigError(
         f"the launcher started this process as rank {rank} ({name}={rank}), but MPI has {size}, expected at least "
-        f"{rank + 1}: mpi4py is built with {library}, which this launcher doesn't start, so each process would be a run "
-        "of its own. " + _mending(name, rank + 1, library)
+        f"{rank + 1}: mpi4py is built with {library}, which this launcher doesn't start, so each process would be a "
+        "run of its own. " + _mending(name, rank + 1, library)
     )
 
 

@@ -57,7 +57,7 @@ def _of_script(script: ScriptArguments, streamed: bool) -> dict[str, Any]:
 
 
 def _of_files(script: ScriptArguments, streamed: bool) -> dict[str, Any]:
-    """SHA-256 of the files of a stream, and of the file that each reward function is read from; None where there is none."""
+    """SHA-256 of the files of a stream, and of the file that each reward function is read from; None if none is."""
     files = [file_of(reference) for reference in script.reward_funcs]
     return {
         "dataset_files": _files(script) if streamed else None,
