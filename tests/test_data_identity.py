@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import fractions
+import io
 import json
 import math
 import os
@@ -43,6 +44,16 @@ def images():
     return [picture, other, picture.resize((2, 3)), picture.convert("L"), picture.convert("RGBA")]
 
 
+def palettes():
+    image = pytest.importorskip("PIL.Image")
+    found = []
+    for alpha in (None, 10, 20):
+        picture = image.new("P", (2, 2))
+        picture.putpalette([9, 9, 9, *([] if alpha is None else [alpha])], "RGB" if alpha is None else "RGBA")
+        found.append(picture)
+    return found
+
+
 def values():
     long = np.arange(5000)
     other = long.copy()
@@ -59,8 +70,10 @@ def values():
         torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]), torch.tensor(1.0), torch.empty(0),
         0.0, -0.0, math.nan, math.inf, None, True, "", "\ud800", "\udfff", [[], {}], Point(1), Point(2), Point({3, 4}),
         Point(Point(1)), deque([1, 2]), range(3), {(1, 2): "x"}, {(1, 3): "x"}, {1: "x", "1": "y"}, {b"k": [1]},
-        os.path.join, os.path.split, int, float, re.compile("x"), re.compile("x", re.IGNORECASE), re.compile("y"),
-        re.compile(b"x"), *images(),
+        {1: "a"}, {"1": "a"}, {True: "a"}, {"true": "a"}, {None: "a"}, {"null": "a"}, {1.5: "a"}, {"1.5": "a"},
+        [{"in": [{2: "a"}]}], [{"in": [{"2": "a"}]}], Point({3: 1}), Point({"3": 1}), re.compile("a"),
+        re.compile("a", re.ASCII), re.compile("b"), np.longdouble(1) / 3, np.longdouble(1) / 7, *palettes(),
+        os.path.join, os.path.split, int, float, *images(),
     ]  # fmt: skip
 
 
@@ -72,7 +85,7 @@ def test_rows_of_plain_json_keep_the_bytes_that_journals_hold():
     """The journals of earlier runs hold these; another one would refuse to resume them."""
     rows = [
         {"prompt": "größe \ud800", "n": 3, "x": 0.1, "list": [1, None, True], "b": {"z": 1, "a": [-0.0, 10**30]}},
-        {"prompt": [{"role": "user", "content": "a"}], "pair": (1, 2), "nan": math.nan, "keys": {1: "a", 2: "b"}},
+        {"prompt": [{"role": "user", "content": "a"}], "pair": (1, 2), "nan": math.nan, "keys": {"1": "a", "2": "b"}},
     ]
     assert fingerprint(rows)["sha256"] == "d778f1ab9231a59920937f852993b660695e3828044dfd9a8d57a49ecd49c401"
     assert fingerprint([dict(reversed(rows[0].items())), rows[1]]) == fingerprint(rows)
@@ -106,6 +119,95 @@ def test_an_image_counts_by_its_pixels_and_not_by_its_file(tmp_path):
     found = [fingerprint([{"prompt": "p", "image": value}]) for value in
              (picture, image.open(tmp_path / "a.png"), image.open(tmp_path / "b.bmp"))]  # fmt: skip
     assert found[0] == found[1] == found[2]
+
+
+def same(one, two):
+    return fingerprint([{"prompt": "p", "a": one}]) == fingerprint([{"prompt": "p", "a": two}])
+
+
+def filled(byte, dtype, number):
+    """An array of 2 numbers in memory that held other bytes before."""
+    array = np.frombuffer(bytearray([byte]) * (2 * np.dtype(dtype).itemsize), dtype)
+    if array.dtype.names is None:
+        array[:] = number
+    for name in array.dtype.names or ():
+        array[name] = number
+    return array
+
+
+PADDED = np.dtype([("a", "i1"), ("b", "<f8", 2)], align=True)
+
+
+@pytest.mark.parametrize("dtype", [PADDED, np.longdouble, np.clongdouble, np.dtype([("in", PADDED), ("c", "g")])],
+                         ids=["fields", "long", "complex", "nested"])  # fmt: skip
+def test_bytes_between_values_do_not_count(dtype):
+    def make(byte, number):
+        if dtype == np.dtype([("in", PADDED), ("c", "g")]):
+            array = np.frombuffer(bytearray([byte]) * (2 * dtype.itemsize), dtype)
+            array["in"]["a"], array["in"]["b"], array["c"] = number, number, number
+            return array
+        return filled(byte, dtype, number)
+
+    assert same(make(0, 1), make(255, 1))
+    assert not same(make(0, 1), make(0, 2))
+
+
+def test_views_of_tensors_count_by_their_values():
+    numbers = torch.tensor([1 + 2j, 3 - 1j])
+    assert same(numbers.conj(), numbers.conj().resolve_conj())
+    assert same(numbers.conj().imag, torch.tensor([-2.0, 1.0]))
+    assert not same(numbers, numbers.conj())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_count_by_their_parts():
+    for layout in (torch.strided, torch.jagged):
+        one, two, again = (
+            torch.nested.nested_tensor([torch.ones(2), torch.full((3,), last)], layout=layout)
+            for last in (1.0, 2.0, 1.0)
+        )
+        assert same(one, again)
+        assert not same(one, two)
+
+
+def test_each_frame_of_an_image_counts(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name, colours in (("a", "rgb"), ("again", "rgb"), ("b", "rgk")):
+        frames = [image.new("RGB", (4, 4), {"r": "red", "g": "lime", "b": "blue", "k": "black"}[c]) for c in colours]
+        frames[0].save(tmp_path / f"{name}.gif", save_all=True, append_images=frames[1:])
+    opened = image.open(io.BytesIO((tmp_path / "a.gif").read_bytes()))
+    assert same(opened, image.open(io.BytesIO((tmp_path / "again.gif").read_bytes())))
+    assert opened.tell() == 0
+    assert not same(opened, image.open(io.BytesIO((tmp_path / "b.gif").read_bytes())))
+    later = image.open(io.BytesIO((tmp_path / "a.gif").read_bytes()))
+    later.seek(1)
+    assert not same(opened, later)
+    assert later.tell() == 1
+
+
+def unreadable(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    image.fromarray(noise).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    closed = image.new("RGB", (2, 2))
+    closed.close()
+
+    class Broken:
+        def __reduce_ex__(self, protocol):
+            raise KeyError("state")
+
+    return [image.open(io.BytesIO((tmp_path / "cut.png").read_bytes())), closed, torch.ones(2, device="meta"), Broken()]
+
+
+def test_a_value_that_cannot_be_read_is_named_with_its_fault(tmp_path):
+    for value in unreadable(tmp_path):
+        for held in (value, [value], {1: value}, Point(value)):
+            rows = [{"prompt": "a", "x": held}]
+            with pytest.raises(ConfigError, match=r"row 0, column 'x': got a value of the type .*Error: ") as caught:
+                fingerprint(rows)
+            assert "holds itself" not in str(caught.value)
+            assert fingerprint(rows, lambda column: column == "prompt")["left_out"] == ["x"]
 
 
 def itself():

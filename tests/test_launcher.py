@@ -26,6 +26,8 @@ OPEN_MPI, MPICH = "Open MPI v5.0.8", "MPICH Version: 4.3.2"
         ({"SLURM_STEP_NUM_TASKS": "2", "PMI_SIZE": "16"}, 16),
         ({"PMI_SIZE": "1", "OMPI_COMM_WORLD_SIZE": "4"}, 4),  # mpirun in the shell of another launcher
         ({"OMPI_COMM_WORLD_SIZE": "1"}, 1),
+        ({"PMIX_RANK": "0"}, 1),
+        ({"FLUX_JOB_SIZE": "2", "FLUX_TASK_RANK": "1"}, 2),
         ({"PMI_SIZE": "", "OMPI_COMM_WORLD_SIZE": "x"}, 1),
     ],
 )
@@ -46,6 +48,11 @@ def test_a_number_that_fits(environ, size):
         ({"JSM_NAMESPACE_SIZE": "6"}, 1, OPEN_MPI, r"\(JSM_NAMESPACE_SIZE=6"),
         ({"PMI_SIZE": "4"}, 2, OPEN_MPI, r"declares 4 ranks .* MPI has 2"),
         ({"OMPI_COMM_WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": "1"}, 1, MPICH, r"declares 2 ranks"),
+        ({"FLUX_JOB_SIZE": "4", "FLUX_TASK_RANK": "0"}, 1, OPEN_MPI, r"\(FLUX_JOB_SIZE=4, which flux run sets"),
+        ({"PMIX_RANK": "1"}, 1, OPEN_MPI, r"as rank 1 \(PMIX_RANK=1\), but MPI has 1, expected at least 2.*-n 2`"),
+        ({"PMI_RANK": "1"}, 1, OPEN_MPI, r"as rank 1 \(PMI_RANK=1\), but MPI has 1"),
+        ({"PALS_RANKID": "3"}, 2, MPICH, r"as rank 3 \(PALS_RANKID=3\), but MPI has 2"),
+        ({"FLUX_TASK_RANK": "2"}, 1, MPICH, r"as rank 2 \(FLUX_TASK_RANK=2\), but MPI has 1"),
     ],
 )
 def test_another_number_is_refused(environ, size, library, message):

@@ -13,10 +13,13 @@ import pytest
 from es_llm import ESConfig
 from es_llm._core import Journal, JournalWriter
 from es_llm.assemble import assemble
+from es_llm.checkpoint.identity import require_same_identity
 from es_llm.comm import SingleMailbox
 from es_llm.config import ScriptArguments
 from es_llm.errors import ResumeError
+from es_llm.rewards.loading import file_of
 from es_llm.team import Team
+from es_llm.trainer.data import fingerprint
 
 REWARD = """
 from es_llm.rewards import inline
@@ -108,6 +111,70 @@ def test_a_reward_of_another_file(tmp_path, caplog):
         train(first, tmp_path / "run", 2)
     assert "reward_funcs` ['" in caplog.text
     assert "have changed since the run began" in caplog.text
+
+
+def test_a_renamed_file_of_rewards_goes_on(tmp_path, monkeypatch):
+    first = job(tmp_path, "job")
+    whole = train(first, tmp_path / "whole", 4)
+    train(first, tmp_path / "run", 1)
+    (first / "reward.py").rename(first / "renamed_reward.py")
+    train(first, tmp_path / "run", 2, reward_funcs=[f"{first}/renamed_reward.py:digits"])
+    monkeypatch.syspath_prepend(first)
+    train(first, tmp_path / "run", 3, reward_funcs=["renamed_reward.digits"])
+    (first / "other_reward.py").write_text(REWARD.replace("digits", "numbers") + "\ndigits = numbers\n")
+    with pytest.raises(ResumeError, match=r"`script\.reward_funcs` was"):
+        train(first, tmp_path / "run", 4, reward_funcs=["other_reward.digits"])
+    assert train(first, tmp_path / "run", 4, reward_funcs=["renamed_reward.digits"]) == whole
+
+
+def test_a_module_of_rewards_counts_by_its_content():
+    assert file_of("es_llm.rewards.countdown.countdown").name == "countdown.py"
+    assert file_of("no.such.module") is None
+    assert file_of("sys.intern") is None
+
+    def header(files, place="pkg.mod.f", rows=None):
+        identity = {"script": {"reward_funcs": [place]}, "reward_files": files, "train_dataset": rows}
+        return {"identity": identity, "about": {"options": {"reward_funcs": [place]}}}
+
+    require_same_identity(header([None]), header(["a"]), "journal")  # of an earlier version
+    with pytest.raises(ResumeError, match="reward_files"):
+        require_same_identity(header(["a"]), header(["b"], "other.mod.f"), "journal")
+
+
+READS_NONE = REWARD.replace("answer, **columns", "answer")
+
+
+def test_a_column_that_nothing_reads_does_not_count(tmp_path):
+    first = job(tmp_path, "job", [{**row, "note": 1} for row in ROWS], READS_NONE)
+    train(first, tmp_path / "run", 1)
+    for step, note in enumerate(({"note": 2}, {}, {"note": 3, "more": None}), 2):
+        rows = [{**row, **note} for row in ROWS]
+        train(job(tmp_path, f"job_{step}", rows, READS_NONE), tmp_path / "run", step)
+    other = job(tmp_path, "other", [{**row, "answer": "7", "note": 1} for row in ROWS], READS_NONE)
+    with pytest.raises(ResumeError, match=r"`train_dataset\.sha256` was .*; the rows of `dataset_name`"):
+        train(other, tmp_path / "run", 5)
+
+
+def test_an_edited_function_may_read_other_columns(tmp_path):
+    first = job(tmp_path, "job", [{**row, "note": 1} for row in ROWS], READS_NONE)
+    train(first, tmp_path / "run", 1)
+    (first / "reward.py").write_text(REWARD)
+    train(first, tmp_path / "run", 2)
+
+
+def test_rows_of_an_earlier_journal_count_with_all_columns():
+    rows = [{"prompt": "a", "note": 1}]
+    own = fingerprint(rows, lambda column: column == "prompt")
+    earlier = {"rows": 1, "sha256": fingerprint(rows)["sha256"]}
+
+    def header(data):
+        return {"identity": {"train_dataset": data}, "about": {}}
+
+    require_same_identity(header(earlier), header(own), "journal")
+    other = fingerprint([{"prompt": "a", "note": 2}], lambda column: column == "prompt")
+    require_same_identity(header(own), header(other), "journal")
+    with pytest.raises(ResumeError, match=r"`train_dataset\.sha256` was"):
+        require_same_identity(header(earlier), header(other), "journal")
 
 
 def test_a_journal_that_holds_names_goes_on(tmp_path):

@@ -369,7 +369,7 @@ def test_a_streams_questions_go_through_the_template_too(tmp_path):
         return [1.0] * len(completions)
 
     stream = datasets.Dataset.from_list([{"prompt": "1 + 1?"}]).to_iterable_dataset()
-    trainer = run(tmp_path, reward, stream, tiny_tokenizer(), QUESTIONS, prompts_per_iteration=1)
+    trainer = run(tmp_path, reward, stream, tiny_tokenizer(), QUESTIONS, prompts_per_iteration=1, reference_steps=0)
     assert seen == [[USER], [USER]]
     assert trainer.prompt_lines()[0].startswith("prompts: text through")
 

@@ -82,7 +82,7 @@ def test_threads_of_an_import_work_in_every_worker(rewards, tmp_path, capfd, kin
     assert kinds(graded, "reward") == {3: TIMEOUT, 4: DIED}
     assert scored.score(batch(["a"] * 20)) == [1.0] * 20
     scored.close()
-    assert capfd.readouterr().err.count("threads running, which forked workers would lack") == 1
+    assert capfd.readouterr().err.count("running, which forked workers would lack") == 1
 
 
 def test_loading_does_not_count_as_a_completions_time(rewards, tmp_path):

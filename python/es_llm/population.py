@@ -161,7 +161,7 @@ class Population(Generic[W]):
         if not os.path.exists(path):
             return _core.JournalWriter.create(path, header)
         journal = _core.Journal.read(path)
-        require_same_identity(decode_header(journal.header, path)["identity"], identity, path)
+        require_same_identity(decode_header(journal.header, path), decode_header(header, path), path)
         for record in journal.records:
             self._apply(record)
         self._weights.unperturb()

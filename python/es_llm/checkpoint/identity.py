@@ -57,6 +57,8 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
         if isinstance(now.get("script"), dict) and isinstance(before.get("script"), dict):
             now["script"]["dataset_name"] = before["script"].get("dataset_name")
     _accept_new_options(before, now)
+    _accept_equal_rows(before, now)
+    _accept_equal_files(before, now)
     _accept_edits(saved, own, before, now)
     differences = _differences(before, now, "")
     if differences:
@@ -91,6 +93,52 @@ def _accept_new_options(before: dict[str, Any], now: dict[str, Any]) -> None:
     for name in own.keys() - saved.keys():
         if own[name] == defaults.get(name):
             del own[name]
+
+
+def _accept_equal_rows(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Rows are equal if the columns that functions read are, or all are. Earlier versions compared all columns, under
+    the name `sha256`."""
+    saved, own = before.get("train_dataset"), now.get("train_dataset")
+    if not isinstance(saved, dict) or not isinstance(own, dict) or "all_sha256" not in own:
+        return
+    whole = own.pop("all_sha256")
+    if "all_sha256" not in saved:
+        own["sha256"] = whole
+        return
+    of_all = whole, own.pop("left_out", None)
+    if of_all == (saved.pop("all_sha256"), saved.pop("left_out", None)):  # an edited function reads other columns
+        own["sha256"] = saved["sha256"]
+
+
+def _accept_equal_files(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A function is known again by its name and the content of its file, where both are known: whatever the file's
+    name. Earlier versions knew no content of modules that were named by dots."""
+    files, references = _files_of(before), _references_of(before)
+    own_files, own_references = _files_of(now), _references_of(now)
+    if not len(files) == len(references) == len(own_files) == len(own_references):
+        return
+    for index, (reference, own_reference) in enumerate(zip(references, own_references, strict=True)):
+        if reference == own_reference and files[index] is None:
+            own_files[index] = None
+            continue
+        is_equal = files[index] is not None and files[index] == own_files[index]
+        if is_equal and _function_of(reference) == _function_of(own_reference):
+            own_references[index] = reference
+
+
+def _files_of(identity: dict[str, Any]) -> list[Any]:
+    files = identity.get("reward_files")
+    return files if isinstance(files, list) else []
+
+
+def _references_of(identity: dict[str, Any]) -> list[Any]:
+    script = identity.get("script")
+    return script.get("reward_funcs", []) if isinstance(script, dict) else []
+
+
+def _function_of(reference: str) -> str:
+    """The name of a function in `file.py:function` or `package.module.function`."""
+    return reference.rpartition(":" if ":" in reference else ".")[2]
 
 
 def _accept_edits(saved: dict[str, Any], own: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -17,19 +17,24 @@ _SIZES: Final = {
     "MV2_COMM_WORLD_SIZE": "MVAPICH's mpirun",
     "JSM_NAMESPACE_SIZE": "jsrun",
     "PALS_SIZE": "PALS's mpiexec",
+    "FLUX_JOB_SIZE": "flux run",
 }
 """Number of ranks of the job -> who sets it."""
 _LOCAL_SIZES: Final = {"MPI_LOCALNRANKS": "MPICH's or Intel MPI's mpiexec", "PALS_LOCAL_SIZE": "PALS's mpiexec"}
 """Number of ranks of this host."""
-_OTHERS: Final = ("PMIX_RANK", "PMI_RANK", "PALS_RANKID")
+_OTHERS: Final = ("PMIX_RANK", "PMI_RANK", "PALS_RANKID", "FLUX_TASK_RANK")
 """Set by launchers that leave the number to their library."""
 _STEP: Final = "SLURM_STEP_NUM_TASKS"
 """Tasks of this `srun`. `SLURM_NTASKS` is that of the allocation, in which a process may well be alone; and where an
 mpirun started the ranks, Slurm's variables are those of its daemons."""
 _TORCH: Final = ("WORLD_SIZE", "RANK")
 _RANKS: Final = (
-    "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PALS_RANKID", "SLURM_PROCID", "RANK",
+    "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PALS_RANKID", "FLUX_TASK_RANK",
+    "SLURM_PROCID", "RANK",
 )  # fmt: skip
+
+_OF_MPI: Final = ("OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", *_OTHERS)
+"""Ranks that a launcher of MPI ranks gives."""
 
 
 def launched_rank(environ: Mapping[str, str] = os.environ) -> int:
@@ -62,12 +67,14 @@ def require_size(size: int, library: str, environ: Mapping[str, str] = os.enviro
         environ: the process's variables.
 
     Raises:
-        ConfigError: it hasn't; names both numbers, the MPI, and what helps.
+        ConfigError: it hasn't, or the launcher's rank of this process is none of them; names both numbers, the MPI,
+            and what helps.
     """
     declared = declared_sizes(environ)
     local = {name: count for name in _LOCAL_SIZES if (count := _number(environ, name)) is not None}
     fits = size in declared.values() if size > 1 else all(count <= 1 for count in declared.values())
     if (not declared or fits) and all(count <= size for count in local.values()):
+        _require_rank(size, library, environ)
         return
     name, count = max({**declared, **local}.items(), key=lambda item: item[1])
     who = {**_SIZES, **_LOCAL_SIZES, _STEP: "srun"}[name]
@@ -75,6 +82,19 @@ def require_size(size: int, library: str, environ: Mapping[str, str] = os.enviro
         f"the launcher declares {count} ranks ({name}={count}, which {who} sets), but MPI has {size}: mpi4py is built "
         f"with {library}, which this launcher doesn't start, so each process would be a run of its own. "
         + _mending(name, count, library)
+    )
+
+
+def _require_rank(size: int, library: str, environ: Mapping[str, str]) -> None:
+    """Check that each rank that a launcher of MPI ranks gave this process is one of MPI's."""
+    ranks = {name: rank for name in _OF_MPI if (rank := _number(environ, name)) is not None}
+    if not ranks or min(ranks.values()) < size:  # of nested launchers, one counts
+        return
+    name, rank = max(ranks.items(), key=lambda item: item[1])
+    raise ConfigError(
+        f"the launcher started this process as rank {rank} ({name}={rank}), but MPI has {size}, expected at least "
+        f"{rank + 1}: mpi4py is built with {library}, which this launcher doesn't start, so each process would be a "
+        "run of its own. " + _mending(name, rank + 1, library)
     )
 
 

@@ -49,6 +49,8 @@ _INSTEAD: Final = {
 }
 _WRAPPERS: Final = ("data", "rows", "examples", "instances")
 """Names under which a JSON object may keep the list of its rows, beside values that are no rows."""
+_SEPARATORS: Final = {"\t": "a tab", ";": "';'", "|": "'|'", ",": "','"}
+"""What separates the values of tables, in the order in which it is looked for -> its name."""
 _PEEKED: Final = 1000
 """Rows of a stream that say which columns it has."""
 
@@ -130,6 +132,7 @@ def _csv_rows(lines: Iterator[str], delimiter: str, where: str) -> Iterator[Row]
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = next((fields for fields in reader if fields), [])
+        _require_separator(header, delimiter, where)
         names = [name or f"Unnamed: {index}" for index, name in enumerate(header)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"{where} has two columns of the name {twice[0]!r}")
@@ -144,6 +147,18 @@ def _csv_rows(lines: Iterator[str], delimiter: str, where: str) -> Iterator[Row]
             yield dict(zip(names, fields, strict=True))
     except csv.Error as error:
         raise ConfigError(f"{where} line {reader.line_num} is no CSV: {error}") from error
+
+
+def _require_separator(header: Sequence[str], expected: str, where: str) -> None:
+    """Refuse a header that another separator makes one name."""
+    if len(header) != 1:
+        return
+    found = next((mark for mark in _SEPARATORS if mark != expected and mark in header[0]), None)
+    if found is not None:
+        raise ConfigError(
+            f"{where} has the one column {header[0]!r}: the separator is {_SEPARATORS[found]}, expected "
+            f"{_SEPARATORS[expected]}; a file with commas is named .csv, one with tabs .tsv"
+        )
 
 
 # ---- JSON -------------------------------------------------------------------------------------------

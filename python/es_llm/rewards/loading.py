@@ -60,6 +60,18 @@ def load_reward(reference: str) -> RewardFunction:
     return function
 
 
+def file_of(reference: str) -> Path | None:
+    """The file that a reference reads its function from; None if there is none, as for a module without source."""
+    place, colon, _ = reference.rpartition(":")
+    if not colon:
+        try:
+            spec = importlib.util.find_spec(reference.rpartition(".")[0])
+        except (ImportError, ValueError):  # no such module, or one without a spec
+            return None
+        place = (spec and spec.origin) or ""
+    return Path(place) if place and Path(place).is_file() else None
+
+
 def reference_of(function: RewardFunction) -> str | None:
     """The reference by which another process can load a function that came from a file; None for any other one."""
     module = sys.modules.get(getattr(function, "__module__", None) or "")

@@ -40,19 +40,36 @@ def canonical(value: Any) -> bytes:
         NoContentError: the value, or one in it, has no content that another process could compare.
     """
     try:
-        return json.dumps(value, sort_keys=True, default=_stand_in).encode()
+        plain = value if _has_text_keys(value) else _by_pairs(value, 0)
+        return json.dumps(plain, sort_keys=True, default=_stand_in).encode()
     except NoContentError:
         raise
-    except TypeError:  # keys of several types, or of none that JSON has
-        pass
-    except (ValueError, RecursionError) as error:
-        raise NoContentError(f"{_type_of(value)} that holds itself") from error
-    try:
-        return json.dumps(_by_pairs(value, 0), sort_keys=True, default=_stand_in).encode()
-    except NoContentError:
-        raise
-    except (TypeError, ValueError, RecursionError) as error:
-        raise NoContentError(f"{_type_of(value)} ({error})") from error
+    except Exception as error:
+        raise _refusal(value, error) from error
+
+
+def _has_text_keys(value: Any) -> bool:
+    """Whether each key of each mapping that JSON knows is text. JSON would write other keys as text too: 1 as "1"."""
+    waiting, seen = [value], set()
+    while waiting:
+        inner = waiting.pop()
+        if not isinstance(inner, dict | list | tuple) or id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        if not isinstance(inner, dict):
+            waiting.extend(inner)
+        elif all(isinstance(key, str) for key in inner):
+            waiting.extend(inner.values())
+        else:
+            return False
+    return True
+
+
+def _refusal(value: Any, error: Exception) -> NoContentError:
+    """What is wrong with a value whose content can't be read."""
+    if isinstance(error, RecursionError) or str(error).startswith("Circular reference"):
+        return NoContentError(f"{_type_of(value)} that holds itself")
+    return NoContentError(f"{_type_of(value)} ({type(error).__name__}: {error})")
 
 
 def _stand_in(value: Any, depth: int = 0) -> Any:
@@ -76,6 +93,17 @@ def _by_pairs(value: Any, depth: int) -> Any:
 def _content(value: Any, depth: int) -> list[Any]:
     """Type and content of a value, as a list of what JSON has."""
     _require_end(value, depth)
+    try:
+        parts = _parts(value, depth)
+        return [_type_of(value), *(part if isinstance(part, str) else _inside(part, depth) for part in parts)]
+    except NoContentError:
+        raise
+    except Exception as error:  # closed images, tensors without data, locks, what a library forbids
+        raise _refusal(value, error) from error
+
+
+def _parts(value: Any, depth: int) -> tuple[Any, ...]:
+    """The parts of a value's content; text is canonical already."""
     known = _scalar(value) or _array(value) or _tensor(value) or _image(value)
     if known is None and isinstance(value, Set):
         known = tuple(sorted(_inside(inner, depth) for inner in value))
@@ -83,8 +111,7 @@ def _content(value: Any, depth: int) -> list[Any]:
         known = tuple(sorted(_inside([key, value[key]], depth) for key in value))
     elif known is None and isinstance(value, Sequence) and type(value).__module__ in ("builtins", "collections"):
         known = tuple(_inside(inner, depth) for inner in value)
-    parts = known if known is not None else _pickled(value, depth)
-    return [_type_of(value), *(part if isinstance(part, str) else _inside(part, depth) for part in parts)]
+    return known if known is not None else _pickled(value)
 
 
 def _scalar(value: Any) -> tuple[Any, ...] | None:
@@ -118,8 +145,32 @@ def _array(value: Any) -> tuple[Any, ...] | None:
     array = numpy.asarray(value)
     if array.dtype.hasobject:
         return str(array.dtype), list(array.shape), array.tolist()
+    if not _is_packed(array.dtype):
+        return str(array.dtype), list(array.shape), *_without_padding(array)
     plain = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return plain.dtype.str, str(plain.dtype.descr), list(array.shape), _sha256(plain.tobytes())
+
+
+def _is_packed(dtype: Any) -> bool:
+    """Whether each byte of a numpy type belongs to a value: none lies between fields, or fills a long double."""
+    if dtype.subdtype is not None:
+        return _is_packed(dtype.subdtype[0])
+    if dtype.names is None:
+        return bool(dtype.char not in "gG")
+    end = 0
+    for name in dtype.names:
+        field, offset = dtype.fields[name][:2]
+        if offset != end or not _is_packed(field):
+            return False
+        end += field.itemsize
+    return bool(end == dtype.itemsize)
+
+
+def _without_padding(array: Any) -> tuple[Any, ...]:
+    """Content of an array that has bytes without meaning: field by field, and long doubles by their text."""
+    if array.dtype.names is not None:
+        return tuple([name, *(_array(sys.modules["numpy"].asarray(array[name])) or ())] for name in array.dtype.names)
+    return ([str(item) for item in array.ravel()],)
 
 
 def _tensor(value: Any) -> tuple[Any, ...] | None:
@@ -127,27 +178,47 @@ def _tensor(value: Any) -> tuple[Any, ...] | None:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(value, torch.Tensor):
         return None
+    if value.is_nested:
+        return "nested", list(value.detach().unbind())
     plain = value.detach().to_dense() if value.layout != torch.strided else value.detach()
+    plain = plain.resolve_conj().resolve_neg()
     data = plain.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b""
     return str(plain.dtype), list(plain.shape), _sha256(data)
 
 
 def _image(value: Any) -> tuple[Any, ...] | None:
-    """Mode, size, palette and pixels of an image of PIL; not the file that it came from."""
+    """Mode, size, palette and pixels of an image of PIL, of each frame if there are several, and which of them it
+    shows; not the file that it came from."""
     pillow = sys.modules.get("PIL.Image")
     if pillow is None or not isinstance(value, pillow.Image):
         return None
-    palette = value.getpalette() if value.mode in ("P", "PA") else None
-    return "image", value.mode, list(value.size), palette, value.info.get("transparency"), _sha256(value.tobytes())
-
-
-def _pickled(value: Any, depth: int) -> tuple[Any, ...]:
-    """What an object pickles to: how it is made, and its state."""
+    if getattr(value, "n_frames", 1) == 1:
+        return "image", *_frame(value)
+    shown = value.tell()
     try:
-        reduce = copyreg.dispatch_table.get(type(value))  # pickle asks there first
-        parts = reduce(value) if reduce is not None else value.__reduce_ex__(4)
-    except Exception as error:  # locks, files, generators, what a library forbids
-        raise NoContentError(f"{_type_of(value)} ({error})") from error
+        frames = []
+        for index in range(value.n_frames):
+            value.seek(index)
+            frames.append(_frame(value))
+    finally:
+        value.seek(shown)
+    return "frames", shown, frames
+
+
+def _frame(value: Any) -> list[Any]:
+    """Content of the frame that an image shows."""
+    value.load()
+    palette = value.getpalette() if value.mode in ("P", "PA") else None
+    transparency = value.info.get("transparency")
+    if palette is not None and value.palette.mode != "RGB" and transparency is None:
+        palette = [value.palette.mode, *value.getpalette(None)]  # with the alpha of each colour
+    return [value.mode, list(value.size), palette, transparency, _sha256(value.tobytes())]
+
+
+def _pickled(value: Any) -> tuple[Any, ...]:
+    """What an object pickles to: how it is made, and its state. As pickle does, asks the register of types first."""
+    registered = copyreg.dispatch_table.get(type(value))
+    parts = value.__reduce_ex__(4) if registered is None else registered(value)
     if isinstance(parts, str):
         return (parts,)
     make, given, state, items, pairs = (*parts, None, None, None)[:5]

@@ -202,29 +202,45 @@ def _shuffled(size: int, seed: int, epoch: int) -> list[int]:
 
 
 def fingerprint(rows: Sequence[Row], used: Callable[[str], bool] = lambda column: True) -> dict[str, object]:
-    """Number of rows and SHA-256 over all of them, by which resume and other ranks know the data again.
+    """Number of rows and SHA-256 over them, by which resume and other ranks know the data again.
 
     Args:
         rows: whose content counts (see `canonical`).
-        used: whether something may read a column. One that nothing reads, and that has a value without content of its
-            own, is left out, and named in `left_out`.
+        used: whether something may read a column.
+
+    Returns:
+        `rows`, their number; `sha256`, over the columns that something may read; `all_sha256`, over all columns, as
+        earlier versions had it: without those that nothing reads and that have a value without content of its own.
+        `left_out` names these, if there are any.
 
     Raises:
         ConfigError: a column that something may read has such a value; names column, row and type.
     """
+    unused = frozenset(column for column in dict.fromkeys(itertools.chain.from_iterable(rows)) if not used(column))
     left_out: set[str] = set()
     while True:
-        hasher, without = hashlib.sha256(), frozenset(left_out)
-        for index, row in enumerate(rows):
-            kept = {column: value for column, value in row.items() if column not in without}
-            try:
-                hasher.update(canonical(kept) + b"\n")
-            except NoContentError as error:
-                left_out |= _without_content(kept, index, used, error)
-                break
-        else:
-            found: dict[str, object] = {"rows": len(rows), "sha256": hasher.hexdigest()}
+        digests, fault = _digests(rows, unused, left_out)
+        if fault is None:
+            found: dict[str, object] = {"rows": len(rows), "sha256": digests[0], "all_sha256": digests[1]}
             return {**found, "left_out": sorted(left_out)} if left_out else found
+        left_out |= _without_content(*fault[:2], used, fault[2])
+
+
+def _digests(
+    rows: Sequence[Row], unused: frozenset[str], left_out: set[str]
+) -> tuple[tuple[str, str], tuple[Row, int, NoContentError] | None]:
+    """SHA-256 without the columns that nothing reads, and without `left_out` alone; or the row that has no content."""
+    hashers = hashlib.sha256(), hashlib.sha256()
+    for index, row in enumerate(rows):
+        kept = {column: value for column, value in row.items() if column not in left_out}
+        read = {column: value for column, value in kept.items() if column not in unused}
+        try:
+            whole = canonical(kept)
+            hashers[0].update((whole if len(read) == len(kept) else canonical(read)) + b"\n")
+        except NoContentError as error:
+            return ("", ""), (kept, index, error)
+        hashers[1].update(whole + b"\n")
+    return (hashers[0].hexdigest(), hashers[1].hexdigest()), None
 
 
 def _without_content(row: Row, index: int, used: Callable[[str], bool], error: NoContentError) -> set[str]:

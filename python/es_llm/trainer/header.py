@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from es_llm import _core
@@ -14,6 +13,7 @@ from es_llm.checkpoint.identity import reference_name
 from es_llm.config import ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.data.loading import content_of
+from es_llm.rewards.loading import file_of
 from es_llm.trainer.arguments import IGNORED_COLUMNS
 from es_llm.trainer.state import RunState
 
@@ -57,11 +57,11 @@ def _of_script(script: ScriptArguments, streamed: bool) -> dict[str, Any]:
 
 
 def _of_files(script: ScriptArguments, streamed: bool) -> dict[str, Any]:
-    """SHA-256 of the files of a stream, and of each reward function's own; None where there is none."""
-    files = [Path(reference.rpartition(":")[0]) for reference in script.reward_funcs]
+    """SHA-256 of the files of a stream, and of the file that each reward function is read from; None if none is."""
+    files = [file_of(reference) for reference in script.reward_funcs]
     return {
         "dataset_files": _files(script) if streamed else None,
-        "reward_files": [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None for path in files],
+        "reward_files": [None if path is None else hashlib.sha256(path.read_bytes()).hexdigest() for path in files],
     }
 
 
