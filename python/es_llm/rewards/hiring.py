@@ -58,8 +58,7 @@ def may_fork() -> bool:
         if time.monotonic() > end:
             print(
                 f"es-llm: the import of the reward functions left {threads} thread{'s' * (threads != 1)} running, "
-                "which forked workers would lack: each worker is a program that loads the functions itself, which takes "
-                "longer",
+                "which forked workers would lack: each worker loads the functions itself, more slowly",
                 file=sys.stderr,
                 flush=True,
             )
