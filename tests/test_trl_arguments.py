@@ -44,37 +44,37 @@ def changed(config):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_defaults_of_others_are_no_wishes(cls):
-    told = taken(cls)
-    assert changed(told.config) == {}
-    assert told.notice == ""
-    assert told.source == ModelSource()
+    result = taken(cls)
+    assert changed(result.config) == {}
+    assert result.notice == ""
+    assert result.source == ModelSource()
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_options_that_mean_the_same_are_taken(cls):
-    told = taken(
+    result = taken(
         cls, output_dir="here", seed=7, max_steps=12, logging_steps=3, save_steps=4, save_total_limit=5,
         eval_strategy="steps", eval_steps=6, eval_on_start=True, report_to=["tensorboard"], run_name="name",
         metric_for_best_model="eval_accuracy", resume_from_checkpoint="here",
     )  # fmt: skip
-    assert changed(told.config) == {
+    assert changed(result.config) == {
         "output_dir": "here", "seed": 7, "max_steps": 12, "logging_steps": 3, "save_steps": 4, "save_total_limit": 5,
         "eval_steps": 6, "report_to": ["tensorboard"], "run_name": "name", "metric_for_best_model": "eval_accuracy",
         "resume_from_checkpoint": "here",
     }  # fmt: skip
-    assert told.notice == ""
+    assert result.notice == ""
 
 
 def test_options_of_trl_that_mean_the_same_are_taken():
-    told = taken(
+    result = taken(
         max_completion_length=64, shuffle_dataset=False, log_completions=True, num_completions_to_print=2,
         reward_weights=[1.0, 0.5], chat_template_kwargs={"enable_thinking": False},
     )  # fmt: skip
-    assert changed(told.config) == {
+    assert changed(result.config) == {
         "max_completion_length": 64, "shuffle_dataset": False, "log_completions": True, "num_completions_to_print": 2,
         "reward_weights": [1.0, 0.5], "chat_template_kwargs": {"enable_thinking": False},
     }  # fmt: skip
-    assert told.notice == ""
+    assert result.notice == ""
 
 
 @pytest.mark.parametrize(
@@ -91,20 +91,20 @@ def test_options_of_trl_that_mean_the_same_are_taken():
     ],
 )
 def test_the_type_of_the_live_weights(options, dtype):
-    told = taken(**options)
-    assert told.config.dtype == dtype
-    assert told.notice == ""
+    result = taken(**options)
+    assert result.config.dtype == dtype
+    assert result.notice == ""
 
 
 def test_how_the_model_is_loaded():
     kwargs = {"revision": "v2", "attn_implementation": "eager", "device_map": "auto", "dtype": None}
-    told = taken(model_init_kwargs=kwargs, trust_remote_code=True)
-    assert told.source == ModelSource(model_revision="v2", trust_remote_code=True, attn_implementation="eager")
-    assert "model_init_kwargs['device_map']='auto': see `device`" in told.notice
+    result = taken(model_init_kwargs=kwargs, trust_remote_code=True)
+    assert result.source == ModelSource(model_revision="v2", trust_remote_code=True, attn_implementation="eager")
+    assert "model_init_kwargs['device_map']='auto': see `device`" in result.notice
     assert taken(model_init_kwargs={"revision": "main"}).source == ModelSource()
-    told = taken(model_init_kwargs={"attn_implementation": "eager"}, loaded=True)
-    assert told.source == ModelSource()
-    assert "model_init_kwargs['attn_implementation']='eager': the model is given as a module" in told.notice
+    result = taken(model_init_kwargs={"attn_implementation": "eager"}, loaded=True)
+    assert result.source == ModelSource()
+    assert "model_init_kwargs['attn_implementation']='eager': the model is given as a module" in result.notice
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ def test_lengths_are_iterations(options, rows, wanted):
     ],
 )
 def test_what_is_left_out_is_named_with_its_value(options, rows, line):
-    told = taken(rows=rows, **options)
-    assert f"\n  {line}" in told.notice
-    assert told.notice.startswith("GRPOConfig: ")
+    result = taken(rows=rows, **options)
+    assert f"\n  {line}" in result.notice
+    assert result.notice.startswith("GRPOConfig: ")
 
 
 OTHER_VALUES = {
@@ -164,9 +164,9 @@ OTHER_VALUES = {
 @pytest.mark.parametrize("name", sorted(OTHER_VALUES))
 def test_each_option_of_grpo_alone_changes_nothing_but_the_notice(name):
     """And the same option by its name is refused, as ever."""
-    told = taken(**{name: OTHER_VALUES[name]})
-    assert changed(told.config) == {}
-    (line,) = told.notice.splitlines()[1:]
+    result = taken(**{name: OTHER_VALUES[name]})
+    assert changed(result.config) == {}
+    (line,) = result.notice.splitlines()[1:]
     assert line.startswith(f"  {name}=")
     assert line.endswith(f": {counterpart(name)}")
     with pytest.raises(ConfigError, match=f"unknown option '{name}'"):
@@ -197,14 +197,14 @@ def test_no_option_of_theirs_is_dropped_without_a_word(name):
     """Those of a new version included."""
     args = given()
     setattr(args, name, MEANINGFUL.get(name, "a value of nobody's"))
-    told = taken_from(args, rows=1000, loaded=False)
-    taken_over = changed(told.config) or told.source != ModelSource()
-    assert bool(taken_over) != (f"\n  {name}=" in told.notice) or name == "num_train_epochs"
+    result = taken_from(args, rows=1000, loaded=False)
+    taken_over = changed(result.config) or result.source != ModelSource()
+    assert bool(taken_over) != (f"\n  {name}=" in result.notice) or name == "num_train_epochs"
 
 
 def test_the_lower_the_better():
-    told = taken(metric_for_best_model="eval_error", greater_is_better=False)
-    assert changed(told.config) == {"metric_for_best_model": "eval_error", "greater_is_better": False}
+    result = taken(metric_for_best_model="eval_error", greater_is_better=False)
+    assert changed(result.config) == {"metric_for_best_model": "eval_error", "greater_is_better": False}
     assert changed(taken(metric_for_best_model="accuracy").config) == {"metric_for_best_model": "accuracy"}
 
 
@@ -214,13 +214,13 @@ def test_a_class_of_the_users_own():
         curriculum: str = "none"
         secret_token: str | None = None
 
-    told = taken(Mine, curriculum="hard", secret_token="abc", hub_token="def", hub_model_id="me/model", seed=3)
-    assert "\n  curriculum='hard': there is nothing like it here" in told.notice
-    assert "\n  secret_token=..." in told.notice
-    assert told.hub == HubTarget(model_id="me/model", token="def")
-    assert "abc" not in told.notice
-    assert "def" not in told.notice + repr(told.hub)
-    assert told.config.seed == 3
+    result = taken(Mine, curriculum="hard", secret_token="abc", hub_token="def", hub_model_id="me/model", seed=3)
+    assert "\n  curriculum='hard': there is nothing like it here" in result.notice
+    assert "\n  secret_token=..." in result.notice
+    assert result.hub == HubTarget(model_id="me/model", token="def")
+    assert "abc" not in result.notice
+    assert "def" not in result.notice + repr(result.hub)
+    assert result.config.seed == 3
 
 
 def test_values_that_we_refuse_are_named():

@@ -134,11 +134,11 @@ if __name__ == "__main__":
         give_up_rights(words["cpu_s"], words["memory_mb"])
         end_with_the_outer_one(outside)
     except OSError as error:
-        told: dict[str, object] = {"error": f"no sandbox: {error}"}
+        result: dict[str, object] = {"error": f"no sandbox: {error}"}
     else:
-        told = answer()
+        result = answer()
     try:
-        text = json.dumps(told, default=plain).encode()
+        text = json.dumps(result, default=plain).encode()
     except (TypeError, ValueError, RecursionError) as error:
         text = json.dumps({"error": f"its value is no JSON: {error}"}).encode()
     with os.fdopen(out, "wb") as file:

@@ -22,7 +22,7 @@ only: near its best a model is better than all of its members."""
 WINDOW: Final = 4
 SIGNIFICANT: Final = 4.0
 """The unperturbed model is broken if in the last 2 to `WINDOW` iterations at most half of the expected sound (or right)
-answers are left, by so many standard deviations fewer: then chance would do it in one long run of a hundred."""
+answers are left, and the difference is at least `SIGNIFICANT` standard deviations of a binomial count."""
 
 PAPER_SIGMA: Final = 1e-3
 """Qiu et al. (arXiv 2509.24372) use 5e-4 to 1.5e-3 for language models, and sigma / 2 as the learning rate."""

@@ -263,10 +263,11 @@ class Session(Program):
     def _why_failed(self) -> str:
         """The first failure of each reward function that failed, and the names of those that gave None throughout."""
         rewards = self._run.rewards
-        failed = [name for name in rewards.names if name in rewards.examples]
-        reasons = [f"; `{name}`: {rewards.examples[name].last_line}" for name in failed]
-        silent = [name for name in rewards.names if name in rewards.silent and name not in failed]
-        return "".join([*reasons, *(f"; `{name}` gave None for every completion" for name in silent)])
+        silent = {
+            name: f"; `{name}` gave None for every completion" for name in rewards.names if name in rewards.silent
+        }
+        failed = {name: f"; `{name}`: {failure.last_line}" for name, failure in rewards.examples.items()}
+        return "".join((silent | failed).get(name, "") for name in rewards.names)
 
     def _current(self) -> Iteration:
         if self._iteration is None or self._iteration.number != self._run.population.iteration:
