@@ -110,7 +110,7 @@ def test_the_form_of_messages(chat):
         ([USER], TEXT, True, {"chat": "raw"}, "`train_dataset` row 0: `chat` raw sends text prompts alone"),
         ("1?", TEXT, True, {"system_prompt": "be"}, "`system_prompt` needs a prompt of messages.*; `chat` chat"),
         ("1?", QUESTIONS, False, {"system_prompt": "be"}, "`system_prompt` needs .* tokenizer has no chat template"),
-        (" \n", QUESTIONS, True, {}, "`train_dataset` row 0: `prompt` must be text or messages, not empty"),
+        (" \n", QUESTIONS, True, {}, "`train_dataset` row 0: `prompt` must not be blank"),
         (json.dumps([USER]), TEXT, True, {}, "row 0: `prompt` is a text that holds messages; expected a list"),
         (repr([USER]), TEXT, False, {}, "is a text that holds messages"),
         ("1?", TEXT, True, {"system_prompt": "be", "chat": "raw"}, "`system_prompt` must be none with `chat` raw"),
