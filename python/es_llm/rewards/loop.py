@@ -106,7 +106,8 @@ class _Running:
         if not self._loop.is_closed():
             with contextlib.suppress(BaseException):
                 self._loop.run_until_complete(self._cancelled())
-            self._loop.close()
+            with contextlib.suppress(Exception):  # a thread of the function may close the loop at this moment
+                self._loop.close()
 
     async def _cancelled(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
