@@ -10,7 +10,7 @@ from typing import Any
 from es_llm.cli.options import one_process
 from es_llm.cli.quiet import quiet_libraries
 from es_llm.config.parser import Parser
-from es_llm.errors import ConfigError, JournalError, ResumeError
+from es_llm.errors import ConfigError, JournalError, ModelError, ResumeError
 from es_llm.team import Team
 
 mailbox = one_process
@@ -71,10 +71,10 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
     model = load_model(name, **where)
     device = device_of_rank(options.device, 0)
     table = ParameterTable.from_json(saved["model"]["parameters"])
-    only = [parameter.name for parameter in table.parameters]
-    weights = Weights(model, dtype=config["dtype"], frozen=config["frozen"], only=only, device=device)
-    if (other := weights.table.difference(table)) is not None:
-        raise ResumeError(f"base model {name!r} has other parameters than the journal's, `there`: {other}")
+    try:
+        weights = Weights(model, table, dtype=config["dtype"], device=device)
+    except ModelError as error:
+        raise ResumeError(f"base model {name!r} can't have the journal's weights: {error}") from error
     base = {"base_sha256": weights.sha256(), "frozen_sha256": weights.frozen_sha256()}
     if any(saved["model"][key] != value for key, value in base.items()):
         raise ResumeError(

@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from es_llm._core import MAX_RANK
 from es_llm.config.checks import check_types, make_plain, require
 from es_llm.config.fields import option, refuse_unknown
 from es_llm.config.replaced import counterpart, unknown_option
@@ -17,6 +18,7 @@ CHAT_FORMS = ("auto", "chat", "raw")
 FAILURE_POLICIES = ("zero", "worst", "drop_prompt", "raise")
 SCHEDULES = ("dynamic", "static")
 MASTER_DEVICES = ("auto", "device", "cpu")
+PERTURBATIONS = ("dense", "low_rank")
 
 
 @refuse_unknown(unknown_option)
@@ -109,7 +111,18 @@ class ESConfig:
     dtype: str | None = option(
         None, help="type of the live weights; default: the model's own", identity=True, choices=DTYPES
     )
-    frozen: list[str] = option([], help="name patterns of parameters that stay as they are", identity=True)
+    perturbation: str = option(
+        "dense",
+        help="noise of a matrix: one value per weight (dense), or a product of two thin factors (low_rank, as in EGGROLL); "
+        "other tensors always get dense noise",
+        identity=True,
+        choices=PERTURBATIONS,
+    )
+    rank: int = option(1, help="columns of the factors of low_rank noise", identity=True)
+    trainable: list[str] = option(
+        [], help="name patterns of the parameters to train; default: all. A pattern in `frozen` wins", identity=True
+    )
+    frozen: list[str] = option([], help="name patterns of parameters that keep their values", identity=True)
     device: str = option(
         "auto",
         help="where the model lives: cpu, cuda (each rank takes one of the visible GPUs), cuda:<number>, or auto "
@@ -232,6 +245,8 @@ class ESConfig:
             require(self, name, lambda v: 0 < v < float("inf"), "> 0 and finite")
             require(self, name, lambda v: 1e-45 <= v <= 3e38, "in the range of float32")
         require(self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`")
+        require(self, "rank", lambda v: 1 <= v <= MAX_RANK, f"an integer in [1, {MAX_RANK}]")
+        require(self, "rank", lambda v: v == 1 or self.perturbation == "low_rank", "1 without `perturbation` low_rank")
         for name in ("max_steps", "prompts_per_iteration", "prompts_per_unit", "max_completion_length"):
             require(self, name, lambda v: 0 < v < 2**32, "an integer > 0")
         for name in ("torch_threads", "logging_steps"):

@@ -1,14 +1,15 @@
-"""Master weights, the truth, and live weights, what the engine runs: on a CPU or a CUDA device.
+"""Master weights, which are the truth, and live weights, which the engine runs: on a CPU or a CUDA device.
 
 `master` is float32 and changes only by `update`. The live weights are the module's own parameters; they are
 always written from the masters (never undone by subtraction), so nothing drifts. Knows nothing of prompts,
 rewards or ranks. Formulas, per element, with the member's noise z:
 
-    perturb      live = round(fma(sign * sigma, z, master))
+    perturb      live = round(master + sign * sigma * z)
     unperturb    live = round(master)
     update       master += sum over the pairs, in order, of coefficient * z(pair)
 
-where `round` goes to the live type, to nearest even.
+where `round` goes to the live type, to nearest even. The parameter table says which noise a tensor gets: dense noise,
+or low-rank noise z = A B^T / sqrt(rank). `docs/noise.md` has the exact order of operations.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from es_llm._core import Member, Record, UpdateReport
+from es_llm._core import Member, Noise, Record, Terms, UpdateReport
 from es_llm.errors import ModelError
-from es_llm.model.device import master_place
+from es_llm.model.device import master_device_of
 from es_llm.model.live import DTYPES, Live, cast_parameters, check_parameters
-from es_llm.model.table import ParameterTable
+from es_llm.model.table import Parameter, ParameterTable
 from es_llm.noise.backend import NoiseBackend, backend_for
-from es_llm.noise.pending import Pending
+from es_llm.noise.deferred import Deferred
 
 logger = logging.getLogger(__name__)
 
@@ -44,108 +45,91 @@ class Weights:
 
     Args:
         module: its parameters and buffers are cast in place as if it was loaded in `dtype`: what its class keeps in
-            float32 stays so. Tied weights stay tied.
+            float32 stays float32. Tied weights stay tied.
+        table: the parameters to train, and their noise; default: all trainable ones, with dense noise. All other
+            parameters keep their values; they are cast too.
         dtype: live type, "float32", "bfloat16" or "float16"; None keeps the type of each parameter.
-        frozen: name patterns (`fnmatch`) of parameters that keep their values; they are cast too.
-        unused: names of parameters that no forward pass reads; they keep their values too.
-        only: names of the parameters that are trained, as a journal has them; default: all others.
-        device: where the module is moved to and the live weights are; None keeps the module where it is.
+        device: where the module is moved to and the live weights are; None leaves the module where it is.
         master_device: "device" keeps the masters there too, "cpu" in host memory (pinned, and streamed through the
-            device), "auto" as `master_place` says.
+            device), "auto" decides by `master_device_of`.
 
     Raises:
         ModelError: parameters that can't be trained: another device or type, not contiguous, overlapping,
-            not finite (also after rounding to `dtype`), or what `ParameterTable.from_module` refuses.
+            not finite (also after rounding to `dtype`), or not those of the table; see also
+            `ParameterTable.from_module`.
         ConfigError: another `master_device`.
-        KernelError: a device that the kernels don't work on.
+        KernelError: a device without kernels.
     """
 
     def __init__(
         self,
         module: torch.nn.Module,
+        table: ParameterTable | None = None,
         *,
         dtype: str | None = None,
-        frozen: Sequence[str] = (),
-        unused: Collection[str] = (),
-        only: Collection[str] | None = None,
         device: torch.device | None = None,
         master_device: str = "auto",
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise ModelError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        self.table = ParameterTable.from_module(module, frozen, unused=unused, only=only)
+        self.table = table or ParameterTable.from_module(module)
+        self.table.require_in(module)
         check_parameters(module, dtype)
         named = dict(module.named_parameters())
         trained = [named.pop(parameter.name) for parameter in self.table.parameters]
         self.device = _numbered(device if device is not None else trained[0].device)
-        place = master_place(
+        masters = master_device_of(
             master_device, self.device, masters=4 * self.table.elements, coming=_coming(module, dtype, self.device)
         )
-        self._backend: NoiseBackend = _backend(self.device, place)
-        self.master: list[torch.Tensor] = [_master(weight, place, self.device) for weight in trained]
+        self._backend: NoiseBackend = _backend(self.device, masters)
+        self.master: list[torch.Tensor] = [_master(weight, masters, self.device) for weight in trained]
         cast_parameters(module, dtype, self.device)
         self._live = [
             Live(parameter.name, weight) for parameter, weight in zip(self.table.parameters, trained, strict=True)
         ]
         self._frozen = [Live(name, weight) for name, weight in named.items()]
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self.unperturb()
         for live in (*self._live, *self._frozen):
             live.require_finite()
 
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        """The live types in use, in the order "float32", "bfloat16", "float16"."""
-        used = {live.dtype for live in self._live}
-        return tuple(name for name in DTYPES if name in used)
-
     def perturb(self, member: Member, *, run_seed: int, sigma: float) -> int:
         """Write the live weights of `member`; `sigma` is the scale of the noise, in the weights' unit.
 
-        Returns how many of them are NaN or infinite, and logs a warning for the first such member of each tensor.
+        Returns the number of live weights that are NaN or infinite, and logs a warning for the first such member of
+        each tensor.
         """
+        noise, scale = Noise(run_seed, member.iteration, member.pair), member.sign * sigma
         counts = self._pass(
-            lambda tensor, live, master: self._backend.perturb_into(
-                live.tensor(),
-                master,
-                scale=member.sign * sigma,
-                run_seed=run_seed,
-                iteration=member.iteration,
-                pair=member.pair,
-                tensor=tensor,
+            lambda parameter, live, master: self._backend.perturb(
+                live.tensor(), master, noise, scale, parameter.perturbed
             )
         )
-        return self._told_counts(counts, lambda live: f"in {live.dtype}, of {member}")
+        return self._warn(counts, lambda live: f"in {live.dtype}, of {member}")
 
     def unperturb(self) -> int:
-        """Write live = round(master); returns how many are NaN or infinite, warning as `perturb` does."""
-        counts = self._pass(lambda _, live, master: self._backend.round_into(live.tensor(), master))
-        return self._told_counts(counts, lambda live: f"in {live.dtype}, without noise")
+        """Write live = round(master); returns the number of NaN or infinite ones, and warns as `perturb` does."""
+        counts = self._pass(lambda _, live, master: self._backend.round(live.tensor(), master))
+        return self._warn(counts, lambda live: f"in {live.dtype}, without noise")
 
     def update(self, record: Record, *, run_seed: int) -> UpdateReport:
         """Move the masters by one iteration's record; returns the sum of the tensors' reports. Logs a warning for a
-        tensor of which weights have become NaN or infinite.
+        tensor whose weights have become NaN or infinite.
 
-        The live weights are left as they are: call `perturb` or `unperturb` before the next rollout.
+        The live weights don't change: call `perturb` or `unperturb` before the next rollout.
         """
-        pairs, coefficients = np.array(record.pairs, np.uint32), record.coefficients
+        terms = Terms(run_seed, record.iteration, record.coefficients, record.pairs)
         reports = self._pass(
-            lambda tensor, live, master: self._backend.accumulate(
-                master,
-                live_dtype=live.tensor().dtype,
-                pairs=pairs,
-                coefficients=coefficients,
-                run_seed=run_seed,
-                iteration=record.iteration,
-                tensor=tensor,
+            lambda parameter, live, master: self._backend.accumulate(
+                master, terms, parameter.perturbed, live.tensor().dtype
             )
         )
         where = f"after the update of step {record.iteration + 1}"
-        self._told_counts([report.nonfinite for report in reports], lambda _: where)
+        self._warn([report.nonfinite for report in reports], lambda _: where)
         return sum(reports[1:], start=reports[0])
 
     def reset(self, module: torch.nn.Module) -> None:
-        """Make the masters those of `module`, a fresh copy of the base model, and the live weights round(master).
+        """Copy the masters from `module`, a fresh copy of the base model, and write the live weights.
 
         Raises:
             ModelError: it has other parameters.
@@ -155,36 +139,34 @@ class Weights:
         self.unperturb()
 
     def master_state(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """The state of `module`, these weights' own, by name, with the masters in the place of its live weights."""
+        """The state of `module`, the one under training, by name, with masters instead of live weights."""
         named = dict(module.named_parameters())
         of = {named[row.name]: master for row, master in zip(self.table.parameters, self.master, strict=True)}
         aliases = module.named_parameters(remove_duplicate=False)
         return {**module.state_dict(), **{name: of[weight] for name, weight in aliases if weight in of}}
 
     def digest_of(self, module: torch.nn.Module) -> int:
-        """The digest that the masters of `module` would have; see `digest`.
+        """The digest of the weights of `module`, as if they were the masters; see `digest`.
 
         Raises:
             ModelError: it has other parameters.
         """
         backend = backend_for(torch.device("cpu"))
         digests = [
-            backend.digest(weight.to("cpu", torch.float32).contiguous(), tensor=parameter.tensor)
+            backend.digest(weight.to("cpu", torch.float32).contiguous(), parameter.whole)
             for parameter, weight in zip(self.table.parameters, self._parameters_of(module), strict=True)
         ]
         return sum(backend.settle(digests)) % _DIGEST_MODULUS
 
     def _parameters_of(self, module: torch.nn.Module) -> list[torch.Tensor]:
         """The table's parameters in another module of the same kind."""
+        self.table.require_in(module)
         named = dict(module.named_parameters())
-        for parameter, master in zip(self.table.parameters, self.master, strict=True):
-            if parameter.name not in named or named[parameter.name].shape != master.shape:
-                raise ModelError(f"the model has no parameter `{parameter.name}` of shape {tuple(master.shape)}")
         return [named[parameter.name].detach() for parameter in self.table.parameters]
 
     def digest(self) -> int:
-        """64-bit digest of the masters' bits: the sum over the tensors modulo 2**64. Frozen weights are not in."""
-        digests = self._pass(lambda tensor, _, master: self._backend.digest(master, tensor=tensor))
+        """64-bit digest of the masters' bits: the sum over the tensors modulo 2**64, without frozen weights."""
+        digests = self._pass(lambda parameter, _, master: self._backend.digest(master, parameter.whole))
         return sum(digests) % _DIGEST_MODULUS
 
     def sha256(self) -> str:
@@ -195,28 +177,30 @@ class Weights:
         """SHA-256 of the frozen parameters in the module's order, as little-endian words of their own types."""
         return _sha256([live.tensor() for live in self._frozen])
 
-    def _pass(self, work: Callable[[int, Live, torch.Tensor], T | Pending[T]]) -> list[T]:
-        """What `work` gives for each (tensor id, live, master), in table order. The device is waited for once, at the
-        end; also if the work fails, so that nothing goes on behind an exception's back."""
-        results: list[T | Pending[T]] = []
+    def _pass(self, work: Callable[[Parameter, Live, torch.Tensor], T | Deferred[T]]) -> list[T]:
+        """The results of `work` for each (parameter, live, master), in table order.
+
+        Waits for the device once, at the end; also if `work` fails, so that nothing is in progress after an exception.
+        """
+        results: list[T | Deferred[T]] = []
         try:
             for parameter, live, master in zip(self.table.parameters, self._live, self.master, strict=True):
-                results.append(work(parameter.tensor, live, master))
+                results.append(work(parameter, live, master))
         finally:
             settled = self._backend.settle(results)
         return settled
 
-    def _told_counts(self, counts: Sequence[int], where: Callable[[Live], str]) -> int:
-        """Their sum; the first time that a tensor's isn't 0, say where."""
+    def _warn(self, counts: Sequence[int], where: Callable[[Live], str]) -> int:
+        """The sum of the counts of NaN or infinite weights; logs the first count of each tensor that isn't 0."""
         for live, count in zip(self._live, counts, strict=True):
-            if count and live.name not in self._told:
-                self._told.add(live.name)
+            if count and live.name not in self._warned:
+                self._warned.add(live.name)
                 logger.warning("`%s`: %d weights are NaN or infinite, %s", live.name, count, where(live))
         return sum(counts)
 
 
 def _numbered(device: torch.device) -> torch.device:
-    """The device as its tensors name it: "cuda" alone has no index."""
+    """The device with its index: "cuda" alone has none, tensors' devices do."""
     if device.type != "cuda":
         return device
     from es_llm.noise.cuda import cuda_device
@@ -233,7 +217,7 @@ def _backend(device: torch.device, masters: torch.device) -> NoiseBackend:
 
 
 def _coming(module: torch.nn.Module, dtype: str | None, device: torch.device) -> int:
-    """Bytes of live weights that aren't on the device yet."""
+    """Bytes of live weights that are still to be moved to the device."""
     return sum(
         weight.numel() * (DTYPES[dtype].itemsize if dtype is not None else weight.element_size())
         for weight in module.parameters()
@@ -241,10 +225,10 @@ def _coming(module: torch.nn.Module, dtype: str | None, device: torch.device) ->
     )
 
 
-def _master(weight: torch.Tensor, place: torch.device, device: torch.device) -> torch.Tensor:
+def _master(weight: torch.Tensor, masters: torch.device, device: torch.device) -> torch.Tensor:
     """A float32 copy of a weight; pinned in host memory if the live weights are on another device."""
-    master = weight.detach().to(place, torch.float32, copy=True).contiguous()
-    return master.pin_memory() if place != device else master
+    master = weight.detach().to(masters, torch.float32, copy=True).contiguous()
+    return master.pin_memory() if masters != device else master
 
 
 def _sha256(tensors: Sequence[torch.Tensor]) -> str:

@@ -35,6 +35,8 @@ from es_llm.model.files import some
 from es_llm.model.left_out import left_out_of
 from es_llm.model.live import DTYPES, cast_parameters
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
+from es_llm.model.selection import Selection
+from es_llm.model.table import ParameterTable
 from es_llm.model.used import groups
 from es_llm.model.weights import Weights
 from es_llm.rewards.processes import open_standard_descriptors
@@ -194,9 +196,14 @@ class ESTrainer(TrlFace):
         )
         weights = Weights(
             self.model,
+            ParameterTable.from_module(
+                self.model,
+                Selection(include=args.trainable, exclude=args.frozen),
+                unused=self._unused,
+                perturbation=args.perturbation,
+                rank=args.rank,
+            ),
             dtype=args.dtype,
-            frozen=args.frozen,
-            unused=self._unused,
             device=device_of_rank(args.device, self.team.local_rank),
             master_device=args.master_device,
         )

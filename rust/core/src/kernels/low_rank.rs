@@ -56,8 +56,11 @@ pub(super) fn scaled(factor: f32, rank: usize) -> f32 {
 }
 
 impl LowRank {
-    /// Fails where a factor's noise isn't, or the block doesn't match the slice.
-    pub(super) fn check(&self, values: usize) -> Result<(), KernelError> {
+    /// Checks that the block has `values` values, and that its factors have addresses.
+    ///
+    /// # Errors
+    /// [`KernelError::Rank`], [`KernelError::Shape`], [`KernelError::Address`].
+    pub fn check(&self, values: usize) -> Result<(), KernelError> {
         if !(1..=MAX_RANK).contains(&self.rank) {
             return Err(KernelError::Rank(self.rank));
         }

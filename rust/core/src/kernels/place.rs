@@ -38,6 +38,14 @@ impl Place {
         }
     }
 
+    /// Checks that `count` values from here have addresses.
+    ///
+    /// # Errors
+    /// [`KernelError::Rows`] for rows that overlap, are empty or don't fill the slice; [`KernelError::Address`].
+    pub fn check(&self, count: usize) -> Result<(), KernelError> {
+        self.stream(Kind::Dense, count).map(|_| ())
+    }
+
     /// The noise that `count` values from here lie in.
     ///
     /// # Errors
