@@ -1,5 +1,6 @@
 """A model's weights on the CUDA backends: the bits of the CPU, and one wait for each pass over the tensors."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,7 @@ from es_llm import _core
 from es_llm.model import weights
 from es_llm.model.weights import Weights
 from es_llm.noise.cuda import CudaBackend
-from es_llm.noise.pending import Pending
+from es_llm.noise.deferred import Deferred
 from es_llm.noise.streamed import StreamedBackend
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture
@@ -99,13 +100,18 @@ def test_a_pass_reads_the_device_once(on_triton, traffic):
         assert sorted(traffic) == ["from_numpy"] * (2 if name == "update" else 0) + ["tolist"], name
 
 
-def test_members_are_sent_when_they_change(on_triton, traffic):
-    update = {"run_seed": 1, "iteration": 0, "live_dtype": "float32", "tensor": 0}
-    one, two = (torch.tensor([value, 2.0]).numpy() for value in (1.0, -1.0))
+def test_terms_are_sent_when_they_change(on_triton, traffic):
+    one, two = (_core.Terms(1, 0, np.float32([value, 2.0])) for value in (1.0, -1.0))
     traffic.clear()
-    for pairs, coefficients in (([1, 2], one), ([1, 2], one.copy()), ([1, 2], two), ([2, 1], two), ([1, 2], one)):
-        on_triton.accumulate(torch.zeros(16), pairs=pairs, coefficients=coefficients, **update)
-    assert traffic == ["from_numpy"] * 8
+    for terms in (one, one, two, two, one):
+        on_triton.accumulate(torch.zeros(16), terms, _core.Slice(0, 16), torch.float32)
+    assert traffic == ["from_numpy"] * 6
+    traffic.clear()
+    for noise, scale in ((3, 1.0), (3, 1.0), (4, 1.0), (4, -1.0)):
+        master = torch.zeros(4, 4)
+        at = _core.LowRank(0, (4, 4), 1)
+        on_triton.perturb(torch.empty(4, 4), master, _core.Noise(1, 0, noise), scale, at)
+    assert traffic == ["from_numpy"] * 6
 
 
 def test_a_pass_that_fails_ends_with_a_wait(monkeypatch):
@@ -116,11 +122,11 @@ def test_a_pass_that_fails_ends_with_a_wait(monkeypatch):
             self.ended = []
             self._calls = 0
 
-        def round_into(self, _live, _master):
+        def round(self, _live, _master):
             self._calls += 1
             if self._calls == 3:
                 raise KeyboardInterrupt
-            return Pending(torch.zeros(1, dtype=torch.int64), lambda numbers: numbers[0])
+            return Deferred(torch.zeros(1, dtype=torch.int64), lambda numbers: numbers[0])
 
         def settle(self, results):
             self.ended.append(len(results))

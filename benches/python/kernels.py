@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from answers import check_live, check_low_rank, check_update, masters_of
+from answers import check_live, check_low_rank, check_update, masters_of, terms_of
 from measure import copy_bandwidth, in_turn, machine, noise_rate, peak_bytes, seconds_of
 from peer import PeerLoop
 
@@ -34,6 +34,7 @@ from es_llm.checkpoint.replay import replay
 from es_llm.model.device import free_memory
 from es_llm.model.weights import Weights
 from es_llm.noise.backend import backend_for
+from es_llm.noise.perturbation import whole_tensor
 
 SIGMA = 1e-3
 LEARNING_RATE = 5e-4
@@ -122,17 +123,10 @@ class Ours:
         self.weights.update(self.record, run_seed=RUN_SEED)
 
     def low_rank_update(self) -> None:
-        backend, pairs = backend_for(self.weights.device), np.array(self.record.pairs, np.uint32)
+        backend, terms = backend_for(self.weights.device), terms_of(self.record, RUN_SEED)
         reports = [
-            backend.accumulate_low_rank(
-                master,
-                rank=self.rank,
-                live_dtype=torch.bfloat16,
-                pairs=pairs,
-                coefficients=self.record.coefficients,
-                run_seed=RUN_SEED,
-                iteration=self.record.iteration,
-                tensor=tensor,
+            backend.accumulate(
+                master, terms, whole_tensor(tensor, tuple(master.shape), "low_rank", self.rank), torch.bfloat16
             )
             for tensor, master in enumerate(self.weights.master)
             if master.ndim == 2

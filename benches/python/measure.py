@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from es_llm._core import Slice, Terms
 from es_llm.noise.backend import backend_for
 
 PAUSE: Final = 0.3
@@ -87,21 +88,13 @@ def copy_bandwidth(device: torch.device) -> float:
 
 def noise_rate(device: torch.device) -> float:
     """Noise values per second where memory doesn't count: an update of 64 pairs over weights that fit the cache."""
-    pairs, coefficients = list(range(64)), np.ones(64, np.float32)
+    terms = Terms(1, 0, np.ones(64, np.float32))
     master = torch.zeros(1 << 22 if device.type == "cuda" else 1 << 18, device=device)
-    backend = backend_for(device)
+    backend, at = backend_for(device), Slice(0, master.numel())
 
     def work() -> None:
         for _ in range(10):
-            backend.accumulate(
-                master,
-                live_dtype=torch.float32,
-                pairs=pairs,
-                coefficients=coefficients,
-                run_seed=1,
-                iteration=0,
-                tensor=0,
-            )
+            backend.accumulate(master, terms, at, torch.float32)
 
     return 10 * 64 * master.numel() / in_turn({"noise": work}, 5, device)["noise"]
 

@@ -95,14 +95,6 @@ class Slice:
     def __new__(
         cls, tensor: int, size: int, *, element: int = 0, columns: int | None = None, stride: int | None = None
     ) -> Self: ...
-    @staticmethod
-    def along(tensor: int, shape: Sequence[int], dim: int = 0, start: int = 0, stop: int | None = None) -> Slice:
-        """Indices [start, stop) of dimension `dim` of a whole tensor of this shape.
-
-        Raises:
-            KernelError: a dimension or an index that the tensor doesn't have.
-            NoiseAddressError: as the class.
-        """
     @property
     def tensor(self) -> int: ...
     @property

@@ -113,8 +113,8 @@ class ESConfig:
     )
     perturbation: str = option(
         "dense",
-        help="noise of a matrix: one value per weight (dense), or a product of two thin factors (low_rank, as in EGGROLL); "
-        "other tensors always get dense noise",
+        help="noise of a matrix: one value per weight (dense), or a product of two thin factors (low_rank, as in "
+        "EGGROLL); other tensors always get dense noise",
         identity=True,
         choices=PERTURBATIONS,
     )

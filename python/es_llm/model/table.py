@@ -103,9 +103,9 @@ class ParameterTable:
         ]
         if not named:
             total = sum(1 for _ in module.parameters())
+            out = total - len(selected)
             raise ModelError(
-                f"the model has no trainable parameter: {total} in all, {total - len(selected)} excluded by `trainable` "
-                "or `frozen`"
+                f"the model has no trainable parameter: {total} in all, {out} excluded by `trainable` or `frozen`"
             )
         if len(named) > MAX_TENSORS:
             raise ModelError(f"the model has {len(named)} trainable tensors, expected at most {MAX_TENSORS}")

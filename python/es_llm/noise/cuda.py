@@ -115,8 +115,8 @@ def triton_kernels() -> Kernels:
     knob = getattr(triton, "knobs", None)  # since Triton 3.4
     if (knob and knob.runtime.interpret) or not isinstance(kernels.weights.fill, triton.JITFunction):
         raise KernelError(
-            "the CUDA kernels must be compiled, but Triton interprets them (TRITON_INTERPRET is set): interpreted casts and "
-            "products round differently, which changes the bits; unset TRITON_INTERPRET, or use the CPU backend"
+            "the CUDA kernels must be compiled, but Triton interprets them (TRITON_INTERPRET is set): interpreted "
+            "casts and products round differently, which changes the bits; unset TRITON_INTERPRET or use the CPU backend"
         )
     return kernels
 

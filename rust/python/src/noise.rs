@@ -69,27 +69,20 @@ impl Noise {
     }
 
     fn __repr__(&self) -> String {
-        let Self {
-            run_seed,
-            iteration,
-            pair,
-        } = self;
-        format!("Noise(run_seed={run_seed}, iteration={iteration}, pair={pair})")
+        format!(
+            "Noise(run_seed={}, iteration={}, pair={})",
+            self.run_seed, self.iteration, self.pair
+        )
     }
 }
 
 impl Noise {
     /// The address of this noise at the first element of a tensor.
     pub fn address(self, tensor: u32) -> NoiseAddress {
-        let Self {
-            run_seed,
-            iteration,
-            pair,
-        } = self;
         NoiseAddress {
-            run_seed,
-            iteration,
-            pair,
+            run_seed: self.run_seed,
+            iteration: self.iteration,
+            pair: self.pair,
             tensor,
             element: 0,
         }
@@ -110,65 +103,41 @@ pub struct Slice {
 #[pymethods]
 impl Slice {
     #[new]
-    #[pyo3(signature = (tensor, size, *, element = None, columns = None, stride = None))]
+    #[pyo3(signature = (tensor, size, *, element = 0, columns = None, stride = None))]
     fn new(
         tensor: Any<'_, '_>,
         size: Any<'_, '_>,
-        element: Option<Any<'_, '_>>,
+        #[pyo3(from_py_with = element_word)] element: u64,
         columns: Option<Any<'_, '_>>,
         stride: Option<Any<'_, '_>>,
     ) -> PyResult<Self> {
         let py = tensor.py();
-        let run = (word(size, "size")?, word(tensor, "tensor")?);
-        let element = element.map_or(Ok(0), |element| word(element, "element"))?;
-        match (columns, stride) {
-            (None, None) => Self::checked(py, run, element, None),
-            (Some(columns), Some(stride)) => {
-                let rows = (word(columns, "columns")?, word(stride, "stride")?);
-                Self::checked(py, run, element, Some(rows))
-            }
-            _ => Err(raise(
-                py,
-                "KernelError",
-                "`columns` and `stride` must be given together",
-            )),
-        }
-    }
-
-    /// Indices [start, stop) of dimension `dim` of a whole tensor of this shape.
-    #[staticmethod]
-    #[pyo3(signature = (tensor, shape, dim = 0, start = 0, stop = None))]
-    fn along(
-        tensor: Any<'_, '_>,
-        shape: Vec<u64>,
-        dim: usize,
-        start: u64,
-        stop: Option<u64>,
-    ) -> PyResult<Self> {
-        let py = tensor.py();
-        let refuse = |message: String| Err(raise(py, "KernelError", &message));
-        let Some(&count) = shape.get(dim) else {
-            return refuse(format!(
-                "`dim` must be in [0, {}) for shape {shape:?}, got {dim}",
-                shape.len()
-            ));
+        let (tensor, size) = (word(tensor, "tensor")?, word::<usize>(size, "size")?);
+        let one = (size as u64).max(1);
+        let row = Self {
+            tensor,
+            size,
+            element,
+            columns: one,
+            stride: one,
         };
-        let stop = stop.unwrap_or(count);
-        if start > stop || stop > count {
-            return refuse(format!(
-                "a slice must have 0 <= start <= stop <= {count} in dimension {dim} of {shape:?}, got {start} and {stop}"
-            ));
-        }
-        let product = |sizes: &[u64]| sizes.iter().fold(1_u64, |a, b| a.saturating_mul(*b));
-        let inner = product(&shape[dim + 1..]);
-        let columns = (stop - start).saturating_mul(inner);
-        let size = product(&shape[..dim]).saturating_mul(columns);
-        let rows = (columns > 0).then_some((columns, count.saturating_mul(inner)));
-        let run = (
-            usize::try_from(size).unwrap_or(usize::MAX),
-            word(tensor, "tensor")?,
-        );
-        Self::checked(py, run, start.saturating_mul(inner), rows)
+        let slice = match (columns, stride) {
+            (None, None) => row,
+            (Some(columns), Some(stride)) => Self {
+                columns: word(columns, "columns")?,
+                stride: word(stride, "stride")?,
+                ..row
+            },
+            _ => {
+                let message = "`columns` and `stride` must be given together";
+                return Err(raise(py, "KernelError", message));
+            }
+        };
+        let checked = slice.place(Noise::default()).check(size);
+        checked.map_err(|error| to_python(py, &error))?;
+        // Rows that follow each other are one row.
+        let is_row = slice.columns == slice.stride || slice.columns == one;
+        Ok(if is_row { row } else { slice })
     }
 
     /// One past the last element.
@@ -186,71 +155,28 @@ impl Slice {
     }
 
     fn __repr__(&self) -> String {
-        let Self {
-            tensor,
-            size,
-            element,
-            columns,
-            stride,
-        } = self;
         format!(
-            "Slice(tensor={tensor}, size={size}, element={element}, columns={columns}, stride={stride})"
+            "Slice(tensor={}, size={}, element={}, columns={}, stride={})",
+            self.tensor, self.size, self.element, self.columns, self.stride
         )
     }
 }
 
 impl Slice {
-    /// The slice, if the core takes it. Rows that follow each other become one.
-    fn checked(
-        py: Python<'_>,
-        (size, tensor): (usize, u32),
-        element: u64,
-        rows: Option<(u64, u64)>,
-    ) -> PyResult<Self> {
-        let one = (size as u64).max(1);
-        let (columns, stride) = rows.unwrap_or((one, one));
-        let slice = Self {
-            tensor,
-            size,
-            element,
-            columns,
-            stride,
-        };
-        let place = slice.place(Noise::default());
-        place.check(size).map_err(|error| to_python(py, &error))?;
-        let is_run = columns == stride || columns == one;
-        let (columns, stride) = if is_run {
-            (one, one)
-        } else {
-            (columns, stride)
-        };
-        Ok(Self {
-            columns,
-            stride,
-            ..slice
-        })
-    }
-
     /// The slice's values in this noise, as the core names them.
     pub fn place(self, noise: Noise) -> Place {
-        let Self {
-            tensor,
-            size,
-            element,
-            columns,
-            stride,
-        } = self;
         let address = NoiseAddress {
-            element,
-            ..noise.address(tensor)
+            element: self.element,
+            ..noise.address(self.tensor)
         };
-        if columns == stride && columns == (size as u64).max(1) {
+        let one = (self.size as u64).max(1);
+        if [self.columns, self.stride] == [one, one] {
             return Place::run(address);
         }
         Place {
             address,
-            columns,
-            stride,
+            columns: self.columns,
+            stride: self.stride,
         }
     }
 }
@@ -269,13 +195,13 @@ pub struct LowRank {
 #[pymethods]
 impl LowRank {
     #[new]
-    #[pyo3(signature = (tensor, shape, rank, *, row = None, column = None))]
+    #[pyo3(signature = (tensor, shape, rank, *, row = 0, column = 0))]
     fn new(
         tensor: Any<'_, '_>,
         shape: Any<'_, '_>,
         rank: Any<'_, '_>,
-        row: Option<Any<'_, '_>>,
-        column: Option<Any<'_, '_>>,
+        #[pyo3(from_py_with = row_word)] row: u64,
+        #[pyo3(from_py_with = column_word)] column: u64,
     ) -> PyResult<Self> {
         let py = tensor.py();
         let block = Self {
@@ -287,8 +213,51 @@ impl LowRank {
             rank: in_range(rank, "KernelError", || {
                 format!("`rank` must be in [1, {MAX_RANK}], got {rank}")
             })?,
-            row: row.map_or(Ok(0), |row| word(row, "row"))?,
-            column: column.map_or(Ok(0), |column| word(column, "column"))?,
+            row,
+            column,
+        };
+        let matrix = block.matrix(Noise::default());
+        let refuse = |error: KernelError| to_python(py, &error);
+        matrix.check(block.size()).map_err(refuse)?;
+        Ok(block)
+    }
+
+    /// Number of values.
+    #[getter]
+    pub fn size(&self) -> usize {
+        self.shape.0.saturating_mul(self.shape.1)
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "LowRank(tensor={}, shape={:?}, rank={}, row={}, column={})",
+            self.tensor, self.shape, self.rank, self.row, self.column
+        )
+    }
+}
+
+impl LowRank {
+    #[new]
+    #[pyo3(signature = (tensor, shape, rank, *, row = 0, column = 0))]
+    fn new(
+        tensor: Any<'_, '_>,
+        shape: Any<'_, '_>,
+        rank: Any<'_, '_>,
+        #[pyo3(from_py_with = row_word)] row: u64,
+        #[pyo3(from_py_with = column_word)] column: u64,
+    ) -> PyResult<Self> {
+        let py = tensor.py();
+        let block = Self {
+            tensor: word(tensor, "tensor")?,
+            shape: shape.extract().map_err(|_| {
+                let message = format!("low-rank noise is for matrices, got shape {shape}");
+                raise(py, "KernelError", &message)
+            })?,
+            rank: in_range(rank, "KernelError", || {
+                format!("`rank` must be in [1, {MAX_RANK}], got {rank}")
+            })?,
+            row,
+            column,
         };
         let matrix = block.matrix(Noise::default());
         let refuse = |error: KernelError| to_python(py, &error);
@@ -393,13 +362,10 @@ impl Terms {
     }
 
     fn __repr__(&self) -> String {
-        let Self {
-            run_seed,
-            iteration,
-            ..
-        } = self;
         format!(
-            "Terms(run_seed={run_seed}, iteration={iteration}, pairs={})",
+            "Terms(run_seed={}, iteration={}, pairs={})",
+            self.run_seed,
+            self.iteration,
             self.pairs.len()
         )
     }
@@ -435,6 +401,21 @@ fn philox4x32<'py>(counters: Any<'_, 'py>, key: (u32, u32)) -> PyResult<Bound<'p
         Ok::<_, KernelError>(words.collect())
     })?;
     words.into_pyarray(py).reshape([counters.len(), 4])
+}
+
+/// The word `element`, for `from_py_with`.
+fn element_word(value: Any<'_, '_>) -> PyResult<u64> {
+    word(value, "element")
+}
+
+/// The word `row`, for `from_py_with`.
+fn row_word(value: Any<'_, '_>) -> PyResult<u64> {
+    word(value, "row")
+}
+
+/// The word `column`, for `from_py_with`.
+fn column_word(value: Any<'_, '_>) -> PyResult<u64> {
+    word(value, "column")
 }
 
 /// One unsigned word of an address; out of its range is a `NoiseAddressError`.

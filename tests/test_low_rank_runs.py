@@ -1,0 +1,102 @@
+"""A low-rank run trains, resumes, replays and agrees on any number of ranks, bit for bit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from es_llm import _core
+from es_llm._core import Journal
+from tests.commands import SMALL, base_sha256, es_llm, result, rewards
+
+LOW_RANK = ["train", *SMALL, "--seed", "7", "--perturbation", "low_rank", "--rank", "1"]
+
+
+def run(*words, ranks=None):
+    process = es_llm(*words, ranks=ranks)
+    assert process.returncode == 0, process.stderr
+    return process
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Directory of a run of three iterations in one process."""
+    directory = tmp_path_factory.mktemp("low_rank") / "run"
+    run(*LOW_RANK, "--max_steps", "3", "--output_dir", str(directory))
+    return directory
+
+
+def parameters(directory: Path):
+    """The parameter table in the journal's header."""
+    return json.loads(Journal.read(directory / "journal.es").header)["identity"]["model"]["parameters"]
+
+
+def test_it_trains_with_low_rank_noise_on_matrices_alone(alone, tmp_path):
+    assert result(alone)["weights_sha256"] != base_sha256(alone)
+    assert len(set(rewards(alone))) == 3
+    for entry in parameters(alone):
+        assert ("rank" in entry) == (len(entry["shape"]) == 2)
+        assert entry.get("perturbation", "low_rank") == "low_rank"
+    last = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines() if "update/norm" in line][-1]
+    assert last["update/norm"] > 0
+    assert 0 < last["update/cosine"] <= 1
+    dense = tmp_path / "dense"
+    run("train", *SMALL, "--seed", "7", "--max_steps", "3", "--output_dir", str(dense))
+    assert base_sha256(dense) == base_sha256(alone)
+    assert result(dense)["weights_sha256"] != result(alone)["weights_sha256"]
+    assert all(set(entry) == {"name", "shape"} for entry in parameters(dense))
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_any_number_of_ranks_gives_the_same_bits(alone, tmp_path, ranks):
+    directory = tmp_path / "run"
+    run(*LOW_RANK, "--max_steps", "3", "--output_dir", str(directory), ranks=ranks)
+    assert result(directory)["ranks"] == ranks
+    assert result(directory)["weights_sha256"] == result(alone)["weights_sha256"]
+    assert rewards(directory) == rewards(alone)
+
+
+def test_resume_gives_the_same_bits(alone, tmp_path):
+    directory = tmp_path / "run"
+    run(*LOW_RANK, "--max_steps", "1", "--output_dir", str(directory))
+    words = [*LOW_RANK, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory), "--max_steps", "3"]
+    for other, option in ((["--perturbation", "dense"], "perturbation"), (["--rank", "2"], "rank")):
+        refused = es_llm(*words, *other)
+        assert refused.returncode != 0
+        assert f"`config.{option}` was" in refused.stderr
+    run(*words)
+    assert result(directory)["weights_sha256"] == result(alone)["weights_sha256"]
+    assert rewards(directory) == rewards(alone)
+
+
+def test_replay_gives_the_same_bits(alone, tmp_path):
+    run("replay", str(alone), "--output_dir", str(tmp_path / "replayed"))
+    assert result(tmp_path / "replayed")["weights_sha256"] == result(alone)["weights_sha256"]
+
+
+def test_a_run_of_some_parameters_replays(tmp_path):
+    directory = tmp_path / "run"
+    words = ["--trainable", "*mlp*", "*norm*", "--frozen", "*norm.weight", "--max_steps", "2"]
+    run(*LOW_RANK, *words, "--output_dir", str(directory))
+    names = [entry["name"] for entry in parameters(directory)]
+    assert names
+    assert all("mlp" in name and not name.endswith("norm.weight") for name in names)
+    assert result(directory)["weights_sha256"] != base_sha256(directory)
+    run("replay", str(directory), "--output_dir", str(tmp_path / "replayed"))
+    assert result(tmp_path / "replayed")["weights_sha256"] == result(directory)["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rank", "2"], "`rank` must be 1 without `perturbation` low_rank, got 2"),
+        (["--perturbation", "low_rank", "--rank", "0"], f"`rank` must be an integer in [1, {_core.MAX_RANK}], got 0"),
+        (["--perturbation", "sparse"], "`perturbation` must be one of"),
+        (["--trainable", "*mpl*"], "`trainable`: the pattern '*mpl*' matches no parameter; the nearest names are"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, words, message):
+    refused = es_llm("train", *SMALL, *words, "--output_dir", str(tmp_path / "run"))
+    assert refused.returncode != 0
+    assert message in refused.stderr
