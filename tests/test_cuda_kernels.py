@@ -231,8 +231,8 @@ class Counted:
 
 @pytest.mark.parametrize(("columns", "used"), [(96, 0.75), (512, 1), (1376, 0.75), (4096, 1), (5000, 0.75)])
 def test_short_rows_waste_few_lanes(columns, used):
-    """Columns of an output projection on 8 devices, say, in rows of 4096."""
-    shard, kernels = Slice(77, 8 * columns, columns=columns, stride=4096), Counted()
+    """Columns of an output projection that is split over devices, for example."""
+    shard, kernels = Slice(77, 8 * columns, columns=columns, stride=8192), Counted()
     launch = Launcher(torch.device("cpu"), kernels)
     master = torch.zeros(shard.size)
     launch.perturb(master, master, launch.counter(), NOISE, 1.0, shard)
@@ -344,6 +344,8 @@ def test_refused_tensors(backend, message):
     live, master = REFUSED[message](lambda *shape, **kind: torch.zeros(*shape, device=backend.device, **kind))
     with pytest.raises(KernelError, match=message):
         backend.round(live, master)
+    if message == "same number of elements":
+        message = "`live` must have the 4 values of its slice, got 5"
     with pytest.raises(KernelError, match=message):
         backend.perturb(live, master, NOISE, 1.0, run(master.numel()))
 

@@ -26,6 +26,12 @@ def alone(tmp_path_factory):
     return directory
 
 
+def metrics(directory: Path):
+    """The metrics of each iteration."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "reward" in line]
+
+
 def parameters(directory: Path):
     """The parameter table in the journal's header."""
     return json.loads(Journal.read(directory / "journal.es").header)["identity"]["model"]["parameters"]
@@ -37,9 +43,10 @@ def test_it_trains_with_low_rank_noise_on_matrices_alone(alone, tmp_path):
     for entry in parameters(alone):
         assert ("rank" in entry) == (len(entry["shape"]) == 2)
         assert entry.get("perturbation", "low_rank") == "low_rank"
-    last = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines() if "update/norm" in line][-1]
-    assert last["update/norm"] > 0
-    assert 0 < last["update/cosine"] <= 1
+    assert len(metrics(alone)) == 3
+    for line in metrics(alone):
+        assert line["update/norm"] > 0
+        assert 0 < line["update/cosine"] <= 1
     dense = tmp_path / "dense"
     run("train", *SMALL, "--seed", "7", "--max_steps", "3", "--output_dir", str(dense))
     assert base_sha256(dense) == base_sha256(alone)

@@ -116,7 +116,7 @@ def triton_kernels() -> Kernels:
     if (knob and knob.runtime.interpret) or not isinstance(kernels.weights.fill, triton.JITFunction):
         raise KernelError(
             "the CUDA kernels must be compiled, but Triton interprets them (TRITON_INTERPRET is set): interpreted "
-            "casts and products round differently, which changes the bits; unset TRITON_INTERPRET or use the CPU backend"
+            "casts and products round differently, which changes the bits; unset it, or use the CPU backend"
         )
     return kernels
 

@@ -237,55 +237,6 @@ impl LowRank {
 }
 
 impl LowRank {
-    #[new]
-    #[pyo3(signature = (tensor, shape, rank, *, row = 0, column = 0))]
-    fn new(
-        tensor: Any<'_, '_>,
-        shape: Any<'_, '_>,
-        rank: Any<'_, '_>,
-        #[pyo3(from_py_with = row_word)] row: u64,
-        #[pyo3(from_py_with = column_word)] column: u64,
-    ) -> PyResult<Self> {
-        let py = tensor.py();
-        let block = Self {
-            tensor: word(tensor, "tensor")?,
-            shape: shape.extract().map_err(|_| {
-                let message = format!("low-rank noise is for matrices, got shape {shape}");
-                raise(py, "KernelError", &message)
-            })?,
-            rank: in_range(rank, "KernelError", || {
-                format!("`rank` must be in [1, {MAX_RANK}], got {rank}")
-            })?,
-            row,
-            column,
-        };
-        let matrix = block.matrix(Noise::default());
-        let refuse = |error: KernelError| to_python(py, &error);
-        matrix.check(block.size()).map_err(refuse)?;
-        Ok(block)
-    }
-
-    /// Number of values.
-    #[getter]
-    pub fn size(&self) -> usize {
-        self.shape.0.saturating_mul(self.shape.1)
-    }
-
-    fn __repr__(&self) -> String {
-        let Self {
-            tensor,
-            shape,
-            rank,
-            row,
-            column,
-        } = self;
-        format!(
-            "LowRank(tensor={tensor}, shape={shape:?}, rank={rank}, row={row}, column={column})"
-        )
-    }
-}
-
-impl LowRank {
     /// The block's values in this noise, as the core names them.
     pub fn matrix(self, noise: Noise) -> CoreLowRank {
         CoreLowRank {
