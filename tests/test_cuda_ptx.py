@@ -115,7 +115,7 @@ def low_rank(dtype):
     return launches
 
 
-WRITTEN = {"fill": 32, "factors": 32, "perturb": 36, "accumulate": 2 * 36, "round_into": 0, "digest": 0}
+WRITTEN = {"fill": 32, "factors": 32, "perturb": 36, "accumulate": 2 * 36, "round": 0, "digest": 0}
 """Fused multiplications in the source of a dense kernel, for a thread's values of a tile: 32 per block of noise."""
 
 
@@ -177,7 +177,7 @@ def test_what_the_compiler_makes(compiled, tmp_path, architecture, name):
     assert made
     for kernel in made:
         check_arithmetic(kernel, name)
-        if kernel.name in ("perturb", "round_into", "accumulate"):
+        if kernel.name in ("perturb", "round", "accumulate"):
             check_rounding(kernel, name.split("-")[-1])
         if kernel.name == "accumulate":
             check_report(kernel, values=32 if name.startswith("low") else 8)

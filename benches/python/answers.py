@@ -81,5 +81,5 @@ def check_low_rank(before: np.ndarray, after: np.ndarray, record: _core.Record, 
 
 
 def terms_of(record: _core.Record, run_seed: int) -> Terms:
-    """What a record adds up."""
+    """The terms of a record."""
     return Terms(run_seed, record.iteration, record.coefficients, record.pairs)

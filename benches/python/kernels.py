@@ -1,4 +1,4 @@
-"""Perturb + restore, update, low-rank update and replay: ours beside the peer loop and beside plain memory copy.
+"""Perturb + restore, update, low-rank update and replay: ours, the peer loop and a plain memory copy.
 
     python benches/python/kernels.py                  100 M parameters, float32 and bfloat16, 2 threads, N = 30
     python benches/python/kernels.py --replay_iterations 500
@@ -49,7 +49,7 @@ MEMORY_LIMIT = 64e6
 
 @dataclass
 class Setting:
-    """What is timed, and on what; `cores` is 1 for a GPU."""
+    """The options of a bench; `cores` is 1 for a GPU."""
 
     device: torch.device
     dtype: torch.dtype
@@ -77,7 +77,7 @@ def module_of(setting: Setting) -> torch.nn.Module:
 
 
 def weights_of(module: torch.nn.Module) -> Weights:
-    """Masters beside the live weights: what is timed are the kernels, not a bus."""
+    """Weights with masters and live weights on one device: the bench times kernels, not a bus."""
     return Weights(module, master_device="device")
 
 
@@ -85,7 +85,7 @@ def require_room(setting: Setting) -> None:
     """Refuse what doesn't fit a GPU: masters, our live weights and the peers', and the peers' largest sums.
 
     Raises:
-        SystemExit: says what is missing, and what to do.
+        SystemExit: names the missing memory, and a size that fits.
     """
     if setting.device.type == "cpu":
         return

@@ -19,7 +19,7 @@ from es_llm.noise.backend import backend_for
 PAUSE: Final = 0.3
 """Seconds before each turn: torch's threads go on spinning for a while after their last work."""
 TURN: Final = 0.4
-"""Seconds that a turn takes at least: what is short is done again and again."""
+"""Least seconds of a turn: short work is repeated."""
 
 
 def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, float]:
@@ -35,8 +35,8 @@ def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.dev
 
 
 def turn(work: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of the calls of a turn. Where there are several the first one doesn't count: cores that slept
-    through the pause take tens of milliseconds to be awake, and none sleeps before a kernel in a run."""
+    """Median seconds of the calls of a turn, without the first one if there are several: cores that slept through the
+    pause take tens of milliseconds to wake up, and in a run no core sleeps before a kernel."""
     calls: list[float] = []
     while not calls or sum(calls) < TURN:
         calls.append(seconds_of(work, device))
@@ -59,14 +59,14 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
-    """Memory that `work` needs for itself while it runs, beyond what was held before; None where it can't be told."""
+    """Peak memory of `work` beyond the memory held before; None where it can't be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
         return None
     before = _status("VmRSS")

@@ -239,11 +239,11 @@ def digest(master: NDArray[np.float32], at: Slice) -> int:
 
 @final
 class UpdateReport:
-    """What an update did to one tensor or to several (reports add up with `+`).
+    """The effect of an update on one tensor or on several (reports add up with `+`).
 
     With u the intended update of an element and d the change of its rounded live weight: `moved` counts the live
-    weights that became another value, `nonfinite` those that are NaN or infinite afterwards; the three sums are those
-    of u^2, d^2 and u d over the elements of which d is finite.
+    weights that changed their value, `nonfinite` those that are NaN or infinite afterwards; the three sums are those
+    of u^2, d^2 and u d over the elements whose d is finite.
     """
 
     def __new__(
@@ -260,10 +260,10 @@ class UpdateReport:
     def elements(self) -> int: ...
     @property
     def moved(self) -> int:
-        """Elements whose rounded live value became another, NaN and infinity among them; one that was NaN stays."""
+        """Elements whose rounded live value changed, also to NaN or infinity; a NaN that stays NaN hasn't changed."""
     @property
     def update_norm(self) -> float:
-        """L2 norm of the intended update, weights that aren't finite left out."""
+        """L2 norm of the intended update, without weights that aren't finite."""
     @property
     def cosine(self) -> float:
         """Cosine between the intended update and the change of the rounded live weights; NaN if either is zero."""

@@ -90,7 +90,7 @@ class Launcher:
         """live = round(master)."""
         grid, common = _grid(Slice(0, live.numel()), _SIZES, 1)
         where = {"size": common["columns"], **{name: common[name] for name in ("T", "B", "EVEN", "num_warps")}}
-        kernel = self._kernels.weights.round_into
+        kernel = self._kernels.weights.round
         self._run(kernel, grid, _stored(live), master, wrong, LIVE=name_of(live.dtype), **where)
 
     def accumulate(self, master: torch.Tensor, terms: Terms, at: At, live_dtype: str) -> torch.Tensor:

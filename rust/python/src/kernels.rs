@@ -2,7 +2,7 @@
 
 use es_core::kernels::{
     self, Bf16, Dtype, F16, F32, KernelError, Kernels, Live, LiveType, LowRank as CoreLowRank,
-    LowRankUpdate, Path, Place, Update,
+    LowRankUpdate, Path, Position, Update,
 };
 use numpy::Element;
 use pyo3::prelude::*;
@@ -54,8 +54,8 @@ fn fill(out: Any<'_, '_>, noise: &Noise, at: &Slice, kind: &str) -> PyResult<()>
     let mut out = writable::<f32>(out, "out")?;
     let out = out.as_slice_mut()?;
     require_size(py, "out", out.len(), at.size)?;
-    let place = at.place(*noise);
-    detached(py, || chosen().fill_of(kind, place, out))
+    let position = at.position(*noise);
+    detached(py, || chosen().fill_of(kind, position, out))
 }
 
 /// live = round(master + scale * noise), to the type `dtype`; returns the number of live values that are NaN or infinite.
@@ -70,7 +70,7 @@ fn perturb(
     dtype: &str,
 ) -> PyResult<u64> {
     let source = match at {
-        At::Dense(slice) => Source::Dense(scale, slice.place(*noise)),
+        At::Dense(slice) => Source::Dense(scale, slice.position(*noise)),
         At::LowRank(block) => Source::LowRank(scale, block.matrix(*noise)),
     };
     write(live, master, dtype, source, Some(at.size()))
@@ -97,9 +97,9 @@ fn accumulate(master: Any<'_, '_>, terms: &Terms, at: At, dtype: &str) -> PyResu
     let noise = terms.noise();
     let report = detached(py, || match at {
         At::Dense(slice) => {
-            let place = slice.place(noise);
+            let position = slice.position(noise);
             let update = Update {
-                place,
+                position,
                 pairs,
                 coefficients,
                 dtype,
@@ -127,8 +127,8 @@ fn digest(master: Any<'_, '_>, at: &Slice) -> PyResult<u64> {
     let master = readable::<f32>(master, "master")?;
     let master = master.as_slice()?;
     require_size(py, "master", master.len(), at.size)?;
-    let place = at.place(Noise::default());
-    detached(py, || chosen().digest(master, place))
+    let position = at.position(Noise::default());
+    detached(py, || chosen().digest(master, position))
 }
 
 /// Instruction set that the kernels use from now on, by name; None for the fastest. Never changes the bits.
@@ -169,7 +169,7 @@ fn kernel_threads() -> usize {
     kernels::kernel_threads()
 }
 
-/// What an update did to one tensor or to several (reports add up with `+`).
+/// The effect of an update on one tensor or on several (reports add up with `+`).
 #[pyclass(frozen, module = "es_llm._core")]
 struct UpdateReport(kernels::UpdateReport);
 
@@ -243,7 +243,7 @@ impl UpdateReport {
     }
 }
 
-/// Where the weights lie, and so which kind of noise they get.
+/// The position of the weights, whose type decides their kind of noise.
 #[derive(Clone, Copy, FromPyObject)]
 enum At {
     Dense(Slice),
@@ -259,11 +259,11 @@ impl At {
     }
 }
 
-/// What is added to the master before it is rounded.
+/// The noise that is added to the master before rounding.
 #[derive(Clone, Copy)]
 enum Source {
     Nothing,
-    Dense(f32, Place),
+    Dense(f32, Position),
     LowRank(f32, CoreLowRank),
 }
 
@@ -300,11 +300,9 @@ fn write_as<L: LiveType<Bits: Element>>(
     apart(py, ("live", live), ("master", master))?;
     let live = wrap(live);
     detached(py, || match source {
-        Source::Nothing => chosen().round_into(live, master),
-        Source::Dense(scale, place) => chosen().perturb_into(live, master, scale, place),
-        Source::LowRank(scale, matrix) => {
-            chosen().perturb_low_rank_into(live, master, scale, matrix)
-        }
+        Source::Nothing => chosen().round(live, master),
+        Source::Dense(scale, position) => chosen().perturb(live, master, scale, position),
+        Source::LowRank(scale, matrix) => chosen().perturb_low_rank(live, master, scale, matrix),
     })
 }
 

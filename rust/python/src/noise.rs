@@ -1,7 +1,7 @@
 //! The value objects of the kernels: which noise, where in which tensor, and which terms of a sum. Each is checked once,
 //! when it is made, by the core's own rules; the kernels take them as they are. And the bare generator.
 
-use es_core::kernels::{KernelError, LowRank as CoreLowRank, MAX_RANK, Place};
+use es_core::kernels::{KernelError, LowRank as CoreLowRank, MAX_RANK, Position};
 use es_core::noise::{self, Kind, NoiseAddress, NoiseError};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
@@ -133,7 +133,7 @@ impl Slice {
                 return Err(raise(py, "KernelError", message));
             }
         };
-        let checked = slice.place(Noise::default()).check(size);
+        let checked = slice.position(Noise::default()).check(size);
         checked.map_err(|error| to_python(py, &error))?;
         // Rows that follow each other are one row.
         let is_row = slice.columns == slice.stride || slice.columns == one;
@@ -164,16 +164,16 @@ impl Slice {
 
 impl Slice {
     /// The slice's values in this noise, as the core names them.
-    pub fn place(self, noise: Noise) -> Place {
+    pub fn position(self, noise: Noise) -> Position {
         let address = NoiseAddress {
             element: self.element,
             ..noise.address(self.tensor)
         };
         let one = (self.size as u64).max(1);
         if [self.columns, self.stride] == [one, one] {
-            return Place::run(address);
+            return Position::run(address);
         }
-        Place {
+        Position {
             address,
             columns: self.columns,
             stride: self.stride,
