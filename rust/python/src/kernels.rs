@@ -9,7 +9,8 @@ use pyo3::prelude::*;
 
 use crate::arrays::{apart, readable, writable};
 use crate::door::{CoreError, detached, raise, to_python};
-use crate::noise::{Any, LowRank, Noise, Slice, Terms, in_range, kind};
+use crate::noise::{Any, Noise, Terms, in_range, kind};
+use crate::slices::{At, Slice};
 
 /// Adds this file's functions to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -240,22 +241,6 @@ impl UpdateReport {
             "UpdateReport(elements={elements}, moved={moved}, update_norm={norm:.6e}, cosine={cosine:.6}, \
              nonfinite={nonfinite})"
         )
-    }
-}
-
-/// The position of the weights, whose type decides their kind of noise.
-#[derive(Clone, Copy, FromPyObject)]
-enum At {
-    Dense(Slice),
-    LowRank(LowRank),
-}
-
-impl At {
-    fn size(self) -> usize {
-        match self {
-            Self::Dense(slice) => slice.size,
-            Self::LowRank(block) => block.size(),
-        }
     }
 }
 

@@ -11,6 +11,7 @@ mod kernels;
 mod noise;
 mod population;
 mod schedule;
+mod slices;
 mod team;
 mod watchdog;
 

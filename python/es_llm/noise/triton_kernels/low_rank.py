@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 
 from es_llm.noise.triton_kernels.normals import in_order, noise
-from es_llm.noise.triton_kernels.span import counters, inside, span
 from es_llm.noise.triton_kernels.rounding import converted, magnitude, mend, too_large
+from es_llm.noise.triton_kernels.span import counters, inside, span
 from es_llm.noise.triton_kernels.update import report
 
 _SCALARS = ["element", "columns", "programs", "word", "iteration", "k0", "k1", "rows", "rank", "lines"]

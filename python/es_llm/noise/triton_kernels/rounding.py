@@ -53,8 +53,8 @@ def too_large(largest, LIVE: tl.constexpr):
 
 @triton.jit
 def mend(pointers, mask, LIVE: tl.constexpr):
-    """Gives the NaNs stored at `pointers` their bits; the number of values there that are NaN or infinite, int64. A barrier must
-    part it from what stored them."""
+    """Gives the NaNs stored at `pointers` their bits; returns the number of values there that are NaN or infinite, int64.
+    A barrier must stand between the stores and this."""
     if LIVE == "float32":
         wrong = (tl.abs(tl.load(pointers, mask=mask, other=0.0)) < float("inf")) == 0
     else:

@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 
 from es_llm.noise.triton_kernels.normals import in_order, noise
-from es_llm.noise.triton_kernels.span import counters, inside, span
 from es_llm.noise.triton_kernels.rounding import add, nearest_f32
+from es_llm.noise.triton_kernels.span import counters, inside, span
 
 
 @triton.jit(
@@ -73,7 +73,7 @@ def accumulate(
 @triton.jit
 def report(sums, intended, old, new, LIVE: tl.constexpr):
     """Five f64: the number of live values that change, the number that aren't finite afterwards, and the sums of u^2,
-    d^2 and u d over the elements whose d is finite; u is the intended update, d the change of the rounded live value."""
+    d^2 and u d over the elements whose d is finite, with u the intended update and d the change of the rounded value."""
     before, after = nearest_f32(old, LIVE), nearest_f32(new, LIVE)
     change = after - before
     finite = tl.abs(change) < float("inf")

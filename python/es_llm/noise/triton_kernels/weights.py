@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 
 from es_llm.noise.triton_kernels.normals import in_order, noise
-from es_llm.noise.triton_kernels.span import counters, inside, span
 from es_llm.noise.triton_kernels.rounding import add, converted, magnitude, mend, too_large
+from es_llm.noise.triton_kernels.span import counters, inside, span
 
 _ADDRESS = ["element", "stride", "columns", "programs", "word", "pair", "iteration", "k0", "k1", "tensor", "scale"]
 
