@@ -53,7 +53,7 @@ def too_large(largest, LIVE: tl.constexpr):
 
 @triton.jit
 def mend(pointers, mask, LIVE: tl.constexpr):
-    """Gives the NaNs stored at `pointers` their bits; returns the number of values there that are NaN or infinite, int64.
+    """Corrects the bits of NaNs stored at `pointers`; returns the number of NaN or infinite values there, int64.
     A barrier must stand between the stores and this."""
     if LIVE == "float32":
         wrong = (tl.abs(tl.load(pointers, mask=mask, other=0.0)) < float("inf")) == 0

@@ -73,7 +73,7 @@ def accumulate(
 @triton.jit
 def report(sums, intended, old, new, LIVE: tl.constexpr):
     """Five f64: the number of live values that change, the number that aren't finite afterwards, and the sums of u^2,
-    d^2 and u d over the elements whose d is finite, with u the intended update and d the change of the rounded value."""
+    d^2 and u d over the elements whose d is finite, u the intended update, d the change of the rounded value."""
     before, after = nearest_f32(old, LIVE), nearest_f32(new, LIVE)
     change = after - before
     finite = tl.abs(change) < float("inf")
