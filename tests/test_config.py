@@ -13,11 +13,10 @@ import torch
 import es_llm
 from es_llm import ESTrainer
 from es_llm.config import ESConfig, ScriptArguments
-from es_llm.config.embedded import EMBEDDED_DEFAULTS
 from es_llm.config.fields import option_fields
 from es_llm.config.files import read_config
 from es_llm.config.parser import Parser, add_options
-from es_llm.config.resolve import as_mapping, resolve
+from es_llm.config.resolve import EMBEDDED_DEFAULTS, resolve
 from es_llm.errors import ConfigError
 from es_llm.tasks import load_task
 
@@ -54,15 +53,15 @@ def test_task_args_merge_name_by_name():
 
 def test_resolved_options_resolve_to_themselves():
     pair = resolve({"sigma": 0.5, "task_args": {"train_size": 7}})
-    assert resolve(as_mapping(*pair)) == pair
+    assert resolve({name: value for part in pair for name, value in dataclasses.asdict(part).items()}) == pair
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sigma": 0}, "`sigma` must be > 0 and finite, got 0"),
-        ({"sigma": -0.1}, "`sigma` must be > 0 and finite, got -0.1"),
-        ({"sigma": float("inf")}, "`sigma` must be > 0"),
+        ({"sigma": 0}, "`sigma` must be a number > 0 and in the range of float32, got 0"),
+        ({"sigma": -0.1}, "`sigma` must be a number > 0 and in the range of float32, got -0.1"),
+        ({"sigma": float("inf")}, "`sigma` must be a number > 0"),
         ({"sigma": float("nan")}, "`sigma` must be a number"),
         ({"sigma": "big"}, "`sigma` must be a number, got 'big'"),
         ({"population_size": 0}, "`population_size` must be an integer in [2, 2**24], got 0"),
@@ -72,8 +71,18 @@ def test_resolved_options_resolve_to_themselves():
         ({"population_size": 5, "antithetic": True}, "even with `antithetic`, got 5"),
         ({"seed": -1}, "`seed` must be an integer in"),
         ({"seed": 2**64}, "`seed` must be an integer in"),
-        ({"learning_rate": 0}, "`learning_rate` must be > 0"),
-        ({"max_steps": 0}, "`max_steps` must be an integer > 0"),
+        ({"learning_rate": 0}, "`learning_rate` must be a number > 0"),
+        ({"max_steps": 0}, "`max_steps` must be an integer > 0 and < 2**32, got 0"),
+        ({"max_steps": 2**32}, "`max_steps` must be an integer > 0 and < 2**32, got 4294967296"),
+        ({"logging_steps": 0}, "`logging_steps` must be an integer > 0, got 0"),
+        ({"save_total_limit": 0}, "`save_total_limit` must be an integer > 0, or none, got 0"),
+        ({"unit_timeout_s": float("inf")}, "`unit_timeout_s` must be a number >= 0 and finite, got inf"),
+        ({"device": "gpu"}, "`device` must be auto, cpu, cuda or cuda:<number>, got 'gpu'"),
+        (
+            {"chat_template_kwargs": {"a": object}},
+            "`chat_template_kwargs` must hold texts, numbers, lists and mappings",
+        ),
+        ({"schedule": "static"}, "unknown option 'schedule'; did you mean 'assignment'?"),
         ({"dtype": "float8"}, "`dtype` must be one of float32, bfloat16, float16, got 'float8'"),
         ({"shaping": "rank"}, "`shaping` must be one of zscore, centered_rank"),
         ({"failure_policy": "ignore"}, "`failure_policy` must be one of"),
