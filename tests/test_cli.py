@@ -70,14 +70,14 @@ def test_eval_tells_where_completions_are(tmp_path):
     assert code == 0, err
     assert f"completions  {tmp_path / 'D' / 'completions'}/eval-rank*.parquet" in err
     assert (tmp_path / "D" / "completions" / "eval-rank0.parquet").is_file()
-    assert "completions aren't kept: `log_completions` needs `output_dir`" in told(*words)[2]
+    assert "completions are not kept: `log_completions` needs `output_dir`" in told(*words)[2]
 
 
-def test_replay_of_the_first_steps(tmp_path, monkeypatch):
+def test_replay_of_the_first_iterations(tmp_path, monkeypatch):
     directory = tmp_path / "D"
     assert told("train", *SMALL, "--max_steps", "3", "--output_dir", str(directory))[0] == 0
     assert told("train", *SMALL, "--max_steps", "2", "--output_dir", str(tmp_path / "shorter"))[0] == 0
-    code, out, _ = told("replay", str(directory), "--output_dir", str(tmp_path / "E"), "--steps", "2")
+    code, out, _ = told("replay", str(directory), "--output_dir", str(tmp_path / "E"), "--iterations", "2")
     assert code == 0
     assert result(tmp_path / "E")["weights_sha256"] == result(tmp_path / "shorter")["weights_sha256"]
     assert result(tmp_path / "E")["weights_sha256"] in out
@@ -86,9 +86,9 @@ def test_replay_of_the_first_steps(tmp_path, monkeypatch):
     code, out, _ = told("replay", str(directory), "--output_dir", str(tmp_path / "G"), "--kernel_threads", "2")
     assert (code, used) == (0, [2])
     assert result(directory)["weights_sha256"] in out
-    code, _, err = told("replay", str(directory), "--output_dir", str(tmp_path / "F"), "--steps", "9")
+    code, _, err = told("replay", str(directory), "--output_dir", str(tmp_path / "F"), "--iterations", "9")
     assert code == 2
-    assert "`steps` must be in [0, 3], got 9" in err
+    assert "`iterations` must be in [0, 3], got 9" in err
 
 
 def test_output_directories_are_numbered(tmp_path, monkeypatch):
