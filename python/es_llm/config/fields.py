@@ -78,12 +78,13 @@ def option_fields(*classes: type) -> dict[str, Field[Any]]:
 
 
 def option_topics(*classes: type) -> dict[str, list[Field[Any]]]:
-    """Topic -> its options, in order. Groups of several dataclasses that have the same topic are merged."""
+    """Topic -> its options, in order. Groups of the same topic are merged, where the last of them stands."""
     topics: dict[str, list[Field[Any]]] = {}
     group: list[Field[Any]] = []
     for spec in option_fields(*classes).values():
         if spec.metadata["topic"] is not None:
-            group = topics.setdefault(spec.metadata["topic"], [])
+            group = topics.pop(spec.metadata["topic"], [])
+            topics[spec.metadata["topic"]] = group
         group.append(spec)
     return topics
 

@@ -29,7 +29,7 @@ class ScriptArguments:
         None,
         help=f"name of the task, or reasoning_gym:NAME; default: {DEFAULT_TASK}, or no task with `dataset_name`",
         identity=True,
-        topic="Task, data and rewards",
+        topic="Task and data",
     )
     task_args: dict[str, Any] = option({}, help="options of the task, as name=value", identity=True)
     dataset_name: str | None = option(
@@ -64,6 +64,7 @@ class ScriptArguments:
         [],
         help="reward functions in place of the task's: package.module.function or file.py:function",
         identity=True,
+        topic="Rewards",
     )
 
     comm: str = option(
