@@ -25,9 +25,13 @@ Each option is a flag (`--sigma 0.001`), a name in a YAML or TOML file (`--confi
 [`ScriptArguments`](../python/es_llm/config/script.py). Flags override the file. A list is given as `--frozen A B`, a
 mapping as `--task_args name=value other=value`, and true or false as `--antithetic` or `--antithetic false`.
 
-Options with "yes" in the column "identity" decide the weights of the run, bit for bit. The journal holds their values, and
-a run can only be resumed with the same values. The other options may change when a run is resumed, as long as the model
-stays the same. An empty default means that the option is not set; the last column says what then happens.
+Options with "yes" in the column "identity" decide the weights of the run, bit for bit. The journal holds their values,
+and a run can only be resumed with the same values. The other options may change when a run is resumed, as long as the
+model stays the same. An option with an empty default is not set by default.
+"""
+
+TABLE = """| option | values | default | identity | meaning |
+| --- | --- | --- | --- | --- |
 """
 
 EMBEDDED = """
@@ -43,9 +47,7 @@ def page() -> str:
     hints = {**declared_types(ScriptArguments), **declared_types(ESConfig)}
     parts = [HEAD]
     for topic, specs in option_topics(ScriptArguments, ESConfig).items():
-        parts.append(
-            f"\n## {topic}\n\n| option | values | default | identity | meaning |\n| --- | --- | --- | --- | --- |\n"
-        )
+        parts.append(f"\n## {topic}\n\n{TABLE}")
         parts += [row(spec, hints[spec.name]) for spec in specs]
     parts += [EMBEDDED, "| option | default |\n| --- | --- |\n"]
     parts += [f"| `{name}` | {shown(value)} |\n" for name, value in EMBEDDED_DEFAULTS.items()]

@@ -9,9 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(path for room in ("docs", "dev", "benches") for path in ROOT.glob(f"{room}/*.md"))]
-)
+PAGES = sorted(path for room in (".", "benches", "dev", "docs") for path in ROOT.glob(f"{room}/*.md"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
