@@ -88,7 +88,7 @@ def _as_json(name: str, value: dict[Any, Any]) -> Any:
 
 def _as_number(value: Any, declared: Any) -> Any:
     """Text with an exponent as a number, where a number is declared."""
-    parts = _parts(declared)
+    parts = union_parts(declared)
     if isinstance(value, str) and float in parts and str not in parts and EXPONENT.match(value.strip()):
         return float(value)
     lists = [part for part in parts if typing.get_origin(part) is list]
@@ -104,7 +104,7 @@ def declared_types(cls: type) -> dict[str, Any]:
 
 def type_name(declared: Any) -> str:
     """An annotation in words, such as "an integer or none"."""
-    if len(parts := _parts(declared)) > 1:
+    if len(parts := union_parts(declared)) > 1:
         return " or ".join(map(type_name, parts))
     names = {
         int: "an integer",
@@ -124,7 +124,7 @@ def allowed_values(spec: Field[Any], declared: Any) -> str:
         return f"one of {', '.join(spec.metadata['choices'])}"
     if spec.metadata["within"] is None:
         return type_name(declared)
-    first, *others = _parts(declared)
+    first, *others = union_parts(declared)
     kind = "" if first is str else f"{type_name(first)} "
     return f"{kind}{spec.metadata['within'].text}{', or none' if others else ''}"
 
@@ -141,7 +141,7 @@ def _check(spec: Field[Any], value: Any, declared: Any) -> None:
 
 def _matches(value: Any, declared: Any) -> bool:
     """True if the value has the declared type; an int is accepted where a float is declared."""
-    if len(parts := _parts(declared)) > 1:
+    if len(parts := union_parts(declared)) > 1:
         return any(_matches(value, part) for part in parts)
     if declared in (Any, None, type(None)):
         return declared is Any or value is None
@@ -154,7 +154,7 @@ def _matches(value: Any, declared: Any) -> bool:
     return isinstance(value, typing.get_origin(declared) or declared)
 
 
-def _parts(declared: Any) -> tuple[Any, ...]:
+def union_parts(declared: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     is_union = typing.get_origin(declared) in (typing.Union, types.UnionType)
     return typing.get_args(declared) if is_union else (declared,)

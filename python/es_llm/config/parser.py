@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import Field
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import yaml
 
-from es_llm.config.checks import declared_types
+from es_llm.config.checks import declared_types, type_name, union_parts
 from es_llm.config.fields import default_of, option_topics
 from es_llm.config.files import read_scalar
 from es_llm.config.foreign import unknown_option
@@ -51,14 +50,14 @@ def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
         for spec in specs:
             name = spec.name
             keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(spec), "dest": name}
-            declared, optional = _without_none(hints[name]), _without_none(hints[name]) != hints[name]
+            declared, *others = union_parts(hints[name])
             if typing.get_origin(declared) is list:
                 item = typing.get_args(declared)[0]
                 keywords.update(nargs="*", type=_converter(item, name), metavar=_metavar(item))
             elif typing.get_origin(declared) is dict:
                 keywords.update(nargs="*", action=_Mapping, metavar="NAME=VALUE")
             else:
-                keywords.update(type=_converter(declared, name, optional), metavar=_metavar(declared))
+                keywords.update(type=_converter(declared, name, optional=bool(others)), metavar=_metavar(declared))
                 if declared is bool:
                     keywords.update(nargs="?", const=True)
             group.add_argument(f"--{name}", **keywords)
@@ -81,28 +80,22 @@ class _Mapping(argparse.Action):
         setattr(namespace, self.dest, mapping)
 
 
-def _converter(declared: Any, name: str, optional: bool = False) -> Any:
+def _converter(declared: Any, name: str, *, optional: bool = False) -> Any:
+    """A function from the text of a flag to a value of the declared type."""
+
     def convert(text: str) -> Any:
         if optional and text.lower() == "none":
             return None
-        if declared is bool:
-            truth = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-            if text.lower() not in truth:
-                raise argparse.ArgumentTypeError(f"`{name}` must be true or false, got {text!r}")
-            return truth[text.lower()]
         try:
-            return declared(text)
-        except ValueError:
-            expected = {int: "an integer", float: "a number"}[declared]
-            raise argparse.ArgumentTypeError(f"`{name}` must be {expected}, got {text!r}") from None
+            return _TRUTH[text.lower()] if declared is bool else declared(text)
+        except (KeyError, ValueError):
+            message = f"`{name}` must be {type_name(declared)}, got {text!r}"
+            raise argparse.ArgumentTypeError(message) from None
 
     return convert
 
 
-def _without_none(declared: Any) -> Any:
-    if typing.get_origin(declared) in (typing.Union, types.UnionType):
-        return next(part for part in typing.get_args(declared) if part is not type(None))
-    return declared
+_TRUTH: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 def _metavar(declared: Any) -> str:
