@@ -75,10 +75,7 @@ class ESConfig:
         topic="Prompts and completions",
     )
     prompts_per_unit: int = option(
-        64,
-        help="prompts per unit of work: one rank evaluates a unit as one batch",
-        identity=True,
-        within=UINT32,
+        64, help="prompts per unit of work: one rank evaluates a unit as one batch", identity=True, within=UINT32
     )
     prompt_schedule: str = option(
         "epochs",
@@ -132,9 +129,7 @@ class ESConfig:
         within=_SECONDS,
     )
     reward_memory_mb: int = option(
-        4096,
-        help="megabytes that a worker may use beyond its memory at the start; 0: no limit",
-        within=NOT_NEGATIVE,
+        4096, help="megabytes that a worker may use beyond its memory at the start; 0: no limit", within=NOT_NEGATIVE
     )
 
     dtype: str | None = option(
@@ -175,9 +170,7 @@ class ESConfig:
         within=NOT_NEGATIVE,
     )
     eval_temperature: float = option(
-        1.0,
-        help="temperature of these samples",
-        within=Range(lambda value: 0 < value < float("inf"), "> 0 and finite"),
+        1.0, help="temperature of these samples", within=Range(lambda value: 0 < value < float("inf"), "> 0 and finite")
     )
     eval_kl: bool = option(
         False,
@@ -188,9 +181,7 @@ class ESConfig:
     )
     greater_is_better: bool = option(True, help="whether a larger value of that metric is better")
     early_stopping_patience: int = option(
-        0,
-        help="stop after N evaluations in a row without a better value of that metric; 0: never",
-        within=NOT_NEGATIVE,
+        0, help="stop after N evaluations in a row without a better value of that metric; 0: never", within=NOT_NEGATIVE
     )
 
     logging_steps: int = option(1, help="log every N iterations", within=POSITIVE, topic="Logging")

@@ -56,8 +56,7 @@ def refuse_unknown(error: Callable[[str, Iterable[str]], Exception]) -> Callable
     """A decorator: the dataclass raises `error(name, known names)` for an option that it doesn't have."""
 
     def decorate(cls: type[Options]) -> type[Options]:
-        init = cls.__init__
-        known = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]
+        init, known = cls.__init__, option_fields(cls)
 
         @functools.wraps(init)
         def checked(self: Any, **options: Any) -> None:
