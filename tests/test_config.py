@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import es_llm
-from es_llm import ESTrainer
+from es_llm import ESTrainer, _core
 from es_llm.config import ESConfig, ScriptArguments
-from es_llm.config.fields import option_fields
+from es_llm.config.fields import option_fields, option_topics
 from es_llm.config.files import read_config
+from es_llm.config.foreign import foreign_options
 from es_llm.config.parser import Parser, add_options
 from es_llm.config.resolve import EMBEDDED_DEFAULTS, resolve
 from es_llm.errors import ConfigError
@@ -162,6 +163,44 @@ def test_bad_files_are_named(tmp_path, name, text, message):
     with pytest.raises(ConfigError) as caught:
         read_config(tmp_path / name, KNOWN)
     assert message in str(caught.value)
+
+
+def test_every_option_has_one_topic():
+    topics = option_topics(ScriptArguments, ESConfig)
+    names = [spec.name for specs in topics.values() for spec in specs]
+    assert sorted(names) == sorted(KNOWN)
+    assert [spec.name for spec in topics["Model"]][:1] == ["model_name_or_path"]
+    assert "dtype" in [spec.name for spec in topics["Model"]]
+
+
+def test_defaults_are_allowed_values():
+    for cls in (ESConfig, ScriptArguments):
+        for name, spec in option_fields(cls).items():
+            within, value = spec.metadata["within"], getattr(cls(), name)
+            assert within is None or value is None or within.contains(value), name
+            assert not spec.metadata["choices"] or value is None or value in spec.metadata["choices"], name
+
+
+def test_names_that_the_core_knows_are_accepted():
+    options = option_fields(ESConfig)
+    for name, names in [("shaping", _core.SHAPING_RULES), ("failure_policy", _core.FAILURE_POLICIES),
+                        ("dtype", _core.DTYPES), ("assignment", _core.ASSIGNMENTS)]:  # fmt: skip
+        assert options[name].metadata["choices"] == names
+    for shaping in _core.SHAPING_RULES:
+        for policy in _core.FAILURE_POLICIES:
+            _core.Population(run_seed=0, population_size=2, shaping=shaping, failure_policy=policy)
+    for dtype in _core.DTYPES:
+        live = np.zeros(1, np.float32 if dtype == "float32" else np.uint16)
+        _core.round_into(live, np.ones(1, np.float32), dtype=dtype)
+        assert live.any()
+
+
+def test_foreign_options_are_no_options_of_ours():
+    ours = set(option_fields(ESConfig))
+    assert not set(foreign_options("options")) & ours
+    assert not [name for name in ours if name.startswith(tuple(foreign_options("prefixes")))]
+    assert set(foreign_options("other_meaning")) < ours
+    assert set(foreign_options("in_python")) < set(option_fields(ScriptArguments))
 
 
 def test_every_option_is_read_by_something():

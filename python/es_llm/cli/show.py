@@ -33,10 +33,10 @@ def show_answers(answers: Sequence[tuple[str, str]], file: TextIO) -> None:
 
 def show_metrics(metrics: Mapping[str, float], file: TextIO) -> None:
     """Print a table of names and values."""
-    wide = max(map(len, metrics))
+    width = max(map(len, metrics))
     print(file=file)
     for name, value in metrics.items():
-        print(f"{name:<{wide}}  {value:>12.4f}", file=file)
+        print(f"{name:<{width}}  {value:>12.4f}", file=file)
 
 
 def _short(text: str, limit: int = 400) -> str:
