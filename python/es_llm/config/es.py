@@ -61,8 +61,8 @@ class ESConfig:
     )
     failure_policy: str = option(
         "worst",
-        help="what a failed reward counts as: 0 (zero), the worst reward of the iteration (worst), or nothing, and its "
-        "prompt is dropped for every member (drop_prompt); raise ends the run",
+        help="what to do with a failed reward: count it as 0 (zero) or as the worst reward of the iteration (worst), "
+        "drop its prompt for every member (drop_prompt), or end the run (raise)",
         identity=True,
         choices=FAILURE_POLICIES,
     )
@@ -92,9 +92,9 @@ class ESConfig:
     )
     chat: str = option(
         "auto",
-        help="form in which text prompts reach the model: as a user's message through the tokenizer's chat template "
-        "(chat), unchanged (raw), or auto: questions of a task go through the template if the tokenizer has one, all "
-        "other text is unchanged; messages always go through the template",
+        help="how text prompts reach the model: as a user's message through the tokenizer's chat template (chat), "
+        "unchanged (raw), or (auto) like chat for the questions of a task if the tokenizer has a template, else "
+        "unchanged; messages always go through the template",
         identity=True,
         choices=("auto", "chat", "raw"),
     )
@@ -112,7 +112,9 @@ class ESConfig:
         "end-of-sequence and pad tokens at their end",
         identity=True,
     )
-    temperature: float = option(0.0, help="0 is greedy decoding, as in the paper", identity=True)
+    temperature: float = option(
+        0.0, help="temperature of the completions; only 0 is supported, which is greedy decoding", identity=True
+    )
 
     reward_weights: list[float] | None = option(
         None, help="one weight per reward function; default: 1 for each", identity=True, topic="Rewards"
@@ -174,7 +176,7 @@ class ESConfig:
     )
     eval_kl: bool = option(
         False,
-        help="estimate the KL divergence from the base model per token of these samples, both at `eval_temperature`",
+        help="estimate the KL divergence from the base model per token of these samples, both models at `eval_temperature`",
     )
     metric_for_best_model: str | None = option(
         None, help="metric of the evaluation that selects the best snapshot, such as accuracy; default: none"
