@@ -176,7 +176,8 @@ class ESConfig:
     )
     eval_kl: bool = option(
         False,
-        help="estimate the KL divergence from the base model per token of these samples, both models at `eval_temperature`",
+        help="estimate the KL divergence from the base model per token of these samples; both models have "
+        "`eval_temperature`",
     )
     metric_for_best_model: str | None = option(
         None, help="metric of the evaluation that selects the best snapshot, such as accuracy; default: none"
