@@ -123,8 +123,8 @@ class _Adoption:
 
     def model_source(self, loaded: bool) -> ModelSource:
         """Take the type of the live weights, their device, and how to load a model by its name."""
-        kwargs = {key: value for key, value in (self.given.pop("model_init_kwargs", None) or {}).items()
-                  if value is not None}  # fmt: skip
+        kwargs = self.given.pop("model_init_kwargs", None) or {}
+        kwargs = {key: value for key, value in kwargs.items() if value is not None}
         if loaded:
             self._leave_kwargs(kwargs, "the model is given as a module, which is already loaded")
             kwargs = {}

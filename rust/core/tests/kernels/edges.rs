@@ -232,6 +232,9 @@ fn arguments_out_of_the_contract_are_errors() {
     let far = matrix(4, [MAX_ELEMENTS / 4 - 1, 0], [2, 2]);
     let error = kernels.perturb_low_rank_into(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, far);
     assert!(matches!(error, Err(KernelError::Address(_))));
+    for dtype in Dtype::ALL {
+        assert_eq!(Dtype::from_name(dtype.name()), Ok(dtype));
+    }
     assert!(Dtype::from_name("float64").is_err());
     assert_eq!(
         set_kernel_threads(4096),
