@@ -136,7 +136,7 @@ REFUSED = [
     (PERTURB, {"scale": float("nan")}, "got nan"),
     (PERTURB, {"scale": "1"}, "got '1'"),
     (PERTURB, {"scale": None}, "got None"),
-    (("accumulate",), {"live_dtype": "int8"}, "live weights must be float32, bfloat16 or float16, got int8"),
+    (("accumulate",), {"live_dtype": "int8"}, "live weights must be float32, bfloat16, float16, got int8"),
     (("fill",), {"kind": "sparse"}, "`kind` must be one of dense, low_rank_a, low_rank_b, got 'sparse'"),
     (BOTH, {"at": Slice(4, 7)}, "must have the 7 values of its slice, got 8"),
     (BOTH, {"at": LowRank(4, (2, 4), 1)}, "must have the shape (2, 4) of its slice, got (4, 2)"),

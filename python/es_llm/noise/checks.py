@@ -6,19 +6,17 @@ import itertools
 import math
 import sys
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from es_llm._core import LowRank
+from es_llm._core import DTYPES, LowRank
 from es_llm.errors import KernelError
 
 if TYPE_CHECKING:
     import torch
 
     from es_llm.noise.backend import At
-
-_NAMES: Final = ("float32", "bfloat16", "float16")
 
 
 def finite_scale(scale: Any) -> float:
@@ -45,8 +43,8 @@ def dtype_name(dtype: torch.dtype | str) -> str:
         KernelError: any other type.
     """
     name = str(dtype).removeprefix("torch.")
-    if name not in _NAMES:
-        raise KernelError(f"live weights must be float32, bfloat16 or float16, got {name}")
+    if name not in DTYPES:
+        raise KernelError(f"live weights must be {', '.join(DTYPES)}, got {name}")
     return name
 
 
