@@ -20,7 +20,7 @@ import numpy as np
 
 from es_llm import _core
 from es_llm.arrays import ArrayWeights
-from es_llm.checkpoint.identity import decode_header, encode_header, require_same_identity
+from es_llm.checkpoint.identity import decode_header, encode_header, read_journal, require_same_identity
 from es_llm.config.es import ESConfig
 from es_llm.errors import ConfigError, PopulationError
 
@@ -109,7 +109,7 @@ class Population(Generic[W]):
 
     def ask(self) -> list[_core.Member]:
         """The N members of this iteration, in order."""
-        return self._core.ask()
+        return self._core.ask(sigma=self._sigma)
 
     def perturb(self, member: _core.Member) -> W:
         """The weights of one member of this iteration: fresh arrays, or the module with its weights replaced.
@@ -121,7 +121,7 @@ class Population(Generic[W]):
             raise PopulationError(
                 f"`member` must be of this iteration, {self.iteration}, got one of iteration {member.iteration}"
             )
-        return self._given(self._weights.perturb(member, run_seed=self._core.run_seed, sigma=self._sigma))
+        return self._given(self._weights.perturb(member))
 
     def tell(self, fitness: Sequence[float | None]) -> _core.Record:
         """Move the weights by the fitness of the N members, in the order of `ask`; higher is better.
@@ -145,7 +145,7 @@ class Population(Generic[W]):
         return cast("W", arrays if self._module is None else self._module)
 
     def _apply(self, record: _core.Record) -> None:
-        self._weights.update(record, run_seed=self._core.run_seed)
+        self._weights.update(record)
         self._core.apply(record)
 
     def _open(self, path: str, config: ESConfig) -> _core.JournalWriter:
@@ -160,8 +160,8 @@ class Population(Generic[W]):
         header = encode_header(identity, {})
         if not os.path.exists(path):
             return _core.JournalWriter.create(path, header)
-        journal = _core.Journal.read(path)
-        require_same_identity(decode_header(journal.header, path), decode_header(header, path), path)
+        journal, saved = read_journal(path)
+        require_same_identity(saved, decode_header(header, path), path)
         for record in journal.records:
             self._apply(record)
         self._weights.unperturb()

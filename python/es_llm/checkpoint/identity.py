@@ -8,6 +8,7 @@ import os
 from pathlib import PurePath
 from typing import Any
 
+from es_llm._core import Journal
 from es_llm.config import ESConfig
 from es_llm.config.fields import identity_of
 from es_llm.errors import ResumeError
@@ -36,6 +37,22 @@ def decode_header(text: str, where: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ResumeError(f"{where}: the journal's header is not that of an es_llm run ({error})") from error
     return dict(header)
+
+
+def read_journal(path: str) -> tuple[Journal, dict[str, Any]]:
+    """A run's journal and its header (see `decode_header`). Journals of format version 1 are read too: their header
+    holds the run seed that later records hold themselves.
+
+    Raises:
+        JournalError: there is no journal, or it can't be read.
+        JournalCorruptError: it is damaged before its end.
+        ResumeError: it was not written by a run of es_llm.
+    """
+    journal = Journal.read(path)
+    header = decode_header(journal.header, path)
+    if journal.version == 1:
+        journal = journal.with_run_seed(header["identity"]["config"]["seed"])
+    return journal, header
 
 
 def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str) -> None:

@@ -99,8 +99,8 @@ class Weights:
         used = {live.dtype for live in self._live}
         return tuple(name for name in DTYPES if name in used)
 
-    def perturb(self, member: Member, *, run_seed: int, sigma: float) -> int:
-        """Write the live weights of `member`; `sigma` is the scale of the noise, in the weights' unit.
+    def perturb(self, member: Member) -> int:
+        """Write the live weights of `member`.
 
         Returns how many of them are NaN or infinite, and logs a warning for the first such member of each tensor.
         """
@@ -108,8 +108,8 @@ class Weights:
             lambda tensor, live, master: self._backend.perturb_into(
                 live.tensor(),
                 master,
-                scale=member.sign * sigma,
-                run_seed=run_seed,
+                scale=member.sign * member.sigma,
+                run_seed=member.run_seed,
                 iteration=member.iteration,
                 pair=member.pair,
                 tensor=tensor,
@@ -122,20 +122,21 @@ class Weights:
         counts = self._pass(lambda _, live, master: self._backend.round_into(live.tensor(), master))
         return self._told_counts(counts, lambda live: f"in {live.dtype}, without noise")
 
-    def update(self, record: Record, *, run_seed: int) -> UpdateReport:
+    def update(self, record: Record) -> UpdateReport:
         """Move the masters by one iteration's record; returns the sum of the tensors' reports. Logs a warning for a
         tensor of which weights have become NaN or infinite.
 
         The live weights are left as they are: call `perturb` or `unperturb` before the next rollout.
         """
-        pairs, coefficients = np.array(record.pairs, np.uint32), record.coefficients
+        coefficients = record.sgd_coefficients()
+        pairs = np.arange(len(coefficients), dtype=np.uint32)
         reports = self._pass(
             lambda tensor, live, master: self._backend.accumulate(
                 master,
                 live_dtype=live.tensor().dtype,
                 pairs=pairs,
                 coefficients=coefficients,
-                run_seed=run_seed,
+                run_seed=record.run_seed,
                 iteration=record.iteration,
                 tensor=tensor,
             )

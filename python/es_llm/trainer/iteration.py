@@ -14,7 +14,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
-from es_llm._core import FitnessTable, Record, plan_units, unit_score
+from es_llm._core import FitnessTable, Record, plan_units, unit_sums
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.scoring import Pending
 from es_llm.rollout.engine import Completion
@@ -73,10 +73,10 @@ class Iteration:
     def __init__(self, run: RunState, log: CompletionLog | None = None) -> None:
         self._run, self._log = run, log
         self.number = run.population.iteration
-        self._members = run.population.ask()
+        self._members = run.population.ask(sigma=run.config.sigma)
         self._rows = run.prompts.batch(self.number)
         self._unit_rows = run.unit_rows(len(self._rows))
-        self._units = plan_units(len(self._members), len(self._rows), self._unit_rows)
+        self._units = plan_units(len(self._members), len(self._rows), prompts_per_unit=self._unit_rows)
         steps = run.config.reference_steps
         self._traced = min(TRACED_PROMPTS, len(self._rows), self._unit_rows)
         self._has_reference = steps > 0 and self.number % steps == 0
@@ -87,7 +87,7 @@ class Iteration:
     @property
     def costs(self) -> list[float]:
         """Expected cost of each unit: its prompts. The reference is the last one."""
-        units = [float(unit.stop - unit.start) for unit in self._units]
+        units = [float(len(unit.prompts)) for unit in self._units]
         return [*units, float(self._traced)] if self._has_reference else units
 
     def evaluate(self, index: int) -> Outcome:
@@ -102,17 +102,17 @@ class Iteration:
         assert graded is not None
         waited_s, unit = begun.pending.waited_s, self._units[index]
         if self._log is not None:
-            rows = self._rows[unit.start : unit.stop]
-            self._log.keep(rows, begun.completions, graded, step=self.number + 1, member=unit.member)
+            rows = self._rows[unit.prompts.start : unit.prompts.stop]
+            self._log.keep(rows, begun.completions, graded, step=self.number + 1, member=unit.members.start)
         self.seconds["rewards"] += waited_s
         scores = [graded.scores[name] for name in run.rewards.names]
         tokens = sum(len(completion.token_ids) for completion in begun.completions)
         finished = sum(completion.finished for completion in begun.completions)
         empty = sum(not completion.text.strip() for completion in begun.completions)
         counts = [tokens, finished, len(begun.completions), empty, round(waited_s * 1e6), *tally(scores)]
-        is_traced = unit.member < TRACED_MEMBERS and unit.start == 0
+        is_traced = unit.members.start < TRACED_MEMBERS and unit.prompts.start == 0
         traced = encode_answers(begun.completions, graded.totals) if is_traced else b""
-        sums = unit_score(graded.totals, run.config.failure_policy)
+        sums = unit_sums(graded.totals, failure_policy=run.config.failure_policy)
         return Outcome(sums, counts, _figures(traced, encode_logged(scores)))
 
     def record(self, table: Table) -> tuple[Record, Figures]:
@@ -122,7 +122,12 @@ class Iteration:
             PopulationError: a reward failed and the policy is `raise`.
         """
         run, config = self._run, self._run.config
-        scores = FitnessTable(len(self._members), len(self._rows), self._unit_rows, config.failure_policy)
+        scores = FitnessTable(
+            len(self._members),
+            len(self._rows),
+            prompts_per_unit=self._unit_rows,
+            failure_policy=config.failure_policy,
+        )
         for unit, values in enumerate(table.values[: len(self._units)]):
             scores.set(unit, values)
         record = run.population.tell(
@@ -150,7 +155,7 @@ class Iteration:
         """The traced answers of all units, compared."""
         reference = traced.pop(len(self._units), None)
         return compare(
-            {self._units[unit].member: decode_answers(answers) for unit, answers in traced.items()},
+            {self._units[unit].members.start: decode_answers(answers) for unit, answers in traced.items()},
             {member.index: member.pair for member in self._members[:TRACED_MEMBERS]},
             None if reference is None else decode_answers(reference),
         )
@@ -159,12 +164,12 @@ class Iteration:
         """Perturb, generate, and send the completions to be graded."""
         run, is_reference = self._run, index == len(self._units)
         start = time.perf_counter()
-        self._write_live(_UNPERTURBED if is_reference else self._units[index].member)
+        self._write_live(_UNPERTURBED if is_reference else self._units[index].members.start)
         perturbed = time.perf_counter()
         if is_reference:
             rows = self._rows[: self._traced]
         else:
-            rows = self._rows[self._units[index].start : self._units[index].stop]
+            rows = self._rows[self._units[index].prompts.start : self._units[index].prompts.stop]
         completions = run.complete(rows)
         batch = Batch.of(
             rows, [c.text for c in completions], [c.token_ids for c in completions], run.state(self.number)
@@ -185,7 +190,7 @@ class Iteration:
         if member == _UNPERTURBED:
             run.weights.unperturb()
         else:
-            run.weights.perturb(self._members[member], run_seed=run.population.run_seed, sigma=run.config.sigma)
+            run.weights.perturb(self._members[member])
         run.engine.weights_changed()
         self._live = member
 

@@ -77,7 +77,7 @@ class Session(Program):
             self._files.leave()
         directory, header, job = self._directory, self._around.header, team.mailbox.job
         opened = take_over_run(directory, header, job, team.rank) if directory else self._around.open_run()
-        self._files = files = RunFiles(opened)
+        self._files = files = RunFiles(opened, self._run.population)
         self._directory = files.directory
         known = team.records()
         lacking = files.agree_with(known)
@@ -131,8 +131,10 @@ class Session(Program):
         self._resumed_at = told["resumed_at"]
         team = self._run.team
         if self._files is None and team.local_rank == 0:
-            known = [record.to_bytes() for record in self._records]
-            self._files = copy_of(lambda: open_copy(directory, self._around.header, team.mailbox.job), known)
+            known = [self._run.population.pack(record) for record in self._records]
+            self._files = copy_of(
+                lambda: open_copy(directory, self._around.header, team.mailbox.job), self._run.population, known
+            )
         if not self._begun and told["started"] and not self._records:
             mark = Mark(**told["started"])
             self._started = mark if self._around.origin.start_like(directory.path, mark) else None
@@ -201,15 +203,16 @@ class Session(Program):
             event = {"event": "failures", "step": record.iteration + 1, "count": failures}
             files.append_event({**event, "examples": examples})
         iteration.seconds["journal"] = time.perf_counter() - start
-        team.publish(record.iteration, record.to_bytes())
+        team.publish(record.iteration, self._run.population.pack(record))
 
     def apply(self, team: Team, iteration: int, payload: bytes) -> None:
         """Move the weights by a record, of this iteration or of a journal."""
-        run, record, start = self._run, Record.from_bytes(payload), time.perf_counter()
+        run, start = self._run, time.perf_counter()
+        record = run.population.unpack(payload)
         self._keep_record(record)
         report = None
         if iteration >= self._started_at:
-            report = run.weights.update(record, run_seed=run.population.run_seed)
+            report = run.weights.update(record)
         run.population.apply(record)
         self._records.append(record)
         updated = time.perf_counter()
