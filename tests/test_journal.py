@@ -201,7 +201,7 @@ def test_damage_in_the_middle_says_where_and_what_is_good(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is no journal"), (b"{}", "is no journal"), (b"ESLLMJ\x02\x00", "version 2"), (b"ESLLMJ\x01\x00", "header")],
+    [(b"", "is no journal"), (b"{}", "is no journal"), (b"ESLLMJ\x03\x00", "version 3"), (b"ESLLMJ\x02\x00", "header")],
 )
 def test_files_that_are_no_journal_are_refused(tmp_path, content, message):
     path = tmp_path / "file"

@@ -23,6 +23,7 @@ from es_llm.arrays import ArrayWeights
 from es_llm.checkpoint.identity import decode_header, encode_header, read_journal, require_same_identity
 from es_llm.config.es import ESConfig
 from es_llm.errors import ConfigError, PopulationError
+from es_llm.shaping import ShapingRule, load_shaping
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,8 @@ class Population(Generic[W]):
         learning_rate: the paper's alpha, with 1/sigma folded in.
         seed: run seed of the noise, in [0, 2**64).
         antithetic: members come in mirrored pairs.
-        shaping: "zscore" or "centered_rank".
+        shaping: name of a shaping rule ("zscore", "centered_rank"), `file.py:NAME`, or a function: fitness (M,) of the
+            members that count, finite and not all equal -> their shaped fitness Z, M finite numbers.
         failure_policy: what a fitness of None or NaN counts as: "worst", "zero" (takes no part) or "raise".
         dtype: type of a module's live weights; default: its own.
         frozen: name patterns of a module's parameters that stay as they are.
@@ -68,7 +70,7 @@ class Population(Generic[W]):
         learning_rate: float = 5e-4,
         seed: int = 42,
         antithetic: bool = False,
-        shaping: str = "zscore",
+        shaping: ShapingRule = "zscore",
         failure_policy: str = "worst",
         dtype: str | None = None,
         frozen: Sequence[str] = (),
@@ -80,7 +82,7 @@ class Population(Generic[W]):
             learning_rate=learning_rate,
             seed=seed,
             antithetic=antithetic,
-            shaping=shaping,
+            shaping=shaping if isinstance(shaping, str) else shaping.__name__,
             failure_policy=failure_policy,
             dtype=dtype,
             frozen=list(frozen),
@@ -90,7 +92,7 @@ class Population(Generic[W]):
             run_seed=seed,
             population_size=population_size,
             antithetic=antithetic,
-            shaping=shaping,
+            shaping=load_shaping(shaping) if isinstance(shaping, str) else shaping,
             failure_policy=failure_policy,
         )
         self._weights = _store(weights, dtype, frozen)

@@ -44,6 +44,7 @@ from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.rollout.form import PromptForm
 from es_llm.rollout.hf import HFEngine
 from es_llm.rollout.probe import Batching
+from es_llm.shaping import load_shaping
 from es_llm.team import Lead, Round, Team
 from es_llm.trainer.arguments import (
     as_list,
@@ -190,7 +191,7 @@ class ESTrainer(TrlFace):
             run_seed=args.seed,
             population_size=args.population_size,
             antithetic=args.antithetic,
-            shaping=args.shaping,
+            shaping=load_shaping(args.shaping),
             failure_policy=args.failure_policy,
         )
         weights = Weights(
