@@ -61,7 +61,7 @@ class Optimizer(ABC):
 
 def optimizer_names() -> list[str]:
     """Names of the optimizers of this package, sorted."""
-    return sorted(names_in(__name__, __path__))
+    return sorted(names_in(__name__, __path__, "build"))
 
 
 def load_optimizer(name: str, config: ESConfig) -> Optimizer:

@@ -45,7 +45,7 @@ def hyperparameters(config: ESConfig, iteration: int) -> HyperParameters:
 
 def schedule_names() -> list[str]:
     """Names of the schedules of this package, sorted."""
-    return sorted(names_in(__name__, __path__))
+    return sorted(names_in(__name__, __path__, "factor"))
 
 
 @functools.cache
