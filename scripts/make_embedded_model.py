@@ -29,9 +29,9 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from es_llm.rewards.arithmetic import try_evaluate
-from es_llm.rewards.countdown import expression_score
 from es_llm.tasks.countdown import PROMPT_WIDTH, build
+from es_llm.tasks.countdown.arithmetic import try_evaluate
+from es_llm.tasks.countdown.reward import expression_score
 from es_llm.types import Row
 
 RIGHT_STEPS, MIXED_STEPS = 800, 300

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from es_llm.rewards.batch import DIED, INVALID, RAISED, TIMEOUT, Batch
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import Limits, RewardSet
 
 LIMIT_S = 0.5
 HOSTILE = {

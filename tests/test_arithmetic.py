@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from es_llm.rewards.arithmetic import ArithmeticFailure, Limits, evaluate, try_evaluate
+from es_llm.tasks.countdown.arithmetic import ArithmeticFailure, Limits, evaluate, try_evaluate
 
 _OPERATIONS = {
     ast.Add: operator.add,

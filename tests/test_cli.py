@@ -164,7 +164,7 @@ def test_a_signal_while_a_reward_hangs_in_its_import_ends_the_run_before_it_bega
     mark, reward = tmp_path / "pid", tmp_path / "hangs.py"
     reward.write_text(
         "import os, sys, time\n"
-        f"if ('es_llm.rewards.server' in sys.modules) == {where != 'the rank'}:\n"
+        f"if ('es_llm.rewards.workers.server' in sys.modules) == {where != 'the rank'}:\n"
         f"    with open({str(mark)!r}, 'w') as file:\n"
         "        print(os.getpid(), file=file)\n"
         "    time.sleep(600)\n"

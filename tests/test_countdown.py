@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from es_llm.errors import ConfigError
-from es_llm.rewards.countdown import (
+from es_llm.tasks import load_task, task_names
+from es_llm.tasks.countdown import PROMPT_WIDTH, build, is_held_out
+from es_llm.tasks.countdown.reward import (
     compact_accuracy,
     compact_reward,
     countdown_accuracy,
     countdown_reward,
     format_score,
 )
-from es_llm.tasks import load_task, task_names
-from es_llm.tasks.countdown import PROMPT_WIDTH, build, is_held_out
 
 CASES_FILE = Path(__file__).parent / "data" / "countdown_cases.txt"
 

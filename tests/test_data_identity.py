@@ -24,7 +24,7 @@ import torch
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError, ResumeError
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import Limits, RewardSet
 from es_llm.team import Team
 from es_llm.trainer.data import PromptStream, fingerprint
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from es_llm._core import Journal
-from es_llm.rewards.processes import open_standard_descriptors
+from es_llm.rewards.workers.system import open_standard_descriptors
 from tests import leftovers
 from tests.commands import SMALL, command, result
 from tests.conftest import SESSION
@@ -41,7 +41,7 @@ def run(words, closed, cwd=None):
 
 SCRIPT = """
 import os, sys
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import Limits, RewardSet
 from es_llm.rewards.batch import Batch
 
 def talkative(completions, **columns):

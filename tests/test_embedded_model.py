@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from es_llm.rewards.countdown import expression_score
 from es_llm.tasks import load_task
 from es_llm.tasks.countdown import PROMPT_WIDTH
+from es_llm.tasks.countdown.reward import expression_score
 
 DIRECTORY = Path(str(resources.files("es_llm") / "assets" / "countdown-tiny"))
 FILES = ["README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]

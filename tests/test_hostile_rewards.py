@@ -13,7 +13,7 @@ import pytest
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
 from es_llm.rewards import inline
-from es_llm.rewards.processes import descendants
+from es_llm.rewards.workers.system import descendants
 from es_llm.team import Team
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

@@ -21,15 +21,15 @@ from es_llm.errors import ConfigError
 from es_llm.rewards.alarm import OverTimeError, TimeLimit
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
-from es_llm.rewards.countdown import countdown_accuracy
-from es_llm.rewards.magnitude import digits
-from es_llm.rewards.math import LONGEST, MOST_DIGITS, last_box, math_accuracy
 from es_llm.rewards.numbers import numeric_accuracy
 from es_llm.rewards.reading import LONGEST as LONGEST_NUMBER
 from es_llm.rewards.reading import read_answer, read_number
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import Limits, RewardSet
 from es_llm.tasks import load_task
+from es_llm.tasks.answer_limits import digits
 from es_llm.tasks.base import Splits
+from es_llm.tasks.countdown.reward import countdown_accuracy
+from es_llm.tasks.math.reward import LONGEST, MOST_DIGITS, last_box, math_accuracy
 
 
 def lines_of(name, columns):
@@ -142,9 +142,9 @@ def test_a_right_answer_that_a_stalled_machine_could_not_read_in_time_is_read_ag
             pass
         return [text]
 
-    monkeypatch.setattr("es_llm.rewards.math.LIMIT_S", 0.05)
+    monkeypatch.setattr("es_llm.tasks.math.reward.LIMIT_S", 0.05)
     monkeypatch.setattr(
-        "es_llm.rewards.math._library", lambda: (parse, lambda right, answer, **options: right == answer)
+        "es_llm.tasks.math.reward._library", lambda: (parse, lambda right, answer, **options: right == answer)
     )
     assert math_accuracy(completions=["\\boxed{87123}"] * 2, answer=["87123"] * 2) == [1.0, 1.0]
     assert len(calls) == 4  # the right answer twice, and each answer
@@ -290,7 +290,7 @@ def test_an_answer_that_the_library_fails_on_is_wrong(monkeypatch):
             raise OSError("odd")
         return True
 
-    monkeypatch.setattr("es_llm.rewards.math._library", lambda: (parse, verify))
+    monkeypatch.setattr("es_llm.tasks.math.reward._library", lambda: (parse, verify))
     texts = ["\\boxed{so good}", "\\boxed{x}"]
     assert math_accuracy(completions=texts, answer=["so good"] * 2) == [1.0, 0.0]
     with pytest.raises(OSError, match="odd"):

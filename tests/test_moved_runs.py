@@ -128,7 +128,7 @@ def test_a_renamed_file_of_rewards_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_module_of_rewards_counts_by_its_content():
-    assert file_of("es_llm.rewards.countdown.countdown").name == "countdown.py"
+    assert file_of("es_llm.tasks.countdown.reward.countdown").name == "reward.py"
     assert file_of("no.such.module") is None
     assert file_of("sys.intern") is None
 

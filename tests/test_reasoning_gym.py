@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from es_llm.errors import ConfigError, RewardError
-from es_llm.rewards.typed import from_text, to_text
 from es_llm.tasks import load_task
 from es_llm.tasks import reasoning_gym as task
+from es_llm.tasks.reasoning_gym.typed import from_text, to_text
 
 library = pytest.importorskip("reasoning_gym")
 from reasoning_gym.factory import DATASETS  # noqa: E402

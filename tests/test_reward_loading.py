@@ -9,7 +9,7 @@ import pytest
 from es_llm.errors import RewardError
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.loading import load_reward, reference_of
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import Limits, RewardSet
 
 BATCH = Batch.of([{"prompt": "p"}], ["text"], [[1]])
 FILE = """

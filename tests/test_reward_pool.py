@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from es_llm.rewards import pool
 from es_llm.rewards.batch import DIED, TIMEOUT
+from es_llm.rewards.workers import pool
 from tests.hostile import HOSTILE, batch, below, hostile, kinds, obey, odd
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -145,7 +145,7 @@ def test_the_workers_end_with_a_trainer_that_is_killed(tmp_path):
         "import sys, os, time\n"
         "sys.path.insert(0, os.getcwd())\n"
         "from tests.hostile import hostile, batch\n"
-        "from es_llm.rewards.scoring import Limits, RewardSet\n"
+        "from es_llm.rewards.reward_set import Limits, RewardSet\n"
         "made = RewardSet([hostile], limits=Limits(workers=2, timeout_s=100))\n"
         "made.submit(batch(['sleep', 'grandchild', 'sleep']))\n"
         "time.sleep(1.5)\n"
@@ -168,7 +168,7 @@ def test_a_server_that_hangs_in_an_import_ends_with_a_trainer_that_is_killed(tmp
     mark, path = tmp_path / "pid", tmp_path / "hangs.py"
     path.write_text(
         "import os, sys, time\n"
-        "if 'es_llm.rewards.server' in sys.modules:\n"
+        "if 'es_llm.rewards.workers.server' in sys.modules:\n"
         f"    with open({str(mark)!r}, 'w') as file:\n"
         "        print(os.getpid(), file=file)\n"
         "    time.sleep(600)\n"
@@ -177,7 +177,7 @@ def test_a_server_that_hangs_in_an_import_ends_with_a_trainer_that_is_killed(tmp
     )
     code = (
         "from es_llm.rewards.loading import load_reward\n"
-        "from es_llm.rewards.scoring import Limits, RewardSet\n"
+        "from es_llm.rewards.reward_set import Limits, RewardSet\n"
         f"RewardSet([load_reward({str(path) + ':f'!r})], limits=Limits(workers=1)).open()\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -282,7 +282,7 @@ def test_no_server_starts_while_a_program_exits(end, tmp_path):
     log, path = tmp_path / "log", tmp_path / "judge.py"
     path.write_text(
         "import os, sys, time\n"
-        "if 'es_llm.rewards.server' in sys.modules:\n"
+        "if 'es_llm.rewards.workers.server' in sys.modules:\n"
         f"    with open({str(log)!r}, 'a') as file:\n"
         "        print(os.getpid(), file=file)\n"
         "def f(completions, **columns):\n"
@@ -292,7 +292,7 @@ def test_no_server_starts_while_a_program_exits(end, tmp_path):
         "import atexit, sys, time\n"
         "from es_llm.rewards.batch import Batch\n"
         "from es_llm.rewards.loading import load_reward\n"
-        "from es_llm.rewards.scoring import Limits, RewardSet\n"
+        "from es_llm.rewards.reward_set import Limits, RewardSet\n"
         "def submit():\n"
         "    return rewards.submit(Batch.of([{'prompt': 'p'}] * 200, ['a'] * 200, [[0]] * 200))\n"
         "atexit.register(time.sleep, 1.0)\n"  # registered before the pool's own: runs after it, time for a thread

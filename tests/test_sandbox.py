@@ -105,7 +105,7 @@ def test_nothing_is_left_behind():
     listed = subprocess.run(
         ["ps", "-o", "args", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
     )
-    assert "sandbox_child" not in listed.stdout
+    assert "sandbox/child.py" not in listed.stdout
     assert Path("/proc/self/mounts").read_text() == mounts
 
 
@@ -114,7 +114,7 @@ def sandboxes():
     found = set()
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            if b"sandbox_child" in (place / "cmdline").read_bytes():
+            if b"sandbox/child.py" in (place / "cmdline").read_bytes():
                 found.add(int(place.name))
         except OSError:
             continue

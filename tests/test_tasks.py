@@ -31,9 +31,9 @@ TASKS = {
     "reasoning_gym:mini_sudoku": [*SIZES, "min_empty=4", "max_empty=6"],
 }
 OWN_REWARD = {
-    "countdown": "es_llm.rewards.countdown.compact_reward",
+    "countdown": "es_llm.tasks.countdown.reward.compact_reward",
     "conciseness": "es_llm.rewards.conciseness.conciseness_reward",
-    "math": "es_llm.rewards.math.math_accuracy",
+    "math": "es_llm.tasks.math.reward.math_accuracy",
     "gsm8k": "es_llm.rewards.numbers.numeric_accuracy",
     "arc": "es_llm.rewards.arc.arc_accuracy",
     "reasoning_gym": "es_llm.tasks.reasoning_gym.reasoning_gym_score",

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from es_llm.rewards.batch import DIED, TIMEOUT
-from es_llm.rewards.hiring import other_threads
 from es_llm.rewards.loading import load_reward
+from es_llm.rewards.workers.spawn import other_threads
 from tests.hostile import batch, below, kinds
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -86,7 +86,7 @@ def test_threads_of_an_import_work_in_every_worker(rewards, tmp_path, capfd, kin
 
 
 def test_loading_does_not_count_as_a_completions_time(rewards, tmp_path):
-    slow = "import sys, time\nif 'es_llm.rewards.server' not in sys.modules:\n    time.sleep(1.5)\n"
+    slow = "import sys, time\nif 'es_llm.rewards.workers.server' not in sys.modules:\n    time.sleep(1.5)\n"
     scored = made(rewards, tmp_path, IMPORTS["thread"] + slow, timeout_s=0.5, workers=1)
     assert kinds(scored.submit(batch(["a", "sleep", "a"])).result(), "reward") == {1: TIMEOUT}
 
@@ -105,7 +105,7 @@ def test_closures_and_several_functions_travel_to_such_workers(rewards, tmp_path
 
 @pytest.mark.parametrize("deed", ["raise OSError('no second time')", "import os; os._exit(7)"])
 def test_a_file_that_loads_only_once_is_named(rewards, tmp_path, deed):
-    in_worker = "'es_llm.rewards.server' not in sys.modules and sys.argv[0].endswith('worker.py')"
+    in_worker = "'es_llm.rewards.workers.server' not in sys.modules and sys.argv[0].endswith('worker.py')"
     source = f"import sys\nif {in_worker}:\n    {deed}\n"
     scored = made(rewards, tmp_path, source + IMPORTS["thread"])
     graded = scored.submit(batch(["a", "b"])).result()

@@ -32,7 +32,7 @@ from es_llm.config.foreign import foreign_options
 from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.batch import TrainerState as RewardState
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import Limits, RewardSet
 from es_llm.rollout.hf import HFEngine
 from es_llm.team import Team
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer

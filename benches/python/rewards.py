@@ -16,7 +16,7 @@ import torch
 from measure import machine
 
 from es_llm.rewards.batch import Batch
-from es_llm.rewards.scoring import Limits, Pending, RewardSet
+from es_llm.rewards.reward_set import Limits, Pending, RewardSet
 from es_llm.trainer.ahead import Ahead
 
 UNIT = 60

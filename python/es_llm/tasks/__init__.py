@@ -14,7 +14,7 @@ from es_llm.tasks.base import Task
 
 __all__ = ["Task", "load_task", "task_names"]
 
-_NOT_TASKS = {"base"}
+_NOT_TASKS = {"base", "answer_limits"}
 _OF_MANY = {"reasoning_gym": "mini_sudoku"}
 """Rooms of many tasks, `reasoning_gym:NAME`, each with the name of one of them."""
 _OF_THE_RUN = {

@@ -20,7 +20,7 @@ from typing import Any
 
 from es_llm.errors import ConfigError
 from es_llm.rewards.call import printable
-from es_llm.rewards.scoring import Graded
+from es_llm.rewards.reward_set import Graded
 from es_llm.rollout.engine import Completion
 from es_llm.types import Row
 

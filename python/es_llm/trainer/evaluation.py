@@ -11,7 +11,7 @@ import numpy as np
 from es_llm._core import plan_units
 from es_llm.data.messages import readable
 from es_llm.rewards.batch import Batch
-from es_llm.rewards.scoring import Graded, Pending, metric_scores
+from es_llm.rewards.reward_set import Graded, Pending, metric_scores
 from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
 from es_llm.trainer.ahead import Ahead

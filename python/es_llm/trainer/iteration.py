@@ -16,7 +16,7 @@ from typing import Final
 
 from es_llm._core import FitnessTable, Record, plan_units, unit_score
 from es_llm.rewards.batch import Batch
-from es_llm.rewards.scoring import Pending
+from es_llm.rewards.reward_set import Pending
 from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
 from es_llm.trainer.ahead import Ahead

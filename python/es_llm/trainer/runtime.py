@@ -10,7 +10,7 @@ import torch
 from es_llm._core import set_kernel_threads
 from es_llm.comm.launcher import is_launched
 from es_llm.config import ESConfig
-from es_llm.rewards.scoring import Limits
+from es_llm.rewards.reward_set import Limits
 from es_llm.team import Team
 from es_llm.trainer.cores import idle_cores, mending, usable_cores
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from es_llm.rewards.batch import Batch, Failure, Scores
-from es_llm.rewards.scoring import Graded, Pending, RewardSet
+from es_llm.rewards.reward_set import Graded, Pending, RewardSet
 
 Item = TypeVar("Item")
 

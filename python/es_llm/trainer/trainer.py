@@ -38,8 +38,8 @@ from es_llm.model.live import DTYPES, cast_parameters
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.used import groups
 from es_llm.model.weights import Weights
-from es_llm.rewards.processes import open_standard_descriptors
-from es_llm.rewards.scoring import Graded, RewardSet
+from es_llm.rewards.reward_set import Graded, RewardSet
+from es_llm.rewards.workers.system import open_standard_descriptors
 from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.rollout.form import PromptForm
 from es_llm.rollout.hf import HFEngine

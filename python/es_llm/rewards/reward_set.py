@@ -20,7 +20,7 @@ from es_llm.rewards.call import GIVEN, call, lacking, takes
 from es_llm.rewards.loading import same_directory
 from es_llm.rewards.loop import Loop
 from es_llm.rewards.marks import is_inline, is_set_level
-from es_llm.rewards.pool import RewardPool
+from es_llm.rewards.workers.pool import RewardPool
 from es_llm.types import RewardFunction
 
 logger = logging.getLogger(__name__)

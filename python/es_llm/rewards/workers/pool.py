@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards.batch import DIED, Batch, Scores
-from es_llm.rewards.channel import read_message, shut, write_message
 from es_llm.rewards.loading import reference_of
-from es_llm.rewards.processes import has_standard_error, is_stopped, kill_tree, open_standard_descriptors
-from es_llm.rewards.requests import Request, Start, packed, packed_batch, unpacked
+from es_llm.rewards.workers.channel import read_message, shut, write_message
+from es_llm.rewards.workers.protocol import Request, Start, packed, packed_batch, unpacked
+from es_llm.rewards.workers.system import has_standard_error, is_stopped, kill_tree, open_standard_descriptors
 from es_llm.types import RewardFunction
 
 _RESTARTS: Final = 3
@@ -107,7 +107,7 @@ class RewardPool:
         environment |= dict.fromkeys(_THREADS, "1")
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "es_llm.rewards.server", str(theirs.fileno())],
+                [sys.executable, "-m", "es_llm.rewards.workers.server", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from es_llm.errors import RewardError
-from es_llm.rewards.processes import descendants, kill_tree
+from es_llm.rewards.workers.system import descendants, kill_tree
 
-_CHILD: Final = Path(__file__).with_name("sandbox_child.py")
+_CHILD: Final = Path(__file__).with_name("child.py")
 _ENVIRONMENT: Final = {"PATH": "/nowhere"} | dict.fromkeys(
     # A process with a second thread gets no user namespace, and numpy starts threads where it is let.
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),

@@ -14,10 +14,10 @@ from typing import Any, Final
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards.alarm import OverTimeError, TimeLimit
-from es_llm.rewards.magnitude import digits
 from es_llm.rewards.text import completion_text
-from es_llm.rewards.typed import from_text, to_text
+from es_llm.tasks.answer_limits import digits
 from es_llm.tasks.base import Splits, Task
+from es_llm.tasks.reasoning_gym.typed import from_text, to_text
 from es_llm.types import Row
 
 INSTRUCTION = "Write your final answer between <answer> and </answer>."

@@ -29,8 +29,14 @@ from typing import Any
 
 from es_llm.data.messages import TextPrompts, user_turn
 from es_llm.errors import ConfigError
-from es_llm.rewards.countdown import THINK_OPEN, compact_accuracy, compact_reward, countdown_accuracy, countdown_reward
 from es_llm.tasks.base import Task
+from es_llm.tasks.countdown.reward import (
+    THINK_OPEN,
+    compact_accuracy,
+    compact_reward,
+    countdown_accuracy,
+    countdown_reward,
+)
 from es_llm.types import Message
 
 Row = dict[str, Any]

@@ -22,8 +22,8 @@ from ctypes import Array, c_double, sizeof
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from es_llm.rewards import processes, worker
-from es_llm.rewards.worker import Note
+from es_llm.rewards.workers import system, worker
+from es_llm.rewards.workers.worker import Note
 
 _FORK: Final = multiprocessing.get_context("fork")
 _HARMLESS: Final = {"jemalloc_bg_thd"}
@@ -69,7 +69,7 @@ def may_fork() -> bool:
 
 def other_threads() -> int:
     """The number of this process's threads beside the main one that a fork would lose."""
-    if not processes.LINUX:
+    if not system.LINUX:
         return threading.active_count() - 1
     names = []
     for task in Path("/proc/self/task").iterdir():
@@ -118,7 +118,12 @@ class _Started:
     def __init__(self, descriptors: list[int]) -> None:
         self.sentinel, theirs = os.pipe()
         try:
-            words = [sys.executable, "-m", "es_llm.rewards.worker", *map(str, [os.getpid(), *descriptors, theirs])]
+            words = [
+                sys.executable,
+                "-m",
+                "es_llm.rewards.workers.worker",
+                *map(str, [os.getpid(), *descriptors, theirs]),
+            ]
             self._process = subprocess.Popen(words, pass_fds=[*descriptors, theirs], start_new_session=True)
         except BaseException:
             os.close(self.sentinel)

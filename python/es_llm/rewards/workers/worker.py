@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from es_llm.rewards.batch import RAISED, Batch, Scores
 from es_llm.rewards.call import call, call_at_once, call_each, is_async
-from es_llm.rewards.channel import read_message, write_message
 from es_llm.rewards.loading import load_reward, same_directory
 from es_llm.rewards.loop import Loop
-from es_llm.rewards.processes import end_with_parent, limit_memory
-from es_llm.rewards.requests import Start, Task, packed, unpacked
+from es_llm.rewards.workers.channel import read_message, write_message
+from es_llm.rewards.workers.protocol import Start, Task, packed, unpacked
+from es_llm.rewards.workers.system import end_with_parent, limit_memory
 
 GRACE_S: Final = 2.0
 """An async function has so long to be cancelled."""
@@ -141,6 +141,6 @@ def score(name: str, batch: Batch, clock: Clock, together: bool) -> Scores:
 
 if __name__ == "__main__":
     # Not `__main__`'s own copy: what is pickled must be found under the module's name.
-    from es_llm.rewards.worker import main as begin
+    from es_llm.rewards.workers.worker import main as begin
 
     begin(*map(int, sys.argv[1:]))

@@ -15,9 +15,9 @@ from typing import Any
 
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
-from es_llm.rewards.math import last_box, math_accuracy
 from es_llm.rewards.reading import written
 from es_llm.tasks.base import Splits, Task, column, question
+from es_llm.tasks.math.reward import last_box, math_accuracy
 from es_llm.types import Row
 
 INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."

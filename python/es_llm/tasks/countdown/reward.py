@@ -26,9 +26,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from es_llm.rewards.arithmetic import try_evaluate
 from es_llm.rewards.marks import inline
 from es_llm.rewards.text import completion_text
+from es_llm.tasks.countdown.arithmetic import try_evaluate
 
 FORMAT_WEIGHT = 0.1
 TOLERANCE = Fraction(1, 100_000)

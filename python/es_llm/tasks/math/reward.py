@@ -19,9 +19,9 @@ from typing import Any, Final
 
 from es_llm.errors import RewardError
 from es_llm.rewards.alarm import OverTimeError, TimeLimit
-from es_llm.rewards.magnitude import digits
 from es_llm.rewards.reading import in_digits, plain_text, read_number, written
 from es_llm.rewards.text import completion_text
+from es_llm.tasks.answer_limits import digits
 
 LONGEST: Final = 1000
 """Characters of a box that is read; a longer one is wrong."""

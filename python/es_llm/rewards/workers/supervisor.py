@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from es_llm.rewards import hiring, processes, worker
 from es_llm.rewards.batch import DIED, TIMEOUT, Batch, Scores
-from es_llm.rewards.channel import Channel, ChannelError
-from es_llm.rewards.requests import Start, Task, packed, unpacked
+from es_llm.rewards.workers import spawn, system, worker
+from es_llm.rewards.workers.channel import Channel, ChannelError
+from es_llm.rewards.workers.protocol import Start, Task, packed, unpacked
 
 MOST_PROCESSES: Final = 64
 """A worker that starts more processes than that is killed with all of them."""
@@ -78,9 +78,9 @@ class Member:
         self.ready = forked
         try:
             if self.ready:
-                self.process, self._note = hiring.fork(theirs, (*foreign, ours), start.limit_s, start.memory_mb)
+                self.process, self._note = spawn.fork(theirs, (*foreign, ours), start.limit_s, start.memory_mb)
             else:
-                self.process, self._note = hiring.start(theirs)
+                self.process, self._note = spawn.start(theirs)
         except OSError:
             ours.close()
             raise
@@ -135,7 +135,7 @@ class Member:
         """End it and everything that it started."""
         if self.verdict is None:
             self.verdict, self._killed = verdict, time.monotonic()
-        processes.kill_tree(self.pid)
+        system.kill_tree(self.pid)
 
 
 class Crew:
@@ -195,12 +195,12 @@ class Crew:
     def end(self) -> None:
         """Kill everything below this process, until there is nothing."""
         for member in self._members:
-            processes.kill_tree(member.pid)
+            system.kill_tree(member.pid)
         end = time.monotonic() + 5
-        while (below := processes.children(os.getpid())) and time.monotonic() < end:
+        while (below := system.children(os.getpid())) and time.monotonic() < end:
             for child in below:
-                processes.kill_tree(child)
-                processes.bury(child)
+                system.kill_tree(child)
+                system.bury(child)
             time.sleep(0.005)
 
     def _hear(self, member: Member) -> None:
@@ -235,7 +235,7 @@ class Crew:
         if member.part is not None:
             self._hear(member)  # an answer that was given before the end counts
         self._members.remove(member)
-        processes.kill_group(member.pid)
+        system.kill_group(member.pid)
         member.channel.close()
         verdict = member.verdict or Verdict(DIED, _told(member.process.exitcode))
         if not member.ready:
@@ -268,26 +268,26 @@ class Crew:
         """Time limits, processes of workers, and processes whose parents are gone."""
         absent = now - self._looked if self._looked else 0.0
         self._looked = now
-        below = set(processes.children(os.getpid()))
+        below = set(system.children(os.getpid()))
         for member in self._members:
             if absent > _ABSENT_S:
                 member.slack_s += absent
             verdict = member.judge(now, self._start.limit_s)
-            crowd = sum(1 for _ in processes.descendants(member.pid))
+            crowd = sum(1 for _ in system.descendants(member.pid))
             if crowd > MOST_PROCESSES:
                 verdict = Verdict(DIED, f"started {crowd} processes or more (limit {MOST_PROCESSES})")
             if verdict is not None:
                 member.kill(verdict)
         for orphan in below - {member.pid for member in self._members}:
-            processes.kill_tree(orphan)
-            processes.bury(orphan)
+            system.kill_tree(orphan)
+            system.bury(orphan)
 
     def _hire(self, now: float) -> None:
         """As many workers as there should be; where the system has no process left, fewer for now."""
         try:
             while len(self._members) < self._start.workers:
                 foreign = [*self._foreign, *(member.channel.socket for member in self._members)]
-                self._forks = self._forks and hiring.may_fork()
+                self._forks = self._forks and spawn.may_fork()
                 self._members.append(Member(self._start, foreign, forked=self._forks))
         except OSError as error:
             self._alone_since = self._alone_since or now

@@ -1,4 +1,4 @@
-"""`python -m es_llm.rewards.server FD`: one process beside each rank that keeps killable workers for its rewards.
+"""`python -m es_llm.rewards.workers.server FD`: one process beside each rank that keeps killable workers for rewards.
 
 It holds neither a model nor MPI, so its workers are forked from it in milliseconds, closures and imported modules
 included. Requests come, and answers go, over the socket FD; its end is the server's end. A batch is cut into parts for
@@ -19,12 +19,12 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from es_llm.rewards import processes, worker
 from es_llm.rewards.batch import RAISED, Batch, Scores
 from es_llm.rewards.call import is_async
-from es_llm.rewards.channel import Channel, read_message, write_message
-from es_llm.rewards.crew import Crew, Part
-from es_llm.rewards.requests import Request, Start, packed, unpacked
+from es_llm.rewards.workers import system, worker
+from es_llm.rewards.workers.channel import Channel, read_message, write_message
+from es_llm.rewards.workers.protocol import Request, Start, packed, unpacked
+from es_llm.rewards.workers.supervisor import Crew, Part
 
 CHUNK_S: Final = 0.05
 """A worker gets completions for about so long at once."""
@@ -121,7 +121,7 @@ def main(descriptor: int) -> None:
 
     While they load, this process ends with its parent, whatever they are at; later the end of the socket is its end.
     """
-    processes.end_with_parent(os.getppid())
+    system.end_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):  # who asked has ended
@@ -135,14 +135,14 @@ def _serve(trainer: socket.socket) -> None:
     if failed is not None:
         write_message(trainer, packed(failed))
         return
-    processes.outlive_parent()
-    processes.adopt_orphans()
+    system.outlive_parent()
+    system.adopt_orphans()
     write_message(trainer, packed(None))
     Server(trainer, start).run()
 
 
 if __name__ == "__main__":
     # Not `__main__`'s own copy: what is pickled must be found under the module's name.
-    from es_llm.rewards.server import main as serve
+    from es_llm.rewards.workers.server import main as serve
 
     serve(int(sys.argv[1]))
