@@ -1,12 +1,13 @@
-"""Runs code that a model wrote, in a process that may do little: `docs/security.md` says what that stops and what not.
+"""Runs code that a model wrote, in a process with few rights. `docs/security.md` lists what that stops and what not.
 
 The child reads one JSON object (`code`, `function`, `arguments`) and writes one (`values`, or `error`). Before it runs
-the code it gives up, in this order: its network, other processes, mounts and host names (namespaces of its own), every
-file (an empty root), its user (nobody, where it was root), new privileges, memory, processor time, files and processes.
+the code it gives up, in this order: its network, other processes, mounts and host names (by namespaces of its own), all
+files (by an empty root), its user (nobody replaces root), new privileges, memory, processor time, descriptors and
+processes.
 
-Two processes: the one that is started here stays outside and waits; the one that runs the code is the first of a
-process namespace, whose end is the end of everything in it. Both are killed by their numbers when the time is over, so
-no session or group that the code makes for itself hides it.
+There are two processes. The outer one, which is started here, waits. The inner one runs the code; it is the first of a
+process namespace, so its end is the end of every process in there. When the time is over, both are killed by their
+numbers, so the code can't hide in a session or group of its own.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from es_llm.rewards.workers.system import descendants, kill_tree
 
 _CHILD: Final = Path(__file__).with_name("child.py")
 _ENVIRONMENT: Final = {"PATH": "/nowhere"} | dict.fromkeys(
-    # A process with a second thread gets no user namespace, and numpy starts threads where it is let.
+    # A process with a second thread gets no user namespace, and numpy starts threads unless these forbid it.
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
     "1",
 )
 _END_S: Final = 10.0
-"""A killed process that isn't gone after that is left to the system."""
+"""Seconds to wait for the end of a killed process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxLimits:
-    """What the code may take: seconds of the clock and of the processor, megabytes, bytes of its answer."""
+    """What the code may use: seconds of the clock and of the processor, megabytes, bytes of its answer."""
 
     wall_s: float = 10.0
     cpu_s: int = 5
@@ -47,15 +48,15 @@ class SandboxLimits:
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What came of it: one value for each argument, or why there is none."""
+class SandboxResult:
+    """What the code returned: one value per argument; or None, and the reason in `error`."""
 
     values: list[Any] | None
     error: str = ""
 
 
-def run_function(code: str, function: str, arguments: list[Any], limits: SandboxLimits | None = None) -> Ran:
-    """Call `function` of `code` once for each argument; arguments and values are JSON.
+def run_function(code: str, function: str, arguments: list[Any], limits: SandboxLimits | None = None) -> SandboxResult:
+    """Call `function` of `code` once per argument. Arguments and values are JSON.
 
     Raises:
         RewardError: this system offers no sandbox.
@@ -66,13 +67,13 @@ def run_function(code: str, function: str, arguments: list[Any], limits: Sandbox
 
 @functools.cache
 def require_sandbox() -> None:
-    """Refuse to go on where the system has no namespaces for us: code of a model isn't run without.
+    """Check that the system offers a sandbox. Without one, code of a model isn't run.
 
     Raises:
-        RewardError: says what is missing.
+        RewardError: names what is missing.
     """
     if sys.platform != "linux":
-        raise RewardError("code of a model is run in a sandbox of Linux alone; this system has none")
+        raise RewardError(f"code of a model runs in a sandbox, which needs Linux; this system is {sys.platform}")
     ran = _run("def f(x):\n    return x + 1\n", "f", [1], SandboxLimits())
     if ran.values != [2]:
         raise RewardError(
@@ -81,10 +82,10 @@ def require_sandbox() -> None:
         )
 
 
-def _run(code: str, function: str, arguments: list[Any], limits: SandboxLimits) -> Ran:
-    words = json.dumps({
+def _run(code: str, function: str, arguments: list[Any], limits: SandboxLimits) -> SandboxResult:
+    question = json.dumps({
         "code": code, "function": function, "arguments": arguments, "parent": os.getpid(),
-        "cpu_s": limits.cpu_s, "memory_mb": limits.memory_mb, "path": [place for place in sys.path if place],
+        "cpu_s": limits.cpu_s, "memory_mb": limits.memory_mb, "path": [entry for entry in sys.path if entry],
     })  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", str(_CHILD)],
@@ -92,44 +93,44 @@ def _run(code: str, function: str, arguments: list[Any], limits: SandboxLimits) 
         env=_ENVIRONMENT, close_fds=True, start_new_session=True, cwd="/",
     )  # fmt: skip
     try:
-        output = _talk(process, words.encode(), limits)
+        output = _exchange(process, question.encode(), limits)
     finally:
         _end(process)
     if isinstance(output, str):
-        return Ran(None, output)
-    return _read(output, len(arguments), process.returncode)
+        return SandboxResult(None, output)
+    return _parsed(output, len(arguments), process.returncode)
 
 
-def _talk(process: subprocess.Popen[bytes], words: bytes, limits: SandboxLimits) -> bytes | str:
-    """What the child wrote, or why it wasn't waited for. Neither pipe is ever waited on for longer than the limit."""
-    asking, telling = process.stdin, process.stdout
-    assert asking is not None
-    assert telling is not None
-    end, left, told = time.monotonic() + limits.wall_s, memoryview(words), bytearray()
-    for pipe in (asking, telling):
+def _exchange(process: subprocess.Popen[bytes], question: bytes, limits: SandboxLimits) -> bytes | str:
+    """The child's answer to the question; or, as text, the reason why it has none. Takes at most `wall_s`."""
+    to_child, from_child = process.stdin, process.stdout
+    assert to_child is not None
+    assert from_child is not None
+    end, left, answer = time.monotonic() + limits.wall_s, memoryview(question), bytearray()
+    for pipe in (to_child, from_child):
         os.set_blocking(pipe.fileno(), False)
     with selectors.DefaultSelector() as selector:
-        selector.register(asking, selectors.EVENT_WRITE)
-        selector.register(telling, selectors.EVENT_READ)
+        selector.register(to_child, selectors.EVENT_WRITE)
+        selector.register(from_child, selectors.EVENT_READ)
         while (rest := end - time.monotonic()) > 0:
             for key, _ in selector.select(rest):
-                if key.fileobj is asking:
-                    left = _write(asking, left)
+                if key.fileobj is to_child:
+                    left = _write(to_child, left)
                     if not left:
-                        selector.unregister(asking)
-                        asking.close()
+                        selector.unregister(to_child)
+                        to_child.close()
                     continue
-                piece = os.read(telling.fileno(), 1 << 16)
+                piece = os.read(from_child.fileno(), 1 << 16)
                 if not piece:
-                    return bytes(told)
-                told += piece
-                if len(told) > limits.answer_bytes:
+                    return bytes(answer)
+                answer += piece
+                if len(answer) > limits.answer_bytes:
                     return f"its answer is longer than {limits.answer_bytes} bytes"
     return f"took longer than {limits.wall_s:g} s"
 
 
 def _write(pipe: IO[bytes], left: memoryview) -> memoryview:
-    """What is left to write; nothing where nobody reads."""
+    """Write what the pipe accepts; the bytes that are left. Nothing is left if the other end is closed."""
     try:
         return left[os.write(pipe.fileno(), left) :]
     except BlockingIOError:
@@ -139,7 +140,7 @@ def _write(pipe: IO[bytes], left: memoryview) -> memoryview:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the child and, above all, the first process of its namespace: everything in there ends with that one."""
+    """Kill the child and the first process of its namespace, with which everything in the namespace ends."""
     for below in list(descendants(process.pid)):
         kill_tree(below)
     kill_tree(process.pid)
@@ -151,12 +152,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def _read(output: bytes, expected: int, code: int | None) -> Ran:
+def _parsed(output: bytes, expected: int, code: int | None) -> SandboxResult:
     try:
-        told = json.loads(output)
-        values = told.get("values")
+        answer = json.loads(output)
+        values = answer.get("values")
         if isinstance(values, list) and len(values) == expected:
-            return Ran(values)
-        return Ran(None, str(told.get("error", "no values"))[:2000])
+            return SandboxResult(values)
+        return SandboxResult(None, str(answer.get("error", "no values"))[:2000])
     except (ValueError, AttributeError, RecursionError):
-        return Ran(None, f"no answer; its process ended with code {code}")
+        return SandboxResult(None, f"no answer; its process ended with code {code}")

@@ -1,9 +1,11 @@
-"""What the trainer says to the reward server, and what the server says to its workers, as pickles.
+"""The messages between the trainer, the reward server and its workers, as pickles.
 
-By cloudpickle: closures and classes of a script or a notebook travel with their instances, which no other format
-does. It only ever reads what processes of this run wrote to each other over their own sockets, never a file, a
-download or a model's words; who can write there runs the user's functions already. The server answers (number of the
-request, scores); a worker answers (scores, seconds that they took).
+The trainer sends a `Start` and then `BatchRequest`s; the server answers (number of the request, result). The server
+sends `PartRequest`s to its workers; a worker answers (result, seconds that it took).
+
+Pickles are made by cloudpickle, since no other format carries closures and classes of a script or notebook. They are
+read only from sockets between processes of this run, never from a file, a download or a model's text. A process that
+can write to these sockets runs the user's functions already.
 """
 
 from __future__ import annotations
@@ -16,21 +18,41 @@ from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkerLimits:
+    """How many workers there are, and what one may use.
+
+    workers: processes that call reward functions; 0: functions are called in the trainer's process, without limits.
+    timeout_s: seconds for one completion (for a set-level function: for one call); 0: no limit.
+    memory_mb: megabytes for a worker beyond its use at its start; 0: no limit.
+    """
+
+    workers: int = 0
+    timeout_s: float = 0.0
+    memory_mb: int = 0
+
+
 @dataclass(frozen=True)
 class Start:
-    """The first message to the server. `functions`: name -> (kind "reference", text) or (kind "pickle", bytes)."""
+    """The first message to the server, and to a worker that isn't forked from it.
+
+    functions: name -> (kind "reference", text) or (kind "pickle", bytes).
+    path: `sys.path` of the trainer.
+    limits: of the workers.
+    """
 
     functions: dict[str, tuple[str, Any]]
     path: list[str]
-    workers: int
-    limit_s: float
-    memory_mb: int
+    limits: WorkerLimits
 
 
 @dataclass(frozen=True)
-class Request:
-    """Score `size` completions by a function; `together`: by one call for all. `batch`: a pickled `Batch`, apart, so
-    that one that can't be read has a number and a size all the same."""
+class BatchRequest:
+    """Call the function `name` for `size` completions.
+
+    together: one call returns one float for all completions.
+    batch: the pickled `Batch`. If it can't be read, the server still knows the request's number and size.
+    """
 
     number: int
     name: str
@@ -40,39 +62,39 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Task:
-    """The same for a worker."""
+class PartRequest:
+    """Call the function `name` for the completions of a part of a batch."""
 
     name: str
     together: bool
     batch: Batch
 
 
-def packed(value: Any) -> bytes:
-    """Anything that can travel."""
+def pack(message: Any) -> bytes:
+    """The message as bytes."""
     import cloudpickle
 
-    data: bytes = cloudpickle.dumps(value)
+    data: bytes = cloudpickle.dumps(message)
     return data
 
 
-def unpacked(data: bytes) -> Any:
-    """The other way round: what a process of this run packed. The one place where a pickle is read."""
+def unpack(data: bytes) -> Any:
+    """The message that a process of this run packed. No other function reads pickles."""
     return pickle.loads(data)
 
 
-def packed_batch(batch: Batch) -> bytes:
-    """A batch that can travel.
+def pack_batch(batch: Batch) -> bytes:
+    """The batch as bytes.
 
     Raises:
-        ConfigError: a column can't; names it.
+        ConfigError: a column holds something that can't be pickled; names the column.
     """
     try:
-        return packed(batch)
+        return pack(batch)
     except Exception as error:
         for name, values in {"prompts": batch.prompts, **batch.columns}.items():
             try:
-                packed(values)
+                pack(values)
             except Exception as own:
                 raise ConfigError(
                     f"column {name!r} of the data can't be sent to reward workers ({type(own).__name__}: {own}); "

@@ -1,9 +1,11 @@
-"""`python -m es_llm.rewards.workers.server FD`: one process beside each rank that keeps killable workers for rewards.
+"""The reward server: one process beside each rank, which keeps killable workers for its reward functions.
 
-It holds neither a model nor MPI, so its workers are forked from it in milliseconds, closures and imported modules
-included. Requests come, and answers go, over the socket FD; its end is the server's end. A batch is cut into parts for
-workers; a part that ended its worker is tried again completion by completion, so that each one fails by itself. What
-workers start belongs to them: it is counted while they run, and ended with them.
+    python -m es_llm.rewards.workers.server FD
+
+It holds neither a model nor MPI, so it forks its workers in milliseconds, with closures and imported modules included.
+It receives requests and sends answers over the socket FD, and ends when that socket is closed. It cuts a batch into
+parts for its workers. If a worker ends during a part, each completion of the part is tried again alone, so that only
+the faulty ones fail. Processes that a worker starts are counted while it runs, and killed with it.
 """
 
 from __future__ import annotations
@@ -16,133 +18,141 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from es_llm.rewards.batch import RAISED, Batch, Scores
+from es_llm.rewards.batch import RAISED, Batch, RewardResult
 from es_llm.rewards.call import is_async
-from es_llm.rewards.workers import system, worker
+from es_llm.rewards.workers import system
 from es_llm.rewards.workers.channel import Channel, read_message, write_message
-from es_llm.rewards.workers.protocol import Request, Start, packed, unpacked
-from es_llm.rewards.workers.supervisor import Crew, Part
+from es_llm.rewards.workers.handle import Part
+from es_llm.rewards.workers.protocol import BatchRequest, Start, pack, unpack
+from es_llm.rewards.workers.supervisor import Supervisor
+from es_llm.rewards.workers.worker import LoadError, load
+from es_llm.types import RewardFunction
 
-CHUNK_S: Final = 0.05
-"""A worker gets completions for about so long at once."""
-LARGEST_CHUNK: Final = 64
+PART_S: Final = 0.05
+"""Seconds that a part of a batch should take."""
+MAX_PART: Final = 64
+"""Completions of a part."""
 
 
 class Server:
-    """Takes requests from the trainer until it ends, and never waits for one process alone."""
+    """Serves the trainer until it closes its socket. Never waits for one process alone."""
 
-    def __init__(self, trainer: socket.socket, start: Start) -> None:
-        self._trainer, self._workers = Channel(trainer), start.workers
-        self._item_s: dict[str, float] = {}
-        self._crew = Crew(start, foreign=[trainer], done=self._done)
+    def __init__(self, trainer: socket.socket, start: Start, functions: Mapping[str, RewardFunction]) -> None:
+        self._trainer, self._workers = Channel(trainer), start.limits.workers
+        self._functions = functions
+        self._completion_s: dict[str, float] = {}
+        self._supervisor = Supervisor(start, functions, foreign=[trainer], done=self._done)
 
     def run(self) -> None:
-        """Serve, then leave nobody behind; after an error of the server's own the trainer starts another one."""
+        """Serve, then end this process and all below it. After an error here the trainer starts another server."""
         try:
             while True:
-                self._crew.step()
+                self._supervisor.step()
                 self._trainer.flush()
-                self._wait(self._crew.look_s)
+                self._wait(self._supervisor.interval_s)
                 for message in self._trainer.receive():
-                    self._take(unpacked(message))
+                    self._accept(unpack(message))
         except EOFError:
             code = 0
         except BaseException:
             traceback.print_exc()
             code = 1
-        self._crew.end()
+        self._supervisor.end()
         os._exit(code)
 
     def _wait(self, seconds: float) -> None:
-        """Until anybody says something, can be told something, or ends."""
+        """Wait until a socket can be read, or written if bytes wait for it, or a worker ends."""
         with selectors.DefaultSelector() as selector:
-            for channel, sentinel in [(self._trainer, None), *self._crew.channels()]:
-                both = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.unsent else 0)
-                selector.register(channel, both)
+            for channel, sentinel in [(self._trainer, None), *self._supervisor.channels()]:
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.unsent else 0)
+                selector.register(channel, events)
                 if sentinel is not None:
                     selector.register(sentinel, selectors.EVENT_READ)
             selector.select(seconds)
 
-    def _take(self, request: Request) -> None:
+    def _accept(self, request: BatchRequest) -> None:
         size = request.size
         try:
-            batch: Batch = unpacked(request.batch)
+            batch: Batch = unpack(request.batch)
         except Exception as error:
-            why = f"the batch can't be read in the process for rewards: {type(error).__name__}: {error}"
-            self._answer(request.number, Scores.failed(size, RAISED, why))
+            reason = f"the reward server can't read the batch: {type(error).__name__}: {error}"
+            self._answer(request.number, RewardResult.failed(size, RAISED, reason))
             return
         job, parts, start = Job(request.number, size, self._answer), self._parts(request), 0
-        for n in range(parts):  # the longer ones first, so that each worker gets as many completions
+        for n in range(parts):  # the larger ones first, so that all workers get about the same number of completions
             stop = start + size // parts + (n < size % parts)
-            self._crew.add(Part(job, range(start, stop), request.name, batch.part(start, stop), request.together))
+            indices, part = range(start, stop), batch.part(start, stop)
+            self._supervisor.add(Part(job, indices, request.name, part, request.together))
             start = stop
 
-    def _parts(self, request: Request) -> int:
-        """Into how many parts: as many for each worker, each of about `CHUNK_S`."""
+    def _parts(self, request: BatchRequest) -> int:
+        """Number of parts: equally many per worker, of about `PART_S` each."""
         size = request.size
-        if request.together or is_async(worker.FUNCTIONS[request.name]):
+        if request.together or is_async(self._functions[request.name]):
             return min(1, size)
-        fitting = CHUNK_S / self._item_s.get(request.name, CHUNK_S)
-        rounds = max(2, math.ceil(size / self._workers / min(LARGEST_CHUNK, max(1.0, fitting))))
-        return min(size, rounds * self._workers)
+        fitting = PART_S / self._completion_s.get(request.name, PART_S)
+        per_worker = max(2, math.ceil(size / self._workers / min(MAX_PART, max(1.0, fitting))))
+        return min(size, per_worker * self._workers)
 
-    def _done(self, part: Part, scores: Scores, seconds: float) -> None:
+    def _done(self, part: Part, result: RewardResult, seconds: float) -> None:
         if seconds:
-            known, mine = self._item_s.get(part.name, 0.0), seconds / len(part.places)
-            self._item_s[part.name] = max(1e-5, 0.7 * known + 0.3 * mine if known else mine)
-        part.owner.add(part.places, scores)
+            known, own = self._completion_s.get(part.name, 0.0), seconds / len(part.indices)
+            self._completion_s[part.name] = max(1e-5, 0.7 * known + 0.3 * own if known else own)
+        part.owner.add(part.indices, result)
 
-    def _answer(self, number: int, scores: Scores) -> None:
-        self._trainer.send(packed((number, scores)))
+    def _answer(self, number: int, result: RewardResult) -> None:
+        self._trainer.send(pack((number, result)))
 
 
 class Job:
-    """A request whose parts come back in any order; one of no completions is answered at once."""
+    """A request whose parts are done in any order. A request without completions is answered at once."""
 
-    def __init__(self, number: int, size: int, answer: Callable[[int, Scores], None]) -> None:
+    def __init__(self, number: int, size: int, answer: Callable[[int, RewardResult], None]) -> None:
         self._number, self._open, self._answer = number, size, answer
-        self._parts: dict[int, Scores] = {}
+        self._parts: dict[int, RewardResult] = {}
         if size == 0:
-            answer(number, Scores([]))
+            answer(number, RewardResult([]))
 
-    def add(self, places: range, scores: Scores) -> None:
-        """A part came; after the last one the answer goes out."""
-        self._parts[places.start] = scores
-        self._open -= len(places)
+    def add(self, indices: range, result: RewardResult) -> None:
+        """Add the result of a part. The last one sends the answer."""
+        self._parts[indices.start] = result
+        self._open -= len(indices)
         if self._open == 0:
-            self._answer(self._number, Scores.joined([self._parts[place] for place in sorted(self._parts)]))
+            self._answer(self._number, RewardResult.joined([self._parts[start] for start in sorted(self._parts)]))
 
 
 def main(descriptor: int) -> None:
-    """Load the functions, say how that went, serve.
+    """Load the functions, report success or the failure, and serve.
 
-    While they load, this process ends with its parent, whatever they are at; later the end of the socket is its end.
+    During the loading this process ends with its parent, whatever the functions' imports do. Later it ends when the
+    socket is closed.
     """
     system.end_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, OSError):  # who asked has ended
+    with contextlib.suppress(EOFError, OSError):  # the trainer has ended
         _serve(socket.socket(fileno=descriptor))
 
 
 def _serve(trainer: socket.socket) -> None:
-    start: Start = unpacked(read_message(trainer))
+    start: Start = unpack(read_message(trainer))
     sys.path[:] = start.path
-    failed = worker.load(start.functions)
-    if failed is not None:
-        write_message(trainer, packed(failed))
+    try:
+        functions = load(start.functions)
+    except LoadError as failed:
+        write_message(trainer, pack(failed.args))
         return
     system.outlive_parent()
     system.adopt_orphans()
-    write_message(trainer, packed(None))
-    Server(trainer, start).run()
+    write_message(trainer, pack(None))
+    Server(trainer, start, functions).run()
 
 
 if __name__ == "__main__":
-    # Not `__main__`'s own copy: what is pickled must be found under the module's name.
+    # Not `__main__`'s own copy: pickles name classes by this module's own name.
     from es_llm.rewards.workers.server import main as serve
 
     serve(int(sys.argv[1]))

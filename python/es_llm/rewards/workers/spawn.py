@@ -1,8 +1,8 @@
-"""How a worker process begins: forked from the server in milliseconds, or started by itself where that can't work.
+"""Starts worker processes: forked from the server in milliseconds, or as programs where a fork wouldn't work.
 
-A fork copies the memory of all threads but only one thread. What a lock or a thread pool of the others was about to do
-never ends in the copy: OpenMP waits for ever for threads that it had. So a server that has more threads than its own,
-since a function's file started them in its import, starts each worker as a program that loads the functions itself.
+A fork copies the memory of all threads but only one thread. Locks and thread pools that the other threads held never
+recover in the copy: OpenMP, for example, waits forever for its threads. So if the import of a function's file left
+threads running in the server, each worker is started as a program that loads the functions itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import multiprocessing
+import multiprocessing.context
 import os
 import socket
 import subprocess
@@ -17,42 +18,25 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import Array, c_double, sizeof
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, TypeAlias
 
 from es_llm.rewards.workers import system, worker
-from es_llm.rewards.workers.worker import Note
+from es_llm.rewards.workers.protocol import WorkerLimits
+from es_llm.rewards.workers.worker import SharedDeadline
+from es_llm.types import RewardFunction
 
 _FORK: Final = multiprocessing.get_context("fork")
 _HARMLESS: Final = {"jemalloc_bg_thd"}
-"""Threads of libraries that know of forks, by the system's name: of pyarrow's memory."""
+"""System names of threads that survive a fork: pyarrow's memory allocator knows of forks."""
 _ENDING_S: Final = 0.2
-_NOTE_BYTES: Final = sizeof(Note)
-
-
-class Process(Protocol):
-    """What a crew needs of a worker's process. `sentinel` can be read when it has ended."""
-
-    @property
-    def pid(self) -> int | None:
-        """Its number."""
-
-    @property
-    def sentinel(self) -> int:
-        """A descriptor."""
-
-    @property
-    def exitcode(self) -> int | None:
-        """None while it lives; a signal's number as a negative one."""
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for its end."""
+"""Seconds that a thread has to end before it counts as running."""
 
 
 def may_fork() -> bool:
-    """Whether this process has no thread that a fork would lose; one that is just ending has `_ENDING_S`."""
+    """True if a fork of this process would lose no thread."""
     end = time.monotonic() + _ENDING_S
     while threads := other_threads():
         if time.monotonic() > end:
@@ -68,63 +52,69 @@ def may_fork() -> bool:
 
 
 def other_threads() -> int:
-    """The number of this process's threads beside the main one that a fork would lose."""
+    """Number of threads of this process that a fork would lose: all but the main one."""
     if not system.LINUX:
         return threading.active_count() - 1
     names = []
     for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the thread has just ended
             names.append((task / "comm").read_text().strip())
     return sum(name not in _HARMLESS for name in names) - 1
 
 
 def fork(
-    theirs: socket.socket, foreign: Sequence[socket.socket], limit_s: float, memory_mb: int
+    theirs: socket.socket,
+    foreign: Sequence[socket.socket],
+    functions: Mapping[str, RewardFunction],
+    limits: WorkerLimits,
 ) -> tuple[Process, Array[c_double]]:
-    """A forked worker, and the note that it shares with this process.
+    """A forked worker, and the `SharedDeadline` that it shares with this process.
+
+    Args:
+        theirs: the worker's end of its channel.
+        foreign: sockets of this process that the worker must not hold.
+        functions: by name.
+        limits: of the worker.
 
     Raises:
-        OSError: the system has no process left.
+        OSError: the system can't start another process.
     """
-    note = Note.from_buffer(mmap.mmap(-1, _NOTE_BYTES))
-    process = _FORK.Process(target=_forked, args=(theirs, foreign, note, os.getpid(), limit_s, memory_mb))
+    shared = SharedDeadline.from_buffer(mmap.mmap(-1, sizeof(SharedDeadline)))
+    server = os.getpid()
+
+    def begin() -> None:
+        os.setsid()
+        for each in foreign:
+            each.close()
+        worker.serve(theirs, functions, shared, server, limits)
+
+    process = _FORK.Process(target=begin)
     process.start()
-    return process, note
-
-
-def _forked(end: socket.socket, foreign: Sequence[socket.socket], note: Any, server: int, *limits: Any) -> None:
-    os.setsid()
-    for each in foreign:
-        each.close()
-    worker.work(end, note, server, *limits)
+    return process, shared
 
 
 def start(theirs: socket.socket) -> tuple[Process, Array[c_double]]:
-    """A worker that is a program of its own; the first message to it is a `Start`, its first one says how that went.
+    """A worker that is a program. The first message to it must be a `Start`; its first answer reports the loading.
 
     Raises:
-        OSError: the system has no process left.
+        OSError: the system can't start another process.
     """
     with tempfile.TemporaryFile() as file:
-        file.truncate(_NOTE_BYTES)
-        note = Note.from_buffer(mmap.mmap(file.fileno(), _NOTE_BYTES))
-        process = _Started([theirs.fileno(), file.fileno()])
-    return process, note
+        file.truncate(sizeof(SharedDeadline))
+        shared = SharedDeadline.from_buffer(mmap.mmap(file.fileno(), sizeof(SharedDeadline)))
+        process = _Program([theirs.fileno(), file.fileno()])
+    return process, shared
 
 
-class _Started:
-    """A program, with what multiprocessing offers of a process."""
+class _Program:
+    """A started program with the interface of `multiprocessing.Process`."""
 
     def __init__(self, descriptors: list[int]) -> None:
         self.sentinel, theirs = os.pipe()
         try:
-            words = [
-                sys.executable,
-                "-m",
-                "es_llm.rewards.workers.worker",
-                *map(str, [os.getpid(), *descriptors, theirs]),
-            ]
-            self._process = subprocess.Popen(words, pass_fds=[*descriptors, theirs], start_new_session=True)
+            numbers = map(str, [os.getpid(), *descriptors, theirs])
+            command = [sys.executable, "-m", "es_llm.rewards.workers.worker", *numbers]
+            self._process = subprocess.Popen(command, pass_fds=[*descriptors, theirs], start_new_session=True)
         except BaseException:
             os.close(self.sentinel)
             raise
@@ -143,3 +133,7 @@ class _Started:
     def __del__(self) -> None:
         with contextlib.suppress(OSError, AttributeError):
             os.close(self.sentinel)
+
+
+Process: TypeAlias = multiprocessing.context.ForkProcess | _Program
+"""A worker's process. `sentinel` becomes readable when it ends; `exitcode` is None while it lives."""

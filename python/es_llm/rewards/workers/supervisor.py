@@ -1,8 +1,8 @@
-"""Workers that may die at any moment: who they are, what each one is at, and how it ended.
+"""Keeps workers running that may die at any moment, and gives them parts of batches.
 
-One thread owns all of this, and never waits for one worker alone. Nothing is shared but the few bytes in which a worker
-notes which completion it is at and when its time is over: the limit is held from outside, so it holds for workers that
-sit in C code with Python's lock, or that are stopped. Knows nothing about who asked.
+One thread owns all of this, and never waits for one worker alone. A worker shares only the few bytes of its deadline
+with this process. Since this process checks the deadline, the limit holds for workers that are in C code with Python's
+lock, or that are stopped. Knows nothing about requests.
 """
 
 from __future__ import annotations
@@ -11,293 +11,194 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
-from es_llm.rewards.batch import DIED, TIMEOUT, Batch, Scores
-from es_llm.rewards.workers import spawn, system, worker
+from es_llm.rewards.batch import DIED, RewardResult
+from es_llm.rewards.workers import spawn, system
 from es_llm.rewards.workers.channel import Channel, ChannelError
-from es_llm.rewards.workers.protocol import Start, Task, packed, unpacked
+from es_llm.rewards.workers.handle import Part, Verdict, WorkerProcess
+from es_llm.rewards.workers.protocol import Start, unpack
+from es_llm.types import RewardFunction
 
-MOST_PROCESSES: Final = 64
-"""A worker that starts more processes than that is killed with all of them."""
-LOOK_S: Final = 0.02
-"""How often time limits and the processes of workers are looked at while there is work."""
-REST_S: Final = 0.25
-"""How often where there is none."""
-_ABSENT_S: Final = 1.0
-"""Not having looked for so long means that this process was stopped, its workers too: nobody is late by that time."""
-_BEGIN_S: Final = 15.0
-"""A worker that doesn't begin with what it was given within that time is killed."""
-_DYING_S: Final = 10.0
-"""A worker that was killed so long ago, and is still there, sits in the system: nobody waits for it."""
-_TRIES: Final = 5
-"""So often work is given out whose worker ended before it began."""
+MAX_PROCESSES: Final = 64
+"""A worker that has more processes below it is killed with all of them."""
+CHECK_S: Final = 0.02
+"""Seconds between checks of deadlines and of the workers' processes while there is work."""
+IDLE_S: Final = 0.25
+"""Seconds between checks while there is none."""
+_STOPPED_S: Final = 1.0
+"""A longer time between checks means that this process and its workers were stopped: it counts for no deadline."""
+_MAX_ATTEMPTS: Final = 5
+"""How often a part is given to a worker that ends before it begins."""
 _NO_WORKER_S: Final = 30.0
-"""So long no process could be started before waiting work fails."""
-_LOAD_S: Final = 180.0
-"""A worker that is a program of its own has this many seconds to load the functions. They count against no
-completion's time limit."""
-_LOADS: Final = 3
-"""Number of workers in a row that may fail to load the functions; then waiting work fails."""
+"""If the system can't start a process for this time, and no worker is left, waiting parts fail."""
+_MAX_LOADS: Final = 3
+"""Number of workers in a row that may fail to load the functions before waiting parts fail."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some completions for one worker: `places` of `owner`'s batch. `together`: one call gives one float for all."""
-
-    owner: Any
-    places: range
-    name: str
-    batch: Batch
-    together: bool
-    tries: int = 1
-
-    def only(self, places: range, tries: int = 1) -> Part:
-        """A part of this part."""
-        start = self.places.start
-        batch = self.batch.part(places.start - start, places.stop - start)
-        return Part(self.owner, places, self.name, batch, self.together, tries)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Why a worker was killed; `place`: the completion that is to blame, where that is known."""
-
-    kind: str
-    why: str
-    place: int | None = None
-
-
-class Member:
-    """One worker process and the part that it is at."""
-
-    def __init__(self, start: Start, foreign: Sequence[socket.socket], *, forked: bool) -> None:
-        ours, theirs = socket.socketpair()
-        self.ready = forked
-        try:
-            if self.ready:
-                self.process, self._note = spawn.fork(theirs, (*foreign, ours), start.limit_s, start.memory_mb)
-            else:
-                self.process, self._note = spawn.start(theirs)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.channel = Channel(ours)
-        self.pid = int(self.process.pid or 0)
-        self.part: Part | None = None
-        self.verdict: Verdict | None = None
-        self.slack_s = self._killed = 0.0
-        self._given = time.monotonic()
-        if not self.ready:
-            self.channel.send(packed(start))
-
-    def give(self, part: Part) -> None:
-        """Let it work. That it has died meanwhile shows in its end."""
-        self.part, self._note[:] = part, [0.0, worker.TOGETHER]
-        self._given = time.monotonic()
-        self.slack_s = 0.0
-        self.channel.send(packed(Task(part.name, part.together, part.batch)))
-
-    @property
-    def began(self) -> bool:
-        """Whether it began with its part."""
-        return bool(self._note[0] != 0)
-
-    @property
-    def ended(self) -> bool:
-        """Whether it ended, or is as good as dead."""
-        dying = self.verdict is not None and time.monotonic() - self._killed > _DYING_S
-        return self.process.exitcode is not None or dying
-
-    def judge(self, now: float, limit_s: float) -> Verdict | None:
-        """Whether it is late."""
-        if not self.ready and self.verdict is None:
-            late = now - self._given - self.slack_s > _LOAD_S
-            return Verdict(DIED, f"its worker didn't load the functions within {_LOAD_S:g} s") if late else None
-        if self.part is None or self.verdict is not None:
-            return None
-        if not self.began:
-            late = now - self._given - self.slack_s > _BEGIN_S
-            return Verdict(DIED, f"its worker didn't begin within {_BEGIN_S:g} s") if late else None
-        end, place = self._note
-        if now - self.slack_s <= end or end != self._note[0]:  # in time, or just at the next one
-            return None
-        if place == worker.ANSWERING:
-            return Verdict(DIED, f"its worker's answer didn't come within {worker.ANSWER_S:g} s")
-        known = 0 <= place < len(self.part.places)
-        return Verdict(TIMEOUT, f"took longer than {limit_s:g} s", self.part.places[int(place)] if known else None)
-
-    def kill(self, verdict: Verdict) -> None:
-        """End it and everything that it started."""
-        if self.verdict is None:
-            self.verdict, self._killed = verdict, time.monotonic()
-        system.kill_tree(self.pid)
-
-
-class Crew:
-    """So many workers, and the parts that wait for one.
+class Supervisor:
+    """The workers, and the parts that wait for one.
 
     Args:
-        start: how many, what they may take, and the functions for those that load them themselves.
+        start: the limits, and the functions for workers that load them themselves.
+        functions: by name, for workers that are forked.
         foreign: sockets of this process that workers must not hold.
-        done: called with a part, its scores and the seconds that they took (0.0 where its worker ended).
+        done: called with a part, its result, and the seconds that it took (0.0 if its worker ended).
     """
 
     def __init__(
         self,
         start: Start,
+        functions: Mapping[str, RewardFunction],
         *,
         foreign: Sequence[socket.socket],
-        done: Callable[[Part, Scores, float], None],
+        done: Callable[[Part, RewardResult, float], None],
     ) -> None:
-        self._start, self._done = start, done
+        self._start, self._functions, self._done = start, functions, done
         self._foreign = foreign
-        self._members: list[Member] = []
+        self._workers: list[WorkerProcess] = []
         self._queue: deque[Part] = deque()
-        self._alone_since: float | None = None
-        self._looked = 0.0
-        self._unloaded = 0
+        self._lacking_since: float | None = None
+        self._checked = 0.0
+        self._failed_loads = 0
         self._forks = True
 
     def add(self, part: Part) -> None:
-        """A part that waits for a worker."""
+        """Add a part, which waits for a worker."""
         self._queue.append(part)
 
     @property
-    def look_s(self) -> float:
-        """How long one may wait until the next `step`."""
-        return LOOK_S if self._queue or any(member.part is not None for member in self._members) else REST_S
+    def interval_s(self) -> float:
+        """Seconds until the next `step` at the latest."""
+        return CHECK_S if self._queue or any(each.part is not None for each in self._workers) else IDLE_S
 
     def channels(self) -> Iterator[tuple[Channel, int]]:
-        """Of each worker: its channel, and its sentinel, which can be read when it has ended."""
-        for member in self._members:
-            yield member.channel, member.process.sentinel
+        """The channel of each worker, and its sentinel, which becomes readable when the worker ends."""
+        for each in self._workers:
+            yield each.channel, each.process.sentinel
 
     def step(self) -> None:
-        """Take what workers have said, see who ended, who is late and who has started too much, give out work."""
-        for member in list(self._members):
-            member.channel.flush()
-            self._hear(member)
-            if member.ended:
-                self._bury(member)
+        """Receive answers, handle workers that ended, check deadlines and processes, start workers, give out parts."""
+        for each in list(self._workers):
+            each.channel.flush()
+            self._receive(each)
+            if each.ended:
+                self._remove(each)
         now = time.monotonic()
-        if now - self._looked >= LOOK_S:
-            self._look(now)
-        self._hire(now)
-        for member in self._members:
-            if member.ready and member.part is None and member.verdict is None and self._queue:
-                member.give(self._queue.popleft())
+        if now - self._checked >= CHECK_S:
+            self._check(now)
+        self._spawn(now)
+        for each in self._workers:
+            if each.is_free and self._queue:
+                each.give(self._queue.popleft())
 
     def end(self) -> None:
-        """Kill everything below this process, until there is nothing."""
-        for member in self._members:
-            system.kill_tree(member.pid)
+        """Kill all processes below this one, until none is left."""
+        for each in self._workers:
+            system.kill_tree(each.pid)
         end = time.monotonic() + 5
         while (below := system.children(os.getpid())) and time.monotonic() < end:
             for child in below:
                 system.kill_tree(child)
-                system.bury(child)
+                system.reap(child)
             time.sleep(0.005)
 
-    def _hear(self, member: Member) -> None:
-        """Its answer, if it has one."""
+    def _receive(self, sender: WorkerProcess) -> None:
+        """Receive the answer of a worker, if there is one."""
         try:
-            for message in member.channel.receive():
-                if not member.ready:
-                    self._loaded(member, unpacked(message))
+            for message in sender.channel.receive():
+                if not sender.ready:
+                    self._loaded(sender, unpack(message))
                     continue
-                scores, seconds = unpacked(message)
-                part, member.part = member.part, None
+                result, seconds = unpack(message)
+                part, sender.part = sender.part, None
                 if part is not None:
-                    self._done(part, scores, seconds)
+                    self._done(part, result, seconds)
         except EOFError:
-            member.process.join(0.2)  # a process that ends closes its files first
-            if member.process.exitcode is None:
-                member.kill(Verdict(DIED, "its worker closed its connection"))
+            sender.process.join(0.2)  # a process that ends closes its files first
+            if sender.process.exitcode is None:
+                sender.kill(Verdict(DIED, "its worker closed its connection"))
         except ChannelError as error:
-            member.kill(Verdict(DIED, f"its worker's answer can't be read: {error}"))
+            sender.kill(Verdict(DIED, f"its worker's answer can't be read: {error}"))
         except Exception as error:
-            member.kill(Verdict(DIED, f"its worker's answer can't be read: {error!r}"))
+            sender.kill(Verdict(DIED, f"its worker's answer can't be read: {error!r}"))
 
-    def _loaded(self, member: Member, failed: tuple[str, str] | None) -> None:
-        """A worker that is a program of its own has loaded the functions, or failed to."""
+    def _loaded(self, sender: WorkerProcess, failed: tuple[str, str] | None) -> None:
+        """A worker that isn't forked has loaded the functions, or has failed to: (function, reason)."""
         if failed is None:
-            member.ready, self._unloaded = True, 0
+            sender.ready, self._failed_loads = True, 0
         else:
-            member.kill(Verdict(DIED, f"its worker can't load `{failed[0]}`: {failed[1]}"))
+            sender.kill(Verdict(DIED, f"its worker can't load `{failed[0]}`: {failed[1]}"))
 
-    def _bury(self, member: Member) -> None:
-        """It ended: what it was at fails or is tried again."""
-        if member.part is not None:
-            self._hear(member)  # an answer that was given before the end counts
-        self._members.remove(member)
-        system.kill_group(member.pid)
-        member.channel.close()
-        verdict = member.verdict or Verdict(DIED, _told(member.process.exitcode))
-        if not member.ready:
-            self._unloaded += 1
-            while self._unloaded >= _LOADS and self._queue:
+    def _remove(self, ended: WorkerProcess) -> None:
+        """Remove a worker that has ended. Its part fails or is tried again."""
+        if ended.part is not None:
+            self._receive(ended)  # an answer that it sent before its end counts
+        self._workers.remove(ended)
+        system.kill_group(ended.pid)
+        ended.channel.close()
+        verdict = ended.verdict or Verdict(DIED, _reason(ended.process.exitcode))
+        if not ended.ready:
+            self._failed_loads += 1
+            while self._failed_loads >= _MAX_LOADS and self._queue:
                 self._fail(self._queue.popleft(), verdict)
-        part = member.part
+        part = ended.part
         if part is None:
             return
-        if not member.began and part.tries < _TRIES:
-            self._queue.appendleft(part.only(part.places, part.tries + 1))
-        elif len(part.places) == 1 or part.together:
+        if not ended.began and part.attempts < _MAX_ATTEMPTS:
+            self._queue.appendleft(part.only(part.indices, part.attempts + 1))
+        elif len(part.indices) == 1 or part.together:
             self._fail(part, verdict)
         else:
             self._split(part, verdict)
 
     def _fail(self, part: Part, verdict: Verdict) -> None:
-        self._done(part, Scores.failed(len(part.places), verdict.kind, verdict.why), 0.0)
+        self._done(part, RewardResult.failed(len(part.indices), verdict.kind, verdict.reason), 0.0)
 
     def _split(self, part: Part, verdict: Verdict) -> None:
-        """Each completion is tried by itself, but for one that is known to be at fault."""
-        for place in reversed(part.places):
-            alone = part.only(range(place, place + 1))
-            if place == verdict.place:
+        """Try each completion of a part alone. A completion that is known to be at fault fails."""
+        for index in reversed(part.indices):
+            alone = part.only(range(index, index + 1))
+            if index == verdict.index:
                 self._fail(alone, verdict)
             else:
                 self._queue.appendleft(alone)
 
-    def _look(self, now: float) -> None:
-        """Time limits, processes of workers, and processes whose parents are gone."""
-        absent = now - self._looked if self._looked else 0.0
-        self._looked = now
+    def _check(self, now: float) -> None:
+        """Check deadlines and the number of processes below each worker. Kill processes whose parents have ended."""
+        since_s = now - self._checked if self._checked else 0.0
+        self._checked = now
         below = set(system.children(os.getpid()))
-        for member in self._members:
-            if absent > _ABSENT_S:
-                member.slack_s += absent
-            verdict = member.judge(now, self._start.limit_s)
-            crowd = sum(1 for _ in system.descendants(member.pid))
-            if crowd > MOST_PROCESSES:
-                verdict = Verdict(DIED, f"started {crowd} processes or more (limit {MOST_PROCESSES})")
+        for each in self._workers:
+            if since_s > _STOPPED_S:
+                each.pause(since_s)
+            verdict = each.overdue(now, self._start.limits.timeout_s)
+            started = sum(1 for _ in system.descendants(each.pid))
+            if started > MAX_PROCESSES:
+                verdict = Verdict(DIED, f"started {started} processes or more, expected at most {MAX_PROCESSES}")
             if verdict is not None:
-                member.kill(verdict)
-        for orphan in below - {member.pid for member in self._members}:
+                each.kill(verdict)
+        for orphan in below - {each.pid for each in self._workers}:
             system.kill_tree(orphan)
-            system.bury(orphan)
+            system.reap(orphan)
 
-    def _hire(self, now: float) -> None:
-        """As many workers as there should be; where the system has no process left, fewer for now."""
+    def _spawn(self, now: float) -> None:
+        """Start the workers that are missing. If the system can't start more processes, work with fewer for now."""
         try:
-            while len(self._members) < self._start.workers:
-                foreign = [*self._foreign, *(member.channel.socket for member in self._members)]
+            while len(self._workers) < self._start.limits.workers:
+                foreign = [*self._foreign, *(each.channel.socket for each in self._workers)]
                 self._forks = self._forks and spawn.may_fork()
-                self._members.append(Member(self._start, foreign, forked=self._forks))
+                self._workers.append(WorkerProcess(self._start, self._functions, foreign, forked=self._forks))
         except OSError as error:
-            self._alone_since = self._alone_since or now
-            while self._queue and not self._members and now - self._alone_since > _NO_WORKER_S:
-                self._fail(self._queue.popleft(), Verdict(DIED, f"no worker could be had: {error}"))
+            self._lacking_since = self._lacking_since or now
+            while self._queue and not self._workers and now - self._lacking_since > _NO_WORKER_S:
+                self._fail(self._queue.popleft(), Verdict(DIED, f"no worker could be started: {error}"))
             return
-        self._alone_since = None
+        self._lacking_since = None
 
 
-def _told(exitcode: int | None) -> str:
+def _reason(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         return f"its worker was killed by signal {-exitcode} (memory?)"
     return f"its worker ended with exit code {exitcode}"

@@ -1,4 +1,7 @@
-"""One worker process of the reward server: calls reward functions item by item, and notes when each must be done."""
+"""One worker process: calls reward functions, and writes down the deadline of each call for the server.
+
+A worker is forked from the server, or started as a program: `python -m es_llm.rewards.workers.worker ...`.
+"""
 
 from __future__ import annotations
 
@@ -13,134 +16,155 @@ from ctypes import Array, c_double, sizeof
 from functools import partial
 from typing import Any, Final
 
-from es_llm.rewards.batch import RAISED, Batch, Scores
-from es_llm.rewards.call import call, call_at_once, call_each, is_async
-from es_llm.rewards.loading import load_reward, same_directory
-from es_llm.rewards.loop import Loop
+from es_llm.plugins import same_directory
+from es_llm.rewards.batch import RAISED, Batch, RewardResult
+from es_llm.rewards.call import call, call_concurrently, call_each, is_async
+from es_llm.rewards.loading import load_reward
+from es_llm.rewards.loop import Loop, end_fork
 from es_llm.rewards.workers.channel import read_message, write_message
-from es_llm.rewards.workers.protocol import Start, Task, packed, unpacked
+from es_llm.rewards.workers.protocol import PartRequest, Start, WorkerLimits, pack, unpack
 from es_llm.rewards.workers.system import end_with_parent, limit_memory
+from es_llm.types import RewardFunction
 
 GRACE_S: Final = 2.0
-"""An async function has so long to be cancelled."""
+"""Seconds that an async function has to end after it was cancelled, before the server kills its worker."""
 ANSWER_S: Final = 60.0
-"""An answer has so long to be read by the server."""
-TOGETHER: Final = -1
+"""Seconds in which the server must have received an answer."""
+ALL: Final = -1
 ANSWERING: Final = -2
-"""What stands in the place of a completion: all of them at once; none any more."""
+"""In place of the index of a completion: all completions at once; none, since all have returned."""
 
-Note: Final = c_double * 2
-"""What a worker and the server share: the end of its time, and which completion it is at."""
-LOOP: Final = Loop()
-"""Of this worker, for its life. The server has none: its thread would begin in a worker alone."""
-FUNCTIONS: dict[str, Any] = {}
-"""By name; the server fills it before it forks its workers."""
+SharedDeadline: Final = c_double * 2
+"""Memory that a worker shares with the server. [0]: deadline of the current completion, as `time.monotonic`; infinite
+without a limit, 0 before the first completion. [1]: index of that completion."""
 
 
-def work(end: socket.socket, note: Array[c_double], server: int, limit_s: float, memory_mb: int) -> None:
-    """Answer tasks until the server ends. This process leads a session of its own.
+def serve(
+    end: socket.socket,
+    functions: Mapping[str, RewardFunction],
+    shared: Array[c_double],
+    server: int,
+    limits: WorkerLimits,
+) -> None:
+    """Answer requests until the server ends. This process leads a session of its own.
 
     Args:
         end: this worker's end of its channel.
-        note: [when the time is over of what it is at (of `time.monotonic`, infinite without a limit; 0: it isn't at
-            anything), which completion that is]. The server looks at it, and kills who is late.
-        server: the parent process.
-        limit_s: seconds that a completion may take; 0: any time.
-        memory_mb: megabytes that it may need for itself; 0: no limit.
+        functions: by name.
+        shared: a `SharedDeadline`. The server kills a worker that exceeds it.
+        server: number of the parent process.
+        limits: for one completion, and of memory.
     """
     end_with_parent(server)
-    for number in (signal.SIGINT, signal.SIGTERM):  # what the server ignores, and what a function starts shouldn't
+    for number in (signal.SIGINT, signal.SIGTERM):  # the server ignores them; processes of a function shouldn't
         signal.signal(number, signal.SIG_DFL)
-    limit_memory(memory_mb)
+    limit_memory(limits.memory_mb)
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 3000))
-    clock = Clock(note, limit_s)
+    deadline, loop = Deadline(shared, limits.timeout_s), Loop()
     while True:
         try:
-            task: Task = unpacked(read_message(end))
+            request: PartRequest = unpack(read_message(end))
         except (EOFError, OSError):
             os._exit(0)
         start = time.perf_counter()
-        scores = score(task.name, task.batch, clock, task.together)
-        write_message(end, packed((scores, time.perf_counter() - start)))
-        if LOOP.stuck:  # what its task holds, another worker can have
+        result = _result(request, functions[request.name], deadline, loop)
+        write_message(end, pack((result, time.perf_counter() - start)))
+        if loop.stuck:  # another worker isn't blocked by what the stuck call holds
             os._exit(0)
 
 
-def load(functions: Mapping[str, tuple[str, Any]]) -> tuple[str, str] | None:
-    """Load the functions of a `Start`; the name of one that can't be loaded, and why."""
-    for name, (kind, given) in functions.items():
+class LoadError(Exception):
+    """A function can't be loaded. `args` are its name and the reason."""
+
+
+def load(given: Mapping[str, tuple[str, Any]]) -> dict[str, RewardFunction]:
+    """The functions of a `Start`, by name.
+
+    Raises:
+        LoadError: for the first function that can't be loaded.
+    """
+    functions = {}
+    for name, (kind, value) in given.items():
         try:
             with same_directory():
-                FUNCTIONS[name] = load_reward(given) if kind == "reference" else unpacked(given)
+                functions[name] = load_reward(value) if kind == "reference" else unpack(value)
         except BaseException as error:
-            return name, f"{type(error).__name__}: {error}"
-    return None
+            raise LoadError(name, f"{type(error).__name__}: {error}") from error
+    return functions
 
 
-def main(server: int, channel: int, shared: int, sentinel: int) -> None:
-    """A worker that is a program of its own: it loads the functions, says so, and works.
+def main(server: int, channel: int, shared_file: int, sentinel: int) -> None:
+    """Load the functions, report success or the failure, and serve.
 
     Args:
-        server: the parent process.
-        channel, shared, sentinel: descriptors of the channel, of the file of the note, and of what the server reads
-            the end of.
+        server: number of the parent process.
+        channel: descriptor of this worker's end of its channel.
+        shared_file: descriptor of the file of the `SharedDeadline`.
+        sentinel: descriptor that is open as long as this process lives.
     """
     end_with_parent(server)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(sentinel, False)
-    note = Note.from_buffer(mmap.mmap(shared, sizeof(Note)))
-    os.close(shared)
+    shared = SharedDeadline.from_buffer(mmap.mmap(shared_file, sizeof(SharedDeadline)))
+    os.close(shared_file)
     end = socket.socket(fileno=channel)
-    start: Start = unpacked(read_message(end))
+    start: Start = unpack(read_message(end))
     sys.path[:] = start.path
-    failed = load(start.functions)
-    write_message(end, packed(failed))
-    if failed is None:
-        work(end, note, server, start.limit_s, start.memory_mb)
+    try:
+        functions = load(start.functions)
+    except LoadError as failed:
+        write_message(end, pack(failed.args))
+        return
+    write_message(end, pack(None))
+    serve(end, functions, shared, server, start.limits)
 
 
-class Clock:
-    """Tells the server which completion is begun and how long it may take."""
+class Deadline:
+    """Writes the deadline of the current completion into the memory that is shared with the server."""
 
-    def __init__(self, note: Array[c_double], limit_s: float) -> None:
-        self._note, self.limit_s = note, limit_s
+    def __init__(self, shared: Array[c_double], limit_s: float) -> None:
+        self._shared, self.limit_s = shared, limit_s
 
-    def begin(self, place: int, grace_s: float = 0.0) -> None:
-        """Completion `place` of the task is begun, or all of them (`TOGETHER`), whose time each end renews."""
-        self._set(place, self.limit_s + grace_s if self.limit_s else float("inf"))
+    def begin(self, index: int, grace_s: float = 0.0) -> None:
+        """Begin completion `index` of the part, or `ALL` of them. For `ALL`, call it again when a completion ends."""
+        self._set(index, self.limit_s + grace_s if self.limit_s else float("inf"))
 
     def answer(self) -> None:
-        """All that is left is the way of the answer."""
+        """All functions have returned; only the answer has to be sent."""
         self._set(ANSWERING, ANSWER_S)
 
-    def _set(self, place: int, seconds: float) -> None:
-        self._note[0] = float("inf")  # the server may look in between
-        self._note[1] = place
-        self._note[0] = time.monotonic() + seconds
+    def _set(self, index: int, seconds: float) -> None:
+        self._shared[0] = float("inf")  # the server may read between these lines
+        self._shared[1] = index
+        self._shared[0] = time.monotonic() + seconds
 
 
-def score(name: str, batch: Batch, clock: Clock, together: bool) -> Scores:
-    """Scores of some completions; `together`: by one call that gives one float for all."""
-    function, pid = FUNCTIONS[name], os.getpid()
+def _result(request: PartRequest, function: RewardFunction, deadline: Deadline, loop: Loop) -> RewardResult:
+    pid = os.getpid()
     try:
-        if together:
-            clock.begin(TOGETHER)
-            return call(name, function, batch, one=True, loop=LOOP)
-        if is_async(function):
-            clock.begin(TOGETHER, GRACE_S)
-            renew = partial(clock.begin, TOGETHER, GRACE_S)
-            return call_at_once(name, function, batch, clock.limit_s, LOOP, ended=renew)
-        return call_each(name, function, batch, clock.begin, LOOP)
+        return _called(request.name, function, request.batch, request.together, deadline, loop)
     except BaseException as error:
-        return Scores.failed(len(batch), RAISED, f"{type(error).__name__}: {error}")
+        return RewardResult.failed(len(request.batch), RAISED, f"{type(error).__name__}: {error}")
     finally:
-        if os.getpid() != pid:  # a child that the function forked came back from it
-            os._exit(1)
-        clock.answer()
+        end_fork(pid)
+        deadline.answer()
+
+
+def _called(
+    name: str, function: RewardFunction, batch: Batch, together: bool, deadline: Deadline, loop: Loop
+) -> RewardResult:
+    if together:
+        deadline.begin(ALL)
+        return call(name, function, batch, one=True, loop=loop)
+    if is_async(function):
+        deadline.begin(ALL, GRACE_S)
+        renew = partial(deadline.begin, ALL, GRACE_S)
+        return call_concurrently(name, function, batch, deadline.limit_s, loop, ended=renew)
+    return call_each(name, function, batch, deadline.begin, loop)
 
 
 if __name__ == "__main__":
-    # Not `__main__`'s own copy: what is pickled must be found under the module's name.
+    # Not `__main__`'s own copy: pickles name classes by this module's own name.
     from es_llm.rewards.workers.worker import main as begin
 
     begin(*map(int, sys.argv[1:]))
