@@ -100,7 +100,7 @@ class RewardSet:
             for argument in missing_arguments(self._functions[name], columns):
                 kind = "metric" if name.startswith(_METRIC) else "reward"
                 raise ConfigError(
-                    f"{kind} function `{_plain(name)}` needs the argument `{argument}`, which {where} doesn't have"
+                    f"{kind} function `{_plain(name)}` needs `{argument}`, which {where} doesn't give"
                     f"{nearest(argument, {*columns, *GIVEN})}; expected one of its columns {sorted(columns)}, or of "
                     f"{', '.join(GIVEN)}"
                 )
