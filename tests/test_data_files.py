@@ -151,7 +151,7 @@ def test_a_column_that_a_row_lacks_is_none_and_nested_objects_gain_no_names(tmp_
         ("rows.json", '[{"prompt": "a"},\n\n {"prompt" "b"}]', r"rows.json' line 3 column 12 isn't JSON"),
         ("rows.json", '[{"prompt": "a"}, 3]', r"row 1 must be a JSON object of columns, got '3' \(int\)"),
         ("rows.json", '"text"', r"must be a JSON object"),
-        ("rows.jsonl", '{"prompt": "a", "x": 1e400}', r"line 1 has a value .* 1e400 is larger than float64"),
+        ("rows.jsonl", '{"prompt": "a", "x": 1e400}', r"line 1 has a value .* 1e400 is too large for float64"),
         ("rows.jsonl", '{"x": ' + "1" * 5000 + "}", r"line 1 has a value that can't be read: .*4300"),
         ("rows.jsonl", '{"x": ' + "[" * 9000 + "}", r"line 1 .*can't be read|isn't JSON"),
         ("rows.csv", "prompt,answer\na,1\nb,2,3\n", r"line 3 has 3 values, expected 2: \['prompt', 'answer'\]"),
@@ -159,7 +159,7 @@ def test_a_column_that_a_row_lacks_is_none_and_nested_objects_gain_no_names(tmp_
         (
             "rows.csv",
             "prompt;answer\na;1\n",
-            r"'prompt;answer': the separator is ';', expected ','; a file with commas",
+            r"'prompt;answer': the separator is ';', expected ','; name a file with commas",
         ),
         ("rows.csv", "prompt\tanswer\na, b\t1\n", r"the separator is a tab, expected ','"),
         ("rows.csv.gz", gzip.compress(b"prompt|answer\na|1\n"), r"the separator is '\|', expected ','"),
