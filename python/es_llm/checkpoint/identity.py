@@ -143,7 +143,7 @@ def _function_of(reference: str) -> str:
 
 
 def _accept_edits(saved: dict[str, Any], own: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Accept an edited file of a task or of reward functions if its path is unchanged, with a warning; refuse others."""
+    """Accept an edited file of a task or reward if its path is unchanged, with a warning; refuse other files."""
     for option, files in (("reward_funcs", "reward_files"), ("task", "task_file")):
         names = [header["about"].get("options", {}).get(option) for header in (saved, own)]
         if names[0] != names[1] or before.get(files) == now.get(files):
