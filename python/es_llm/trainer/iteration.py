@@ -16,7 +16,7 @@ from typing import Final
 
 from es_llm._core import FitnessTable, Record, plan_units, unit_sums
 from es_llm.rewards.batch import Batch
-from es_llm.rewards.scoring import Pending
+from es_llm.rewards.reward_set import PendingRewards
 from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
 from es_llm.trainer.ahead import Ahead
@@ -64,7 +64,7 @@ class Figures:
 @dataclass(frozen=True)
 class _Begun:
     completions: list[Completion]
-    pending: Pending | None
+    pending: PendingRewards | None
 
 
 class Iteration:
@@ -94,26 +94,26 @@ class Iteration:
         """The sums of one unit; the counts of its completions (tokens, finished, all, empty), the microseconds that
         their rewards were waited for, and each function's tally. The reference has traced answers alone."""
         run, begun = self._run, self._ahead.take(index)
-        graded = begun.pending.result() if begun.pending is not None else None
+        batch_rewards = begun.pending.result() if begun.pending is not None else None
         if index == len(self._units):
-            rewards = graded.totals if graded is not None else [None] * len(begun.completions)
+            rewards = batch_rewards.rewards if batch_rewards is not None else [None] * len(begun.completions)
             return Outcome([0.0], [], _figures(encode_answers(begun.completions, rewards), b""))
         assert begun.pending is not None
-        assert graded is not None
+        assert batch_rewards is not None
         waited_s, unit = begun.pending.waited_s, self._units[index]
         if self._log is not None:
             rows = self._rows[unit.prompts.start : unit.prompts.stop]
-            self._log.keep(rows, begun.completions, graded, step=self.number + 1, member=unit.members.start)
+            self._log.keep(rows, begun.completions, batch_rewards, step=self.number + 1, member=unit.members.start)
         self.seconds["rewards"] += waited_s
-        scores = [graded.scores[name] for name in run.rewards.names]
+        results = [batch_rewards.results[name] for name in run.rewards.names]
         tokens = sum(len(completion.token_ids) for completion in begun.completions)
         finished = sum(completion.finished for completion in begun.completions)
         empty = sum(not completion.text.strip() for completion in begun.completions)
-        counts = [tokens, finished, len(begun.completions), empty, round(waited_s * 1e6), *tally(scores)]
+        counts = [tokens, finished, len(begun.completions), empty, round(waited_s * 1e6), *tally(results)]
         is_traced = unit.members.start < TRACED_MEMBERS and unit.prompts.start == 0
-        traced = encode_answers(begun.completions, graded.totals) if is_traced else b""
-        sums = unit_sums(graded.totals, failure_policy=run.config.failure_policy)
-        return Outcome(sums, counts, _figures(traced, encode_logged(scores)))
+        traced = encode_answers(begun.completions, batch_rewards.rewards) if is_traced else b""
+        sums = unit_sums(batch_rewards.rewards, failure_policy=run.config.failure_policy)
+        return Outcome(sums, counts, _figures(traced, encode_logged(results)))
 
     def record(self, table: Table) -> tuple[Record, Figures]:
         """What all units come to. Changes nothing: journal it, then apply it.

@@ -199,7 +199,7 @@ class Session(Program):
         failures = figures.failures
         self._report_findings(self._diagnosis.observe(figures.evidence(record)))
         if failures:
-            examples = {name: failure.why[-300:] for name, failure in self._run.rewards.examples.items()}
+            examples = {name: failure.reason[-300:] for name, failure in self._run.rewards.examples.items()}
             event = {"event": "failures", "step": record.iteration + 1, "count": failures}
             files.append_event({**event, "examples": examples})
         iteration.seconds["journal"] = time.perf_counter() - start

@@ -38,8 +38,8 @@ from es_llm.model.live import DTYPES, cast_parameters
 from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
 from es_llm.model.used import groups
 from es_llm.model.weights import Weights
-from es_llm.rewards.processes import open_standard_descriptors
-from es_llm.rewards.scoring import Graded, RewardSet
+from es_llm.rewards.reward_set import BatchRewards, RewardSet
+from es_llm.rewards.workers.system import open_standard_descriptors
 from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.rollout.form import PromptForm
 from es_llm.rollout.hf import HFEngine
@@ -388,7 +388,7 @@ class ESTrainer(TrlFace):
     def _run_name(self) -> str:
         model = Path(self._model_name or "model").name or "model"
         task = self.script and (self.script.task or Path(self.script.dataset_name or DEFAULT_TASK).stem)
-        return f"{model}-{task.replace(':', '-')}" if task else model
+        return f"{model}-{Path(task).name.replace(':', '-')}" if task else model
 
 
 def _require_columns(rewards: RewardSet, sets: Mapping[str, Sequence[Row]]) -> None:
@@ -419,8 +419,10 @@ def _keeper(log: CompletionLog | None, step: int) -> Keep | None:
     if log is None:
         return None
 
-    def keep(name: str, rows: Sequence[Row], samples: int, completions: list[Completion], graded: Graded) -> None:
-        log.keep(rows, completions, graded, samples=samples, step=step, set=name)
+    def keep(
+        name: str, rows: Sequence[Row], samples: int, completions: list[Completion], rewards: BatchRewards
+    ) -> None:
+        log.keep(rows, completions, rewards, samples=samples, step=step, set=name)
 
     return keep
 

@@ -1,4 +1,4 @@
-"""The process that `sandbox` starts: gives up what it can, then runs the code. Imports nothing of es_llm."""
+"""The process that the sandbox starts: it gives up its rights, then runs the code. Imports nothing of es_llm."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, what: str) -> None:
-    """Refuse to go on."""
+    """Raise OSError unless the system call succeeded."""
     if result != 0:
         raise OSError(ctypes.get_errno(), what)
 
 
 def leave_the_system() -> int:
-    """Namespaces of our own, and an empty root. A pipe that is readable when the process outside has ended."""
+    """Enter namespaces of this process's own and an empty root. Returns a pipe that can be read when the outer process
+    has ended."""
     uid, gid = os.getuid(), os.getgid()
     apart = NEW_NS | NEW_UTS | NEW_IPC | NEW_PID | NEW_NET
     if uid == 0:
@@ -35,7 +36,7 @@ def leave_the_system() -> int:
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
-    end_with_parent(words["parent"])
+    end_with_parent(question["parent"])
     living, mine = os.pipe()
     child = os.fork()  # the first process of the new process namespace: all others end with it
     if child:
@@ -43,7 +44,7 @@ def leave_the_system() -> int:
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     os.close(mine)
     check(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mount")
-    root = tempfile.gettempdir().encode()  # any directory: what is in it is hidden from here alone
+    root = tempfile.gettempdir().encode()  # any directory: its contents are hidden in this namespace only
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
     check(libc.mount(b"none", root, b"tmpfs", flags, b"size=4k,mode=555"), "mount")
     check(libc.mount(b"none", root, b"tmpfs", flags | MS_REMOUNT | MS_RDONLY, b"size=4k,mode=555"), "mount")
@@ -53,15 +54,18 @@ def leave_the_system() -> int:
 
 
 def end_with_parent(parent: int) -> None:
-    """SIGKILL when the process that asked ends; now, if it has ended."""
+    """Have this process killed when its parent ends. If the parent has ended already, end now."""
     check(libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0), "prctl")
     if os.getppid() != parent:
         os._exit(1)
 
 
 def end_with_the_outer_one(living: int) -> None:
-    """SIGKILL when the process outside of the namespace ends, whose number can't be seen from here; now, if the pipe
-    that it holds open has no writer any more. A change of the user takes this back: it comes after that."""
+    """Have this process killed when the outer process ends. If it has ended already, end now.
+
+    The outer process's number isn't visible in this namespace, so `living` shows whether it has ended. Call this after
+    the change of the user, which would undo it.
+    """
     check(libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0), "prctl")
     if select.select([living], [], [], 0)[0]:
         os._exit(1)
@@ -69,7 +73,7 @@ def end_with_the_outer_one(living: int) -> None:
 
 
 def give_up_rights(cpu_s: int, memory_mb: int) -> None:
-    """No privileges, and limits."""
+    """Give up all privileges, and set limits."""
     for capability in range(64):
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     try:
@@ -92,46 +96,46 @@ def give_up_rights(cpu_s: int, memory_mb: int) -> None:
 
 
 def import_what_code_may_use() -> None:
-    """There are no files later."""
+    """Import the modules that the code may use. Later no file can be read."""
     for name in ("math", "itertools", "functools", "collections", "copy", "random", "re", "string", "typing"):
         __import__(name)
     for name in ("heapq", "bisect", "operator", "statistics", "fractions", "dataclasses", "enum"):
         __import__(name)
-    sys.path += [place for place in words["path"] if os.path.isdir(place)]
+    sys.path += [entry for entry in question["path"] if os.path.isdir(entry)]
     with contextlib.suppress(ImportError):
         __import__("numpy")
     sys.path.clear()
 
 
 def answer() -> dict[str, object]:
-    """Call the function. To run code that a model wrote is what this process is for; what it could harm was taken from
-    it before, and it answers in JSON."""
-    place: dict[str, object] = {"__name__": "answer"}
+    """Run the code and call its function. The purpose of this process is to run code that a model wrote: it has given
+    up all rights by which the code could do harm."""
+    variables: dict[str, object] = {"__name__": "answer"}
     try:
-        exec(compile(words["code"], "answer", "exec"), place)
-        function = place[words["function"]]
-        return {"values": [function(argument) for argument in words["arguments"]]}  # type: ignore[operator]
+        exec(compile(question["code"], "answer", "exec"), variables)
+        function = variables[question["function"]]
+        return {"values": [function(argument) for argument in question["arguments"]]}  # type: ignore[operator]
     except BaseException as error:
         return {"error": f"{type(error).__name__}: {error}"[:2000]}
 
 
 def plain(value: object) -> object:
-    """Arrays and their items, wherever they stand, as lists and numbers."""
+    """Arrays and their items as lists and numbers."""
     to_list = getattr(value, "tolist", None)
     if callable(to_list):
         return to_list()
-    raise TypeError(f"{type(value).__name__} is none of JSON's types")
+    raise TypeError(f"{type(value).__name__} isn't a type of JSON")
 
 
 if __name__ == "__main__":
-    words = json.loads(sys.stdin.buffer.read())
-    words.setdefault("path", [])
+    question = json.loads(sys.stdin.buffer.read())
+    question.setdefault("path", [])
     out = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the code prints is no answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the code prints isn't the answer
     try:
         import_what_code_may_use()
         outside = leave_the_system()
-        give_up_rights(words["cpu_s"], words["memory_mb"])
+        give_up_rights(question["cpu_s"], question["memory_mb"])
         end_with_the_outer_one(outside)
     except OSError as error:
         result: dict[str, object] = {"error": f"no sandbox: {error}"}
@@ -140,6 +144,6 @@ if __name__ == "__main__":
     try:
         text = json.dumps(result, default=plain).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        text = json.dumps({"error": f"its value is no JSON: {error}"}).encode()
+        text = json.dumps({"error": f"its value isn't JSON: {error}"}).encode()
     with os.fdopen(out, "wb") as file:
         file.write(text)

@@ -1,7 +1,7 @@
-"""Messages of bytes over a socket: a length in 8 bytes, then so many bytes.
+"""Messages over a socket: the length in 8 bytes, then the bytes.
 
-`Channel` is for a thread that must never wait for the other end: it keeps what can't be sent yet, and the part of a
-message that has come. `read_message` and `write_message` are for an end that may wait. Knows nothing of what is said.
+`Channel` is for a thread that must never wait for the other end. It keeps what can't be sent yet, and the received part
+of a message. `read_message` and `write_message` are for an end that may wait. Knows nothing about the contents.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import socket
 from collections import deque
 from typing import Final
 
-LONGEST: Final = 1 << 34
-"""Bytes of a message; a longer one is none."""
+MAX_MESSAGE: Final = 1 << 34
+"""Bytes of a message. A larger length can't be right."""
 _LENGTH: Final = 8
 _PIECE: Final = 1 << 20
 
 
 class ChannelError(Exception):
-    """What came is no message."""
+    """The received bytes aren't a message."""
 
 
 class Channel:
-    """One end of a socket, without waiting."""
+    """One end of a socket. No method waits."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
@@ -31,21 +31,21 @@ class Channel:
         self._in = bytearray()
 
     def fileno(self) -> int:
-        """For a selector."""
+        """The socket's descriptor, for a selector."""
         return self.socket.fileno()
 
     @property
     def unsent(self) -> bool:
-        """Whether something waits until the other end reads."""
+        """True if bytes wait to be sent until the other end reads."""
         return bool(self._out)
 
     def send(self, message: bytes) -> None:
-        """Send now what can be sent, the rest by `flush`. An end that is gone shows where messages are received."""
+        """Send what can be sent now; `flush` sends the rest. If the other end is closed, `receive` reports it."""
         self._out += (memoryview(len(message).to_bytes(_LENGTH, "little")), memoryview(message))
         self.flush()
 
     def flush(self) -> None:
-        """Send what can be sent."""
+        """Send what can be sent now."""
         try:
             while self._out:
                 rest = self._out[0][self.socket.send(self._out[0][:_PIECE]) :]
@@ -59,62 +59,62 @@ class Channel:
             self._out.clear()
 
     def receive(self) -> list[bytes]:
-        """The messages that are whole by now.
+        """All messages that have been received completely.
 
         Raises:
-            EOFError: the other end is gone, and every message was given out before.
-            ChannelError: what came is no message.
+            EOFError: the other end is closed, and earlier calls returned every message.
+            ChannelError: the received bytes aren't a message.
         """
-        gone = False
+        closed = False
         try:
-            while not gone:
+            while not closed:
                 piece = self.socket.recv(_PIECE)
-                gone = not piece
+                closed = not piece
                 self._in += piece
         except BlockingIOError:
             pass
         except OSError:
-            gone = True
+            closed = True
         messages = []
         while len(self._in) >= _LENGTH:
             end = _LENGTH + int.from_bytes(self._in[:_LENGTH], "little")
-            if end > LONGEST:
-                raise ChannelError(f"a message of {end} bytes")
+            if end > MAX_MESSAGE:
+                raise ChannelError(f"a message of {end} bytes, expected at most {MAX_MESSAGE}")
             if len(self._in) < end:
                 break
             messages.append(bytes(self._in[_LENGTH:end]))
             del self._in[:end]
-        if gone and not messages:
+        if closed and not messages:
             raise EOFError
         return messages
 
     def close(self) -> None:
-        """Nothing more is sent or received."""
+        """Close the socket."""
         self.socket.close()
 
 
 def read_message(end: socket.socket) -> bytes:
-    """Wait for a message.
+    """Wait for a message and return it.
 
     Raises:
-        EOFError: the other end is gone.
-        OSError: of the socket; TimeoutError if it has a time limit.
+        EOFError: the other end is closed.
+        OSError: of the socket; TimeoutError if the socket has a time limit.
     """
     return _read(end, int.from_bytes(_read(end, _LENGTH), "little"))
 
 
 def write_message(end: socket.socket, message: bytes) -> None:
-    """Wait until a message is sent.
+    """Send a message, and wait until it is sent.
 
     Raises:
-        OSError: of the socket: the other end is gone, say.
+        OSError: of the socket, for example because the other end is closed.
     """
     end.sendall(len(message).to_bytes(_LENGTH, "little"))
     end.sendall(message)
 
 
 def shut(end: socket.socket) -> None:
-    """Let whoever reads from either end see the end."""
+    """Shut the connection down, so that readers at both ends see its end."""
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
 

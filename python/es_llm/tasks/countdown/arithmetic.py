@@ -1,8 +1,8 @@
 """Exact arithmetic on untrusted text: parsed, never `eval`-ed.
 
-Knows nothing about tasks, prompts or rewards. A model's answer is hostile input: `44**19**35`, a megabyte of
-digits and ten thousand nested brackets all end in bounded time, because the parser is iterative and every
-dimension has a limit (`Limits`).
+Knows nothing about tasks, prompts or rewards. A model's answer is hostile input. `44**19**35`, a megabyte of digits and
+ten thousand nested brackets all take a bounded time, because the parser is iterative and every dimension has a limit
+(`ExpressionLimits`).
 
 Grammar (ASCII only; blanks are the space character and nothing else):
 
@@ -11,10 +11,10 @@ Grammar (ASCII only; blanks are the space character and nothing else):
     factor     = { "+" | "-" } ( number | "(" expression ")" )
     number     = "0" | nonzero-digit { digit }
 
-Decisions, where the paper's rule ("only digits, + - * / ( ) and spaces") leaves room:
+The paper's rule is "only digits, + - * / ( ) and spaces". Where it leaves room:
 
 - a sign before a factor is accepted (`-3+5`, `2*-3`), as in Python: it uses only allowed characters and no number;
-- a leading zero (`05`) is a failure, so that a literal is written in one way only;
+- a leading zero (`05`) is a failure, so that each number has one spelling;
 - `**`, `//`, adjacent numbers, empty brackets and empty text are failures, and so is division by zero.
 """
 
@@ -32,8 +32,8 @@ class ArithmeticFailure(EsError, ValueError):  # noqa: N818 - a verdict on text,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Bounds on the work that one text may cause; no value has more than `operands * digits` digits."""
+class ExpressionLimits:
+    """Limits of one text, which bound the work. No value has more than `operands * digits` digits."""
 
     length: int = 32_768
     """Characters of the text, blanks included."""
@@ -45,22 +45,22 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """Exact value of an expression, and the numbers it was written with, in reading order."""
+    """Exact value of an expression, and its number literals from left to right."""
 
     value: Fraction
     literals: tuple[int, ...]
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ExpressionLimits()
 
 
-def evaluate(text: str, limits: Limits = DEFAULT_LIMITS) -> Evaluated:
+def evaluate(text: str, limits: ExpressionLimits = DEFAULT_LIMITS) -> Evaluated:
     """Return the exact value of `text` and its integer literals.
 
-    Time and memory are linear in `len(text)` up to `limits.length`; longer text is refused unread.
+    Time and memory are linear in `len(text)` up to `limits.length`. Longer text is refused unread.
 
     Raises:
-        ArithmeticFailure: with the position and what was found there.
+        ArithmeticFailure: names the position and the token there.
     """
     if len(text) > limits.length:
         raise ArithmeticFailure(f"expression has {len(text)} characters, expected at most {limits.length}")
@@ -77,8 +77,8 @@ def evaluate(text: str, limits: Limits = DEFAULT_LIMITS) -> Evaluated:
     return parser.finish()
 
 
-def try_evaluate(text: str, limits: Limits = DEFAULT_LIMITS) -> Evaluated | None:
-    """Like `evaluate`, with None as the failure value."""
+def try_evaluate(text: str, limits: ExpressionLimits = DEFAULT_LIMITS) -> Evaluated | None:
+    """Like `evaluate`, but returns None for a failure."""
     try:
         return evaluate(text, limits)
     except ArithmeticFailure:
@@ -92,9 +92,9 @@ _PRECEDENCE = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "positive": 3, "negative"
 
 @dataclass
 class _Parser:
-    """Shunting-yard over tokens. `wants_operand` is the grammar: a factor is next, or an operator is."""
+    """Shunting-yard parser. `wants_operand`: the grammar expects a factor next, else an operator."""
 
-    limits: Limits
+    limits: ExpressionLimits
     values: list[Fraction] = field(default_factory=list)
     operators: list[str] = field(default_factory=list)
     literals: list[int] = field(default_factory=list)
@@ -155,7 +155,7 @@ class _Parser:
         self.operators.pop()
 
     def _apply(self) -> None:
-        """Replace the top operator and its operands by their value."""
+        """Replace the top operator and its operands with their value."""
         operator = self.operators.pop()
         right = self.values.pop()
         if operator == "positive":

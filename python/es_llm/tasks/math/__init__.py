@@ -14,10 +14,9 @@ from fractions import Fraction
 from typing import Any
 
 from es_llm.data.messages import TextPrompts
-from es_llm.errors import ConfigError
-from es_llm.rewards.math import last_box, math_accuracy
-from es_llm.rewards.reading import written
-from es_llm.tasks.base import Splits, Task, column, question
+from es_llm.tasks.base import Splits, Task, column, own_problems, question_prompt
+from es_llm.tasks.math.reward import last_box, latex, math_accuracy
+from es_llm.tasks.reading import answer_text
 from es_llm.types import Row
 
 INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
@@ -27,27 +26,22 @@ def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: S
     """The task.
 
     Args:
-        train_size: own problems to train on.
-        eval_size: own problems held out.
+        train_size: number of own problems to train on.
+        eval_size: number of own problems held out.
         seed: of the own problems.
-        data: other rows, with a `problem` (or `question`) or a ready `prompt`, and an `answer` (or a `solution` that
-            ends with a box).
+        data: rows that replace the own problems, with a `problem` (or `question`) or a ready `prompt`, and an `answer`
+            (or a `solution` that ends with a box).
 
     Raises:
-        ConfigError: a negative size, or a row of `data` lacks something.
+        ConfigError: a negative size, or a row of `data` lacks a column.
     """
-    for option, value in (("train_size", train_size), ("eval_size", eval_size), ("seed", seed)):
-        if value < 0:
-            raise ConfigError(f"`{option}` must be >= 0, got {value}")
 
     def adapt(row: Mapping[str, Any]) -> Row:
-        prompt: Any = row.get("prompt")
-        if prompt is None:
-            prompt = f"{question(row, 'problem', 'question')}\n\n{INSTRUCTION}\n"
-        return {"prompt": prompt, "answer": written(column(row, "answer", "solution"))}
+        prompt = question_prompt(row, "problem", "question", ending=f"\n\n{INSTRUCTION}\n")
+        return {"prompt": prompt, "answer": answer_text(column(row, "answer", "solution"))}
 
-    own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
-    train, held_out = (data or own).adapted(adapt)
+    splits = own_problems(_problems, train_size=train_size, eval_size=eval_size, seed=seed, data=data)
+    train, held_out = splits.adapted(adapt)
     return Task(
         name="math",
         train=train,
@@ -59,13 +53,12 @@ def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: S
 
 
 def _problems(split: str, size: int, seed: int) -> list[Row]:
-    """Distinct problems; those of different splits differ in their numbers."""
+    """Distinct own problems. The numbers of the two splits never agree."""
     stream = random.Random(f"es_llm/math/{split}/{seed}")
-    held_out = split == "eval"
     rows: dict[str, Row] = {}
     while len(rows) < size:
         kind, a, b, c = int(stream.random() * 3), *(2 + int(stream.random() * 40) for _ in range(3))
-        if ((a + b + c) % 5 == 0) != held_out:
+        if ((a + b + c) % 5 == 0) != (split == "eval"):
             continue
         problem, answer = _KINDS[kind](a, b, c)
         rows[problem] = {"problem": problem, "answer": answer}
@@ -73,13 +66,12 @@ def _problems(split: str, size: int, seed: int) -> list[Row]:
 
 
 def _linear(a: int, b: int, c: int) -> tuple[str, str]:
-    return f"Solve ${a}x + {b} = {c}$ for $x$.", _latex(Fraction(c - b, a))
+    return f"Solve ${a}x + {b} = {c}$ for $x$.", latex(Fraction(c - b, a))
 
 
 def _sum(a: int, b: int, c: int) -> tuple[str, str]:
-    return f"Write $\\frac{{1}}{{{a}}} + \\frac{{{c}}}{{{b}}}$ as one fraction.", _latex(
-        Fraction(1, a) + Fraction(c, b)
-    )
+    total = Fraction(1, a) + Fraction(c, b)
+    return f"Write $\\frac{{1}}{{{a}}} + \\frac{{{c}}}{{{b}}}$ as one fraction.", latex(total)
 
 
 def _square(a: int, b: int, c: int) -> tuple[str, str]:
@@ -87,10 +79,3 @@ def _square(a: int, b: int, c: int) -> tuple[str, str]:
 
 
 _KINDS = (_linear, _sum, _square)
-
-
-def _latex(value: Fraction) -> str:
-    if value.denominator == 1:
-        return str(value.numerator)
-    sign = "-" if value < 0 else ""
-    return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"

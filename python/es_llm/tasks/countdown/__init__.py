@@ -1,66 +1,67 @@
 """Countdown: reach a target with given numbers, each used exactly once, by + - * / and brackets.
 
-Own data in the shape of the paper's (Qiu et al., arXiv 2509.24372): half of the problems have three numbers,
-half have four, every target is an integer and reachable. Two styles:
+The problems are generated in the shape of the paper's (Qiu et al., arXiv 2509.24372): half of them have three numbers,
+half have four, and every target is an integer that can be reached. Two styles:
 
-- `paper`: numbers 1..99, targets 10..99, a prompt for an instruct model that ends with an opened `<think>`;
-- `compact`: three numbers 1..20 in ascending order, targets 0..200, a prompt of `PROMPT_WIDTH` characters for
-  the embedded tiny model, which answers with nothing but the expression.
+- `paper`: numbers 1..99, targets 10..99, and a prompt for an instruct model that ends with an opening `<think>`;
+- `compact`: three numbers 1..20 in ascending order, targets 0..200, and a prompt of `PROMPT_WIDTH` characters for the
+  embedded tiny model, which answers with the expression alone.
 
-Prompts are sent as they are, as in the paper, to an instruct model too; with the run's `chat` chat they go through the
-chat template, and the assistant's message begins with the opened `<think>`.
+By default prompts are sent as they are, as in the paper, to an instruct model too. With `--chat chat` they go through
+the chat template, and the assistant's message begins with the opening `<think>`.
 
-Every row has the columns `prompt`, `numbers`, `target` and `solution`, one of the expressions that are right.
-A problem is its sorted numbers and its target. A fixed hash sends every problem to one of two pools, for
-evaluation or for training, whatever the seed and the sizes: no evaluation problem of any run is a training
-problem of any run, and the embedded model's pretraining data come from the training pool too.
+Every row has the columns `prompt`, `numbers`, `target` and `solution`, which is one of the right expressions. A problem
+is its sorted numbers and its target. A fixed hash puts every problem into one of two pools, for evaluation or for
+training, whatever the seed and the sizes. So no evaluation problem of any run is a training problem of any run. The
+embedded model's pretraining data come from the training pool too.
 
-The stream is `random.Random(text).random()`, the one method that Python promises to keep stable over
-versions.
+The random stream is `random.Random(text).random()`, the one method that Python promises to keep stable over versions.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from es_llm.data.messages import TextPrompts, user_turn
 from es_llm.errors import ConfigError
-from es_llm.rewards.countdown import THINK_OPEN, compact_accuracy, compact_reward, countdown_accuracy, countdown_reward
-from es_llm.tasks.base import Task
-from es_llm.types import Message
-
-Row = dict[str, Any]
+from es_llm.tasks.base import Task, own_problems
+from es_llm.tasks.countdown.reward import (
+    THINK_OPEN,
+    compact_accuracy,
+    compact_reward,
+    countdown_accuracy,
+    countdown_reward,
+)
+from es_llm.types import Message, Row
 
 PROMPT_WIDTH = 13
-"""Characters of every compact prompt: equal lengths need no padding."""
+"""Characters of every compact prompt. Equal lengths need no padding."""
 
 HELD_OUT_SHARE = 16
-"""One problem in this many belongs to the evaluation pool."""
+"""One problem in 16 belongs to the evaluation pool."""
 
 
 def build(*, style: str = "paper", train_size: int = 200, eval_size: int = 2000, seed: int = 0) -> Task:
-    """Return the task with `train_size` and `eval_size` distinct problems.
+    """The task, with `train_size` and `eval_size` distinct problems.
 
-    The evaluation rows depend on `style`, `eval_size` and `seed` only; the first rows of either split stay
-    the same when its size grows.
+    The evaluation rows depend on `style`, `eval_size` and `seed` only. If a split grows, its first rows stay the same.
 
     Raises:
-        ConfigError: unknown style, negative size or seed, or more problems asked for than the style has.
+        ConfigError: unknown style, negative size or seed, or more problems than the style has.
     """
     if style not in _STYLES:
         raise ConfigError(f"`style` must be one of {', '.join(sorted(_STYLES))}, got {style!r}")
-    for option, value in (("train_size", train_size), ("eval_size", eval_size), ("seed", seed)):
-        if value < 0:
-            raise ConfigError(f"`{option}` must be >= 0, got {value}")
+    problems = functools.partial(_problems, style)
+    splits = own_problems(problems, train_size=train_size, eval_size=eval_size, seed=seed)
     paper = style == "paper"
     return Task(
         name="countdown",
-        train=_rows(style, held_out=False, size=train_size, seed=seed),
-        eval=_rows(style, held_out=True, size=eval_size, seed=seed),
+        train=splits.train,
+        eval=list(splits.eval),
         reward_funcs=(countdown_reward if paper else compact_reward,),
         metric_funcs={"accuracy": countdown_accuracy if paper else compact_accuracy},
         text_prompts=TextPrompts(as_messages=_turns),
@@ -68,7 +69,7 @@ def build(*, style: str = "paper", train_size: int = 200, eval_size: int = 2000,
 
 
 def paper_prompt(numbers: list[int], target: int) -> str:
-    """Prompt in the paper's shape; the completion starts inside the think block."""
+    """Prompt in the paper's shape. The completion begins inside the think block."""
     listed = ", ".join(map(str, numbers))
     return (
         f"Combine the numbers {listed} into an expression that equals {target}. Use every number exactly "
@@ -79,20 +80,20 @@ def paper_prompt(numbers: list[int], target: int) -> str:
 
 
 def _turns(prompt: str) -> list[Message]:
-    """The prompt as messages: where it opens a think block, the assistant's message does."""
+    """The prompt as messages. If it ends with an opening `<think>`, that becomes the assistant's message."""
     asked = prompt.removesuffix(THINK_OPEN)
     opened = [{"role": "assistant", "content": THINK_OPEN}] if asked != prompt else []
     return [*user_turn(asked), *opened]
 
 
 def compact_prompt(numbers: list[int], target: int) -> str:
-    """Prompt of the embedded model: fixed columns, `PROMPT_WIDTH` characters."""
+    """Prompt of the embedded model, with fixed columns and `PROMPT_WIDTH` characters."""
     first, second, third = numbers
     return f"{first:2d} {second:2d} {third:2d}={target:3d}:"
 
 
 def is_held_out(numbers: list[int], target: int) -> bool:
-    """Whether the problem belongs to the evaluation pool, by a hash of its sorted numbers and target."""
+    """True if the problem belongs to the evaluation pool, by a hash of its sorted numbers and target."""
     key = f"{' '.join(map(str, sorted(numbers)))} = {target}"
     return zlib.crc32(key.encode("ascii")) % HELD_OUT_SHARE == 0
 
@@ -112,11 +113,10 @@ _STYLES: Mapping[str, _Style] = {
 }
 
 
-def _rows(style: str, *, held_out: bool, size: int, seed: int) -> list[Row]:
-    """Return `size` distinct problems of one pool as rows."""
+def _problems(style: str, split: str, size: int, seed: int) -> list[Row]:
+    """`size` distinct problems of the pool of a split."""
     chosen = _STYLES[style]
-    pool = "eval" if held_out else "train"
-    stream = random.Random(f"es_llm/countdown/{style}/{pool}/{seed}")
+    stream = random.Random(f"es_llm/countdown/{style}/{split}/{seed}")
     prompt = paper_prompt if style == "paper" else compact_prompt
     rows: list[Row] = []
     seen: set[tuple[int, ...]] = set()
@@ -128,13 +128,13 @@ def _rows(style: str, *, held_out: bool, size: int, seed: int) -> list[Row]:
             continue
         numbers, target, solution = drawn
         key = (*sorted(numbers), target)
-        if key in seen or is_held_out(numbers, target) != held_out:
+        if key in seen or is_held_out(numbers, target) != (split == "eval"):
             continue
         seen.add(key)
         fruitless = 0
         rows.append({"prompt": prompt(numbers, target), "numbers": numbers, "target": target, "solution": solution})
     if len(rows) < size:
-        raise ConfigError(f"`{pool}_size` {size}: style {style!r} gave only {len(rows)} distinct problems")
+        raise ConfigError(f"`{split}_size` {size}: style {style!r} gave only {len(rows)} distinct problems")
     return rows
 
 
@@ -142,7 +142,7 @@ _FRUITLESS_DRAWS = 30_000
 
 
 def _draw(stream: random.Random, style: _Style, count: int) -> tuple[list[int], int, str] | None:
-    """Draw numbers, combine them at random; (numbers, target, solution) if the style accepts the value."""
+    """Draw numbers and combine them at random: (numbers, target, solution), or None if the style refuses the target."""
     numbers = [1 + int(stream.random() * style.largest) for _ in range(count)]
     if style.ascending:
         numbers.sort()
@@ -161,7 +161,7 @@ def _draw(stream: random.Random, style: _Style, count: int) -> tuple[list[int], 
 
 
 def _combine(left: int, right: int, operator: str) -> int | None:
-    """Value of one operation; None where a division is not exact."""
+    """Value of one operation, or None for a division that isn't exact."""
     if operator == "+":
         return left + right
     if operator == "-":
@@ -172,7 +172,7 @@ def _combine(left: int, right: int, operator: str) -> int | None:
 
 
 def _write(numbers: list[int], merges: list[tuple[int, int, str]]) -> str:
-    """Write the merges down as one expression, with no brackets that can be spared."""
+    """The merges as one expression, without superfluous brackets."""
     terms = [(str(number), 3) for number in numbers]  # precedence: 1 for + -, 2 for * /, 3 for a number
     for left_at, right_at, operator in merges:
         left, left_precedence = terms.pop(left_at)

@@ -1,8 +1,8 @@
 """Values as JSON text that keeps their types: a tuple stays a tuple, a key that is a number stays a number.
 
-A row's columns may go through JSON, Arrow or another process between the code that makes a value and the reward that
-reads it. Text is the same on the far side of all of these. A value that JSON has itself is written as JSON writes it;
-any other one is an object with the key `!`, the name of its type. Reading builds the types below and runs nothing else.
+A row's columns may pass through JSON, Arrow or another process before a reward reads them, and text passes through all
+of these unchanged. A value of JSON's own types is written as JSON. Any other value is an object with the key `!`, the
+name of its type. Reading builds the types in `_TYPES` and runs nothing else.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any, Final
 _TAG: Final = "!"
 _OF: Final = "of"
 _WIDE: Final = 1 << 64
-"""Whole numbers beyond are hexadecimal: Python reads no more than 4,300 decimal digits."""
+"""Integers from this size on are written in hexadecimal: Python reads at most 4,300 decimal digits."""
 
 
 def to_text(value: Any) -> str:
     """A value as text.
 
     Raises:
-        TypeError: it holds a type that is none of these; names the type and where it stands.
-        RecursionError: it holds itself, or is nested too deeply.
+        TypeError: the value holds an unsupported type; names the type and the path to it.
+        RecursionError: the value contains itself, or is nested too deeply.
     """
     return json.dumps(_plain(value, "value"))
 
 
 def from_text(text: str) -> Any:
-    """The value that `to_text` wrote, equal and of the same types; each call returns a new one.
+    """The value that `to_text` wrote, with the same types. Each call returns a new value.
 
     Raises:
-        ValueError: it isn't such a text.
+        ValueError: `to_text` didn't write this text.
     """
     return _restored(json.loads(text))
 
@@ -87,7 +87,7 @@ def _restored(value: Any) -> Any:
     if name == "numpy":
         return _array(*parts)
     if name not in _TYPES:
-        raise ValueError(f"no text of a value: unknown type {name!r}")
+        raise ValueError(f"text of a value has the unknown type {name!r}, expected one of {', '.join(_TYPES)}")
     return _TYPES[name][2](parts)
 
 
@@ -95,7 +95,7 @@ def _array(dtype: str, shape: list[int] | None, items: list[Any]) -> Any:
     import numpy as np
 
     flat = np.empty(len(items), "int64" if np.dtype(dtype).kind in "mM" else dtype)
-    for index, each in enumerate(items):  # one by one: an item of an array of objects may be a list
+    for index, each in enumerate(items):  # one at a time: an item of an object array may be a list
         flat[index] = each
     flat = flat.view(dtype) if np.dtype(dtype).kind in "mM" else flat
     return flat[0] if shape is None else flat.reshape(shape)
@@ -127,4 +127,4 @@ _TYPES: Final[dict[str, tuple[type, Callable[[Any], Any], Callable[[list[Any]], 
         lambda parts: datetime.timedelta(*parts),
     ),
 }
-"""name -> (type, its parts, the value from its parts)."""
+"""name -> (type, function that lists the parts of a value, function that builds a value from its parts)."""

@@ -1,7 +1,7 @@
-"""What the system can do about processes: end them with their parent, limit their memory, count them, leave none.
+"""Processes as the operating system sees them: end them with their parent, limit their memory, list and kill them.
 
-Works through `prctl` and `/proc` on Linux. Elsewhere the limits of memory and of processes don't hold, and what a
-worker starts is ended with its process group alone.
+Uses `prctl` and `/proc` of Linux. On other systems the limits of memory and of the number of processes don't hold, and
+of the processes that a worker started only those of its process group are killed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def open_standard_descriptors() -> None:
-    """Open descriptors 0 to 2 on nothing where they are closed, as `>&-` leaves them.
+    """Open those of the descriptors 0 to 2 that are closed, as `>&-` closes them, on `/dev/null`.
 
-    A socket or a journal that is opened later would get these numbers, and everything that is printed.
-    One that is open may be another library's file: see `has_standard_error`.
+    Otherwise a socket or a journal that is opened later would get such a number, and everything that is printed. An
+    open descriptor may be another library's file: see `has_standard_error`.
     """
     for descriptor in range(3):
         try:
@@ -37,17 +37,17 @@ def open_standard_descriptors() -> None:
                 os.close(opened)
             os.set_inheritable(descriptor, True)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # what Python makes of a closed one
+        if getattr(sys, name) is None:  # as Python sets it for a closed descriptor
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - it stays open
 
 
 def has_standard_error() -> bool:
-    """Whether descriptor 2 is this program's standard error: Python began with it open."""
+    """True if descriptor 2 is this program's standard error: it was open when Python started."""
     return sys.__stderr__ is not None
 
 
 def end_with_parent(parent: int) -> None:
-    """This process gets SIGKILL when its parent, the process `parent`, ends."""
+    """Have this process killed when its parent, the process `parent`, ends."""
     if LINUX:
         _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
         if os.getppid() != parent:
@@ -55,19 +55,19 @@ def end_with_parent(parent: int) -> None:
 
 
 def outlive_parent() -> None:
-    """Take `end_with_parent` back."""
+    """Undo `end_with_parent`."""
     if LINUX:
         _prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def adopt_orphans() -> None:
-    """Processes below this one whose parents end become its children."""
+    """Make this process the parent of its descendants whose own parents have ended."""
     if LINUX:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def limit_memory(megabytes: int) -> None:
-    """This process may have so much address space beyond what it has now; 0: no limit. Each child may have as much."""
+    """Limit this process's address space to `megabytes` beyond its present size; 0: no limit. Children inherit it."""
     if not LINUX or megabytes == 0:
         return
     import resource
@@ -82,7 +82,7 @@ def limit_memory(megabytes: int) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process started and that live or weren't waited for."""
+    """Numbers of the child processes of a process, including those that have ended and weren't waited for."""
     found: list[int] = []
     with contextlib.suppress(OSError, ValueError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -91,7 +91,7 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Children, their children, and so on."""
+    """Numbers of the children of a process, their children, and so on."""
     parents, seen = [pid], {pid}
     while parents:
         for child in children(parents.pop()):
@@ -102,7 +102,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL a process that leads a group, its group and everything below it."""
+    """Send SIGKILL to a process that leads a group, to its group, and to all descendants."""
     below = list(descendants(pid))
     kill_group(pid)
     for process in [pid, *below]:
@@ -110,27 +110,27 @@ def kill_tree(pid: int) -> None:
 
 
 def kill_group(pid: int) -> None:
-    """SIGKILL all processes of a group."""
+    """Send SIGKILL to all processes of a group."""
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def kill(pid: int) -> None:
-    """SIGKILL a process, if it is there."""
+    """Send SIGKILL to a process, if it exists."""
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGKILL)
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a signal has stopped a process, so that it doesn't go on by itself."""
+    """True if a signal has stopped a process, which then waits for another signal to continue."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "T"
     except (OSError, IndexError):
         return False
 
 
-def bury(pid: int) -> None:
-    """Take note of a child's end, if it has ended."""
+def reap(pid: int) -> None:
+    """Remove a child that has ended from the system's table of processes."""
     with contextlib.suppress(OSError):
         os.waitpid(pid, os.WNOHANG)
 
