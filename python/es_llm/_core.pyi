@@ -292,6 +292,8 @@ class Record:
     @property
     def rate_folded(self) -> bool:
         """True in records of version-1 journals: learning rate / N is folded into the coefficients."""
+    def to_bytes(self) -> bytes:
+        """All of it, as the journal holds it."""
     def sgd_coefficients(self) -> NDArray[np.float32]:
         """(P,) f32(learning rate / N * coefficient): what plain SGD multiplies the noise of each pair with."""
 

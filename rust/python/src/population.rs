@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use es_core::fitness::FailurePolicy;
+use es_core::journal::encode_record;
 use es_core::population::{
     Member as CoreMember, Population as Core, PopulationError, Record as CoreRecord,
 };
@@ -129,6 +130,11 @@ impl Record {
     #[getter]
     fn rate_folded(&self) -> bool {
         self.0.rate_folded
+    }
+
+    /// All of it as bytes, as the journal holds them.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &encode_record(&self.0))
     }
 
     /// f32(learning rate / N * coefficient) of each pair (P,): what plain SGD multiplies the noise with.

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::JournalError;
+pub use payload::encode_record;
 pub use writer::JournalWriter;
 
 use crate::population::Record;

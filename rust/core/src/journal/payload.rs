@@ -12,7 +12,7 @@ const DIGEST: usize = 12;
 /// failed: ceil(N / 8) bytes, member n is bit n % 8 of byte n / 8
 /// fitness f64 x N (0 where failed) | coefficient f64 x P
 /// ```
-pub(super) fn encode_record(record: &Record) -> Vec<u8> {
+pub fn encode_record(record: &Record) -> Vec<u8> {
     let (members, pairs) = (record.fitness.len(), record.coefficients.len());
     let mut bytes = Vec::with_capacity(44 + members.div_ceil(8) + 8 * (members + pairs));
     bytes.extend(record.run_seed.to_le_bytes());
