@@ -65,13 +65,16 @@ class StopSignals:
 
     @contextmanager
     def tell(self, team: Team) -> Iterator[None]:
-        """Let `team.halted` tell of a signal while the block runs; then leave signals as they were."""
+        """Call `team.halt` at the first signal, also at one that came before, while the block runs; then restore the
+        signal handlers."""
         self.listen()
-        self._team, team.halted = team, lambda: bool(self._came)
+        self._team = team
+        if self._came:
+            team.halt()
         try:
             yield
         finally:
-            self._team, team.halted = None, lambda: False
+            self._team = None
             for number, handler in self._before.items():
                 signal.signal(number, handler)
             self._before = {}
@@ -82,6 +85,8 @@ class StopSignals:
             os.kill(os.getpid(), number)
             return
         self._came.append(number)
+        if self._team is not None:
+            self._team.halt()
         if has_standard_error() and (self._team is None or self._team.speaks):
             when = "after this iteration" if self._prepared else "before the first iteration"
             told = f"es-llm: {signal.Signals(number).name}: ending {when}; once more ends at once\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from es_llm.team import Fail, Team
+from es_llm.team import Team, report_failure
 
 Result = TypeVar("Result")
 
@@ -19,5 +19,5 @@ def together(team: Team, work: Callable[[], Result]) -> Result:
     try:
         return work()
     except Exception as error:
-        team.call(Fail(error))
+        report_failure(team, error)
         raise

@@ -1,5 +1,13 @@
 //! `es_llm._core`: the Python face of `es-core`. Conversions only; one file per core module, one door for the GIL and
-//! for errors (`door.rs`). The watchdog alone is more: it must run while somebody holds the GIL.
+//! for errors (`door.rs`). The watchdog alone is more: it must run while another thread holds the GIL.
+
+#![deny(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
 
 use pyo3::prelude::*;
 
@@ -14,9 +22,10 @@ mod schedule;
 mod team;
 mod watchdog;
 
-/// The Rust core: noise, weight kernels, shaping, population, schedule and journal.
+/// The Rust core: noise, weight kernels, shaping, population, units, team and journal.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    door::register(m)?;
     noise::register(m)?;
     kernels::register(m)?;
     population::register(m)?;
