@@ -37,7 +37,7 @@ class Count(RecordProgram):
 
     def __init__(self, mailbox, at=None):
         self.mailbox, self.weights, self.records, self.events = mailbox, 1, [], []
-        self.at = at or (lambda place, step: None)
+        self.at = at or (lambda point, step: None)
         self.halting = False
 
     def advance(self, team):
@@ -90,7 +90,7 @@ class Count(RecordProgram):
         self.halting = True
 
 
-def play(size, at=None, *, assignment="dynamic", unit_timeout_s=0.0, program=Count, timeout_s=60):
+def play(size, at=None, *, assignment=None, unit_timeout_s=0.0, program=Count, timeout_s=60):
     """Each rank's (result or error, program); `at(mailbox)` gives the hook of one rank's program."""
 
     def work(mailbox):
@@ -105,14 +105,14 @@ def play(size, at=None, *, assignment="dynamic", unit_timeout_s=0.0, program=Cou
     return run_ranks(size, work, timeout_s=timeout_s)
 
 
-def on(rank, place, step, action):
-    """The hook that does `action(mailbox)` once, at a place of one rank's program."""
+def on(rank, point, step, action):
+    """The hook that does `action(mailbox)` once, at a point of one rank's program."""
 
     def hook(mailbox, team):
         done = []
 
         def at(here, now):
-            if (mailbox.rank, here, now) == (rank, place, step) and not done:
+            if (mailbox.rank, here, now) == (rank, point, step) and not done:
                 done.append(1)
                 action(mailbox)
 
@@ -129,13 +129,13 @@ def test_all_ranks_end_with_the_same_result(size, assignment):
         assert program.weights == expected()[-1]
 
 
-@pytest.mark.parametrize("place", ["begin", "evaluate", "complete", "apply", "finish"])
+@pytest.mark.parametrize("point", ["begin", "evaluate", "complete", "apply", "finish"])
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_rank_that_dies_anywhere_is_replaced(place, rank):
-    step = STEPS if place == "finish" else 2
-    results = play(4, on(rank, place, step, lambda mailbox: mailbox.die()))
+def test_a_rank_that_dies_anywhere_is_replaced(point, rank):
+    step = STEPS if point == "finish" else 2
+    results = play(4, on(rank, point, step, lambda mailbox: mailbox.die()))
     here = results[rank]
-    if place in ("begin", "complete", "finish") and rank != 0:
+    if point in ("begin", "complete", "finish") and rank != 0:
         assert here is not None, "it never led"
     else:
         assert here is None
@@ -152,7 +152,7 @@ def test_ranks_that_die_at_random_down_to_one():
         def hook(mailbox, team, moments=moments):
             count = [0]
 
-            def at(place, step):
+            def at(point, step):
                 count[0] += 1
                 if count[0] == moments.get(mailbox.rank):
                     mailbox.die()
@@ -166,7 +166,7 @@ def test_ranks_that_die_at_random_down_to_one():
             assert result == [expected()[-1], False], seed
 
 
-def test_deaths_are_told_to_the_leader():
+def test_the_leader_learns_of_deaths():
     results = play(3, on(2, "evaluate", 1, lambda mailbox: mailbox.die()))
     assert ("lost", 2, Loss.Dead) in results[0][1].events
 
@@ -208,7 +208,7 @@ def test_a_failure_may_end_the_job():
 
 def test_when_all_ranks_fail_each_raises_its_own():
     def hook(mailbox, team):
-        def at(place, step):
+        def at(point, step):
             raise ConfigError("everywhere")
 
         return at
@@ -235,8 +235,8 @@ def test_other_options_on_one_rank_are_refused():
 
 
 @pytest.mark.parametrize("unable", [[0], [1], [2], [0, 1], [0, 1, 2]])
-def test_a_rank_that_cannot_begin_tells_why_and_not_that_it_is_another(unable):
-    """It fails before it has come to the identity of the run."""
+def test_a_rank_that_cannot_begin_reports_why(unable):
+    """Its identity isn't that of the others' run yet; that isn't the error to report."""
 
     def work(mailbox):
         team = Team(mailbox)
@@ -250,11 +250,11 @@ def test_a_rank_that_cannot_begin_tells_why_and_not_that_it_is_another(unable):
             take_part()
         return str(caught.value)
 
-    for told in run_ranks(3, work, timeout_s=30):
-        assert told in [f"no file on {rank}" for rank in unable]
+    for message in run_ranks(3, work, timeout_s=30):
+        assert message in [f"no file on {rank}" for rank in unable]
 
 
-def test_a_flipped_bit_is_found_and_healed():
+def test_weights_with_a_flipped_bit_are_found_and_rebuilt():
     def flip(program):
         program.weights ^= 1 << 7
 
@@ -301,7 +301,7 @@ def test_a_rank_that_hangs_is_lost_and_may_come_back(rank):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_ends_the_call_after_the_record(rank):
     def hook(mailbox, team):
-        def at(place, step):
+        def at(point, step):
             if (mailbox.rank, step) == (rank, 1):
                 team.halt()
 
@@ -313,7 +313,7 @@ def test_a_signal_ends_the_call_after_the_record(rank):
         assert program.weights == expected()[len(program.records)]
 
 
-def test_calls_follow_each_other_and_runs_begin_anew():
+def test_calls_follow_each_other_and_each_may_begin_a_run():
     def work(mailbox):
         team, results = Team(mailbox), []
         for identity in (3, 4):
@@ -396,7 +396,7 @@ watchdog.end()
 
 
 def watched(step, stop_s=0.0):
-    """Exit code and stderr of a process that does this step, and is stopped in it for so long."""
+    """Exit code and stderr of a process that carries out `step`, and is stopped in it for `stop_s` seconds."""
     words = [sys.executable, "-c", WATCHED.replace("STEP", step)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "\n"
@@ -404,24 +404,24 @@ def watched(step, stop_s=0.0):
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(stop_s)
         os.kill(process.pid, signal.SIGCONT)
-    told = process.communicate(timeout=60)[1]
-    return process.returncode, told
+    stderr = process.communicate(timeout=60)[1]
+    return process.returncode, stderr
 
 
 def test_a_step_that_hangs_is_shown():
-    code, told = watched("time.sleep(3)")
+    code, stderr = watched("time.sleep(3)")
     assert code == 0
-    assert "a step takes longer than `unit_timeout_s` 2; the threads are at" in told
-    assert told.count('File "<string>", line') == 2, "of two threads"
+    assert "a step takes longer than `unit_timeout_s` 2; the threads are at" in stderr
+    assert stderr.count('File "<string>", line') == 2, "of two threads"
 
 
 def test_a_step_that_holds_the_gil_is_shown_and_ended():
-    code, told = watched("re.match('(a+)+b', 'a' * 60)")
+    code, stderr = watched("re.match('(a+)+b', 'a' * 60)")
     assert code == -signal.SIGKILL
-    assert "re/__init__.py" in told
-    assert "this process ends" in told
+    assert "re/__init__.py" in stderr
+    assert "this process ends" in stderr
 
 
 def test_a_step_that_was_stopped_is_not_shown():
-    """Its threads run when it goes on: to read their frames then may crash the process."""
+    """Its threads run again when it continues: reading their frames then may crash the process."""
     assert watched("time.sleep(0.5)", stop_s=5.0) == (0, "")

@@ -592,11 +592,11 @@ class TeamRank:
     are seconds of any clock that never goes back. Two threads may use it."""
 
     def __new__(cls, rank: int, ranks: int) -> Self: ...
-    def renew(self, identity: int, *, assignment: str = "dynamic", unit_timeout_s: float = 0.0) -> None:
+    def renew(self, identity: int, *, assignment: str | None = None, unit_timeout_s: float = 0.0) -> None:
         """Begins another run, on all ranks between the same two calls.
 
         Raises:
-            ScheduleError: an `assignment` that isn't one of `ASSIGNMENTS`.
+            ScheduleError: an `assignment` that isn't one of `ASSIGNMENTS` (None: the default).
         """
     def enter(self, now: float) -> None:
         """Begins the next collective call."""
@@ -641,7 +641,7 @@ class TeamRank:
     def publish(self, now: float, iteration: int, payload: bytes) -> bool:
         """Leader: sends the record of an iteration to all ranks. Returns False if it isn't the next one, or another rank
         leads."""
-    def lead_anew(self) -> None:
+    def lead_again(self) -> None:
         """Leader: asks for another `Instruction.Lead`, since the rank that took over the journal is lost."""
     def set_welcome(self, now: float, payload: bytes) -> None:
         """Leader: sends a message to all ranks, and to those that join later."""

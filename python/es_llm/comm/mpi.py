@@ -27,7 +27,7 @@ _FT_FLAG: Final = "OMPI_MCA_mpi_ft_enable"
 _FINALIZE_S: Final = 10.0
 _START_S: Final = 300.0
 _START_VARIABLE: Final = "ES_LLM_START_TIMEOUT_S"
-_DIED: Final = "one of them died before it began; nothing was begun, start again"
+_DIED: Final = "one of them ended early; no work was begun, so start the job again"
 _TRUE: Final = ("1", "true", "yes")
 _LOOK_S: Final = 0.25
 """Interval at which this rank asks MPI for dead ranks while no call fails."""
@@ -43,12 +43,12 @@ class MPIMailbox(Mailbox):
     def __init__(self) -> None:
         # MPI_Init waits forever for a rank that died before it, and holds the GIL.
         watchdog, limit_s = Watchdog(), float(os.environ.get(_START_VARIABLE, _START_S))
-        watchdog.arm(limit_s, 1, f"es-llm: the ranks haven't met within {limit_s:g} s: {_DIED}\n")
+        watchdog.arm(limit_s, 1, f"es-llm: not all ranks have started within {limit_s:g} s: {_DIED}\n")
         self._mpi = mpi = _import_mpi()
         try:
             self._join()
         except mpi.Exception as error:
-            print(f"es-llm: the ranks can't meet ({error}): {_DIED}", file=sys.stderr, flush=True)
+            print(f"es-llm: the ranks can't connect ({error}): {_DIED}", file=sys.stderr, flush=True)
             mpi.COMM_WORLD.Abort(1)
             raise
         watchdog.disarm()

@@ -73,12 +73,12 @@ class Team:
         known = self.machine.upcoming
         return known[2] if known is not None and known[:2] == tuple(round_) else None
 
-    def renew(self, identity: int, *, assignment: str = "dynamic", unit_timeout_s: float = 0.0) -> None:
+    def renew(self, identity: int, *, assignment: str | None = None, unit_timeout_s: float = 0.0) -> None:
         """Begin another run, on all ranks between the same two calls.
 
         Args:
             identity: a hash of everything that must be equal on all ranks, in [0, 2**64).
-            assignment: how units are assigned to ranks, one of `_core.ASSIGNMENTS`.
+            assignment: how units are assigned to ranks, one of `_core.ASSIGNMENTS`; None: the default.
             unit_timeout_s: a rank that needs longer for a unit, or is silent for longer, is lost; 0: never.
         """
         timeout_s = unit_timeout_s if self.size > 1 else 0.0

@@ -25,8 +25,8 @@ _SLICE_S: Final = 1.0
 _GRACE_S: Final = 10.0
 """Time that a step gets after the other ranks have ended the job."""
 _LAST_WORDS: Final = (
-    "es-llm: this process ends: a step takes twice `unit_timeout_s`, or longer than the others go on; "
-    "what the journal holds is safe\n"
+    "es-llm: this process ends: a step took twice `unit_timeout_s`, or the other ranks ended the job; "
+    "the journal is safe\n"
 )
 
 

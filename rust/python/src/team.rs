@@ -211,20 +211,21 @@ impl TeamRank {
         Self(Guarded::new(Rank::new(rank, ranks, 0, Settings::default())))
     }
 
-    #[pyo3(signature = (identity, *, assignment = "dynamic", unit_timeout_s = 0.0))]
+    #[pyo3(signature = (identity, *, assignment = None, unit_timeout_s = 0.0))]
     fn renew(
         &self,
         py: Python<'_>,
         identity: u64,
-        assignment: &str,
+        assignment: Option<&str>,
         unit_timeout_s: f64,
     ) -> PyResult<()> {
-        let policy = detached(py, || assignment.parse::<PolicyKind>())?;
-        let settings = Settings {
-            policy,
+        let mut settings = Settings {
             unit_timeout_s,
             ..Settings::default()
         };
+        if let Some(name) = assignment {
+            settings.policy = detached(py, || name.parse::<PolicyKind>())?;
+        }
         self.0.with(py, |rank| rank.renew(identity, settings))
     }
 
@@ -339,7 +340,7 @@ impl TeamRank {
             .with(py, |rank| rank.publish(now, iteration, payload))
     }
 
-    fn lead_anew(&self, py: Python<'_>) -> PyResult<()> {
+    fn lead_again(&self, py: Python<'_>) -> PyResult<()> {
         self.0.with(py, Rank::lead_anew)
     }
 
@@ -384,12 +385,6 @@ impl TeamRank {
     #[getter]
     fn traffic(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.0.with(py, |rank| rank.traffic())
-    }
-
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        self.0.with(py, |rank| {
-            format!("TeamRank(head={}, losses={:?})", rank.head(), rank.losses())
-        })
     }
 }
 
