@@ -10,11 +10,14 @@ from typing_extensions import Self, disjoint_base
 
 __all__ = [
     "ASSIGNMENTS",
+    "DTYPES",
+    "FAILURE_POLICIES",
     "JOURNAL_VERSION",
     "MAX_ELEMENTS",
     "MAX_RANK",
     "MAX_TENSORS",
     "NOISE_VERSION",
+    "SHAPING_RULES",
     "FitnessTable",
     "Instruction",
     "Journal",
@@ -44,6 +47,15 @@ __all__ = [
     "set_kernel_threads",
     "unit_score",
 ]
+
+SHAPING_RULES: Final[tuple[str, ...]]
+"""Names of the rules that shape fitness."""
+FAILURE_POLICIES: Final[tuple[str, ...]]
+"""Names of the policies for failed rewards."""
+DTYPES: Final[tuple[str, ...]]
+"""Names of the types that live weights may have."""
+ASSIGNMENTS: Final[tuple[str, ...]]
+"""Names of the ways to assign units to ranks."""
 
 NOISE_VERSION: Final[int]
 JOURNAL_VERSION: Final[int]
@@ -359,10 +371,6 @@ class FitnessTable:
         """
 
 # --- units --------------------------------------------------------------------------------------------
-
-ASSIGNMENTS: Final[tuple[str, ...]]
-"""Names of the policies that assign units to ranks: "static" (one run of units per rank, in proportion to its speed),
-"dynamic" (units as ranks become ready, the longest first; late units also go to a second rank)."""
 
 @final
 class Unit:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from es_llm._core import Record
 from es_llm.checkpoint.whole_file import write_whole
 from es_llm.errors import JournalError
 
@@ -70,6 +73,22 @@ class MetricsLog:
             if isinstance(line, dict) and isinstance(line.get("step"), int):
                 lines.append(line)
         return lines
+
+
+def record_metrics(record: Record) -> dict[str, Any]:
+    """The metrics of an iteration that its record holds. A resumed log restores missing lines from them."""
+    fitness = np.array([value for value in record.fitness if value is not None], np.float64)
+    if not len(fitness):
+        fitness = np.zeros(1)
+    return {
+        "step": record.iteration + 1,
+        "reward": float(fitness.mean()),
+        "reward_std": float(fitness.std()),
+        "fitness/max": float(fitness.max()),
+        "fitness/min": float(fitness.min()),
+        "sigma": record.sigma,
+        "learning_rate": record.learning_rate,
+    }
 
 
 def _encode(line: Mapping[str, Any]) -> str:

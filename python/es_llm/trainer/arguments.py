@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from es_llm.config import ESConfig, ScriptArguments
-from es_llm.config.taken import ModelSource, Taken, taken_from
+from es_llm.config.adopt import Adopted, ModelSource, adopt_arguments
 from es_llm.data.messages import checked_prompt
 from es_llm.errors import ConfigError
 from es_llm.types import Row
@@ -21,7 +21,7 @@ IGNORED_COLUMNS = ("completion", "completion_ids", "trainer_state", "log_extra",
 """Columns that reward functions don't get, as in TRL: they get the trainer's own under these names, if any."""
 
 
-def require_config(args: Any, model: Any, train_dataset: Any, script: ScriptArguments | None) -> Taken:
+def require_config(args: Any, model: Any, train_dataset: Any, script: ScriptArguments | None) -> Adopted:
     """The options, or the defaults for None; options of another trainer as far as they mean the same here.
 
     Args:
@@ -35,13 +35,13 @@ def require_config(args: Any, model: Any, train_dataset: Any, script: ScriptArgu
     """
     if isinstance(args, TrainingArguments):
         rows = len(train_dataset) if hasattr(train_dataset, "__len__") else None
-        return taken_from(args, rows=rows, loaded=isinstance(model, torch.nn.Module))
+        return adopt_arguments(args, rows=rows, loaded=isinstance(model, torch.nn.Module))
     if args is not None and not isinstance(args, ESConfig):
         raise ConfigError(f"`args` must be an ESConfig, got a {type(args).__name__}")
     source = ModelSource()
     if script is not None:
         source = ModelSource(model_revision=script.model_revision, trust_remote_code=script.trust_remote_code)
-    return Taken(config=args or ESConfig(), source=source)
+    return Adopted(config=args or ESConfig(), source=source)
 
 
 def require_model(model: Any) -> None:

@@ -25,8 +25,9 @@ from es_llm.callbacks.progress import ProgressCallback
 from es_llm.checkpoint.identity import encode_header
 from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
-from es_llm.config.replaced import unknown_argument
-from es_llm.config.taken import ModelSource
+from es_llm.config.adopt import ModelSource
+from es_llm.config.foreign import unknown_argument
+from es_llm.config.script import DEFAULT_TASK
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, JournalTakenError
 from es_llm.model.attention import use_attention
@@ -362,7 +363,7 @@ class ESTrainer(TrlFace):
         identity = hashlib.sha256(json.dumps(json.loads(header)["identity"], sort_keys=True).encode()).digest()
         self.team.renew(
             int.from_bytes(identity[:8], "little"),
-            assignment=self.args.schedule,
+            assignment=self.args.assignment,
             unit_timeout_s=self.args.unit_timeout_s,
         )
 
@@ -385,7 +386,7 @@ class ESTrainer(TrlFace):
 
     def _run_name(self) -> str:
         model = Path(self._model_name or "model").name or "model"
-        task = self.script and (self.script.task or Path(self.script.dataset_name or "countdown").stem)
+        task = self.script and (self.script.task or Path(self.script.dataset_name or DEFAULT_TASK).stem)
         return f"{model}-{task.replace(':', '-')}" if task else model
 
 

@@ -1,15 +1,12 @@
-//! Units and the names of the assignment policies.
+//! Units of work.
 
-use es_core::schedule::{self as core, PolicyKind, ScheduleError, Unit as CoreUnit};
+use es_core::schedule::{self as core, ScheduleError, Unit as CoreUnit};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use crate::door::{CoreError, detached};
 
-/// Adds this file's class, function and constant to the module.
+/// Adds this file's class and function to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    let names = PyTuple::new(m.py(), PolicyKind::ALL.map(PolicyKind::name))?;
-    m.add("ASSIGNMENTS", names)?;
     m.add_class::<Unit>()?;
     m.add_function(wrap_pyfunction!(plan_units, m)?)
 }
