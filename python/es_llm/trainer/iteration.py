@@ -18,7 +18,7 @@ from es_llm._core import FitnessTable, Record, plan_units, unit_sums
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.reward_set import PendingRewards
 from es_llm.rollout.engine import Completion
-from es_llm.team import Outcome, Round, Table
+from es_llm.team import Outcome, Round, RoundKind, Table
 from es_llm.trainer.ahead import Ahead
 from es_llm.trainer.answers import TRACED_MEMBERS, TRACED_PROMPTS, Comparison, compare, decode_answers, encode_answers
 from es_llm.trainer.completions import CompletionLog
@@ -26,8 +26,6 @@ from es_llm.trainer.diagnosis import Evidence
 from es_llm.trainer.state import RunState
 from es_llm.trainer.tally import encode_logged, logged_metrics, reward_metrics, tally
 
-ITERATE = 0
-"""The kind of its rounds."""
 _UNPERTURBED: Final = -1
 """In the place of a member: the weights without noise."""
 
@@ -81,7 +79,7 @@ class Iteration:
         self._traced = min(TRACED_PROMPTS, len(self._rows), self._unit_rows)
         self._has_reference = steps > 0 and self.number % steps == 0
         self._live: int | None = None
-        self._ahead = Ahead(self._begin, lambda: run.team.upcoming(Round(ITERATE, self.number)))
+        self._ahead = Ahead(self._begin, lambda: run.team.upcoming(Round(RoundKind.ITERATION, self.number)))
         self.seconds: dict[str, float] = defaultdict(float)
 
     @property
@@ -128,10 +126,9 @@ class Iteration:
             prompts_per_unit=self._unit_rows,
             failure_policy=config.failure_policy,
         )
-        for unit, values in enumerate(table.values[: len(self._units)]):
-            scores.set(unit, values)
-        record = run.population.tell(
-            scores.fitness(),
+        scores.fill(table)
+        record = run.population.tell_table(
+            scores,
             sigma=config.sigma,
             learning_rate=config.learning_rate,
             cursor=run.prompts.cursor(self.number),

@@ -45,7 +45,7 @@ from es_llm.rollout.form import PromptForm
 from es_llm.rollout.hf import HFEngine
 from es_llm.rollout.probe import Batching
 from es_llm.shaping import load_shaping
-from es_llm.team import Lead, Round, Team
+from es_llm.team import Round, Team, run_on_leader, run_program
 from es_llm.trainer.arguments import (
     as_list,
     columns_of,
@@ -245,7 +245,7 @@ class ESTrainer(TrlFace):
         )
         self._renew(header)
         try:
-            output = session.output(self.team.call(session))
+            output = session.output(run_program(self.team, session))
             self._directory = Path(output.output_dir)
             return output
         except JournalTakenError as error:
@@ -270,7 +270,7 @@ class ESTrainer(TrlFace):
         log = CompletionLog(self.team.rank) if self.args.log_completions and self.args.output_dir else None
         work = EvaluationWork(self.run, self._evaluation_sets(sets), ROUND, _keeper(log, self.run.population.iteration))
         program = Evaluate(work, self.args.num_completions_to_print)
-        metrics = json.loads(self.team.call(program))
+        metrics = json.loads(run_program(self.team, program))
         if log is not None and self.args.output_dir:
             log.write(Path(self.args.output_dir), "eval")
         self.answers = program.evaluation.answers if program.evaluation is not None else []
@@ -301,7 +301,7 @@ class ESTrainer(TrlFace):
 
     def _lead(self, work: Callable[[], None]) -> None:
         self._renew(self._header())
-        self.team.call(Lead(work))
+        run_on_leader(self.team, work)
 
     def _prompts(self, engine: RolloutEngine) -> Prompts:
         """The training data by iteration; prompts too long for the model are refused, a stream's as they come."""
@@ -328,7 +328,7 @@ class ESTrainer(TrlFace):
     def _evaluation(self, round_: Round, log: CompletionLog | None) -> EvaluationWork | None:
         if not self.eval_dataset:
             return None
-        keep = _keeper(log, round_.step)
+        keep = _keeper(log, round_.iteration)
         return EvaluationWork(self.run, self._evaluation_sets(self.eval_dataset), round_, keep)
 
     def _evaluation_sets(self, sets: Mapping[str, Sequence[Row]]) -> EvaluationSets:
@@ -364,7 +364,7 @@ class ESTrainer(TrlFace):
         identity = hashlib.sha256(json.dumps(json.loads(header)["identity"], sort_keys=True).encode()).digest()
         self.team.renew(
             int.from_bytes(identity[:8], "little"),
-            policy=self.args.assignment,
+            assignment=self.args.assignment,
             unit_timeout_s=self.args.unit_timeout_s,
         )
 
