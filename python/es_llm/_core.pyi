@@ -360,7 +360,6 @@ class Population:
             PopulationError: they are no record of this population, or give other coefficients here.
         """
 
-
 def unit_sums(rewards: Sequence[float | None], *, members: int = 1, failure_policy: str) -> list[float]:
     """The sums of a unit's rewards, given member by member in prompt order: the few numbers of it that travel. None, NaN
     and infinities are failed rewards.

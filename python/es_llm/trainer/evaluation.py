@@ -227,10 +227,16 @@ class EvaluationWork:
 
     def _units_of(self, name: str, rows: int) -> list[_Unit]:
         size = self._run.unit_rows(rows)
-        units = [_Unit(name, unit.prompts.start, unit.prompts.stop, False) for unit in plan_units(1, rows, prompts_per_unit=size)]
+        units = [
+            _Unit(name, unit.prompts.start, unit.prompts.stop, False)
+            for unit in plan_units(1, rows, prompts_per_unit=size)
+        ]
         if self._samples:
             size = size if self._run.rewards.set_level else max(1, size // self._samples)
-            units += [_Unit(name, unit.prompts.start, unit.prompts.stop, True) for unit in plan_units(1, rows, prompts_per_unit=size)]
+            units += [
+                _Unit(name, unit.prompts.start, unit.prompts.stop, True)
+                for unit in plan_units(1, rows, prompts_per_unit=size)
+            ]
         return units
 
     def _rows(self, unit: _Unit) -> Sequence[Row]:

@@ -138,9 +138,7 @@ def other_records(directory: RunDirectory) -> JournalError:
     return JournalError(f"{str(directory.journal)!r} holds other records than this job's ranks")
 
 
-def copy_of(
-    open_copy: Callable[[], OpenRun | None], population: Population, known: list[bytes]
-) -> RunFiles | None:
+def copy_of(open_copy: Callable[[], OpenRun | None], population: Population, known: list[bytes]) -> RunFiles | None:
     """This host's copy of the journal; a host without a place for it goes on without."""
     try:
         opened = open_copy()
