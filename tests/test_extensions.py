@@ -40,8 +40,8 @@ def factor(config, iteration):
 
 def train(directory, *options, **how):
     process = es_llm(
-        "train", *SMALL, "--eval_on_start", "false", "--max_eval_samples", "2", *options, "--output_dir", str(directory),
-        **how,
+        "train", *SMALL, "--eval_on_start", "false", "--max_eval_samples", "2", *options,
+        "--output_dir", str(directory), **how,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     return read_journal(str(directory / "journal.es"))[0].records
