@@ -248,24 +248,25 @@ impl TeamRank {
     }
 
     fn receive(&self, py: Python<'_>, now: f64, from: u32, payload: &[u8]) -> PyResult<()> {
-        self.0.attempt(py, |rank| rank.receive(now, from, payload))
+        self.0
+            .attempt(py, |rank| rank.handle_message(now, from, payload))
     }
 
     fn lost(&self, py: Python<'_>, now: f64, rank: u32) -> PyResult<()> {
-        self.0.with(py, |machine| machine.lost(now, rank))
+        self.0.with(py, |machine| machine.handle_loss(now, rank))
     }
 
     fn tick(&self, py: Python<'_>, now: f64) -> PyResult<()> {
-        self.0.with(py, |rank| rank.tick(now))
+        self.0.with(py, |rank| rank.handle_tick(now))
     }
 
     fn take_sends(&self, py: Python<'_>) -> PyResult<Vec<(u32, Vec<u8>)>> {
-        self.0.with(py, Rank::take_sends)
+        self.0.with(py, Rank::poll_sends)
     }
 
     fn next(&self, py: Python<'_>, now: f64) -> PyResult<Instruction> {
         let (step, table) = self.0.with(py, |rank| {
-            let step = rank.next(now);
+            let step = rank.poll_step(now);
             let table = (step == Step::Complete).then(|| rank.take_table());
             (step, table.flatten())
         })?;
@@ -400,11 +401,11 @@ impl CoreError for ScheduleError {
     fn class(&self) -> &'static str {
         match self {
             Self::NoUnits
-            | Self::NoWorkers { .. }
+            | Self::NoRanks { .. }
             | Self::Repeated { .. }
             | Self::UnknownUnit { .. }
-            | Self::UnknownWorker { .. }
-            | Self::LostWorker { .. }
+            | Self::UnknownRank { .. }
+            | Self::LostRank { .. }
             | Self::Cost { .. }
             | Self::Speed { .. }
             | Self::UnknownPolicy { .. } => "ScheduleError",
