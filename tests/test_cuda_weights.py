@@ -34,9 +34,9 @@ def training(trained):
     """Live weights of a member after an update, digest and sha256."""
     population = _core.Population(run_seed=7, population_size=4)
     record = population.tell([0.0, 1.0, 0.5, -0.25], sigma=0.02, learning_rate=0.05)
-    report = trained.update(record, run_seed=7)
+    report = trained.update(record)
     population.apply(record)
-    trained.perturb(population.ask()[1], run_seed=7, sigma=0.02)
+    trained.perturb(population.ask(sigma=0.02)[1])
     live = [live.tensor().cpu().view(torch.int16).clone() for live in trained._live]
     trained.unperturb()
     return live, trained.digest(), trained.sha256(), (report.elements, report.moved, report.nonfinite)
@@ -100,9 +100,9 @@ def test_a_pass_reads_the_device_once(on_triton, traffic, perturbation):
     population = _core.Population(run_seed=7, population_size=4)
     record = population.tell([0.0, 1.0, 0.5, -0.25], sigma=0.02, learning_rate=0.05)
     passes = {
-        "perturb": lambda: weights.perturb(population.ask()[0], run_seed=7, sigma=0.02),
+        "perturb": lambda: weights.perturb(population.ask(sigma=0.02)[0]),
         "unperturb": weights.unperturb,
-        "update": lambda: weights.update(record, run_seed=7),
+        "update": lambda: weights.update(record),
         "digest": weights.digest,
     }
     sending = {"update", "perturb"} if perturbation == "low_rank" else {"update"}

@@ -108,8 +108,8 @@ def test_a_large_perturbation_changes_the_answers_and_leaves_none_behind():
     model = tiny_model("qwen2")
     weights, own = Weights(model), engine(model)
     before = own.evaluate(PROMPTS)
-    member = _core.Population(run_seed=1, population_size=2).ask()[0]
-    weights.perturb(member, run_seed=1, sigma=1.0)
+    member = _core.Population(run_seed=1, population_size=2).ask(sigma=1.0)[0]
+    weights.perturb(member)
     own.weights_changed()
     assert own.evaluate(PROMPTS) != before
     weights.unperturb()

@@ -42,23 +42,23 @@ def same(got: np.ndarray, expected: np.ndarray, what: str) -> None:
     assert got.tobytes() == expected.tobytes(), f"{what}: not the reference's bits"
 
 
-def check_live(module: torch.nn.Module, weights: Weights, member: _core.Member, *, run_seed: int, sigma: float) -> None:
+def check_live(module: torch.nn.Module, weights: Weights, member: _core.Member) -> None:
     """The live weights are those of the member."""
-    noise = Noise(run_seed, member.iteration, member.pair)
+    noise = Noise(member.run_seed, member.iteration, member.pair)
     for tensor, (live, master) in enumerate(zip(module.parameters(), weights.master, strict=True)):
         for (first, got), (_, values) in zip(ends(live), ends(master), strict=True):
             at, dtype = Slice(tensor, len(values), element=first), str(live.dtype).removeprefix("torch.")
-            same(got, reference.perturbed(values, noise, member.sign * sigma, at, dtype), "perturb")
+            same(got, reference.perturbed(values, noise, member.sign * member.sigma, at, dtype), "perturb")
 
 
-def check_update(before: list[Ends], weights: Weights, records: list[_core.Record], *, run_seed: int) -> None:
+def check_update(before: list[Ends], weights: Weights, records: list[_core.Record]) -> None:
     """The masters are those before, moved by the records."""
     moved = _by_reference if len(records) <= 3 else _by_plain_kernels
     for tensor, (parts, master) in enumerate(zip(before, weights.master, strict=True)):
         for (first, values), (_, got) in zip(parts, ends(master), strict=True):
             expected = values
             for record in records:
-                expected = moved(expected, terms_of(record, run_seed), Slice(tensor, len(values), element=first))
+                expected = moved(expected, terms_of(record), Slice(tensor, len(values), element=first))
             same(got, expected, "update")
 
 
@@ -73,13 +73,13 @@ def _by_plain_kernels(values: np.ndarray, terms: Terms, at: Slice) -> np.ndarray
     return moved
 
 
-def check_low_rank(before: np.ndarray, after: np.ndarray, record: _core.Record, *, run_seed: int, rank: int) -> None:
+def check_low_rank(before: np.ndarray, after: np.ndarray, record: _core.Record, *, rank: int) -> None:
     """`after` is the first block of tensor 0, moved by the record."""
     rows, columns = before.shape
-    expected = reference.accumulated(before, terms_of(record, run_seed), LowRank(0, (rows, columns), rank))
+    expected = reference.accumulated(before, terms_of(record), LowRank(0, (rows, columns), rank))
     same(after, expected, "low-rank update")
 
 
-def terms_of(record: _core.Record, run_seed: int) -> Terms:
+def terms_of(record: _core.Record) -> Terms:
     """The terms of a record."""
-    return Terms(run_seed, record.iteration, record.coefficients, record.pairs)
+    return Terms(record.run_seed, record.iteration, record.sgd_coefficients())

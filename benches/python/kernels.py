@@ -30,7 +30,7 @@ from measure import copy_bandwidth, in_turn, machine, noise_rate, peak_bytes, se
 from peer import PeerLoop
 
 from es_llm import _core
-from es_llm.checkpoint.replay import replay
+from es_llm.checkpoint.replay import replay_records
 from es_llm.model.device import free_memory
 from es_llm.model.weights import Weights
 from es_llm.noise.backend import backend_for
@@ -107,23 +107,23 @@ class Ours:
         self.module = module_of(setting)
         self.weights = weights_of(self.module)
         population = _core.Population(run_seed=RUN_SEED, population_size=setting.members)
-        self.member = population.ask()[-1]
+        self.member = population.ask(sigma=SIGMA)[-1]
         fitness = [float(n) for n in range(setting.members)]
         self.record = population.tell(fitness, sigma=SIGMA, learning_rate=LEARNING_RATE)
         self.rank = setting.rank
 
     def perturb(self) -> None:
-        self.weights.perturb(self.member, run_seed=RUN_SEED, sigma=SIGMA)
+        self.weights.perturb(self.member)
 
     def cycle(self) -> None:
         self.perturb()
         self.weights.unperturb()
 
     def update(self) -> None:
-        self.weights.update(self.record, run_seed=RUN_SEED)
+        self.weights.update(self.record)
 
     def low_rank_update(self) -> None:
-        backend, terms = backend_for(self.weights.device), terms_of(self.record, RUN_SEED)
+        backend, terms = backend_for(self.weights.device), terms_of(self.record)
         reports = [
             backend.accumulate(
                 master, terms, whole_tensor(tensor, tuple(master.shape), "low_rank", self.rank), torch.bfloat16
@@ -136,13 +136,13 @@ class Ours:
     def check(self, device: torch.device) -> dict[str, int | None]:
         """Check every kernel's answer; the memory that each needed while it gave it."""
         self.perturb()
-        check_live(self.module, self.weights, self.member, run_seed=RUN_SEED, sigma=SIGMA)
+        check_live(self.module, self.weights, self.member)
         before = masters_of(self.weights)
         memory = {"perturb": peak_bytes(self.cycle, device), "update": peak_bytes(self.update, device)}
-        check_update(before, self.weights, [self.record], run_seed=RUN_SEED)
+        check_update(before, self.weights, [self.record])
         block = self._block()
         memory[f"low rank {self.rank}"] = peak_bytes(self.low_rank_update, device)
-        check_low_rank(block, self._block(), self.record, run_seed=RUN_SEED, rank=self.rank)
+        check_low_rank(block, self._block(), self.record, rank=self.rank)
         return memory
 
     def check_restored(self) -> None:
@@ -173,7 +173,7 @@ def bench(setting: Setting, paths: list[str]) -> float:
     drift = float(torch.cat([(before != after).flatten() for before, after in pairs]).float().mean())
     ours.cycle()
     ours.check_restored()
-    seeds, coefficients = list(range(setting.members)), [float(value) for value in ours.record.coefficients]
+    seeds, coefficients = list(range(setting.members)), [float(value) for value in ours.record.sgd_coefficients()]
     works = {
         "peer update": partial(peer.update, seeds, coefficients),
         "update": ours.update,
@@ -257,10 +257,11 @@ def bench_replay(setting: Setting, iterations: int, update: float) -> None:
     seconds = []
 
     def work() -> None:
-        seconds.append(seconds_of(lambda: replay(journal, weights, population), setting.device))
+        replay = partial(replay_records, journal.records, weights, population, journal.digests)
+        seconds.append(seconds_of(replay, setting.device))
 
     peak = peak_bytes(work, setting.device)
-    check_update(before, weights, journal.records, run_seed=RUN_SEED)
+    check_update(before, weights, journal.records)
     each = seconds[0] / iterations
     took, speed = f"{seconds[0]:.1f} s, {each:.3f} s each", f"{update / each:.0%} of the speed of the update above"
     print(f"replay of {iterations} iterations from a journal of {size / 1e3:.1f} kB: {took}, {speed}")

@@ -37,10 +37,10 @@ class ArrayWeights:
             for tensor, master in enumerate(self._masters.values())
         ]
 
-    def perturb(self, member: _core.Member, *, run_seed: int, sigma: float) -> Any:
+    def perturb(self, member: _core.Member) -> Any:
         """Fresh arrays: master + sign * sigma * noise."""
         fresh = {name: np.empty_like(master) for name, master in self._masters.items()}
-        noise, scale = _core.Noise(run_seed, member.iteration, member.pair), member.sign * sigma
+        noise, scale = _core.Noise(member.run_seed, member.iteration, member.pair), member.sign * member.sigma
         for live, master, at in zip(fresh.values(), self._masters.values(), self._slices, strict=True):
             _core.perturb(live, master, noise, scale, at, dtype="float32")
         return self._as_given(fresh)
@@ -49,9 +49,9 @@ class ArrayWeights:
         """Copies of the masters."""
         return self._as_given({name: master.copy() for name, master in self._masters.items()})
 
-    def update(self, record: _core.Record, *, run_seed: int) -> None:
-        """master += sum over the pairs of coefficient * noise."""
-        terms = _core.Terms(run_seed, record.iteration, record.coefficients, record.pairs)
+    def update(self, record: _core.Record) -> None:
+        """master += sum over the pairs of f32(learning rate / N * coefficient) * noise."""
+        terms = _core.Terms(record.run_seed, record.iteration, record.sgd_coefficients())
         for master, at in zip(self._masters.values(), self._slices, strict=True):
             _core.accumulate(master, terms, at, dtype="float32")
 

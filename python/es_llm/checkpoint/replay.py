@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from es_llm._core import Journal, Population, Record
+from es_llm._core import Population, Record
 from es_llm.errors import DivergenceError
 from es_llm.model.weights import Weights
-
-
-def replay(journal: Journal, weights: Weights, population: Population) -> None:
-    """Apply every record to the base weights, and check the last digest that the journal holds.
-
-    Raises:
-        DivergenceError: the weights differ from those the run had.
-        PopulationError: the records don't fit the population.
-    """
-    replay_records(journal.records, weights, population, journal.digests)
 
 
 def replay_records(
     records: Sequence[Record], weights: Weights, population: Population, digests: dict[int, int]
 ) -> None:
-    """Apply `records`, in order; see `replay`."""
+    """Apply records to the base weights, in order, and check the last of the digests that belongs to them.
+
+    Raises:
+        DivergenceError: the weights differ from those that the run had.
+        PopulationError: the records don't fit the population.
+    """
     checked = max((iteration for iteration in digests if iteration < len(records)), default=None)
     for record in records:
-        weights.update(record, run_seed=population.run_seed)
+        weights.update(record)
         population.apply(record)
         if record.iteration == checked and (got := weights.digest()) != digests[checked]:
             raise DivergenceError(

@@ -93,13 +93,13 @@ class Weights:
         for live in (*self._live, *self._frozen):
             live.require_finite()
 
-    def perturb(self, member: Member, *, run_seed: int, sigma: float) -> int:
-        """Write the live weights of `member`; `sigma` is the scale of the noise, in the weights' unit.
+    def perturb(self, member: Member) -> int:
+        """Write the live weights of `member`.
 
         Returns the number of live weights that are NaN or infinite, and logs a warning for the first such member of
         each tensor.
         """
-        noise, scale = Noise(run_seed, member.iteration, member.pair), member.sign * sigma
+        noise, scale = Noise(member.run_seed, member.iteration, member.pair), member.sign * member.sigma
         counts = self._pass(
             lambda parameter, live, master: self._backend.perturb(
                 live.tensor(), master, noise, scale, parameter.perturbed
@@ -112,13 +112,13 @@ class Weights:
         counts = self._pass(lambda _, live, master: self._backend.round(live.tensor(), master))
         return self._warn(counts, lambda live: f"in {live.dtype}, without noise")
 
-    def update(self, record: Record, *, run_seed: int) -> UpdateReport:
+    def update(self, record: Record) -> UpdateReport:
         """Move the masters by one iteration's record; returns the sum of the tensors' reports. Logs a warning for a
         tensor whose weights have become NaN or infinite.
 
         The live weights don't change: call `perturb` or `unperturb` before the next rollout.
         """
-        terms = Terms(run_seed, record.iteration, record.coefficients, record.pairs)
+        terms = Terms(record.run_seed, record.iteration, record.sgd_coefficients())
         reports = self._pass(
             lambda parameter, live, master: self._backend.accumulate(
                 master, terms, parameter.perturbed, live.tensor().dtype

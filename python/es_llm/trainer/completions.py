@@ -20,7 +20,7 @@ from typing import Any
 
 from es_llm.errors import ConfigError
 from es_llm.rewards.call import printable
-from es_llm.rewards.scoring import Graded
+from es_llm.rewards.reward_set import BatchRewards
 from es_llm.rollout.engine import Completion
 from es_llm.types import Row
 
@@ -53,12 +53,12 @@ class CompletionLog:
         self,
         rows: Sequence[Row],
         completions: Sequence[Completion],
-        graded: Graded,
+        rewards: BatchRewards,
         *,
         samples: int = 0,
         **about: Any,
     ) -> None:
-        """A graded batch: one completion per row, or with `samples` so many for each."""
+        """Keep a batch with its rewards: one completion per row, or `samples` of them."""
         for place, completion in enumerate(completions):
             row = rows[place // samples if samples else place]
             prompt = row["prompt"]
@@ -69,13 +69,13 @@ class CompletionLog:
                 "completion": printable(completion.text),
                 "tokens": len(completion.token_ids),
                 "finished": completion.finished,
-                "reward": graded.totals[place],
+                "reward": rewards.rewards[place],
             }
-            values = {name: scores.values[place] for name, scores in graded.scores.items()}
+            values = {name: result.rewards[place] for name, result in rewards.results.items()}
             extra = {
                 (name, column): given[place]
-                for name, scores in graded.scores.items()
-                for column, given in scores.extra.items()
+                for name, result in rewards.results.items()
+                for column, given in result.extra.items()
             }
             self._rows.append(_Row(own, values, extra))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from es_llm.team import Outcome, Program, Round, Table, Team
+from es_llm.team import Outcome, Round, RoundKind, RoundProgram, Table, Team
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 
-ROUND = Round(1, 0)
-"""Its only one."""
+ROUND = Round(RoundKind.EVALUATION, 0)
+"""The one round of this program."""
 
 
-class Evaluate(Program):
+class Evaluate(RoundProgram):
     """Evaluate once; the result is the evaluation's metrics as JSON. `evaluation` is set on the leader."""
 
     evaluation: Evaluation | None = None

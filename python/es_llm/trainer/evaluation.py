@@ -11,7 +11,7 @@ import numpy as np
 from es_llm._core import plan_units
 from es_llm.data.messages import readable
 from es_llm.rewards.batch import Batch
-from es_llm.rewards.scoring import Graded, Pending, metric_scores
+from es_llm.rewards.reward_set import BatchRewards, PendingRewards
 from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
 from es_llm.trainer.ahead import Ahead
@@ -53,7 +53,7 @@ class _Unit(NamedTuple):
 
 class _Begun(NamedTuple):
     completions: list[Completion]
-    pending: Pending | SampledSets
+    pending: PendingRewards | SampledSets
 
 
 class EvaluationWork:
@@ -71,7 +71,7 @@ class EvaluationWork:
         run: the model, its engine, its rewards and metrics.
         data: at least one row in each set.
         round_: the round that it is.
-        keep: gets each graded batch that this rank made: (set, rows, samples, completions, scores).
+        keep: receives each batch that this rank evaluated: (set, rows, samples, completions, rewards).
     """
 
     def __init__(self, run: RunState, data: EvaluationSets, round_: Round, keep: Keep | None = None) -> None:
@@ -92,21 +92,21 @@ class EvaluationWork:
     def evaluate(self, index: int) -> Outcome:
         """Sums over one unit's rows of what `EvaluationWork` lists; counts are placed by set."""
         unit, begun = self._units[index], self._ahead.take(index)
-        graded, completions = begun.pending.result(), begun.completions
+        rewards, completions = begun.pending.result(), begun.completions
         if self._keep is not None:
-            self._keep(unit.name, self._rows(unit), self._samples if unit.sampled else 0, completions, graded)
+            self._keep(unit.name, self._rows(unit), self._samples if unit.sampled else 0, completions, rewards)
         tokens = sum(len(completion.token_ids) for completion in completions)
         clipped = sum(not completion.finished for completion in completions)
         counts = [tokens, clipped, len(completions)]
         place = list(self._data.sets).index(unit.name) * self._counts
         if unit.sampled:
             padding = [0] * (place + self._counts - 3)
-            return Outcome(self._sampled(unit, completions, graded), [*padding, *counts])
+            return Outcome(self._sampled(unit, completions, rewards), [*padding, *counts])
         names = self._run.rewards.names
-        columns = [metric_scores(graded, name).values for name in self._run.rewards.metric_names]
-        sums = [float(np.nan_to_num(np.array(column, np.float64)).sum()) for column in (*columns, graded.totals)]
-        scores = [graded.scores[name] for name in names]
-        return Outcome(sums, [*[0] * place, *counts, *tally(scores)], encode_logged(scores))
+        columns = [rewards.metric(name).rewards for name in self._run.rewards.metric_names]
+        sums = [float(np.nan_to_num(np.array(column, np.float64)).sum()) for column in (*columns, rewards.rewards)]
+        results = [rewards.results[name] for name in names]
+        return Outcome(sums, [*[0] * place, *counts, *tally(results)], encode_logged(results))
 
     def result(self, table: Table, answers: int) -> Evaluation:
         """The means over all rows, with the first `answers` answers (made anew if another rank made them)."""
@@ -143,20 +143,20 @@ class EvaluationWork:
                 means["kl"] = kl / max(1.0, kl_tokens)
         return means
 
-    def _sampled(self, unit: _Unit, completions: list[Completion], graded: Graded) -> list[float]:
+    def _sampled(self, unit: _Unit, completions: list[Completion], rewards: BatchRewards) -> list[float]:
         """Sums over rows: pass@k of each k, vote, mean reward; then the sum of k3 and the tokens it is over."""
         names, n = self._run.rewards.metric_names, self._samples
-        judged = metric_scores(graded, names[0]).values if names else graded.totals
+        by_answer = rewards.metric(names[0]).rewards if names else rewards.rewards
         sums = np.zeros(len(passes(n)) + 2)
         for start in range(0, len(completions), n):
-            scores = [value or 0.0 for value in judged[start : start + n]]
+            scores = [value or 0.0 for value in by_answer[start : start + n]]
             right = sum(score >= 1.0 for score in scores)
             answers = [self._data.answer_of(completion.text) for completion in completions[start : start + n]]
             elected = vote(answers)
             sums += [
                 *(pass_at_k(n, right, k) for k in passes(n)),
                 0.0 if elected is None else scores[elected],
-                sum(value or 0.0 for value in graded.totals[start : start + n]) / n,
+                sum(value or 0.0 for value in rewards.rewards[start : start + n]) / n,
             ]
         return [*sums.tolist(), *self._kl(unit, completions)]
 
@@ -227,14 +227,20 @@ class EvaluationWork:
 
     def _units_of(self, name: str, rows: int) -> list[_Unit]:
         size = self._run.unit_rows(rows)
-        units = [_Unit(name, unit.start, unit.stop, False) for unit in plan_units(1, rows, size)]
+        units = [
+            _Unit(name, unit.prompts.start, unit.prompts.stop, False)
+            for unit in plan_units(1, rows, prompts_per_unit=size)
+        ]
         if self._samples:
             size = size if self._run.rewards.set_level else max(1, size // self._samples)
-            units += [_Unit(name, unit.start, unit.stop, True) for unit in plan_units(1, rows, size)]
+            units += [
+                _Unit(name, unit.prompts.start, unit.prompts.stop, True)
+                for unit in plan_units(1, rows, prompts_per_unit=size)
+            ]
         return units
 
     def _rows(self, unit: _Unit) -> Sequence[Row]:
         return self._data.sets[unit.name][unit.start : unit.stop]
 
 
-Keep = Callable[[str, Sequence[Row], int, list[Completion], Graded], None]
+Keep = Callable[[str, Sequence[Row], int, list[Completion], BatchRewards], None]

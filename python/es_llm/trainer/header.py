@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from es_llm import _core
@@ -13,7 +14,8 @@ from es_llm.checkpoint.identity import reference_name
 from es_llm.config import ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.data.loading import content_of
-from es_llm.rewards.loading import file_of
+from es_llm.rewards.loading import file_of as reward_file_of
+from es_llm.tasks import file_of as task_file_of
 from es_llm.trainer.arguments import IGNORED_COLUMNS
 from es_llm.trainer.state import RunState
 
@@ -53,16 +55,23 @@ def _of_script(script: ScriptArguments, streamed: bool) -> dict[str, Any]:
     known, so the name of a hub's does."""
     named = script.dataset_name if streamed and _files(script) is None else None
     functions = [reference_name(reference) for reference in script.reward_funcs]
-    return {**identity_of(script), "dataset_name": named, "reward_funcs": functions}
+    task = None if script.task is None else reference_name(script.task)
+    return {**identity_of(script), "dataset_name": named, "reward_funcs": functions, "task": task}
 
 
 def _of_files(script: ScriptArguments, streamed: bool) -> dict[str, Any]:
-    """SHA-256 of the files of a stream, and of the file that each reward function is read from; None if none is."""
-    files = [file_of(reference) for reference in script.reward_funcs]
+    """SHA-256 of the files of a stream, of the file of each reward function (None without one), and of the task's file
+    if the task isn't built in."""
+    task = task_file_of(script.task) if script.task is not None else None
     return {
         "dataset_files": _files(script) if streamed else None,
-        "reward_files": [None if path is None else hashlib.sha256(path.read_bytes()).hexdigest() for path in files],
+        "reward_files": [_sha256(reward_file_of(reference)) for reference in script.reward_funcs],
+        **({"task_file": _sha256(task)} if task is not None else {}),
     }
+
+
+def _sha256(path: Path | None) -> str | None:
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _files(script: ScriptArguments) -> str | None:

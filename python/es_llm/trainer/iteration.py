@@ -14,11 +14,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
-from es_llm._core import FitnessTable, Record, plan_units, unit_score
+from es_llm._core import FitnessTable, Record, plan_units, unit_sums
 from es_llm.rewards.batch import Batch
-from es_llm.rewards.scoring import Pending
+from es_llm.rewards.reward_set import PendingRewards
 from es_llm.rollout.engine import Completion
-from es_llm.team import Outcome, Round, Table
+from es_llm.team import Outcome, Round, RoundKind, Table
 from es_llm.trainer.ahead import Ahead
 from es_llm.trainer.answers import TRACED_MEMBERS, TRACED_PROMPTS, Comparison, compare, decode_answers, encode_answers
 from es_llm.trainer.completions import CompletionLog
@@ -26,8 +26,6 @@ from es_llm.trainer.diagnosis import Evidence
 from es_llm.trainer.state import RunState
 from es_llm.trainer.tally import encode_logged, logged_metrics, reward_metrics, tally
 
-ITERATE = 0
-"""The kind of its rounds."""
 _UNPERTURBED: Final = -1
 """In the place of a member: the weights without noise."""
 
@@ -64,7 +62,7 @@ class Figures:
 @dataclass(frozen=True)
 class _Begun:
     completions: list[Completion]
-    pending: Pending | None
+    pending: PendingRewards | None
 
 
 class Iteration:
@@ -73,47 +71,47 @@ class Iteration:
     def __init__(self, run: RunState, log: CompletionLog | None = None) -> None:
         self._run, self._log = run, log
         self.number = run.population.iteration
-        self._members = run.population.ask()
+        self._members = run.population.ask(sigma=run.config.sigma)
         self._rows = run.prompts.batch(self.number)
         self._unit_rows = run.unit_rows(len(self._rows))
-        self._units = plan_units(len(self._members), len(self._rows), self._unit_rows)
+        self._units = plan_units(len(self._members), len(self._rows), prompts_per_unit=self._unit_rows)
         steps = run.config.reference_steps
         self._traced = min(TRACED_PROMPTS, len(self._rows), self._unit_rows)
         self._has_reference = steps > 0 and self.number % steps == 0
         self._live: int | None = None
-        self._ahead = Ahead(self._begin, lambda: run.team.upcoming(Round(ITERATE, self.number)))
+        self._ahead = Ahead(self._begin, lambda: run.team.upcoming(Round(RoundKind.ITERATION, self.number)))
         self.seconds: dict[str, float] = defaultdict(float)
 
     @property
     def costs(self) -> list[float]:
         """Expected cost of each unit: its prompts. The reference is the last one."""
-        units = [float(unit.stop - unit.start) for unit in self._units]
+        units = [float(len(unit.prompts)) for unit in self._units]
         return [*units, float(self._traced)] if self._has_reference else units
 
     def evaluate(self, index: int) -> Outcome:
         """The sums of one unit; the counts of its completions (tokens, finished, all, empty), the microseconds that
         their rewards were waited for, and each function's tally. The reference has traced answers alone."""
         run, begun = self._run, self._ahead.take(index)
-        graded = begun.pending.result() if begun.pending is not None else None
+        batch_rewards = begun.pending.result() if begun.pending is not None else None
         if index == len(self._units):
-            rewards = graded.totals if graded is not None else [None] * len(begun.completions)
+            rewards = batch_rewards.rewards if batch_rewards is not None else [None] * len(begun.completions)
             return Outcome([0.0], [], _figures(encode_answers(begun.completions, rewards), b""))
         assert begun.pending is not None
-        assert graded is not None
+        assert batch_rewards is not None
         waited_s, unit = begun.pending.waited_s, self._units[index]
         if self._log is not None:
-            rows = self._rows[unit.start : unit.stop]
-            self._log.keep(rows, begun.completions, graded, step=self.number + 1, member=unit.member)
+            rows = self._rows[unit.prompts.start : unit.prompts.stop]
+            self._log.keep(rows, begun.completions, batch_rewards, step=self.number + 1, member=unit.members.start)
         self.seconds["rewards"] += waited_s
-        scores = [graded.scores[name] for name in run.rewards.names]
+        results = [batch_rewards.results[name] for name in run.rewards.names]
         tokens = sum(len(completion.token_ids) for completion in begun.completions)
         finished = sum(completion.finished for completion in begun.completions)
         empty = sum(not completion.text.strip() for completion in begun.completions)
-        counts = [tokens, finished, len(begun.completions), empty, round(waited_s * 1e6), *tally(scores)]
-        is_traced = unit.member < TRACED_MEMBERS and unit.start == 0
-        traced = encode_answers(begun.completions, graded.totals) if is_traced else b""
-        sums = unit_score(graded.totals, run.config.failure_policy)
-        return Outcome(sums, counts, _figures(traced, encode_logged(scores)))
+        counts = [tokens, finished, len(begun.completions), empty, round(waited_s * 1e6), *tally(results)]
+        is_traced = unit.members.start < TRACED_MEMBERS and unit.prompts.start == 0
+        traced = encode_answers(begun.completions, batch_rewards.rewards) if is_traced else b""
+        sums = unit_sums(batch_rewards.rewards, failure_policy=run.config.failure_policy)
+        return Outcome(sums, counts, _figures(traced, encode_logged(results)))
 
     def record(self, table: Table) -> tuple[Record, Figures]:
         """What all units come to. Changes nothing: journal it, then apply it.
@@ -122,11 +120,15 @@ class Iteration:
             PopulationError: a reward failed and the policy is `raise`.
         """
         run, config = self._run, self._run.config
-        scores = FitnessTable(len(self._members), len(self._rows), self._unit_rows, config.failure_policy)
-        for unit, values in enumerate(table.values[: len(self._units)]):
-            scores.set(unit, values)
-        record = run.population.tell(
-            scores.fitness(),
+        scores = FitnessTable(
+            len(self._members),
+            len(self._rows),
+            prompts_per_unit=self._unit_rows,
+            failure_policy=config.failure_policy,
+        )
+        scores.fill(table)
+        record = run.population.tell_table(
+            scores,
             sigma=config.sigma,
             learning_rate=config.learning_rate,
             cursor=run.prompts.cursor(self.number),
@@ -150,7 +152,7 @@ class Iteration:
         """The traced answers of all units, compared."""
         reference = traced.pop(len(self._units), None)
         return compare(
-            {self._units[unit].member: decode_answers(answers) for unit, answers in traced.items()},
+            {self._units[unit].members.start: decode_answers(answers) for unit, answers in traced.items()},
             {member.index: member.pair for member in self._members[:TRACED_MEMBERS]},
             None if reference is None else decode_answers(reference),
         )
@@ -159,12 +161,12 @@ class Iteration:
         """Perturb, generate, and send the completions to be graded."""
         run, is_reference = self._run, index == len(self._units)
         start = time.perf_counter()
-        self._write_live(_UNPERTURBED if is_reference else self._units[index].member)
+        self._write_live(_UNPERTURBED if is_reference else self._units[index].members.start)
         perturbed = time.perf_counter()
         if is_reference:
             rows = self._rows[: self._traced]
         else:
-            rows = self._rows[self._units[index].start : self._units[index].stop]
+            rows = self._rows[self._units[index].prompts.start : self._units[index].prompts.stop]
         completions = run.complete(rows)
         batch = Batch.of(
             rows, [c.text for c in completions], [c.token_ids for c in completions], run.state(self.number)
@@ -185,7 +187,7 @@ class Iteration:
         if member == _UNPERTURBED:
             run.weights.unperturb()
         else:
-            run.weights.perturb(self._members[member], run_seed=run.population.run_seed, sigma=run.config.sigma)
+            run.weights.perturb(self._members[member])
         run.engine.weights_changed()
         self._live = member
 

@@ -94,7 +94,7 @@ class Origin:
 
         def move(part: Sequence[Record]) -> None:
             for record in part:
-                weights.update(record, run_seed=self._run.population.run_seed)
+                weights.update(record)
                 alive()
 
         move(records[first:compared])

@@ -16,13 +16,13 @@ from es_llm.checkpoint.lock import is_abandoned
 from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.snapshot import Mark
 from es_llm.errors import DivergenceError, EsError, JournalError, JournalTakenError, LeftOutError, ModelError
-from es_llm.team import Outcome, Program, Round, Table, Team
+from es_llm.team import Loss, Outcome, RecordProgram, Round, RoundKind, Table, Team
 from es_llm.trainer.completions import CompletionLog
 from es_llm.trainer.diagnosis import Diagnosis, Finding
 from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 from es_llm.trainer.evaluations import Evaluations
 from es_llm.trainer.files import RunFiles, copy_of, other_records, taken_from
-from es_llm.trainer.iteration import ITERATE, Figures, Iteration
+from es_llm.trainer.iteration import Figures, Iteration
 from es_llm.trainer.metrics import evaluation_metrics, iteration_metrics
 from es_llm.trainer.opening import OpenRun, open_copy, take_over_run
 from es_llm.trainer.origin import Origin
@@ -30,9 +30,6 @@ from es_llm.trainer.output import TrainOutput
 from es_llm.trainer.state import RunState
 
 logger = logging.getLogger(__name__)
-
-EVALUATE = 1
-"""The kind of rounds that evaluate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ class Surroundings:
     origin: Origin
 
 
-class Session(Program):
+class Session(RecordProgram):
     """Trains a run from where its journal ends to `max_steps`."""
 
     def __init__(self, run: RunState, callbacks: Callbacks, around: Surroundings) -> None:
@@ -77,7 +74,7 @@ class Session(Program):
             self._files.leave()
         directory, header, job = self._directory, self._around.header, team.mailbox.job
         opened = take_over_run(directory, header, job, team.rank) if directory else self._around.open_run()
-        self._files = files = RunFiles(opened)
+        self._files = files = RunFiles(opened, self._run.population)
         self._directory = files.directory
         known = team.records()
         lacking = files.agree_with(known)
@@ -131,8 +128,10 @@ class Session(Program):
         self._resumed_at = told["resumed_at"]
         team = self._run.team
         if self._files is None and team.local_rank == 0:
-            known = [record.to_bytes() for record in self._records]
-            self._files = copy_of(lambda: open_copy(directory, self._around.header, team.mailbox.job), known)
+            known = [self._run.population.pack(record) for record in self._records]
+            self._files = copy_of(
+                lambda: open_copy(directory, self._around.header, team.mailbox.job), self._run.population, known
+            )
         if not self._begun and told["started"] and not self._records:
             mark = Mark(**told["started"])
             self._started = mark if self._around.origin.start_like(directory.path, mark) else None
@@ -163,11 +162,11 @@ class Session(Program):
                 self.advance(team)
             else:
                 self._clock = time.perf_counter()
-                team.begin(Round(EVALUATE, step), work.costs)
+                team.begin(Round(RoundKind.EVALUATION, step), work.costs)
         elif not self._stopping(step):
             self._callbacks.call("on_step_begin")
             self._clock = time.perf_counter()
-            team.begin(Round(ITERATE, step), self._current().costs)
+            team.begin(Round(RoundKind.ITERATION, step), self._current().costs)
             self._save_if_due(step, last=False)  # while the others evaluate
         else:
             self._save_if_due(step, last=True)
@@ -175,7 +174,7 @@ class Session(Program):
 
     def evaluate(self, round_: Round, unit: int) -> Outcome:
         """One unit of an iteration or of an evaluation."""
-        if round_.kind == ITERATE:
+        if round_.kind == RoundKind.ITERATION:
             self._work = None
             return self._current().evaluate(unit)
         work = self._evaluation_work()
@@ -185,11 +184,11 @@ class Session(Program):
     def complete(self, team: Team, round_: Round, table: Table) -> None:
         """All units are told: a record, on the disk before anything changes; or an evaluation."""
         files = self._leading()
-        if round_.kind == EVALUATE:
-            self._evaluated(team, round_.step, table)
+        if round_.kind == RoundKind.EVALUATION:
+            self._evaluated(team, round_.iteration, table)
             return
         iteration = self._current()
-        assert round_.step == iteration.number, (round_, iteration.number)
+        assert round_.iteration == iteration.number, (round_, iteration.number)
         record, figures = iteration.record(table)
         self._figures[iteration.number] = figures
         start = time.perf_counter()
@@ -197,19 +196,20 @@ class Session(Program):
         failures = figures.failures
         self._report_findings(self._diagnosis.observe(figures.evidence(record)))
         if failures:
-            examples = {name: failure.why[-300:] for name, failure in self._run.rewards.examples.items()}
+            examples = {name: failure.reason[-300:] for name, failure in self._run.rewards.examples.items()}
             event = {"event": "failures", "step": record.iteration + 1, "count": failures}
             files.append_event({**event, "examples": examples})
         iteration.seconds["journal"] = time.perf_counter() - start
-        team.publish(record.iteration, record.to_bytes())
+        team.publish(record.iteration, self._run.population.pack(record))
 
     def apply(self, team: Team, iteration: int, payload: bytes) -> None:
         """Move the weights by a record, of this iteration or of a journal."""
-        run, record, start = self._run, Record.from_bytes(payload), time.perf_counter()
+        run, start = self._run, time.perf_counter()
+        record = run.population.unpack(payload)
         self._keep_record(record)
         report = None
         if iteration >= self._started_at:
-            report = run.weights.update(record, run_seed=run.population.run_seed)
+            report = run.weights.update(record)
         run.population.apply(record)
         self._records.append(record)
         updated = time.perf_counter()
@@ -280,7 +280,8 @@ class Session(Program):
     def _evaluation_work(self) -> EvaluationWork | None:
         if self._work is None:
             self._iteration = None
-            self._work = self._around.evaluation(Round(EVALUATE, self._run.population.iteration), self._completions)
+            round_ = Round(RoundKind.EVALUATION, self._run.population.iteration)
+            self._work = self._around.evaluation(round_, self._completions)
         return self._work
 
     def _evaluated(self, team: Team, step: int, table: Table) -> None:
@@ -349,19 +350,19 @@ class Session(Program):
         if self._files is not None:
             self._files.append_digest(iteration, digest)
 
-    def diverged(self, ranks: Sequence[int], iteration: int, *, hopeless: bool) -> None:
+    def diverged(self, ranks: Sequence[int], iteration: int, *, again: bool) -> None:
         """Ranks hold other weights than the majority: they are healed, or the run stops."""
         told = f"after step {iteration + 1} rank(s) {list(ranks)} hold other weights than the majority"
-        if not hopeless:
+        if not again:
             first = max((known for known in self._leading().digests if known < iteration), default=-1) + 1
             told += f"; rewards of steps {first + 1} to {iteration + 1} may come from them"
-        if hopeless or self._run.config.on_divergence == "stop":
-            again = ", also after they were made anew" if hopeless else ""
-            raise DivergenceError(f"{told}{again}; the journal is right: resume from it")
+        if again or self._run.config.on_divergence == "stop":
+            still = ", also after they were made anew" if again else ""
+            raise DivergenceError(f"{told}{still}; the journal is right: resume from it")
         self._happened("diverged", f"{told}; they are made anew from the journal", ranks=list(ranks))
 
-    def heal(self, team: Team, iteration: int) -> None:
-        """Make this rank's weights anew; the others have said no digest after an iteration that isn't due."""
+    def rebuild(self, team: Team, iteration: int) -> None:
+        """Rebuild this rank's weights, then report the digest of the last iteration at which ranks compare digests."""
         assert self._directory is not None
         later = range(iteration + 1, len(self._records))
         last = max((known for known in later if self._digest_due(known)), default=iteration)
@@ -402,9 +403,10 @@ class Session(Program):
 
     # ---- what happens to ranks ----------------------------------------------------------------------
 
-    def lost(self, rank: int, why: str) -> None:
+    def lost(self, rank: int, loss: Loss) -> None:
         """A rank is gone: into the journal, unless an earlier leader wrote it there."""
         if not self._leading().was_lost(rank):
+            why = str(loss)
             short = why.rstrip().rpartition("\n")[2]  # of a traceback, which the rank itself told
             self._happened("lost", f"rank {rank} was lost ({short}); the others go on", rank=rank, why=why)
 
@@ -413,7 +415,7 @@ class Session(Program):
         if self._leading().was_lost(rank):
             self._happened("back", f"rank {rank}, silent before, is back", rank=rank)
 
-    def differs(self, ranks: Sequence[int]) -> None:
+    def differs(self, ranks: tuple[int, int]) -> None:
         """Two ranks disagree about one unit: something isn't deterministic."""
         first, second = ranks
         told = f"ranks {first} and {second} gave different rewards for the same completions' unit; rank {first}'s count"

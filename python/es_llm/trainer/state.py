@@ -9,7 +9,7 @@ from es_llm._core import Population
 from es_llm.config import ESConfig
 from es_llm.model.weights import Weights
 from es_llm.rewards.batch import TrainerState
-from es_llm.rewards.scoring import RewardSet
+from es_llm.rewards.reward_set import RewardSet
 from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.team import Team
 from es_llm.trainer.data import Prompts

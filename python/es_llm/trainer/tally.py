@@ -1,7 +1,7 @@
 """What rewards came to, as numbers that travel: whole numbers that are summed up over units, so that the figures are
 equal however the units were spread, and the named figures that functions log themselves.
 
-A score counts as round(score * 2^20), clamped at +-10^9, its square likewise.
+A reward counts as round(reward * 2^20), clamped at +-10^9, its square likewise.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from es_llm.rewards.batch import FAILURE_KINDS, Scores
+from es_llm.rewards.batch import FAILURE_KINDS, RewardResult
 
 _SCALE: Final = 1 << 20
 _LARGEST: Final = 1e9
 _WIDTH: Final = 3 + len(FAILURE_KINDS)
-"""Of each function: scores, their sum, the sum of their squares, failures of each kind."""
+"""Of each function: rewards, their sum, the sum of their squares, failures of each kind."""
 
 
-def tally(scores: Iterable[Scores]) -> list[int]:
-    """Counts of some functions' scores, in order, each in [0, 2**64)."""
+def tally(results: Iterable[RewardResult]) -> list[int]:
+    """Counts of some functions' rewards, in order, each in [0, 2**64)."""
     counts: list[int] = []
-    for told in scores:
-        values = [value for value in told.values if value is not None]
-        kinds = [failure.kind for failure in told.failures]
+    for result in results:
+        values = [reward for reward in result.rewards if reward is not None]
+        kinds = [failure.kind for failure in result.failures]
         counts += [len(values), sum(map(_fixed, values)), sum(_fixed(value * value) for value in values)]
         counts += [kinds.count(kind) for kind in FAILURE_KINDS]
     return [count % 2**64 for count in counts]
 
 
 def reward_metrics(names: Sequence[str], counts: Sequence[int]) -> dict[str, float]:
-    """Of summed counts: mean and standard deviation of each function's scores under TRL's names, and its failures, if
+    """Of summed counts: mean and standard deviation of each function's rewards under TRL's names, and its failures, if
     there are any, also by kind."""
     metrics: dict[str, float] = {}
     for place, name in enumerate(names):
@@ -53,12 +53,12 @@ def width(functions: int) -> int:
     return functions * _WIDTH
 
 
-def encode_logged(scores: Iterable[Scores]) -> bytes:
+def encode_logged(results: Iterable[RewardResult]) -> bytes:
     """What functions gave to `log_metric`: of each name the sum and the number of its values, and how many weren't
     finite numbers; empty without any."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0, 0])
-    for told in scores:
-        for name, value in told.metrics:
+    for result in results:
+        for name, value in result.metrics:
             if abs(value) <= _LARGEST_LOGGED:  # not NaN
                 sums[name][0] += value
                 sums[name][1] += 1

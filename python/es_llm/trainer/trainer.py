@@ -40,13 +40,14 @@ from es_llm.model.selection import Selection
 from es_llm.model.table import ParameterTable
 from es_llm.model.used import groups
 from es_llm.model.weights import Weights
-from es_llm.rewards.processes import open_standard_descriptors
-from es_llm.rewards.scoring import Graded, RewardSet
+from es_llm.rewards.reward_set import BatchRewards, RewardSet
+from es_llm.rewards.workers.system import open_standard_descriptors
 from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.rollout.form import PromptForm
 from es_llm.rollout.hf import HFEngine
 from es_llm.rollout.probe import Batching
-from es_llm.team import Lead, Round, Team
+from es_llm.shaping import load_shaping
+from es_llm.team import Round, Team, run_on_leader, run_program
 from es_llm.trainer.arguments import (
     as_list,
     columns_of,
@@ -192,7 +193,7 @@ class ESTrainer(TrlFace):
             run_seed=args.seed,
             population_size=args.population_size,
             antithetic=args.antithetic,
-            shaping=args.shaping,
+            shaping=load_shaping(args.shaping),
             failure_policy=args.failure_policy,
         )
         weights = Weights(
@@ -251,7 +252,7 @@ class ESTrainer(TrlFace):
         )
         self._renew(header)
         try:
-            output = session.output(self.team.call(session))
+            output = session.output(run_program(self.team, session))
             self._directory = Path(output.output_dir)
             return output
         except JournalTakenError as error:
@@ -276,7 +277,7 @@ class ESTrainer(TrlFace):
         log = CompletionLog(self.team.rank) if self.args.log_completions and self.args.output_dir else None
         work = EvaluationWork(self.run, self._evaluation_sets(sets), ROUND, _keeper(log, self.run.population.iteration))
         program = Evaluate(work, self.args.num_completions_to_print)
-        metrics = json.loads(self.team.call(program))
+        metrics = json.loads(run_program(self.team, program))
         if log is not None and self.args.output_dir:
             log.write(Path(self.args.output_dir), "eval")
         self.answers = program.evaluation.answers if program.evaluation is not None else []
@@ -307,7 +308,7 @@ class ESTrainer(TrlFace):
 
     def _lead(self, work: Callable[[], None]) -> None:
         self._renew(self._header())
-        self.team.call(Lead(work))
+        run_on_leader(self.team, work)
 
     def _prompts(self, engine: RolloutEngine) -> Prompts:
         """The training data by iteration; prompts too long for the model are refused, a stream's as they come."""
@@ -334,7 +335,7 @@ class ESTrainer(TrlFace):
     def _evaluation(self, round_: Round, log: CompletionLog | None) -> EvaluationWork | None:
         if not self.eval_dataset:
             return None
-        keep = _keeper(log, round_.step)
+        keep = _keeper(log, round_.iteration)
         return EvaluationWork(self.run, self._evaluation_sets(self.eval_dataset), round_, keep)
 
     def _evaluation_sets(self, sets: Mapping[str, Sequence[Row]]) -> EvaluationSets:
@@ -370,7 +371,7 @@ class ESTrainer(TrlFace):
         identity = hashlib.sha256(json.dumps(json.loads(header)["identity"], sort_keys=True).encode()).digest()
         self.team.renew(
             int.from_bytes(identity[:8], "little"),
-            policy=self.args.assignment,
+            assignment=self.args.assignment,
             unit_timeout_s=self.args.unit_timeout_s,
         )
 
@@ -394,7 +395,7 @@ class ESTrainer(TrlFace):
     def _run_name(self) -> str:
         model = Path(self._model_name or "model").name or "model"
         task = self.script and (self.script.task or Path(self.script.dataset_name or DEFAULT_TASK).stem)
-        return f"{model}-{task.replace(':', '-')}" if task else model
+        return f"{model}-{Path(task).name.replace(':', '-')}" if task else model
 
 
 def _require_columns(rewards: RewardSet, sets: Mapping[str, Sequence[Row]]) -> None:
@@ -425,8 +426,10 @@ def _keeper(log: CompletionLog | None, step: int) -> Keep | None:
     if log is None:
         return None
 
-    def keep(name: str, rows: Sequence[Row], samples: int, completions: list[Completion], graded: Graded) -> None:
-        log.keep(rows, completions, graded, samples=samples, step=step, set=name)
+    def keep(
+        name: str, rows: Sequence[Row], samples: int, completions: list[Completion], rewards: BatchRewards
+    ) -> None:
+        log.keep(rows, completions, rewards, samples=samples, step=step, set=name)
 
     return keep
 

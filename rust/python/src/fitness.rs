@@ -1,105 +1,103 @@
-//! Scores of units and the fitness table.
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
+//! Sums of units and the fitness table.
 
 use es_core::fitness::{self, FailurePolicy, FitnessError, FitnessTable as Core};
+use es_core::plan::Plan;
 use pyo3::prelude::*;
 
-use crate::door::{CoreError, to_python};
+use crate::door::{CoreError, Guarded, detached};
+use crate::team::Table;
 
 /// Adds this file's class and function to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(unit_score, m)?)?;
+    m.add_function(wrap_pyfunction!(unit_sums, m)?)?;
     m.add_class::<FitnessTable>()
 }
 
-/// What a unit's rewards come to: the few numbers of it that travel.
+/// The sums of a unit's rewards, given member by member: the few numbers of it that travel.
 #[pyfunction]
+#[pyo3(signature = (rewards, *, members=1, failure_policy))]
 #[expect(
     clippy::needless_pass_by_value,
     reason = "extracted from a Python sequence"
 )]
-fn unit_score(
+fn unit_sums(
     py: Python<'_>,
     rewards: Vec<Option<f64>>,
+    members: usize,
     failure_policy: &str,
 ) -> PyResult<Vec<f64>> {
-    Ok(fitness::score(&rewards, policy(py, failure_policy)?))
+    detached(py, || {
+        let policy: FailurePolicy = failure_policy.parse()?;
+        Ok::<_, FitnessError>(fitness::unit_sums(&rewards, members, policy))
+    })
 }
 
-/// One score per unit of `plan_units`, each told exactly once.
+/// The sums of each unit of a plan, each filled exactly once.
 #[pyclass(frozen, module = "es_llm._core")]
-pub struct FitnessTable(Mutex<Core>);
+pub struct FitnessTable(Guarded<Core>);
 
 #[pymethods]
 impl FitnessTable {
     #[new]
+    #[pyo3(signature = (members, prompts, *, members_per_unit=1, prompts_per_unit, failure_policy))]
     fn new(
         py: Python<'_>,
         members: u32,
         prompts: u32,
+        members_per_unit: u32,
         prompts_per_unit: u32,
         failure_policy: &str,
     ) -> PyResult<Self> {
-        let policy = policy(py, failure_policy)?;
-        Core::new(members, prompts, prompts_per_unit, policy)
-            .map(|core| Self(Mutex::new(core)))
-            .map_err(|error| to_python(py, &error))
+        let policy = detached(py, || failure_policy.parse::<FailurePolicy>())?;
+        let plan = detached(py, || {
+            Plan::new(members, prompts, members_per_unit, prompts_per_unit)
+        })?;
+        Ok(Self(Guarded::new(Core::new(plan, policy))))
     }
 
     #[expect(
         clippy::needless_pass_by_value,
         reason = "extracted from a Python sequence"
     )]
-    fn set(&self, py: Python<'_>, unit: usize, score: Vec<f64>) -> PyResult<()> {
-        self.core()
-            .set(unit, &score)
-            .map_err(|error| to_python(py, &error))
+    fn set(&self, py: Python<'_>, unit: usize, sums: Vec<f64>) -> PyResult<()> {
+        self.0.attempt(py, |core| core.set(unit, &sums))
+    }
+
+    /// Takes the sums of all units from the table of a complete round, which may have more units behind them.
+    fn fill(&self, py: Python<'_>, table: &Table) -> PyResult<()> {
+        self.0.attempt(py, |core| core.fill(&table.0.values))
     }
 
     #[getter]
-    fn complete(&self) -> bool {
-        self.core().complete()
+    fn complete(&self, py: Python<'_>) -> PyResult<bool> {
+        self.0.with(py, |core| core.complete())
     }
 
     #[getter]
-    fn failures(&self) -> u64 {
-        self.core().failures()
+    fn failures(&self, py: Python<'_>) -> PyResult<u64> {
+        self.0.with(py, |core| core.failures())
     }
 
-    fn fitness(&self, py: Python<'_>) -> PyResult<Vec<Option<f64>>> {
-        self.core().fitness().map_err(|error| to_python(py, &error))
+    /// Fitness of each member.
+    pub fn fitness(&self, py: Python<'_>) -> PyResult<Vec<Option<f64>>> {
+        self.0.attempt(py, |core| core.fitness())
     }
 
-    fn __repr__(&self) -> String {
-        let core = self.core();
-        format!(
-            "FitnessTable(complete={}, failures={})",
-            core.complete(),
-            core.failures()
-        )
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let state = self.0.with(py, |core| (core.complete(), core.failures()));
+        state.map(|(complete, failures)| {
+            format!("FitnessTable(complete={complete}, failures={failures})")
+        })
     }
-}
-
-impl FitnessTable {
-    fn core(&self) -> MutexGuard<'_, Core> {
-        // `set` writes a score and its count without a call that can panic in between.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn policy(py: Python<'_>, name: &str) -> PyResult<FailurePolicy> {
-    name.parse().map_err(|error| to_python(py, &error))
 }
 
 impl CoreError for FitnessError {
     fn class(&self) -> &'static str {
         match self {
             Self::UnknownPolicy { .. } => "ConfigError",
-            Self::Plan(_)
-            | Self::Outside { .. }
+            Self::Outside { .. }
             | Self::Twice { .. }
-            | Self::Score { .. }
+            | Self::Sums { .. }
             | Self::Incomplete { .. }
             | Self::Failed { .. } => "PopulationError",
         }

@@ -1,10 +1,18 @@
 //! `es_llm._core`: the Python face of `es-core`. Conversions only; one file per core module, one door for the GIL and
-//! for errors (`door.rs`). The watchdog alone is more: it must run while somebody holds the GIL.
+//! for errors (`door.rs`). The watchdog alone is more: it must run while another thread holds the GIL.
+
+#![deny(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
 
 use es_core::fitness::FailurePolicy;
 use es_core::kernels::Dtype;
 use es_core::schedule::PolicyKind;
-use es_core::shaping::ShapingRule;
+use es_core::shaping::RULES;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -14,20 +22,21 @@ mod fitness;
 mod journal;
 mod kernels;
 mod noise;
+mod plan;
 mod population;
-mod schedule;
 mod slices;
 mod team;
 mod watchdog;
 
-/// The Rust core: noise, weight kernels, shaping, population, schedule and journal.
+/// The Rust core: noise, weight kernels, shaping, population, units, team and journal.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    door::register(m)?;
     noise::register(m)?;
     kernels::register(m)?;
     population::register(m)?;
+    plan::register(m)?;
     fitness::register(m)?;
-    schedule::register(m)?;
     team::register(m)?;
     journal::register(m)?;
     watchdog::register(m)?;
@@ -37,7 +46,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Adds the names that options accept. Each list comes from its enum, so Python repeats none of them.
 fn register_names(m: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = m.py();
-    let rules = ShapingRule::ALL.map(ShapingRule::name);
+    let rules: Vec<_> = RULES.iter().map(|(name, _)| *name).collect();
     m.add("SHAPING_RULES", PyTuple::new(py, rules)?)?;
     let policies = FailurePolicy::ALL.map(FailurePolicy::name);
     m.add("FAILURE_POLICIES", PyTuple::new(py, policies)?)?;
