@@ -190,7 +190,7 @@ def test_names_that_the_core_knows_are_accepted():
             _core.Population(run_seed=0, population_size=2, shaping=shaping, failure_policy=policy)
     for dtype in _core.DTYPES:
         live = np.zeros(1, np.float32 if dtype == "float32" else np.uint16)
-        _core.round_into(live, np.ones(1, np.float32), dtype=dtype)
+        _core.round(live, np.ones(1, np.float32), dtype=dtype)
         assert live.any()
 
 
