@@ -34,7 +34,10 @@ proptest! {
         for (index, unit) in plan.units().enumerate() {
             prop_assert_eq!(unit.index as usize, index);
             prop_assert!(unit.members.len() as u32 <= rows && unit.prompts.len() as u32 <= columns);
-            for member in unit.members {
+            for member in unit.members.clone() {
+                let (units, position) = plan.units_of(member);
+                prop_assert!(units.contains(&index));
+                prop_assert_eq!(unit.members.start + position as u32, member);
                 for prompt in unit.prompts.clone() {
                     cells[(member * prompts + prompt) as usize] += 1;
                 }

@@ -299,44 +299,6 @@ fn unit_sums_of_several_members_stand_side_by_side() {
 }
 
 #[test]
-fn a_plan_covers_each_member_and_prompt_once() {
-    for (members, prompts, members_per_unit, prompts_per_unit) in [
-        (1, 1, 1, 1),
-        (4, 5, 1, 2),
-        (5, 4, 2, 3),
-        (3, 7, 9, 9),
-        (6, 6, 3, 1),
-    ] {
-        let plan = Plan::new(members, prompts, members_per_unit, prompts_per_unit).unwrap();
-        let mut seen = vec![0; (members * prompts) as usize];
-        for (index, unit) in plan.units().enumerate() {
-            assert_eq!(unit.index as usize, index);
-            assert!(unit.members.len() <= members_per_unit as usize);
-            assert!(unit.prompts.len() <= prompts_per_unit as usize);
-            for member in unit.members.clone() {
-                let (units, position) = plan.units_of(member);
-                assert!(units.contains(&index));
-                assert_eq!(unit.members.start + position as u32, member);
-                for prompt in unit.prompts.clone() {
-                    seen[(member * prompts + prompt) as usize] += 1;
-                }
-            }
-        }
-        assert!(seen.iter().all(|&count| count == 1), "{seen:?}");
-        assert_eq!(plan.unit(plan.len()), None);
-    }
-    for (position, name) in ["members", "prompts", "members_per_unit", "prompts_per_unit"]
-        .into_iter()
-        .enumerate()
-    {
-        let [a, b, c, d] = std::array::from_fn(|at| u32::from(at != position));
-        let message = Plan::new(a, b, c, d).unwrap_err().to_string();
-        assert_eq!(message, format!("`{name}` must be at least 1, got 0"));
-    }
-    assert!(Plan::new(u32::MAX, u32::MAX, 1, 1).is_err());
-}
-
-#[test]
 fn a_table_follows_the_policy() {
     let rows = [[Some(1.0), Some(f64::NAN)], [Some(-2.0), Some(4.0)]];
     for per_unit in [1, 2] {
