@@ -21,7 +21,7 @@ STATE = {"units": 0, "leads": 0, "weights": None}
 
 def arm_stop(call):
     """SIGSTOP where a leader is about to open the run."""
-    from es_llm.trainer.session import Session
+    from es_llm.trainer.loop.session import Session
 
     lead = Session.lead
 
@@ -37,7 +37,7 @@ def arm_stop(call):
 def arm(kind, call):
     """Put the fault into the rollouts."""
     from es_llm.model.weights import Weights
-    from es_llm.rollout.hf import HFEngine
+    from es_llm.rollout.engines.hf import HFEngine
 
     evaluate, init = HFEngine.evaluate, Weights.__init__
 

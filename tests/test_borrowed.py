@@ -5,7 +5,7 @@ import torch
 
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.team import Team
 from tests.reward_digits import digits
 from tests.tiny_models import tiny_model, tiny_tokenizer

@@ -17,11 +17,11 @@ from es_llm import ESConfig, ESTrainer
 from es_llm._core import Journal
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError
+from es_llm.evaluation.statistics import k3, pass_at_k, passes, vote
 from es_llm.rewards import inline, set_level
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.rollout.sampling import token_log_probs, uniforms
 from es_llm.team import Team
-from es_llm.trainer.statistics import k3, pass_at_k, passes, vote
 from tests.commands import SMALL, es_llm
 from tests.tiny_models import PAD, tiny_model, tiny_tokenizer
 
@@ -258,7 +258,7 @@ def snapshots(directory):
 def test_the_best_snapshot_is_kept_and_patience_ends_the_run(tmp_path, monkeypatch):
     """Rewards by step are made up; the best is at step 2."""
     values = {0: 0.0, 1: 1.0, 2: 5.0, 3: 4.0, 4: 5.0, 5: 3.0, 6: 9.0}
-    from es_llm.trainer.evaluation import EvaluationWork
+    from es_llm.evaluation.work import EvaluationWork
 
     result = EvaluationWork.result
 
@@ -287,9 +287,9 @@ def test_the_best_snapshot_is_kept_and_patience_ends_the_run(tmp_path, monkeypat
 @pytest.mark.parametrize("place", ["before the event", "after the event", "before the snapshot", "between two"])
 def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch, place):
     """Patience and best depend on them, and so do the weights at the end."""
-    from es_llm.trainer.evaluation import EvaluationWork
-    from es_llm.trainer.files import RunFiles
-    from es_llm.trainer.origin import Origin
+    from es_llm.checkpoint.run_files import RunFiles
+    from es_llm.evaluation.work import EvaluationWork
+    from es_llm.trainer.loop.weight_store import Origin
 
     values = {0: 0.0, 2: 5.0, 3: 9.0, 4: 1.0, 6: 2.0}
     result = EvaluationWork.result

@@ -14,7 +14,7 @@ from es_llm.errors import ModelError
 from es_llm.model.live import DTYPES
 from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.model.weights import Weights
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from tests.tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 PROMPTS = ["1 + 2 = ", "what is this", "3", "abc xyz\n"] * 4

@@ -16,7 +16,7 @@ from es_llm.cli.main import main
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError, ModelError
 from es_llm.model.used import Used, groups
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.rollout.probe import Batching
 from es_llm.team import Team
 from tests.reward_digits import digits
@@ -215,7 +215,7 @@ def test_a_look_stays_within_the_context(context, loop, caplog):
 
 def test_a_look_at_the_embedded_model_makes_no_noise():
     code = (
-        "from es_llm.model.loading import load_model, load_tokenizer; from es_llm.rollout.hf import HFEngine\n"
+        "from es_llm.model.loading import load_model, load_tokenizer; from es_llm.rollout.engines.hf import HFEngine\n"
         "HFEngine(load_model(), load_tokenizer(), max_completion_length=4)"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

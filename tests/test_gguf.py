@@ -13,7 +13,7 @@ from es_llm.cli.main import main
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ModelError
 from es_llm.model.loading import load_model, load_tokenizer, stored_dtype
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.rollout.probe import Batching
 from es_llm.team import Team
 from tests.reward_digits import digits

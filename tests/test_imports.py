@@ -23,6 +23,8 @@ LAYERS = [
     {"checkpoint", "callbacks"},
     {"arrays"},
     {"population"},
+    {"units"},
+    {"evaluation"},
     {"trainer"},
     {"assemble"},
     {"cli"},

@@ -9,9 +9,9 @@ from es_llm.checkpoint.export import export_model
 from es_llm.errors import ConfigError, ModelError
 from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.model.weights import Weights
-from es_llm.rollout import greedy
+from es_llm.rollout import decoding
 from es_llm.rollout.ends import end_ids
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from tests.tiny_models import ARCHITECTURES, EOS, PAD, tiny_model, tiny_tokenizer
 
 PROMPTS = [f"{a} + {b * a} = " + "what?" * (b % 3) for a in range(1, 6) for b in range(4)]
@@ -56,7 +56,7 @@ def test_answers_are_those_of_generate_on_the_same_batch(name, dtype):
     end_often(model, share=6)
     wanted = plain_generate(model, PROMPTS, 24)
     own = engine(model)
-    assert greedy.is_supported(model)
+    assert decoding.is_supported(model)
     assert [c.token_ids for c in own.evaluate(PROMPTS)] == wanted
     assert engine(model, loop=False).evaluate(PROMPTS) == own.evaluate(PROMPTS)
     lengths = {len(ids) for ids in wanted}

@@ -33,7 +33,7 @@ from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.batch import TrainerState as RewardState
 from es_llm.rewards.scoring import Limits, RewardSet
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.team import Team
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
 

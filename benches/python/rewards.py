@@ -17,7 +17,7 @@ from measure import machine
 
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.scoring import Limits, Pending, RewardSet
-from es_llm.trainer.ahead import Ahead
+from es_llm.units.prefetcher import Ahead
 
 UNIT = 60
 

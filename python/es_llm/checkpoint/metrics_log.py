@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from es_llm._core import Record
 from es_llm.checkpoint.whole_file import write_whole
 from es_llm.errors import JournalError
 
@@ -78,3 +81,24 @@ def _encode(line: Mapping[str, Any]) -> str:
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
     }
     return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation's figures as they are logged."""
+    return {f"eval_{name}": value for name, value in metrics.items()}
+
+
+def record_metrics(record: Record) -> dict[str, Any]:
+    """The part of the metrics that the journal alone can tell: a resumed log is filled up from it."""
+    fitness = np.array([value for value in record.fitness if value is not None], np.float64)
+    if not len(fitness):
+        fitness = np.zeros(1)
+    return {
+        "step": record.iteration + 1,
+        "reward": float(fitness.mean()),
+        "reward_std": float(fitness.std()),
+        "fitness/max": float(fitness.max()),
+        "fitness/min": float(fitness.min()),
+        "sigma": record.sigma,
+        "learning_rate": record.learning_rate,
+    }

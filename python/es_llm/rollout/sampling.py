@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from es_llm.noise.reference import philox4x32
-from es_llm.rollout.greedy import Choose
+from es_llm.rollout.decoding import Choose
 
 _STREAM: Final = 0xF100_0000
 """Counter word that keeps samples apart from all noise and from the order of the data."""

@@ -23,12 +23,15 @@ from es_llm import _core
 from es_llm.callbacks.handler import Callbacks, make_trackers
 from es_llm.callbacks.progress import ProgressCallback
 from es_llm.checkpoint.identity import encode_header
+from es_llm.checkpoint.opening import open_run
 from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.replaced import unknown_argument
 from es_llm.config.taken import ModelSource
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, JournalTakenError
+from es_llm.evaluation.program import ROUND, Evaluate
+from es_llm.evaluation.work import EvaluationSets, EvaluationWork, Keep
 from es_llm.model.attention import use_attention
 from es_llm.model.device import device_of_rank
 from es_llm.model.files import some
@@ -40,11 +43,11 @@ from es_llm.model.weights import Weights
 from es_llm.rewards.processes import open_standard_descriptors
 from es_llm.rewards.scoring import Graded, RewardSet
 from es_llm.rollout.engine import Completion, RolloutEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.rollout.form import PromptForm
-from es_llm.rollout.hf import HFEngine
 from es_llm.rollout.probe import Batching
 from es_llm.team import Lead, Round, Team
-from es_llm.trainer.arguments import (
+from es_llm.trainer.assembly.arguments import (
     as_list,
     columns_of,
     eval_sets,
@@ -54,19 +57,16 @@ from es_llm.trainer.arguments import (
     require_tokenizer,
     rows_of,
 )
-from es_llm.trainer.completions import CompletionLog
-from es_llm.trainer.data import PromptOrder, Prompts, PromptStream
-from es_llm.trainer.evaluate import ROUND, Evaluate
-from es_llm.trainer.evaluation import EvaluationSets, EvaluationWork, Keep
-from es_llm.trainer.header import data_identity, run_identity
-from es_llm.trainer.opening import open_run
-from es_llm.trainer.origin import Origin
-from es_llm.trainer.output import TrainOutput
-from es_llm.trainer.runtime import configure_threads, reward_limits, warn_of_idle_cores
-from es_llm.trainer.session import Session, Surroundings
-from es_llm.trainer.state import RunState
+from es_llm.trainer.assembly.header import data_identity, run_identity
+from es_llm.trainer.assembly.threads import configure_threads, reward_limits, warn_of_idle_cores
+from es_llm.trainer.data.order import PromptOrder, PromptStream
+from es_llm.trainer.loop.output import TrainOutput
+from es_llm.trainer.loop.session import Session, Surroundings
+from es_llm.trainer.loop.weight_store import Origin
 from es_llm.trainer.trl_face import TrlFace
 from es_llm.types import RewardFunction, Row
+from es_llm.units.completion_log import CompletionLog
+from es_llm.units.run_state import Prompts, RunState
 
 logger = logging.getLogger(__name__)
 

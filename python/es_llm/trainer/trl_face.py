@@ -18,9 +18,9 @@ from es_llm.config import ESConfig
 from es_llm.config.taken import HubTarget
 from es_llm.errors import ConfigError
 from es_llm.team import Team
+from es_llm.trainer.accelerator import Processes
 from es_llm.trainer.hub import upload, write_model_card
-from es_llm.trainer.processes import Processes
-from es_llm.trainer.state import RunState
+from es_llm.units.run_state import RunState
 
 logger = logging.getLogger(__name__)
 

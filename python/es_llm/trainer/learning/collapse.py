@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from es_llm.config import ESConfig
-from es_llm.trainer.answers import Comparison, Reference
+from es_llm.trainer.learning.answers import Comparison, Reference
 
 BROKEN: Final = 0.2
 """Members are broken if at most this share of the unperturbed model's sound (or right) answers still is."""

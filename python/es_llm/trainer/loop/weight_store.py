@@ -11,7 +11,7 @@ from es_llm._core import Record
 from es_llm.checkpoint.export import export_model
 from es_llm.checkpoint.snapshot import Mark, Snapshots
 from es_llm.errors import LeftOutError, ModelError
-from es_llm.trainer.state import RunState
+from es_llm.units.run_state import RunState
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from es_llm.evaluation.work import Evaluation, EvaluationWork
 from es_llm.team import Outcome, Program, Round, Table, Team
-from es_llm.trainer.evaluation import Evaluation, EvaluationWork
 
 ROUND = Round(1, 0)
 """Its only one."""

@@ -10,16 +10,16 @@ import numpy as np
 
 from es_llm._core import plan_units
 from es_llm.data.messages import readable
+from es_llm.evaluation.sampled_sets import SampledSets
+from es_llm.evaluation.statistics import k3, pass_at_k, passes, vote
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.scoring import Graded, Pending, metric_scores
 from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
-from es_llm.trainer.ahead import Ahead
-from es_llm.trainer.sampled_sets import SampledSets
-from es_llm.trainer.state import RunState
-from es_llm.trainer.statistics import k3, pass_at_k, passes, vote
-from es_llm.trainer.tally import encode_logged, logged_metrics, reward_metrics, tally, width, with_logged
 from es_llm.types import Row
+from es_llm.units.counts import encode_logged, logged_metrics, reward_metrics, tally, width, with_logged
+from es_llm.units.prefetcher import Ahead
+from es_llm.units.run_state import RunState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from es_llm.config import ESConfig
 from es_llm.errors import ConfigError
-from es_llm.trainer.evaluation import Evaluation
+from es_llm.evaluation.work import Evaluation
 
 
 @dataclass(frozen=True)

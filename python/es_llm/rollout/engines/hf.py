@@ -9,10 +9,10 @@ from typing import Any, Final, TypeAlias, final
 import torch
 
 from es_llm.errors import ConfigError, ModelError
-from es_llm.rollout import greedy
+from es_llm.rollout import decoding
+from es_llm.rollout.decoding import Choose
 from es_llm.rollout.ends import end_ids, text_config
 from es_llm.rollout.engine import Completion
-from es_llm.rollout.greedy import Choose
 from es_llm.rollout.probe import Batching, Look, look, text_within
 from es_llm.rollout.prompts import PromptEncoder
 from es_llm.rollout.sampling import sampler, token_log_probs
@@ -83,7 +83,7 @@ class HFEngine:
         self._max_completion_length = max_completion_length
         self._pad_id = int(tokenizer.pad_token_id)
         self._eos_ids = end_ids(model, tokenizer)
-        self._loop = greedy.is_supported(model) if loop is None else loop
+        self._loop = decoding.is_supported(model) if loop is None else loop
         seen = self._look()
         self.unused, self.batching = seen.unused, seen.batching
 
@@ -106,7 +106,7 @@ class HFEngine:
             ConfigError: a prompt without tokens, or a model whose kind our own loop doesn't know.
             ModelError: a token that the model has no embedding for.
         """
-        if not greedy.is_supported(self._model):
+        if not decoding.is_supported(self._model):
             raise ConfigError(
                 f"{type(self._model).__name__} can't be sampled from here: its cache is of an unknown kind"
             )
@@ -203,7 +203,7 @@ class HFEngine:
     def _decode(
         self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, choose: Choose | None = None, steps: int | None = None
     ) -> torch.Tensor:
-        return greedy.decode(
+        return decoding.decode(
             self._model,
             ids_BT,
             mask_BT,

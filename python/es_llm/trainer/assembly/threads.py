@@ -12,7 +12,7 @@ from es_llm.comm.launcher import is_launched
 from es_llm.config import ESConfig
 from es_llm.rewards.scoring import Limits
 from es_llm.team import Team
-from es_llm.trainer.cores import idle_cores, mending, usable_cores
+from es_llm.trainer.assembly.cores import idle_cores, mending, usable_cores
 
 logger = logging.getLogger(__name__)
 

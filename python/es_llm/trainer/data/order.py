@@ -9,42 +9,17 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
 from es_llm.errors import ConfigError
 from es_llm.noise.reference import philox4x32
-from es_llm.trainer.canonical import NoContentError, canonical
+from es_llm.trainer.data.canonical import NoContentError, canonical
 from es_llm.types import Row
 
 _ORDER_STREAM = 0xF000_0000
 """Counter word that keeps the order of the data apart from all noise (noise kinds use the four highest bits)."""
-
-
-class Prompts(Protocol):
-    """The rows of a run, by iteration."""
-
-    per_iteration: int
-
-    def batch(self, iteration: int) -> list[Row]:
-        """The B rows of `iteration`."""
-
-    def cursor(self, iteration: int) -> int:
-        """Rows consumed before `iteration`."""
-
-    def epoch(self, iteration: int) -> float:
-        """How often all rows were consumed before `iteration`; 0 where nobody knows how many there are."""
-
-    def first(self) -> Row:
-        """A row of the data, which has the columns of all."""
-
-    def fingerprint(self, used: Callable[[str], bool]) -> dict[str, object]:
-        """By which resume knows the data again; `used`: whether something may read a column.
-
-        Raises:
-            ConfigError: see `fingerprint`.
-        """
 
 
 class PromptOrder:

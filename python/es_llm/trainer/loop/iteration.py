@@ -19,12 +19,19 @@ from es_llm.rewards.batch import Batch
 from es_llm.rewards.scoring import Pending
 from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
-from es_llm.trainer.ahead import Ahead
-from es_llm.trainer.answers import TRACED_MEMBERS, TRACED_PROMPTS, Comparison, compare, decode_answers, encode_answers
-from es_llm.trainer.completions import CompletionLog
-from es_llm.trainer.diagnosis import Evidence
-from es_llm.trainer.state import RunState
-from es_llm.trainer.tally import encode_logged, logged_metrics, reward_metrics, tally
+from es_llm.trainer.learning.answers import (
+    TRACED_MEMBERS,
+    TRACED_PROMPTS,
+    Comparison,
+    compare,
+    decode_answers,
+    encode_answers,
+)
+from es_llm.trainer.learning.diagnosis import Evidence
+from es_llm.units.completion_log import CompletionLog
+from es_llm.units.counts import encode_logged, logged_metrics, reward_metrics, tally
+from es_llm.units.prefetcher import Ahead
+from es_llm.units.run_state import RunState
 
 ITERATE = 0
 """The kind of its rounds."""

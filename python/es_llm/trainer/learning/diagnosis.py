@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from es_llm.config import ESConfig
-from es_llm.trainer.answers import Comparison
-from es_llm.trainer.collapse import PAPER_SIGMA, Collapse
+from es_llm.trainer.learning.answers import Comparison
+from es_llm.trainer.learning.collapse import PAPER_SIGMA, Collapse
 
 STREAK: Final = 3
 """Iterations in a row after which a missing signal is reported; at the third iteration of a call two are enough."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from es_llm._core import Population
 from es_llm.config import ESConfig
@@ -12,8 +13,32 @@ from es_llm.rewards.batch import TrainerState
 from es_llm.rewards.scoring import RewardSet
 from es_llm.rollout.engine import Completion, RolloutEngine
 from es_llm.team import Team
-from es_llm.trainer.data import Prompts
 from es_llm.types import Row
+
+
+class Prompts(Protocol):
+    """The rows of a run, by iteration."""
+
+    per_iteration: int
+
+    def batch(self, iteration: int) -> list[Row]:
+        """The B rows of `iteration`."""
+
+    def cursor(self, iteration: int) -> int:
+        """Rows consumed before `iteration`."""
+
+    def epoch(self, iteration: int) -> float:
+        """How often all rows were consumed before `iteration`; 0 where nobody knows how many there are."""
+
+    def first(self) -> Row:
+        """A row of the data, which has the columns of all."""
+
+    def fingerprint(self, used: Callable[[str], bool]) -> dict[str, object]:
+        """By which resume knows the data again; `used`: whether something may read a column.
+
+        Raises:
+            ConfigError: see `fingerprint`.
+        """
 
 
 @dataclass(kw_only=True)

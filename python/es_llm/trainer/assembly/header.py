@@ -14,8 +14,8 @@ from es_llm.config import ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.data.loading import content_of
 from es_llm.rewards.loading import file_of
-from es_llm.trainer.arguments import IGNORED_COLUMNS
-from es_llm.trainer.state import RunState
+from es_llm.trainer.assembly.arguments import IGNORED_COLUMNS
+from es_llm.units.run_state import RunState
 
 
 def data_identity(run: RunState, script: ScriptArguments | None) -> dict[str, Any]:

@@ -13,21 +13,22 @@ from typing import Any
 from es_llm._core import Record
 from es_llm.callbacks.handler import Callbacks
 from es_llm.checkpoint.lock import is_abandoned
+from es_llm.checkpoint.metrics_log import evaluation_metrics
+from es_llm.checkpoint.opening import OpenRun, open_copy, take_over_run
 from es_llm.checkpoint.run_directory import RunDirectory
+from es_llm.checkpoint.run_files import RunFiles, copy_of, other_records, taken_from
 from es_llm.checkpoint.snapshot import Mark
 from es_llm.errors import DivergenceError, EsError, JournalError, JournalTakenError, LeftOutError, ModelError
+from es_llm.evaluation.history import Evaluations
+from es_llm.evaluation.work import Evaluation, EvaluationWork
 from es_llm.team import Outcome, Program, Round, Table, Team
-from es_llm.trainer.completions import CompletionLog
-from es_llm.trainer.diagnosis import Diagnosis, Finding
-from es_llm.trainer.evaluation import Evaluation, EvaluationWork
-from es_llm.trainer.evaluations import Evaluations
-from es_llm.trainer.files import RunFiles, copy_of, other_records, taken_from
-from es_llm.trainer.iteration import ITERATE, Figures, Iteration
-from es_llm.trainer.metrics import evaluation_metrics, iteration_metrics
-from es_llm.trainer.opening import OpenRun, open_copy, take_over_run
-from es_llm.trainer.origin import Origin
-from es_llm.trainer.output import TrainOutput
-from es_llm.trainer.state import RunState
+from es_llm.trainer.learning.diagnosis import Diagnosis, Finding
+from es_llm.trainer.loop.iteration import ITERATE, Figures, Iteration
+from es_llm.trainer.loop.metrics import iteration_metrics
+from es_llm.trainer.loop.output import TrainOutput
+from es_llm.trainer.loop.weight_store import Origin
+from es_llm.units.completion_log import CompletionLog
+from es_llm.units.run_state import RunState
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 from es_llm._core import Journal, Record
-from es_llm.checkpoint.metrics_log import MetricsLog
+from es_llm.checkpoint.metrics_log import MetricsLog, evaluation_metrics, record_metrics
+from es_llm.checkpoint.opening import OpenRun
 from es_llm.checkpoint.run_directory import RunDirectory, write_json
 from es_llm.errors import JournalError, JournalTakenError, LeftOutError
-from es_llm.trainer.metrics import evaluation_metrics, record_metrics
-from es_llm.trainer.opening import OpenRun
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
-
 from es_llm._core import Record, UpdateReport
-from es_llm.trainer.iteration import Figures
-from es_llm.trainer.tally import with_logged
+from es_llm.checkpoint.metrics_log import record_metrics
+from es_llm.trainer.loop.iteration import Figures
+from es_llm.units.counts import with_logged
 
 _LATER: Final = ("rewards/wait_ratio", "bytes_sent", "bytes_received", "epoch")
 """Names of figures that are added to these."""
@@ -39,24 +38,3 @@ def iteration_metrics(
         **{f"seconds/{name}": value for name, value in seconds.items() if name != "total"},
     }
     return with_logged(own, figures.logged, _LATER) if figures is not None else own
-
-
-def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """An evaluation's figures as they are logged."""
-    return {f"eval_{name}": value for name, value in metrics.items()}
-
-
-def record_metrics(record: Record) -> dict[str, Any]:
-    """The part of the metrics that the journal alone can tell: a resumed log is filled up from it."""
-    fitness = np.array([value for value in record.fitness if value is not None], np.float64)
-    if not len(fitness):
-        fitness = np.zeros(1)
-    return {
-        "step": record.iteration + 1,
-        "reward": float(fitness.mean()),
-        "reward_std": float(fitness.std()),
-        "fitness/max": float(fitness.max()),
-        "fitness/min": float(fitness.min()),
-        "sigma": record.sigma,
-        "learning_rate": record.learning_rate,
-    }
