@@ -41,7 +41,7 @@ def arm(kind, call):
 
     evaluate, init = HFEngine.evaluate, Weights.__init__
 
-    def faulty(self, prompts):
+    def faulty(self, members, prompts):
         STATE["units"] += 1
         if STATE["units"] == call:
             if kind == "raise":
@@ -59,7 +59,7 @@ def arm(kind, call):
                 bits ^= 1 << (12 if kind == "flip" else 30)
         if kind == "slow" and STATE["units"] >= call:
             time.sleep(0.05)
-        return evaluate(self, prompts)
+        return evaluate(self, members, prompts)
 
     def remember(self, *args, **options):
         init(self, *args, **options)

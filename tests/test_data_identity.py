@@ -26,7 +26,8 @@ from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError, ResumeError
 from es_llm.rewards.scoring import Limits, RewardSet
 from es_llm.team import Team
-from es_llm.trainer.data.order import PromptStream, fingerprint
+from es_llm.trainer.data.fingerprint import fingerprint
+from es_llm.trainer.data.stream import PromptStream
 
 
 class Point:

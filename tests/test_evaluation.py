@@ -114,7 +114,7 @@ def test_samples_are_a_function_of_their_place_alone():
     back = engine.sample(prompts[::-1], places[::-1], seed=1, temperature=1.0)[::-1]
     assert [c.token_ids for c in back] == [c.token_ids for c in made]
     cold = engine.sample(prompts, places, seed=1, temperature=1e-4)
-    assert [c.token_ids for c in cold] == [c.token_ids for c in engine.evaluate(prompts)]
+    assert [c.token_ids for c in cold] == [c.token_ids for c in engine.complete(prompts)]
 
 
 def test_samples_follow_the_probabilities():
@@ -231,7 +231,7 @@ def test_several_sets_by_name(tmp_path):
     assert mean == pytest.approx(whole["eval_reward"])
     lengths = (2 * first["eval_one_completions/mean_length"] + 3 * first["eval_two_completions/mean_length"]) / 5
     assert lengths == pytest.approx(whole["eval_completions/mean_length"])
-    with pytest.raises(ConfigError, match="name of a set must be a text"):
+    with pytest.raises(ConfigError, match="name of a set must be text"):
         trainer(tmp_path, {1: ROWS})
 
 
@@ -289,7 +289,7 @@ def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch,
     """Patience and best depend on them, and so do the weights at the end."""
     from es_llm.checkpoint.run_files import RunFiles
     from es_llm.evaluation.work import EvaluationWork
-    from es_llm.trainer.loop.weight_store import Origin
+    from es_llm.trainer.loop.weight_store import WeightStore
 
     values = {0: 0.0, 2: 5.0, 3: 9.0, 4: 1.0, 6: 2.0}
     result = EvaluationWork.result
@@ -328,7 +328,7 @@ def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch,
     breaks = {
         "before the event": breaking(RunFiles, "append_event", second_evaluation),
         "after the event": breaking(RunFiles, "append_event", second_evaluation, after=True),
-        "before the snapshot": breaking(Origin, "save", lambda *given: True),
+        "before the snapshot": breaking(WeightStore, "save", lambda *given: True),
         "between two": breaking(RunFiles, "append_record", lambda record: record.iteration == 2, after=True),
     }
     with monkeypatch.context() as patch:

@@ -143,7 +143,7 @@ def test_a_real_file_of_four_bits(smollm2, smollm2_gguf):
     engine = HFEngine(model, tokenizer, max_completion_length=8)
     assert engine.batching is Batching.PADDED
     assert engine.unused == frozenset()
-    answer = engine.evaluate([chat])[0]
+    answer = engine.complete([chat])[0]
     assert "Paris" in answer.text
     assert answer.finished
 

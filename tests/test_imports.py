@@ -14,6 +14,7 @@ LAYERS = [
     {"pointer"},
     {"_core"},
     {"config"},
+    {"plugins"},
     {"noise"},
     {"model"},
     {"rewards", "data"},

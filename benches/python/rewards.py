@@ -17,7 +17,7 @@ from measure import machine
 
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.scoring import Limits, Pending, RewardSet
-from es_llm.units.prefetcher import Ahead
+from es_llm.units.prefetcher import Prefetcher
 
 UNIT = 60
 
@@ -64,7 +64,7 @@ def beside_generation(rewards: RewardSet, setting: Setting, generate_s: float, *
         time.sleep(generate_s)
         return rewards.submit(batch(unit, setting))
 
-    work = Ahead(begin, lambda: next(asked, None) if ahead else None)
+    work = Prefetcher(begin, lambda: next(asked, None) if ahead else None)
     start = time.perf_counter()
     for unit in range(units):
         check(work.take(unit).result().totals, unit)

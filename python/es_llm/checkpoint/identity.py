@@ -49,7 +49,7 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
     Raises:
         ResumeError: names each field that differs, with both values.
     """
-    before, now = _comparable(saved["identity"]), _comparable(own["identity"])
+    before, now = normalized(saved["identity"]), normalized(own["identity"])
     if "reward_files" not in saved["identity"]:  # a journal of an earlier version, which had names alone
         for identity in (before, now):
             for name in _OF_FILES:
@@ -66,18 +66,20 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
 
 
 def reference_name(reference: str) -> str:
-    """A reward function's reference without the directory of its file: `file.py:function`."""
-    place, colon, name = reference.rpartition(":")
-    return f"{PurePath(place.replace(os.sep, '/')).name}:{name}" if colon else reference
+    """A plug-in's reference without the directory of its file: `file.py:name` or `file.py`."""
+    path, colon, name = reference.rpartition(":") if ":" in reference else (reference, "", "")
+    return f"{PurePath(path.replace(os.sep, '/')).name}{colon}{name}"
 
 
 _OF_FILES = ("dataset_files", "reward_files")
 
 
-def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity as it is compared: names of reward functions' files without their directories."""
+def normalized(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity as plain JSON, with the files of reward functions and of the engine without their directories."""
     copy: dict[str, Any] = json.loads(json.dumps(identity))
-    script = copy.get("script")
+    config, script = copy.get("config"), copy.get("script")
+    if isinstance(config, dict) and "engine" in config:
+        config["engine"] = reference_name(config["engine"])
     if isinstance(script, dict):
         script["reward_funcs"] = [reference_name(reference) for reference in script.get("reward_funcs", [])]
     return copy

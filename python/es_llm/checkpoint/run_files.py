@@ -1,4 +1,4 @@
-"""What a rank writes of a run: the leader everything, one rank of each other host a copy of the journal."""
+"""The files that a rank writes of a run: the leader all of them, one rank of each other host a copy of the journal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from es_llm._core import Journal, Record
+from es_llm.checkpoint.events import Event, is_evaluation
 from es_llm.checkpoint.metrics_log import MetricsLog, evaluation_metrics, record_metrics
 from es_llm.checkpoint.opening import OpenRun
 from es_llm.checkpoint.run_directory import RunDirectory, write_json
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunFiles:
-    """The open files of a run. `events` are those that were saved, with those that are appended."""
+    """The open files of a run. `saved`, `digests` and `events` are what the journal holds, appended items included."""
 
     def __init__(self, opened: OpenRun) -> None:
         self.directory: RunDirectory = opened.directory
@@ -26,11 +27,12 @@ class RunFiles:
         journal = opened.journal
         self.saved: list[Record] = journal.records if journal is not None else []
         self.digests: dict[int, int] = journal.digests if journal is not None else {}
-        self.events: list[dict[str, Any]] = [json.loads(text) for text in journal.events] if journal else []
+        self.events: list[Event] = [json.loads(text) for text in journal.events] if journal else []
         self._log = MetricsLog(self.directory.metrics)
 
     def agree_with(self, known: list[bytes]) -> list[bytes]:
-        """Make journal and `known` records one: appends what the journal lacks, returns what `known` lacks.
+        """Make the journal and the records that ranks know equal: append those that the journal lacks, and return
+        those that only the journal has.
 
         Raises:
             JournalError: they contradict each other, or the disk refuses.
@@ -44,21 +46,21 @@ class RunFiles:
         return saved[both:]
 
     def begin(self, options: dict[str, Any], records: int) -> None:
-        """The leader's other files: the options, and a log of metrics that agrees with the journal."""
-        missing = self.saved[:records]
+        """Write the leader's other files: the options, and a log of metrics that agrees with `records` records."""
+        logged = self.saved[:records]
         evaluations = {
             event["step"]: {"step": event["step"], **evaluation_metrics(event["metrics"])}
             for event in self.events
-            if event.get("event") == "evaluation" and event["metrics"]
+            if is_evaluation(event) and event["metrics"]
         }
-        self._log.rewind(records, lambda step: record_metrics(missing[step - 1]), evaluations)
+        self._log.rewind(records, lambda step: record_metrics(logged[step - 1]), evaluations)
         write_json(self.directory.config, options)
 
     def append_record(self, record: Record) -> None:
-        """On the disk when it returns; a record that is there already is left alone.
+        """Write a record to the disk before returning; a record that the journal has already is not written again.
 
         Raises:
-            JournalError: an earlier record is missing, or another one is in its place, or the disk refuses.
+            JournalError: an earlier record is missing, the journal has another record there, or the disk refuses.
             JournalTakenError: another leader took the journal over.
         """
         if self._lock is not None:
@@ -75,32 +77,22 @@ class RunFiles:
                 self.saved.append(record)
 
     def append_digest(self, iteration: int, digest: int) -> None:
-        """A digest that all ranks agree on; one that is there already is left alone."""
+        """Write a digest that all ranks agree on, unless the journal has it already."""
         if iteration not in self.digests and iteration < (self._writer.records or 0):
             self._writer.append_digest(iteration, digest)
             self.digests[iteration] = digest
 
-    def append_event(self, event: dict[str, Any]) -> None:
-        """Something that happened, with the time of day at which the leader wrote it down."""
-        told = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **event}
-        self._writer.append_event(json.dumps(told))
-        self.events.append(told)
-
-    def was_lost(self, rank: int) -> bool:
-        """Whether the last that the journal says of a rank of this job is that it was lost."""
-        lost = False
-        for event in self.events:
-            if "call" in event:
-                lost = False  # other processes
-            elif event.get("rank") == rank:
-                lost = event["event"] == "lost"
-        return lost
+    def append_event(self, event: Event) -> None:
+        """Write an event with the current time of day, unless it has a time already."""
+        timed = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **event}
+        self._writer.append_event(json.dumps(timed))
+        self.events.append(timed)
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """One line of metrics.
+        """Write one line of metrics.
 
         Raises:
-            JournalError: the disk refuses it; says what is safe.
+            JournalError: the disk refuses it; the message says what is safe.
         """
         try:
             self._log.write(metrics)
@@ -111,33 +103,33 @@ class RunFiles:
             ) from error
 
     def seconds(self) -> float:
-        """That all iterations took, whoever led them, as far as they were logged."""
+        """Seconds of all logged iterations, whichever rank led them."""
         return self._log.total("seconds")
 
     def result(self, result: dict[str, Any]) -> None:
-        """What came out."""
+        """Write `result.json`."""
         write_json(self.directory.result, result)
 
     def close(self) -> None:
-        """Nothing more is written, and others may use the directory."""
+        """Close the files, and let other jobs use the directory."""
         self._writer.close()
         if self._lock is not None:
             self._lock.release()
 
     def leave(self) -> None:
-        """Nothing more is written by this rank; the job goes on."""
+        """Close the files; another rank of this job writes on."""
         self._writer.close()
         if self._lock is not None:
             self._lock.leave()
 
 
 def other_records(directory: RunDirectory) -> JournalError:
-    """The error of a journal that contradicts what ranks know."""
+    """The error of a journal that contradicts the records that ranks know."""
     return JournalError(f"{str(directory.journal)!r} holds other records than this job's ranks")
 
 
 def copy_of(open_copy: Callable[[], OpenRun | None], known: list[bytes]) -> RunFiles | None:
-    """This host's copy of the journal; a host without a place for it goes on without."""
+    """This host's copy of the journal; None if the host needs none or can't write one."""
     try:
         opened = open_copy()
         if opened is None:
@@ -151,28 +143,31 @@ def copy_of(open_copy: Callable[[], OpenRun | None], known: list[bytes]) -> RunF
 
 
 def taken_from(rank: int, directory: RunDirectory, error: JournalTakenError) -> JournalTakenError | LeftOutError:
-    """The error of a leader that slept while others took its run over: says what became of it. Where they finished the
-    run it is no failure, as with any rank that is left out; where the journal was deleted it is the error as it was."""
+    """The error of a leader that slept while other ranks took its run over, with what became of the run.
+
+    If they finished the run, it is no failure, as for any rank that is left out. If the journal was deleted, `error` is
+    returned as it is.
+    """
     try:
         records = len(Journal.read(str(directory.journal)).records)
     except JournalError:
         return error
-    told = f"the other ranks went on without rank {rank}, which was stopped or hung, and "
+    others = f"the other ranks went on without rank {rank}, which was stopped or hung, and "
     if _steps(directory) == records:
         return LeftOutError(
-            f"{told}finished the run; nothing is lost: the result is in {str(directory.result)!r}, the model in "
+            f"{others}finished the run; nothing is lost: the result is in {str(directory.result)!r}, the model in "
             f"{str(directory.model)!r}"
         )
     better = JournalTakenError(
-        f"{told}have the journal, with {records} records by now; nothing is lost: if they don't finish the run, "
-        f"go on by --resume_from_checkpoint {directory.path} ({error})"
+        f"{others}have the journal, with {records} records by now; nothing is lost: if they don't finish the run, "
+        f"resume it by --resume_from_checkpoint {directory.path} ({error})"
     )
     better.shared = error.shared
     return better
 
 
 def _steps(directory: RunDirectory) -> int | None:
-    """Of the result; None if there is none."""
+    """The number of iterations in `result.json`; None if there is no result."""
     try:
         return int(json.loads(directory.result.read_text(encoding="utf-8"))["steps"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -89,6 +89,11 @@ class ESConfig:
         "end-of-sequence and pad tokens at their ends",
         identity=True,
     )
+    engine: str = option(
+        "hf",
+        help="what generates the answers: hf (transformers), the name of an installed engine, or file.py:name",
+        identity=True,
+    )
     temperature: float = option(0.0, help="0 is greedy decoding, as in the paper", identity=True)
     reward_weights: list[float] | None = option(
         None, help="one weight per reward function; default: all 1", identity=True

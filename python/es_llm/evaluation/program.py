@@ -1,35 +1,53 @@
-"""The collective call of one evaluation."""
+"""One evaluation as a collective call of its own, apart from a training."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Final
 
-from es_llm.evaluation.work import Evaluation, EvaluationWork
+from es_llm.evaluation.work import Evaluation, EvaluationSets, EvaluationWork
 from es_llm.team import Outcome, Program, Round, Table, Team
+from es_llm.units.completion_log import CompletionLog
+from es_llm.units.run_state import EVALUATE, RunState
 
-ROUND = Round(1, 0)
-"""Its only one."""
+_ROUND: Final = Round(EVALUATE, 0)
+"""The only round of such a call, which knows no records."""
 
 
-class Evaluate(Program):
-    """Evaluate once; the result is the evaluation's metrics as JSON. `evaluation` is set on the leader."""
+def evaluate(run: RunState, data: EvaluationSets) -> Evaluation:
+    """Collective: evaluate the current weights. The metrics are equal on all ranks; the leader has answers too.
 
-    evaluation: Evaluation | None = None
+    With `log_completions` each rank keeps the completions that it made in `output_dir`.
+    """
+    config = run.config
+    log = CompletionLog(run.team.rank) if config.log_completions and config.output_dir else None
+    program = _Evaluate(EvaluationWork(run, data, _ROUND, log), config.num_completions_to_print)
+    metrics = json.loads(run.team.call(program))
+    if log is not None:
+        log.write(Path(str(config.output_dir)), "eval")
+    answers = [] if program.evaluation is None else program.evaluation.answers
+    return Evaluation(metrics=metrics, answers=answers)
 
-    def __init__(self, work: EvaluationWork, answers: int = 0) -> None:
+
+class _Evaluate(Program):
+    """Its result are the evaluation's metrics as JSON. `evaluation` is set on the leader."""
+
+    def __init__(self, work: EvaluationWork, answers: int) -> None:
         self._work, self._answers = work, answers
+        self.evaluation: Evaluation | None = None
 
     def advance(self, team: Team) -> None:
-        """Begin, or finish."""
+        """Begin the only round, or finish."""
         if self.evaluation is None:
-            team.begin(ROUND, self._work.costs)
+            team.begin(_ROUND, self._work.costs)
         else:
             team.finish(json.dumps(self.evaluation.metrics).encode())
 
     def evaluate(self, round_: Round, unit: int) -> Outcome:
-        """One unit of the rows."""
+        """The results of one unit."""
         return self._work.evaluate(unit)
 
     def complete(self, team: Team, round_: Round, table: Table) -> None:
-        """Keep the means."""
+        """Keep the means over all rows."""
         self.evaluation = self._work.result(table, self._answers)

@@ -1,4 +1,4 @@
-"""Samples where a reward sees a member's completions together: the s-th samples of all rows are one set of them."""
+"""Samples scored by set-level rewards: the s-th samples of all rows are one set of completions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 class SampledSets:
-    """B rows with n samples each, given row by row, scored as n sets of B; the scores are row by row again."""
+    """B rows with n samples each, row by row, scored as n sets of B completions; the scores are row by row again."""
 
     def __init__(self, rewards: RewardSet, batch: Batch, samples: int) -> None:
         self._samples = samples
@@ -21,10 +21,10 @@ class SampledSets:
         ]
 
     def result(self) -> Graded:
-        """The scores, once they are there."""
-        told = [pending.result() for pending in self._sets]
-        scores = {name: self._woven([graded.scores[name] for graded in told]) for name in told[0].scores}
-        return Graded(totals=_woven([graded.totals for graded in told]), scores=scores)
+        """Wait for the scores of all sets."""
+        sets = [pending.result() for pending in self._sets]
+        scores = {name: self._woven([graded.scores[name] for graded in sets]) for name in sets[0].scores}
+        return Graded(totals=_woven([graded.totals for graded in sets]), scores=scores)
 
     def _woven(self, sets: Sequence[Scores]) -> Scores:
         columns = dict.fromkeys(column for scores in sets for column in scores.extra)
@@ -43,16 +43,16 @@ class SampledSets:
 
 def _every(batch: Batch, sample: int, samples: int) -> Batch:
     """One sample of each row."""
-    place = slice(sample, None, samples)
+    own = slice(sample, None, samples)
     return Batch(
-        prompts=batch.prompts[place],
-        completions=batch.completions[place],
-        completion_ids=batch.completion_ids[place],
-        columns={name: values[place] for name, values in batch.columns.items()},
+        prompts=batch.prompts[own],
+        completions=batch.completions[own],
+        completion_ids=batch.completion_ids[own],
+        columns={name: values[own] for name, values in batch.columns.items()},
         state=batch.state,
     )
 
 
 def _woven(sets: Sequence[Sequence[Item]]) -> list[Item]:
-    """n sequences of B items as one of B times n, row by row."""
+    """n sequences of B items as one of B * n items, row by row."""
     return [item for row in zip(*sets, strict=True) for item in row]

@@ -26,17 +26,20 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def passes(samples: int) -> list[int]:
-    """The k of which pass@k is told: 1, 2, 4, ... up to the number of samples, and that number."""
+    """The k of the metrics pass@k: 1, 2, 4, ... up to the number of samples, and that number."""
     return sorted({*(1 << power for power in range(samples.bit_length()) if 1 << power <= samples), samples})
 
 
 def vote(answers: Sequence[str | None]) -> int | None:
-    """Which sample's answer the majority gives, the first one in a tie; None where no sample has an answer."""
+    """Index of the first sample with the most frequent answer; None if no sample has an answer.
+
+    In a tie the answer that comes first wins.
+    """
     counted = Counter(answer for answer in answers if answer is not None)
     if not counted:
         return None
     most = max(counted.values())
-    return next(place for place, answer in enumerate(answers) if answer is not None and counted[answer] == most)
+    return next(index for index, answer in enumerate(answers) if answer is not None and counted[answer] == most)
 
 
 def k3(model_log_probs: Sequence[float], base_log_probs: Sequence[float]) -> float:
@@ -50,7 +53,7 @@ def k3(model_log_probs: Sequence[float], base_log_probs: Sequence[float]) -> flo
 
 
 FARTHEST: Final = 200.0
-"""Nats; models that differ by so much in one token have nothing in common."""
+"""Bound of a log ratio, in nats."""
 
 
 def _bounded(log_ratio: float) -> float:

@@ -1,4 +1,5 @@
-"""Evaluation of the unperturbed weights on held-out rows, spread over the ranks; equal figures however many."""
+"""The work of one evaluation: units of held-out rows on any rank, and their means on the leader. The metrics are equal
+however units were spread over ranks."""
 
 from __future__ import annotations
 
@@ -8,17 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from es_llm._core import plan_units
 from es_llm.data.messages import readable
 from es_llm.evaluation.sampled_sets import SampledSets
 from es_llm.evaluation.statistics import k3, pass_at_k, passes, vote
-from es_llm.rewards.batch import Batch
 from es_llm.rewards.scoring import Graded, Pending, metric_scores
-from es_llm.rollout.engine import Completion
+from es_llm.rollout.engine import Completion, LogProbs
 from es_llm.team import Outcome, Round, Table
 from es_llm.types import Row
-from es_llm.units.counts import encode_logged, logged_metrics, reward_metrics, tally, width, with_logged
-from es_llm.units.prefetcher import Ahead
+from es_llm.units.completion_log import CompletionLog
+from es_llm.units.counts import Counts, CountsCodec
+from es_llm.units.logged import encode_logged, logged_metrics, with_logged
+from es_llm.units.prefetcher import Prefetcher
 from es_llm.units.run_state import RunState
 
 
@@ -34,9 +35,9 @@ class Evaluation:
 class EvaluationSets:
     """What is evaluated.
 
-    sets: name -> rows; the name "" has its metrics without a prefix.
-    answer_of: the answer in a completion, as votes count it; None: there is none.
-    base: gives the base model, for the KL to it; None: it isn't asked for.
+    sets: name -> rows, at least one; metrics of the set named "" have no prefix.
+    answer_of: the answer in a completion, as majority votes count it; None: the completion has no answer.
+    base: gives the base model for the KL to it; None: no KL.
     """
 
     sets: Mapping[str, Sequence[Row]]
@@ -46,8 +47,7 @@ class EvaluationSets:
 
 class _Unit(NamedTuple):
     name: str
-    start: int
-    stop: int
+    rows: range
     sampled: bool
 
 
@@ -57,7 +57,7 @@ class _Begun(NamedTuple):
 
 
 class EvaluationWork:
-    """Answers rows with round(master) and scores them.
+    """Answers held-out rows without noise in the weights, and scores the answers.
 
     Metrics of each set, greedy: one per metric function (pass@1, where that is 0 or 1), `reward`,
     `completions/mean_length` (tokens), `completions/clipped_ratio` (share cut off by `max_completion_length`), and each
@@ -70,89 +70,84 @@ class EvaluationWork:
     Args:
         run: the model, its engine, its rewards and metrics.
         data: at least one row in each set.
-        round_: the round that it is.
-        keep: gets each graded batch that this rank made: (set, rows, samples, completions, scores).
+        round_: the round of this work.
+        log: keeps the completions that this rank made; None: nobody wants them.
     """
 
-    def __init__(self, run: RunState, data: EvaluationSets, round_: Round, keep: Keep | None = None) -> None:
-        self._run, self._data, self._keep = run, data, keep
+    def __init__(self, run: RunState, data: EvaluationSets, round_: Round, log: CompletionLog | None = None) -> None:
+        self._run, self._data, self._log = run, data, log
         self._samples = run.config.eval_num_samples
         self._units = [unit for name, rows in data.sets.items() for unit in self._units_of(name, len(rows))]
         self._greedy: dict[int, list[Completion]] = {}
-        self._ahead = Ahead(self._begin, lambda: run.team.upcoming(round_))
-        self._live = False
-        functions = width(len(run.rewards.names))
-        self._counts = 3 + functions + 3
+        self._prefetcher = Prefetcher(self._begin, lambda: run.team.upcoming(round_))
+        self._codec = CountsCodec(len(run.rewards.names), groups=2 * len(data.sets))
 
     @property
     def costs(self) -> list[float]:
-        """Expected cost of each unit: its completions."""
-        return [float((unit.stop - unit.start) * (self._samples if unit.sampled else 1)) for unit in self._units]
+        """Expected cost of each unit: its number of completions."""
+        return [float(len(unit.rows) * (self._samples if unit.sampled else 1)) for unit in self._units]
 
     def evaluate(self, index: int) -> Outcome:
-        """Sums over one unit's rows of what `EvaluationWork` lists; counts are placed by set."""
-        unit, begun = self._units[index], self._ahead.take(index)
+        """The results of one unit: sums over its rows of what `EvaluationWork` lists, and its counts."""
+        unit, begun = self._units[index], self._prefetcher.take(index)
         graded, completions = begun.pending.result(), begun.completions
-        if self._keep is not None:
-            self._keep(unit.name, self._rows(unit), self._samples if unit.sampled else 0, completions, graded)
-        tokens = sum(len(completion.token_ids) for completion in completions)
-        clipped = sum(not completion.finished for completion in completions)
-        counts = [tokens, clipped, len(completions)]
-        place = list(self._data.sets).index(unit.name) * self._counts
+        if self._log is not None:
+            samples, step = self._samples if unit.sampled else 0, self._run.population.iteration
+            self._log.keep(self._rows(unit), completions, graded, samples=samples, step=step, set=unit.name)
+        group = 2 * list(self._data.sets).index(unit.name) + unit.sampled
         if unit.sampled:
-            padding = [0] * (place + self._counts - 3)
-            return Outcome(self._sampled(unit, completions, graded), [*padding, *counts])
-        names = self._run.rewards.names
-        columns = [metric_scores(graded, name).values for name in self._run.rewards.metric_names]
+            counts = self._codec.encode(Counts.of(completions), group=group)
+            return Outcome(self._sampled_sums(unit, completions, graded), counts)
+        rewards = self._run.rewards
+        columns = [metric_scores(graded, name).values for name in rewards.metric_names]
         sums = [float(np.nan_to_num(np.array(column, np.float64)).sum()) for column in (*columns, graded.totals)]
-        scores = [graded.scores[name] for name in names]
-        return Outcome(sums, [*[0] * place, *counts, *tally(scores)], encode_logged(scores))
+        scores = [graded.scores[name] for name in rewards.names]
+        return Outcome(sums, self._codec.encode(Counts.of(completions, scores), group=group), encode_logged(scores))
 
     def result(self, table: Table, answers: int) -> Evaluation:
-        """The means over all rows, with the first `answers` answers (made anew if another rank made them)."""
+        """The means over all rows, with the first `answers` answers (generated again if another rank made them)."""
         metrics: dict[str, float] = {}
+        counts = self._codec.decode(table.counts)
         for number, (name, rows) in enumerate(self._data.sets.items()):
-            values: dict[bool, Any] = {}
-            for unit, told in zip(self._units, table.values, strict=True):
-                if unit.name == name:
-                    values[unit.sampled] = values.get(unit.sampled, 0.0) + np.array(told)
-            counts = table.counts[number * self._counts : (number + 1) * self._counts]
-            counts += [0] * (self._counts - len(counts))
+            of_set = [
+                (unit, values) for unit, values in zip(self._units, table.values, strict=True) if unit.name == name
+            ]
+            greedy, sampled = (sum(np.array(v) for unit, v in of_set if unit.sampled == kind) for kind in (False, True))
+            means = self._greedy_means(greedy / len(rows), counts[2 * number])
+            if self._samples:
+                means |= self._sampled_means(sampled, len(rows), counts[2 * number + 1])
             prefix = f"{name}_" if name else ""
-            figures = self._means(values, counts, len(rows))
-            metrics |= {f"{prefix}{key}": float(value) for key, value in figures.items()}
-        metrics = with_logged(metrics, logged_metrics(table.figures), ("seconds",))
+            metrics |= {f"{prefix}{key}": float(value) for key, value in means.items()}
+        metrics = with_logged(metrics, logged_metrics(logged for _, logged in table.figures), ("seconds",))
         return Evaluation(metrics=metrics, answers=self._answers(answers))
 
-    def _means(self, values: dict[bool, Any], counts: list[int], rows: int) -> dict[str, float]:
+    def _greedy_means(self, means: Any, counts: Counts) -> dict[str, float]:
         rewards = self._run.rewards
-        tokens, clipped, all_, *tallies = counts[:-3]
-        names = [*rewards.metric_names, "reward"]
-        means = dict(zip(names, values[False] / rows, strict=True))
-        means |= {"completions/mean_length": tokens / all_, "completions/clipped_ratio": clipped / all_}
-        own = reward_metrics(rewards.names, tallies)
-        if len(rewards.names) == 1:  # its mean is the reward
+        named = dict(zip([*rewards.metric_names, "reward"], means, strict=True))
+        named |= {"completions/mean_length": counts.mean_length, "completions/clipped_ratio": counts.clipped_ratio}
+        own = counts.reward_metrics(rewards.names)
+        if len(rewards.names) == 1:  # the mean of the only function is the reward
             own = {name: value for name, value in own.items() if "/failures" in name}
-        means |= own
-        if self._samples:
-            *told, kl, kl_tokens = values[True]
-            names = [*(f"pass@{k}" for k in passes(self._samples)), "vote", "sampled_reward"]
-            means |= dict(zip(names, np.array(told) / rows, strict=True))
-            means["sampled_mean_length"] = counts[-3] / counts[-1]
-            if self._data.base is not None:
-                means["kl"] = kl / max(1.0, kl_tokens)
-        return means
+        return named | own
 
-    def _sampled(self, unit: _Unit, completions: list[Completion], graded: Graded) -> list[float]:
-        """Sums over rows: pass@k of each k, vote, mean reward; then the sum of k3 and the tokens it is over."""
+    def _sampled_means(self, sums: Any, rows: int, counts: Counts) -> dict[str, float]:
+        *totals, kl, kl_tokens = sums
+        names = [*(f"pass@{k}" for k in passes(self._samples)), "vote", "sampled_reward"]
+        named = dict(zip(names, np.array(totals) / rows, strict=True))
+        named["sampled_mean_length"] = counts.mean_length
+        if self._data.base is not None:
+            named["kl"] = kl / max(1.0, kl_tokens)
+        return named
+
+    def _sampled_sums(self, unit: _Unit, completions: list[Completion], graded: Graded) -> list[float]:
+        """Sums over rows: pass@k of each k, vote, mean reward; then the sum of k3 and the number of its tokens."""
         names, n = self._run.rewards.metric_names, self._samples
         judged = metric_scores(graded, names[0]).values if names else graded.totals
         sums = np.zeros(len(passes(n)) + 2)
         for start in range(0, len(completions), n):
             scores = [value or 0.0 for value in judged[start : start + n]]
             right = sum(score >= 1.0 for score in scores)
-            answers = [self._data.answer_of(completion.text) for completion in completions[start : start + n]]
-            elected = vote(answers)
+            elected = vote([self._data.answer_of(completion.text) for completion in completions[start : start + n]])
             sums += [
                 *(pass_at_k(n, right, k) for k in passes(n)),
                 0.0 if elected is None else scores[elected],
@@ -161,10 +156,11 @@ class EvaluationWork:
         return [*sums.tolist(), *self._kl(unit, completions)]
 
     def _kl(self, unit: _Unit, completions: list[Completion]) -> list[float]:
+        """Sum of the KL estimate over the tokens of the samples, and the number of tokens."""
         if self._data.base is None:
             return [0.0, 0.0]
-        self._prepare()  # the unit that was begun meanwhile has the same weights
         engine, base = self._run.engine, self._data.base()
+        assert isinstance(engine, LogProbs), "checked when the run was assembled"
         prompts = [row["prompt"] for row in self._rows(unit) for _ in range(self._samples)]
         size, temperature = self._run.config.prompts_per_unit, self._run.config.eval_temperature
         total, tokens = 0.0, 0
@@ -178,31 +174,29 @@ class EvaluationWork:
         return [total, float(tokens)]
 
     def _begin(self, index: int) -> _Begun:
-        unit = self._units[index]
-        rows, run = self._rows(unit), self._run
-        if unit.sampled:
-            rows = [row for row in rows for _ in range(self._samples)]
-            completions = self._sample(unit)
-        else:
+        unit, run = self._units[index], self._run
+        rows, step = self._rows(unit), run.population.iteration
+        if not unit.sampled:
             completions = self._complete(index)
-        texts, ids = [c.text for c in completions], [c.token_ids for c in completions]
-        batch = Batch.of(rows, texts, ids, run.state(run.population.iteration))
-        if unit.sampled and run.rewards.set_level:
+            return _Begun(completions, run.rewards.submit(run.batch(rows, completions, step), metrics=True))
+        completions = self._sample(unit)
+        batch = run.batch([row for row in rows for _ in range(self._samples)], completions, step)
+        if run.rewards.set_level:
             return _Begun(completions, SampledSets(run.rewards, batch, self._samples))
         return _Begun(completions, run.rewards.submit(batch, metrics=True))
 
     def _sample(self, unit: _Unit) -> list[Completion]:
-        self._prepare()
         config, engine = self._run.config, self._run.engine
-        places = [(row, sample) for row in range(unit.start, unit.stop) for sample in range(self._samples)]
+        addresses = [(row, sample) for row in unit.rows for sample in range(self._samples)]
         prompts = [row["prompt"] for row in self._rows(unit) for _ in range(self._samples)]
         made: list[Completion] = []
-        for start in range(0, len(places), config.prompts_per_unit):
+        for start in range(0, len(addresses), config.prompts_per_unit):
             part = slice(start, start + config.prompts_per_unit)
-            made += engine.sample(prompts[part], places[part], seed=config.seed, temperature=config.eval_temperature)
+            made += engine.sample(prompts[part], addresses[part], seed=config.seed, temperature=config.eval_temperature)
         return made
 
     def _answers(self, count: int) -> list[tuple[str, str]]:
+        """The first greedy answers, as (prompt, completion)."""
         shown: list[tuple[str, str]] = []
         for index, unit in enumerate(self._units):
             if len(shown) >= count:
@@ -213,28 +207,22 @@ class EvaluationWork:
         return shown[:count]
 
     def _complete(self, index: int) -> list[Completion]:
-        """The completions of a unit: what they are depends on the whole unit, so it is always made whole."""
+        """The greedy completions of a unit. They depend on the whole unit, so it is always generated whole."""
         if index not in self._greedy:
-            self._prepare()
-            self._greedy[index] = self._run.complete(self._rows(self._units[index]))
+            (self._greedy[index],) = self._run.complete([None], self._rows(self._units[index]))
         return self._greedy[index]
-
-    def _prepare(self) -> None:
-        if not self._live:
-            self._run.weights.unperturb()
-            self._run.engine.weights_changed()
-            self._live = True
 
     def _units_of(self, name: str, rows: int) -> list[_Unit]:
         size = self._run.unit_rows(rows)
-        units = [_Unit(name, unit.start, unit.stop, False) for unit in plan_units(1, rows, size)]
+        units = [_Unit(name, part, False) for part in _parts(rows, size)]
         if self._samples:
             size = size if self._run.rewards.set_level else max(1, size // self._samples)
-            units += [_Unit(name, unit.start, unit.stop, True) for unit in plan_units(1, rows, size)]
+            units += [_Unit(name, part, True) for part in _parts(rows, size)]
         return units
 
     def _rows(self, unit: _Unit) -> Sequence[Row]:
-        return self._data.sets[unit.name][unit.start : unit.stop]
+        return self._data.sets[unit.name][unit.rows.start : unit.rows.stop]
 
 
-Keep = Callable[[str, Sequence[Row], int, list[Completion], Graded], None]
+def _parts(rows: int, size: int) -> list[range]:
+    return [range(start, min(start + size, rows)) for start in range(0, rows, size)]

@@ -80,7 +80,7 @@ def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits, conte
         raise
     except Exception as error:  # a model is a program; it raises what it likes
         kind = type(error).__name__
-        raise ModelError(f"{type(model).__name__} can't go on with a text: {kind}: {error}") from error
+        raise ModelError(f"{type(model).__name__} can't continue a text: {kind}: {error}") from error
     unused = used.unused()
     return Look(
         Batching.PADDED if gap <= _TOLERANCE else _batching(model, rows),

@@ -1,11 +1,11 @@
-"""Completions as parquet: each rank writes those that it graded, one file per evaluation or logged iteration.
+"""Completions as parquet: each rank writes the completions that it graded, one file per evaluation or logged iteration.
 
 Columns: step, set (of an evaluation, "" for the one without a name) or member (of an iteration), sample (-1: greedy),
 prompt (text, or messages as JSON), completion, tokens, finished, reward, one column per function, and what functions
-gave to `log_extra`, as text. A function whose name is one of those before it has the column `rewards/<function>`; an
-extra column whose name is taken, or that several functions give, is `<function>/<name>`.
+gave to `log_extra`, as text. A function that has the name of a column before it gets the column `rewards/<function>`;
+an extra column whose name is taken, or that several functions give, is `<function>/<name>`.
 
-A table that can't be written is logged as a warning: it costs the run nothing.
+A table that can't be written is a warning, and the run continues.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CompletionLog:
     """Collects rows, and writes them to `<directory>/completions/`."""
 
     def __init__(self, rank: int) -> None:
-        """Collect for a rank.
+        """Start an empty log; `rank` is part of the file names.
 
         Raises:
             ConfigError: pyarrow is missing.
@@ -58,29 +58,30 @@ class CompletionLog:
         samples: int = 0,
         **about: Any,
     ) -> None:
-        """A graded batch: one completion per row, or with `samples` so many for each."""
-        for place, completion in enumerate(completions):
-            row = rows[place // samples if samples else place]
+        """Add a graded batch: one completion per row, or `samples` completions per row if that isn't 0. `about` are
+        further columns."""
+        for index, completion in enumerate(completions):
+            row = rows[index // samples if samples else index]
             prompt = row["prompt"]
             own = {
                 **about,
-                "sample": place % samples if samples else -1,
+                "sample": index % samples if samples else -1,
                 "prompt": printable(prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)),
                 "completion": printable(completion.text),
                 "tokens": len(completion.token_ids),
                 "finished": completion.finished,
-                "reward": graded.totals[place],
+                "reward": graded.totals[index],
             }
-            values = {name: scores.values[place] for name, scores in graded.scores.items()}
+            values = {name: scores.values[index] for name, scores in graded.scores.items()}
             extra = {
-                (name, column): given[place]
+                (name, column): given[index]
                 for name, scores in graded.scores.items()
                 for column, given in scores.extra.items()
             }
             self._rows.append(_Row(own, values, extra))
 
     def write(self, directory: Path, name: str) -> None:
-        """Write what was collected as `completions/<name>-rank<rank>.parquet`. An error of the disk is logged."""
+        """Write the rows to `completions/<name>-rank<rank>.parquet`, and start anew. An error of the disk is logged."""
         if not self._rows:
             return
         pyarrow, parquet = _library()
@@ -94,7 +95,7 @@ class CompletionLog:
 
 
 def _columns(rows: Sequence[_Row]) -> dict[str, list[Any]]:
-    """The table; no column stands in the place of another one."""
+    """The table by columns; no column replaces another one of the same name."""
     own = dict.fromkeys(key for row in rows for key in row.own)
     columns = {key: [row.own.get(key) for row in rows] for key in own}
     for name in dict.fromkeys(name for row in rows for name in row.scores):
@@ -111,7 +112,7 @@ def _columns(rows: Sequence[_Row]) -> dict[str, list[Any]]:
 
 
 def _free(taken: Collection[str], name: str, other: str) -> str:
-    """`name`, else `other`, with as many signs behind it as it takes."""
+    """`name` if it isn't taken, else `other` with underscores until it isn't taken."""
     if name not in taken:
         return name
     while other in taken:

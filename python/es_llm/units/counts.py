@@ -1,106 +1,144 @@
-"""What rewards came to, as numbers that travel: whole numbers that are summed up over units, so that the figures are
-equal however the units were spread, and the named figures that functions log themselves.
+"""Counts of completions and rewards: whole numbers that are summed over units, so that the figures made from them are
+equal however units were spread over ranks.
 
-A score counts as round(score * 2^20), clamped at +-10^9, its square likewise.
+A score counts as round(score * 2^20), clamped to +-10^9, and its square likewise. Negative numbers travel modulo 2^64.
 """
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from es_llm.rewards.batch import FAILURE_KINDS, Scores
+from es_llm.rollout.engine import Completion
 
 _SCALE: Final = 1 << 20
 _LARGEST: Final = 1e9
-_WIDTH: Final = 3 + len(FAILURE_KINDS)
-"""Of each function: scores, their sum, the sum of their squares, failures of each kind."""
+_MODULUS: Final = 1 << 64
 
 
-def tally(scores: Iterable[Scores]) -> list[int]:
-    """Counts of some functions' scores, in order, each in [0, 2**64)."""
-    counts: list[int] = []
-    for told in scores:
-        values = [value for value in told.values if value is not None]
-        kinds = [failure.kind for failure in told.failures]
-        counts += [len(values), sum(map(_fixed, values)), sum(_fixed(value * value) for value in values)]
-        counts += [kinds.count(kind) for kind in FAILURE_KINDS]
-    return [count % 2**64 for count in counts]
+class Tally(NamedTuple):
+    """The scores of one function: their number, sum, sum of squares, and the failures of each of `FAILURE_KINDS`."""
 
+    size: int = 0
+    total: int = 0
+    squares: int = 0
+    failures: tuple[int, ...] = (0,) * len(FAILURE_KINDS)
 
-def reward_metrics(names: Sequence[str], counts: Sequence[int]) -> dict[str, float]:
-    """Of summed counts: mean and standard deviation of each function's scores under TRL's names, and its failures, if
-    there are any, also by kind."""
-    metrics: dict[str, float] = {}
-    for place, name in enumerate(names):
-        size, total, squares, *kinds = counts[place * _WIDTH : (place + 1) * _WIDTH]
-        if size:
-            mean, square = _float(total) / size, _float(squares) / size
+    @staticmethod
+    def of(scores: Scores) -> Tally:
+        """The tally of one batch of scores."""
+        values = [value for value in scores.values if value is not None]
+        kinds = [failure.kind for failure in scores.failures]
+        return Tally(
+            size=len(values),
+            total=sum(map(_fixed, values)),
+            squares=sum(_fixed(value * value) for value in values),
+            failures=tuple(map(kinds.count, FAILURE_KINDS)),
+        )
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """Mean and standard deviation of the scores under TRL's names, and the failures, if any, also by kind."""
+        metrics: dict[str, float] = {}
+        if self.size:
+            mean, square = self.total / _SCALE / self.size, self.squares / _SCALE / self.size
             metrics[f"rewards/{name}/mean"] = mean
             metrics[f"rewards/{name}/std"] = max(0.0, square - mean * mean) ** 0.5
-        if sum(kinds):
-            metrics[f"rewards/{name}/failures"] = sum(kinds)
-        metrics |= {
-            f"rewards/{name}/failures/{kind}": count for kind, count in zip(FAILURE_KINDS, kinds, strict=True) if count
-        }
-    return metrics
+        if sum(self.failures):
+            metrics[f"rewards/{name}/failures"] = sum(self.failures)
+        named = zip(FAILURE_KINDS, self.failures, strict=True)
+        return metrics | {f"rewards/{name}/failures/{kind}": count for kind, count in named if count}
 
 
-def width(functions: int) -> int:
-    """How many counts so many functions have."""
-    return functions * _WIDTH
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Counts of some completions.
+
+    completions: their number.
+    tokens: sum of their lengths.
+    cut_off: how many the length limit ended.
+    empty: how many have no text.
+    waited_us: microseconds that their rewards were waited for.
+    tallies: of each reward function, in order; empty for completions that don't count towards the functions' figures.
+    """
+
+    completions: int = 0
+    tokens: int = 0
+    cut_off: int = 0
+    empty: int = 0
+    waited_us: int = 0
+    tallies: tuple[Tally, ...] = ()
+
+    @staticmethod
+    def of(completions: Sequence[Completion], scores: Iterable[Scores] = ()) -> Counts:
+        """The counts of one batch, with the scores of each reward function."""
+        return Counts(
+            completions=len(completions),
+            tokens=sum(len(completion.token_ids) for completion in completions),
+            cut_off=sum(not completion.finished for completion in completions),
+            empty=sum(not completion.text.strip() for completion in completions),
+            tallies=tuple(map(Tally.of, scores)),
+        )
+
+    @property
+    def mean_length(self) -> float:
+        """Tokens per completion."""
+        return self.tokens / self.completions
+
+    @property
+    def clipped_ratio(self) -> float:
+        """Share of completions that the length limit ended."""
+        return self.cut_off / self.completions
+
+    def reward_metrics(self, names: Sequence[str]) -> dict[str, float]:
+        """The metrics of each reward function, by the names of the functions."""
+        tallies = zip(names, self.tallies, strict=True)
+        return {key: value for name, tally in tallies for key, value in tally.metrics(name).items()}
 
 
-def encode_logged(scores: Iterable[Scores]) -> bytes:
-    """What functions gave to `log_metric`: of each name the sum and the number of its values, and how many weren't
-    finite numbers; empty without any."""
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0, 0])
-    for told in scores:
-        for name, value in told.metrics:
-            if abs(value) <= _LARGEST_LOGGED:  # not NaN
-                sums[name][0] += value
-                sums[name][1] += 1
-            else:
-                sums[name][2] += 1
-    return json.dumps(sums).encode() if sums else b""
+class CountsCodec:
+    """Counts as the flat list of numbers that travels.
+
+    Args:
+        functions: number of reward functions.
+        groups: number of kinds of completions that are counted apart, such as the sets of an evaluation.
+    """
+
+    def __init__(self, functions: int, groups: int = 1) -> None:
+        self._functions, self._groups = functions, groups
+        self._width = len(_PLAIN) + functions * _TALLY_WIDTH
+
+    def encode(self, *batches: Counts, group: int = 0) -> list[int]:
+        """The sum of some counts of one group, as numbers in [0, 2**64). Trailing groups are left out."""
+        totals = [sum(column) % _MODULUS for column in zip(*map(self._numbers, batches), strict=True)]
+        return [0] * (group * self._width) + totals
+
+    def decode(self, numbers: Sequence[int]) -> list[Counts]:
+        """The counts of each group, from the sums over all units."""
+        padded = [*numbers, *[0] * (self._groups * self._width - len(numbers))]
+        return [self._counts(padded[start : start + self._width]) for start in range(0, len(padded), self._width)]
+
+    def _numbers(self, counts: Counts) -> list[int]:
+        tallies = counts.tallies or (Tally(),) * self._functions
+        flat = [number for size, total, squares, kinds in tallies for number in (size, total, squares, *kinds)]
+        return [*(getattr(counts, name) for name in _PLAIN), *flat]
+
+    def _counts(self, numbers: Sequence[int]) -> Counts:
+        tallies = []
+        for start in range(len(_PLAIN), self._width, _TALLY_WIDTH):
+            size, total, squares, *kinds = numbers[start : start + _TALLY_WIDTH]
+            tallies.append(Tally(size, _signed(total), _signed(squares), tuple(kinds)))
+        return Counts(**dict(zip(_PLAIN, numbers, strict=False)), tallies=tuple(tallies))
 
 
-def logged_metrics(figures: Iterable[tuple[int, bytes]]) -> dict[str, float]:
-    """The means of what was logged, over all units, and under `REFUSED` how many values weren't finite numbers."""
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0, 0])
-    for _, text in figures:
-        for name, parts in json.loads(text).items():
-            for place, part in enumerate(parts):
-                sums[name][place] += part
-    means = {name: total / count for name, (total, count, _) in sorted(sums.items()) if count}
-    refused = sum(lost for _, _, lost in sums.values())
-    return means | ({REFUSED: refused} if refused else {})
-
-
-def with_logged(own: Mapping[str, Any], logged: Mapping[str, float], later: Sequence[str] = ()) -> dict[str, Any]:
-    """The trainer's own figures and those that functions logged. A name that the trainer uses, or will use (`later`),
-    is led by `logged/`: what a function logs never stands in the place of a figure of the trainer's."""
-    whole = dict(own)
-    for name, value in logged.items():
-        free = name
-        while free in whole or free in later or (free.startswith("rewards/") and "/failures" in free):
-            free = f"logged/{free}"
-        whole[free] = value
-    return whole
-
-
-REFUSED: Final = "rewards/log_metric_refused"
-"""How many values that functions gave to `log_metric` were no finite numbers."""
-_LARGEST_LOGGED: Final = 1e300
-"""A larger figure counts as infinite: sums stay finite."""
+_PLAIN: Final = ("completions", "tokens", "cut_off", "empty", "waited_us")
+_TALLY_WIDTH: Final = 3 + len(FAILURE_KINDS)
 
 
 def _fixed(value: float) -> int:
     return round(max(-_LARGEST, min(_LARGEST, value)) * _SCALE)
 
 
-def _float(count: int) -> float:
-    signed = count - 2**64 if count >= 2**63 else count
-    return signed / _SCALE
+def _signed(number: int) -> int:
+    return number - _MODULUS if number >= _MODULUS // 2 else number

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
-from es_llm._core import Population
+from es_llm._core import Member, Population, plan_units
 from es_llm.config import ESConfig
 from es_llm.model.weights import Weights
-from es_llm.rewards.batch import TrainerState
+from es_llm.rewards.batch import Batch, TrainerState
 from es_llm.rewards.scoring import RewardSet
 from es_llm.rollout.engine import Completion, RolloutEngine
+from es_llm.rollout.live_member import LiveMember
 from es_llm.team import Team
 from es_llm.types import Row
 
+ITERATE: Final = 0
+EVALUATE: Final = 1
+"""Kinds of rounds (see `Round`): units of an iteration, and of an evaluation."""
+
 
 class Prompts(Protocol):
-    """The rows of a run, by iteration."""
+    """The rows that iterations train on."""
 
     per_iteration: int
 
@@ -25,47 +30,68 @@ class Prompts(Protocol):
         """The B rows of `iteration`."""
 
     def cursor(self, iteration: int) -> int:
-        """Rows consumed before `iteration`."""
+        """Number of rows consumed before `iteration`."""
 
     def epoch(self, iteration: int) -> float:
-        """How often all rows were consumed before `iteration`; 0 where nobody knows how many there are."""
+        """How often all rows were consumed before `iteration`; 0 if their number is unknown."""
 
     def first(self) -> Row:
-        """A row of the data, which has the columns of all."""
+        """A row of the data, with the same columns as all others."""
 
     def fingerprint(self, used: Callable[[str], bool]) -> dict[str, object]:
-        """By which resume knows the data again; `used`: whether something may read a column.
+        """The data's size and digests, compared on resume; `used` tells whether anything may read a column.
 
         Raises:
             ConfigError: see `fingerprint`.
         """
 
 
+class Unit(NamedTuple):
+    """Indices of members and prompts that are evaluated together."""
+
+    members: range
+    prompts: range
+
+
 @dataclass(kw_only=True)
 class RunState:
-    """Everything an iteration needs."""
+    """Everything that the work on a unit needs."""
 
     config: ESConfig
     team: Team
     population: Population
     weights: Weights
+    live: LiveMember
     engine: RolloutEngine
     rewards: RewardSet
     prompts: Prompts
 
     def unit_rows(self, rows: int) -> int:
-        """Prompts of one unit of work out of so many; all where a reward sees a member's completions together."""
+        """Prompts per unit for `rows` prompts; all of them for set-level rewards."""
         return max(1, rows) if self.rewards.set_level else self.config.prompts_per_unit
 
-    def complete(self, rows: Sequence[Row]) -> list[Completion]:
-        """Completions of a unit's rows on the live weights, generated `prompts_per_unit` at a time."""
+    def plan(self, members: int, rows: int) -> list[Unit]:
+        """The units for `members` x `rows` prompts."""
+        size = self.unit_rows(rows)
+        units = plan_units(members, rows, size)
+        return [Unit(range(unit.member, unit.member + 1), range(unit.start, unit.stop)) for unit in units]
+
+    def complete(self, members: Sequence[Member | None], rows: Sequence[Row]) -> list[list[Completion]]:
+        """For each member, its completions of a unit's rows, generated `prompts_per_unit` at a time."""
         size = self.config.prompts_per_unit
         prompts = [row["prompt"] for row in rows]
-        batches = (prompts[start : start + size] for start in range(0, len(prompts), size))
-        return [completion for batch in batches for completion in self.engine.evaluate(batch)]
+        found: list[list[Completion]] = [[] for _ in members]
+        for start in range(0, len(prompts), size):
+            for own, part in zip(found, self.engine.evaluate(members, prompts[start : start + size]), strict=True):
+                own.extend(part)
+        return found
 
-    def state(self, step: int) -> TrainerState:
-        """What reward functions hear of the run."""
+    def batch(self, rows: Sequence[Row], completions: Sequence[Completion], step: int) -> Batch:
+        """What reward functions get of completions after `step` iterations: one completion per row."""
+        texts, ids = [each.text for each in completions], [each.token_ids for each in completions]
+        return Batch.of(rows, texts, ids, self._trainer_state(step))
+
+    def _trainer_state(self, step: int) -> TrainerState:
         config = self.config
         return TrainerState(
             global_step=step,

@@ -1,4 +1,7 @@
-"""Rollouts with transformers in this process. A unit is one batch; caches live within one call only."""
+"""Rollouts with transformers in this process: one member at a time, caches within one call only.
+
+The reference engine: it runs the module's own parameters as they are, so a member is the same model with other weights.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from typing import Any, Final, TypeAlias, final
 
 import torch
 
+from es_llm._core import Member
 from es_llm.errors import ConfigError, ModelError
+from es_llm.model.targets import Target, own_targets
 from es_llm.rollout import decoding
 from es_llm.rollout.decoding import Choose
 from es_llm.rollout.ends import end_ids, text_config
 from es_llm.rollout.engine import Completion
+from es_llm.rollout.live_member import LiveMember
 from es_llm.rollout.probe import Batching, Look, look, text_within
 from es_llm.rollout.prompts import PromptEncoder
 from es_llm.rollout.sampling import sampler, token_log_probs
@@ -28,7 +34,7 @@ _CONTEXT_NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len"
 
 @final
 class HFEngine:
-    """Greedy completions of a causal language model; see `RolloutEngine`.
+    """Completions of a causal language model, greedy or sampled; see `RolloutEngine` and `LogProbs`.
 
     The model's `generation_config` gives end-of-sequence ids and nothing else: a temperature, penalty or length that it
     holds can't change greedy decoding. Nor can the module's mode, an autocast or torch's default type; all of it is as
@@ -42,18 +48,19 @@ class HFEngine:
         model: a transformers model, on any device; its weights may change between calls.
         tokenizer: with a pad token; pads on the left whatever its `padding_side`.
         max_completion_length: new tokens per completion at most.
-        temperature: 0; sampling is not built.
         loop: decode by our own loop over the forward pass (None: where the model's kind allows it), or by
             transformers' `generate`, the reference. Both give the same tokens.
         chat_template_kwargs: further arguments of the tokenizer's chat template.
         skip_special_tokens: decode completions without special tokens; else only without those at their ends.
 
     Raises:
-        ConfigError: a temperature above 0, or a length below 1.
+        ConfigError: a length below 1.
         ModelError: an encoder-decoder model, a tokenizer without a pad token or with one that the model has
-            no embedding for, an end-of-sequence token that can't be one, none anywhere, or a model that can't go on
-            with a text.
+            no embedding for, an end-of-sequence token that can't be one, none anywhere, or a model that can't continue
+            a text.
     """
+
+    members_per_unit: Final = 1
 
     def __init__(
         self,
@@ -61,13 +68,10 @@ class HFEngine:
         tokenizer: Any,
         *,
         max_completion_length: int,
-        temperature: float = 0.0,
         loop: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         skip_special_tokens: bool = True,
     ) -> None:
-        if temperature != 0.0:
-            raise ConfigError(f"`temperature` must be 0 (greedy decoding), got {temperature}: sampling is not built")
         if max_completion_length < 1:
             raise ConfigError(f"`max_completion_length` must be >= 1, got {max_completion_length}")
         if getattr(model.config, "is_encoder_decoder", False):
@@ -84,11 +88,28 @@ class HFEngine:
         self._pad_id = int(tokenizer.pad_token_id)
         self._eos_ids = end_ids(model, tokenizer)
         self._loop = decoding.is_supported(model) if loop is None else loop
+        self._live: LiveMember | None = None
         seen = self._look()
         self.unused, self.batching = seen.unused, seen.batching
 
-    def evaluate(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """One completion per prompt, decoded as one batch in the given order.
+    def targets(self) -> list[Target]:
+        """The module's own parameters, without those that text doesn't reach."""
+        return own_targets(self._model, self.unused)
+
+    def attach(self, live: LiveMember) -> None:
+        """Get members' weights from `live`; until then the module's weights are used as they are."""
+        self._live = live
+
+    def evaluate(self, members: Sequence[Member | None], prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        """For each member, one greedy completion per prompt; see `complete`."""
+        found = []
+        for member in members:
+            self._switch(member)
+            found.append(self.complete(prompts))
+        return found
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        """One greedy completion per prompt with the weights as they are, decoded as one batch in the given order.
 
         Raises:
             ConfigError: a prompt without tokens, or messages without a chat template.
@@ -98,9 +119,9 @@ class HFEngine:
         return self._complete(prompts, lambda ids_BT, mask_BT, _: decode(ids_BT, mask_BT))
 
     def sample(
-        self, prompts: Sequence[Prompt], places: Sequence[tuple[int, int]], *, seed: int, temperature: float
+        self, prompts: Sequence[Prompt], addresses: Sequence[tuple[int, int]], *, seed: int, temperature: float
     ) -> list[Completion]:
-        """One sampled completion per prompt; `places` are their (prompt, sample) numbers, which with the seed decide.
+        """One sampled completion per prompt, decided by the seed and the prompt's (prompt, sample) number.
 
         Raises:
             ConfigError: a prompt without tokens, or a model whose kind our own loop doesn't know.
@@ -108,11 +129,12 @@ class HFEngine:
         """
         if not decoding.is_supported(self._model):
             raise ConfigError(
-                f"{type(self._model).__name__} can't be sampled from here: its cache is of an unknown kind"
+                f"{type(self._model).__name__} can't be sampled from: the kind of its key-value cache isn't supported"
             )
+        self._switch(None)
 
         def decode(ids_BT: torch.Tensor, mask_BT: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-            of_rows = [places[row] for row in rows]
+            of_rows = [addresses[row] for row in rows]
             return self._decode(ids_BT, mask_BT, sampler(seed, of_rows, self._max_completion_length, temperature))
 
         return self._complete(prompts, decode)
@@ -121,14 +143,16 @@ class HFEngine:
         self,
         prompts: Sequence[Prompt],
         completions: Sequence[Completion],
-        model: Any = None,
+        base: Any = None,
         *,
         temperature: float = 1.0,
     ) -> list[torch.Tensor]:
-        """Log probability of each token of the completions, as `sample` draws them at this temperature, under the live
-        weights, or under another model's."""
+        """Log probability of each token of the completions, as `sample` draws them at this temperature: of the model
+        without noise, or of `base`."""
         rows = [(self._prompts.encode(prompt), c.token_ids) for prompt, c in zip(prompts, completions, strict=True)]
-        model = self._model if model is None else model
+        if base is None:
+            self._switch(None)
+        model = self._model if base is None else base
         found: dict[int, torch.Tensor] = {}
         with steady(model):
             for group in self._groups([len(prompt) + len(tokens) for prompt, tokens in rows]):
@@ -136,8 +160,14 @@ class HFEngine:
                 found.update(zip(group, part, strict=True))
         return [found[row] for row in range(len(rows))]
 
-    def weights_changed(self) -> None:
-        """Nothing to forget: no value that depends on the weights outlives `evaluate`."""
+    def notices(self) -> list[str]:
+        """One line if batches are restricted for this model."""
+        if self.batching is Batching.PADDED:
+            return []
+        return [
+            f"{type(self._model).__name__} gives other answers when prompts of different lengths share a batch: "
+            f"a batch holds {self.batching.value}, which is slower"
+        ]
 
     def check_lengths(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that don't leave room for `max_completion_length` tokens in the model's context.
@@ -157,6 +187,10 @@ class HFEngine:
     def describe(self, prompt: Prompt) -> list[str]:
         """Lines for people: the prompt exactly as the model gets it, and what was done to special tokens."""
         return self._prompts.describe(prompt)
+
+    def _switch(self, member: Member | None) -> None:
+        if self._live is not None:
+            self._live.switch(member)
 
     def _complete(self, prompts: Sequence[Prompt], decode: _Decode) -> list[Completion]:
         """Completions in the order of the prompts, batch by batch."""
@@ -185,7 +219,7 @@ class HFEngine:
             return look(self._model, ids, self._pad_id, self._first_logits, context)
 
     def _first_logits(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, after: Sequence[int]) -> torch.Tensor:
-        """Logits (steps, B, V) of the prompts' next tokens, each row going on with the tokens `after`."""
+        """Logits (steps, B, V) of the prompts' next tokens, each row continued with the tokens `after`."""
         device = self._model.get_input_embeddings().weight.device
         seen: list[torch.Tensor] = []
 
@@ -244,6 +278,10 @@ class HFEngine:
         return output[:, width:]
 
 
+build = HFEngine
+"""What the engine name `hf` stands for."""
+
+
 @contextmanager
 def _no_defaults(model: Any) -> Iterator[None]:
     """Hide the model's generation defaults: `generate` fills every option that is None from them."""
@@ -258,7 +296,7 @@ def _no_defaults(model: Any) -> Iterator[None]:
 
 
 def context_of(config: Any) -> int | None:
-    """The number of positions that a configuration, or the text part of it, has; None: it doesn't say."""
+    """The number of positions that a configuration, or the text part of it, has; None: unknown."""
     for part in (text_config(config), config):
         for name in _CONTEXT_NAMES:
             size = getattr(part, name, None)

@@ -1,71 +1,114 @@
-"""What the journal's header holds of a run. A name counts where nothing else says what it stands for: rows, files of
-rows and files of reward functions count by their content, wherever they are.
+"""The journal's header: everything that has to be the same for the same bits, and facts for readers.
+
+Rows, files of rows and files of reward functions are compared by content, wherever they are. A name is compared only
+where nothing else identifies the data.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, final
 
+import torch
+import transformers
+
+import es_llm
 from es_llm import _core
-from es_llm.checkpoint.identity import reference_name
+from es_llm.checkpoint.identity import encode_header, normalized
 from es_llm.config import ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.data.loading import content_of
 from es_llm.rewards.loading import file_of
-from es_llm.trainer.assembly.arguments import IGNORED_COLUMNS
+from es_llm.trainer.assembly.model import TrainedModel
+from es_llm.trainer.assembly.rows import IGNORED_COLUMNS
 from es_llm.units.run_state import RunState
 
 
-def data_identity(run: RunState, script: ScriptArguments | None) -> dict[str, Any]:
-    """What data and rewards have to be for the same bits. Made once: files may change while the run goes on.
+@final
+class RunHeader:
+    """Makes the header of a run's journal. Data and files of functions are read once: they may change during the run.
+
+    Args:
+        run: the run.
+        model: the model under training.
+        script: options of the command line; None without one.
 
     Raises:
-        ConfigError: a column of the data that functions read can't be known again.
+        ConfigError: a column of the data that functions read has no content to compare.
     """
+
+    def __init__(self, run: RunState, model: TrainedModel, script: ScriptArguments | None) -> None:
+        self._run, self._model, self._script = run, model, script
+        self._data = _data_identity(run, script)
+
+    def text(self) -> str:
+        """The header for the weights as they are now."""
+        about = {
+            "model_name_or_path": self._model.name,
+            "revision": self._model.revision,
+            "es_llm": es_llm.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": str(self._run.weights.device),
+            "options": self.options,
+        }
+        return encode_header(self._identity(), about)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options by name, for `config.json`."""
+        return {**(asdict(self._script) if self._script else {}), **asdict(self._run.config)}
+
+    @property
+    def run_name(self) -> str:
+        """Name of the model and the task, for the default directory of a run."""
+        model, script = Path(self._model.name or "model").name or "model", self._script
+        task = script and (script.task or Path(script.dataset_name or "countdown").stem)
+        return f"{model}-{task.replace(':', '-')}" if task else model
+
+    def renew_team(self, header: str | None = None) -> None:
+        """Begin a collective call of the run. Ranks compare the header's identity; default: that of the weights now."""
+        text, config = self.text() if header is None else header, self._run.config
+        digest = hashlib.sha256(json.dumps(json.loads(text)["identity"], sort_keys=True).encode()).digest()
+        identity = int.from_bytes(digest[:8], "little")
+        self._run.team.renew(identity, policy=config.schedule, unit_timeout_s=config.unit_timeout_s)
+
+    def _identity(self) -> dict[str, Any]:
+        weights = self._run.weights
+        identity = {
+            "noise_version": _core.NOISE_VERSION,
+            "config": identity_of(self._run.config),
+            "model": {
+                "base_sha256": weights.sha256(),
+                "frozen_sha256": weights.frozen_sha256(),
+                "parameters": weights.table.to_json(),
+            },
+            **self._data,
+        }
+        return normalized(identity)
+
+
+def _data_identity(run: RunState, script: ScriptArguments | None) -> Mapping[str, Any]:
+    """What data and rewards have to be for the same bits."""
     rewards = run.rewards
     data = run.prompts.fingerprint(lambda column: column not in IGNORED_COLUMNS and rewards.uses(column))
     named: dict[str, Any] = {"train_dataset": data, "reward_funcs": rewards.names}
     if script is None:
         return {**named, "script": None}
-    streamed = "stream" in data
-    return {**named, "script": _of_script(script, streamed), **_of_files(script, streamed)}
-
-
-def run_identity(run: RunState, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What has to be the same for the same bits: options, the weights as they are now, data and rewards."""
-    weights = run.weights
-    return {
-        "noise_version": _core.NOISE_VERSION,
-        "config": identity_of(run.config),
-        "model": {
-            "base_sha256": weights.sha256(),
-            "frozen_sha256": weights.frozen_sha256(),
-            "parameters": weights.table.to_json(),
-        },
-        **data,
-    }
-
-
-def _of_script(script: ScriptArguments, streamed: bool) -> dict[str, Any]:
-    """Options of the command line. Rows are compared whole, so their name doesn't count; of a stream only the first are
-    known, so the name of a hub's does."""
-    named = script.dataset_name if streamed and _files(script) is None else None
-    functions = [reference_name(reference) for reference in script.reward_funcs]
-    return {**identity_of(script), "dataset_name": named, "reward_funcs": functions}
-
-
-def _of_files(script: ScriptArguments, streamed: bool) -> dict[str, Any]:
-    """SHA-256 of the files of a stream, and of the file that each reward function is read from; None if none is."""
+    streamed, content = "stream" in data, None
+    if script.dataset_name is not None:
+        content = content_of(script.dataset_name, config=script.dataset_config)
+    # Rows are compared whole, so their name doesn't count. Of a stream only the first rows are known, so its name
+    # counts, unless its files are known.
+    name = script.dataset_name if streamed and content is None else None
     files = [file_of(reference) for reference in script.reward_funcs]
     return {
-        "dataset_files": _files(script) if streamed else None,
+        **named,
+        "script": {**identity_of(script), "dataset_name": name},
+        "dataset_files": content if streamed else None,
         "reward_files": [None if path is None else hashlib.sha256(path.read_bytes()).hexdigest() for path in files],
     }
-
-
-def _files(script: ScriptArguments) -> str | None:
-    if script.dataset_name is None:
-        return None
-    return content_of(script.dataset_name, config=script.dataset_config)

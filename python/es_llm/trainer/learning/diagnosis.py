@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from es_llm.config import ESConfig
+from es_llm.rewards.scoring import RewardSet
 from es_llm.trainer.learning.answers import Comparison
 from es_llm.trainer.learning.collapse import PAPER_SIGMA, Collapse
 
@@ -62,6 +63,14 @@ class Finding(NamedTuple):
 
     reason: str
     message: str
+
+
+def failures_of(rewards: RewardSet) -> str:
+    """Text for a message: the first failure of each reward function that failed, and the functions that gave None for
+    every completion."""
+    silent = {name: f"; `{name}` gave None for every completion" for name in rewards.names if name in rewards.silent}
+    failed = {name: f"; `{name}`: {failure.last_line}" for name, failure in rewards.examples.items()}
+    return "".join((silent | failed).get(name, "") for name in rewards.names)
 
 
 class Diagnosis:
@@ -117,6 +126,15 @@ class Diagnosis:
             figure += f", and {steps} of them in one direction move a weight by {travel / config.sigma:.1g} sigma"
         message = f"{figure}: `learning_rate` {config.learning_rate:g} is too small; the paper takes sigma / 2"
         return [Finding("learning rate too small", message)]
+
+    def flat_warning(self, iterations: int) -> str | None:
+        """A warning if many of the iterations moved nothing; a few are normal where rewards are 0 or 1."""
+        if 10 * self.flat_iterations < max(1, iterations):
+            return None
+        return (
+            f"in {self.flat_iterations} of the iterations all members had the same fitness, or none: the weights "
+            "stayed as they were"
+        )
 
     def _enough(self, streak: int, step: int) -> bool:
         """True if a missing signal has lasted for as many iterations as it takes to report it."""

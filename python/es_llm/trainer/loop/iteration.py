@@ -1,27 +1,28 @@
-"""One iteration's work: units on any rank, and the record that their scores come to on the leader.
+"""The work of one iteration: units on any rank, and on the leader the record that follows from their results.
 
-perturb   live = round(master + sign * sigma * noise)    when a unit's member isn't the one before it
-generate  completions of one unit                        while workers grade those of the unit before
-grade     completions -> rewards -> the unit's score
-reference answers of the unperturbed model               one small unit more, with which members are compared
-record    all units' scores -> fitness -> coefficients
+switch    live weights = round(master + sign * sigma * noise)    the engine does it where a unit has another member
+generate  completions of one unit                                while workers grade those of the unit before
+grade     completions -> rewards -> the unit's sums
+reference answers of the unperturbed model                       one more small unit; members are compared with it
+record    all units' sums -> fitness -> coefficients
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import NamedTuple
 
-from es_llm._core import FitnessTable, Record, plan_units, unit_score
-from es_llm.rewards.batch import Batch
-from es_llm.rewards.scoring import Pending
+from es_llm._core import FitnessTable, Record, unit_score
+from es_llm.rewards.scoring import Graded, Pending
 from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
 from es_llm.trainer.learning.answers import (
     TRACED_MEMBERS,
     TRACED_PROMPTS,
+    Answers,
     Comparison,
     compare,
     decode_answers,
@@ -29,180 +30,178 @@ from es_llm.trainer.learning.answers import (
 )
 from es_llm.trainer.learning.diagnosis import Evidence
 from es_llm.units.completion_log import CompletionLog
-from es_llm.units.counts import encode_logged, logged_metrics, reward_metrics, tally
-from es_llm.units.prefetcher import Ahead
-from es_llm.units.run_state import RunState
-
-ITERATE = 0
-"""The kind of its rounds."""
-_UNPERTURBED: Final = -1
-"""In the place of a member: the weights without noise."""
+from es_llm.units.counts import Counts, CountsCodec
+from es_llm.units.logged import encode_logged, logged_metrics
+from es_llm.units.prefetcher import Prefetcher
+from es_llm.units.run_state import ITERATE, RunState, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Of all completions of an iteration, equal however the units were spread; but `waited_s`, the seconds that all
-    ranks together waited for rewards. `rewards` are metrics by name, `logged` is what functions logged, by theirs.
-    `cut_off`, `empty` and `failures` are numbers of completions."""
+    """Figures of all completions of an iteration. All but `counts.waited_us` are equal however units were spread.
 
-    completions: int
-    mean_length: float
-    cut_off: int
-    empty: int
+    counts: of all members' completions.
+    failures: number of completions without a reward.
+    comparison: of members' answers; None without traced answers.
+    rewards: metrics of the reward functions.
+    logged: what reward functions logged themselves.
+    """
+
+    counts: Counts
     failures: int
     comparison: Comparison | None
-    waited_s: float
     rewards: dict[str, float]
     logged: dict[str, float]
 
     def evidence(self, record: Record) -> Evidence:
-        """What tells whether the run can learn."""
+        """The figures that tell whether the run can learn."""
         return Evidence(
             step=record.iteration + 1,
             fitness=tuple(value for value in record.fitness if value is not None),
-            completions=self.completions,
+            completions=self.counts.completions,
             failures=self.failures,
-            empty=self.empty,
-            cut_off=self.cut_off,
+            empty=self.counts.empty,
+            cut_off=self.counts.cut_off,
             comparison=self.comparison,
         )
 
 
-@dataclass(frozen=True)
-class _Begun:
-    completions: list[Completion]
-    pending: Pending | None
+class _Begun(NamedTuple):
+    """A unit whose completions are generated: those of each member, and their rewards, which workers still compute."""
+
+    completions: list[list[Completion]]
+    pending: list[Pending]
 
 
 class Iteration:
-    """The work of the iteration that comes next; `seconds` is what this rank spent on which part of it."""
+    """The work of the next iteration. `seconds` is the time that this rank spent, by the kind of work.
+
+    The last unit is the reference, if there is one in this iteration: the unperturbed model's answers to the first few
+    prompts.
+
+    Args:
+        run: its population's iteration is the one to work on.
+        log: keeps the completions that this rank made; None: nobody wants them.
+    """
 
     def __init__(self, run: RunState, log: CompletionLog | None = None) -> None:
         self._run, self._log = run, log
         self.number = run.population.iteration
         self._members = run.population.ask()
         self._rows = run.prompts.batch(self.number)
-        self._unit_rows = run.unit_rows(len(self._rows))
-        self._units = plan_units(len(self._members), len(self._rows), self._unit_rows)
+        self._units = run.plan(len(self._members), len(self._rows))
         steps = run.config.reference_steps
-        self._traced = min(TRACED_PROMPTS, len(self._rows), self._unit_rows)
         self._has_reference = steps > 0 and self.number % steps == 0
-        self._live: int | None = None
-        self._ahead = Ahead(self._begin, lambda: run.team.upcoming(Round(ITERATE, self.number)))
+        self._reference = Unit(range(0), range(min(TRACED_PROMPTS, len(self._units[0].prompts))))
+        self._prefetcher = Prefetcher(self._begin, lambda: run.team.upcoming(Round(ITERATE, self.number)))
+        self._codec = CountsCodec(len(run.rewards.names))
         self.seconds: dict[str, float] = defaultdict(float)
 
     @property
     def costs(self) -> list[float]:
-        """Expected cost of each unit: its prompts. The reference is the last one."""
-        units = [float(unit.stop - unit.start) for unit in self._units]
-        return [*units, float(self._traced)] if self._has_reference else units
+        """Expected cost of each unit: its number of completions."""
+        costs = [float(len(unit.members) * len(unit.prompts)) for unit in self._units]
+        return [*costs, float(len(self._reference.prompts))] if self._has_reference else costs
 
     def evaluate(self, index: int) -> Outcome:
-        """The sums of one unit; the counts of its completions (tokens, finished, all, empty), the microseconds that
-        their rewards were waited for, and each function's tally. The reference has traced answers alone."""
-        run, begun = self._run, self._ahead.take(index)
-        graded = begun.pending.result() if begun.pending is not None else None
+        """The results of one unit: the sums of its rewards, its counts, and its traced answers and logged figures. The
+        reference has traced answers alone."""
+        run, begun = self._run, self._prefetcher.take(index)
+        graded = [pending.result() for pending in begun.pending]
         if index == len(self._units):
-            rewards = graded.totals if graded is not None else [None] * len(begun.completions)
-            return Outcome([0.0], [], _figures(encode_answers(begun.completions, rewards), b""))
-        assert begun.pending is not None
-        assert graded is not None
-        waited_s, unit = begun.pending.waited_s, self._units[index]
-        if self._log is not None:
-            rows = self._rows[unit.start : unit.stop]
-            self._log.keep(rows, begun.completions, graded, step=self.number + 1, member=unit.member)
+            return Outcome([0.0], [], _pack(_reference_answers(begun, graded), b""))
+        unit = self._units[index]
+        waited_s = sum(pending.waited_s for pending in begun.pending)
         self.seconds["rewards"] += waited_s
-        scores = [graded.scores[name] for name in run.rewards.names]
-        tokens = sum(len(completion.token_ids) for completion in begun.completions)
-        finished = sum(completion.finished for completion in begun.completions)
-        empty = sum(not completion.text.strip() for completion in begun.completions)
-        counts = [tokens, finished, len(begun.completions), empty, round(waited_s * 1e6), *tally(scores)]
-        is_traced = unit.member < TRACED_MEMBERS and unit.start == 0
-        traced = encode_answers(begun.completions, graded.totals) if is_traced else b""
-        sums = unit_score(graded.totals, run.config.failure_policy)
-        return Outcome(sums, counts, _figures(traced, encode_logged(scores)))
+        self._keep(unit, begun.completions, graded)
+        scores = [[each.scores[name] for name in run.rewards.names] for each in graded]
+        counts = [Counts.of(*each) for each in zip(begun.completions, scores, strict=True)]
+        traced = [
+            encode_answers(completions, each.totals)
+            for member, completions, each in zip(unit.members, begun.completions, graded, strict=True)
+            if member < TRACED_MEMBERS and unit.prompts.start == 0
+        ]
+        return Outcome(
+            unit_score([total for each in graded for total in each.totals], run.config.failure_policy),
+            self._codec.encode(*counts, Counts(waited_us=round(waited_s * 1e6))),
+            _pack(b"".join(traced), encode_logged(score for each in scores for score in each)),
+        )
 
     def record(self, table: Table) -> tuple[Record, Figures]:
-        """What all units come to. Changes nothing: journal it, then apply it.
+        """The record and the figures of the iteration. Changes nothing: journal the record, then apply it.
 
         Raises:
             PopulationError: a reward failed and the policy is `raise`.
         """
         run, config = self._run, self._run.config
-        scores = FitnessTable(len(self._members), len(self._rows), self._unit_rows, config.failure_policy)
+        fitness = FitnessTable(
+            len(self._members), len(self._rows), run.unit_rows(len(self._rows)), config.failure_policy
+        )
         for unit, values in enumerate(table.values[: len(self._units)]):
-            scores.set(unit, values)
+            fitness.set(unit, values)
         record = run.population.tell(
-            scores.fitness(),
+            fitness.fitness(),
             sigma=config.sigma,
             learning_rate=config.learning_rate,
             cursor=run.prompts.cursor(self.number),
         )
-        tokens, finished, completions, empty, waited_us, *tallies = table.counts
-        parts = [(unit, *_parts(figures)) for unit, figures in table.figures]
+        (counts,) = self._codec.decode(table.counts)
+        parts = [(unit, *_unpack(figures)) for unit, figures in table.figures]
         figures = Figures(
-            completions=completions,
-            mean_length=tokens / completions,
-            cut_off=completions - finished,
-            empty=empty,
-            failures=scores.failures,
+            counts=counts,
+            failures=fitness.failures,
             comparison=self._compared({unit: traced for unit, traced, _ in parts if traced}),
-            waited_s=waited_us / 1e6,
-            rewards=reward_metrics(run.rewards.names, tallies),
-            logged=logged_metrics([(unit, logged) for unit, _, logged in parts if logged]),
+            rewards=counts.reward_metrics(run.rewards.names),
+            logged=logged_metrics(logged for _, _, logged in parts if logged),
         )
         return record, figures
 
     def _compared(self, traced: dict[int, bytes]) -> Comparison | None:
         """The traced answers of all units, compared."""
         reference = traced.pop(len(self._units), None)
-        return compare(
-            {self._units[unit].member: decode_answers(answers) for unit, answers in traced.items()},
-            {member.index: member.pair for member in self._members[:TRACED_MEMBERS]},
-            None if reference is None else decode_answers(reference),
-        )
+        answers: dict[int, Answers] = {}
+        for index, data in traced.items():
+            members = [member for member in self._units[index].members if member < TRACED_MEMBERS]
+            answers |= dict(zip(members, decode_answers(data).reshape(len(members), -1), strict=True))
+        pairs = {member.index: member.pair for member in self._members[:TRACED_MEMBERS]}
+        return compare(answers, pairs, None if reference is None else decode_answers(reference))
 
     def _begin(self, index: int) -> _Begun:
-        """Perturb, generate, and send the completions to be graded."""
+        """Generate a unit, and submit its completions to be graded."""
         run, is_reference = self._run, index == len(self._units)
-        start = time.perf_counter()
-        self._write_live(_UNPERTURBED if is_reference else self._units[index].member)
-        perturbed = time.perf_counter()
-        if is_reference:
-            rows = self._rows[: self._traced]
-        else:
-            rows = self._rows[self._units[index].start : self._units[index].stop]
-        completions = run.complete(rows)
-        batch = Batch.of(
-            rows, [c.text for c in completions], [c.token_ids for c in completions], run.state(self.number)
-        )
-        generated = time.perf_counter()
+        unit = self._reference if is_reference else self._units[index]
+        start, switched = time.perf_counter(), run.live.seconds
+        rows = self._rows[unit.prompts.start : unit.prompts.stop]
+        members = [None] if is_reference else self._members[unit.members.start : unit.members.stop]
+        completions = run.complete(members, rows)
+        batches = [run.batch(rows, each, self.number) for each in completions]
+        generated, switched = time.perf_counter(), run.live.seconds - switched
         # A function of a member's whole set of answers can't judge a part of it.
-        pending = None if is_reference and run.rewards.set_level else run.rewards.submit(batch)
-        self.seconds["perturb"] += perturbed - start
-        self.seconds["generate"] += generated - perturbed
+        pending = [] if is_reference and run.rewards.set_level else list(map(run.rewards.submit, batches))
+        self.seconds["perturb"] += switched
+        self.seconds["generate"] += generated - start - switched
         self.seconds["rewards"] += time.perf_counter() - generated
         return _Begun(completions, pending)
 
-    def _write_live(self, member: int) -> None:
-        """Make the live weights those of this member, unless they are."""
-        if self._live == member:
+    def _keep(self, unit: Unit, completions: Sequence[list[Completion]], graded: Sequence[Graded]) -> None:
+        if self._log is None:
             return
-        run = self._run
-        if member == _UNPERTURBED:
-            run.weights.unperturb()
-        else:
-            run.weights.perturb(self._members[member], run_seed=run.population.run_seed, sigma=run.config.sigma)
-        run.engine.weights_changed()
-        self._live = member
+        rows = self._rows[unit.prompts.start : unit.prompts.stop]
+        for member, own, each in zip(unit.members, completions, graded, strict=True):
+            self._log.keep(rows, own, each, step=self.number + 1, member=member)
 
 
-def _figures(traced: bytes, logged: bytes) -> bytes:
+def _reference_answers(begun: _Begun, graded: Sequence[Graded]) -> bytes:
+    (completions,) = begun.completions
+    return encode_answers(completions, graded[0].totals if graded else [None] * len(completions))
+
+
+def _pack(traced: bytes, logged: bytes) -> bytes:
     """Traced answers and logged figures of a unit as one; empty without any."""
     return len(traced).to_bytes(4, "little") + traced + logged if traced or logged else b""
 
 
-def _parts(figures: bytes) -> tuple[bytes, bytes]:
-    """Traced answers and logged figures; the reverse of `_figures`."""
+def _unpack(figures: bytes) -> tuple[bytes, bytes]:
+    """Traced answers and logged figures; the inverse of `_pack`."""
     size = 4 + int.from_bytes(figures[:4], "little")
     return figures[4:size], figures[size:]

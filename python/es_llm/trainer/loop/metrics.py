@@ -8,7 +8,7 @@ from typing import Any, Final
 from es_llm._core import Record, UpdateReport
 from es_llm.checkpoint.metrics_log import record_metrics
 from es_llm.trainer.loop.iteration import Figures
-from es_llm.units.counts import with_logged
+from es_llm.units.logged import with_logged
 
 _LATER: Final = ("rewards/wait_ratio", "bytes_sent", "bytes_received", "epoch")
 """Names of figures that are added to these."""
@@ -20,9 +20,9 @@ def iteration_metrics(
     """Metrics of an iteration: of its record, of its completions (if this rank led it) and of its update; and what
     reward functions logged, under names that are not the trainer's."""
     completions = {
-        "completions/mean_length": figures.mean_length,
-        "completions/clipped_ratio": figures.cut_off / figures.completions,
-        "completions/empty_ratio": figures.empty / figures.completions,
+        "completions/mean_length": figures.counts.mean_length,
+        "completions/clipped_ratio": figures.counts.clipped_ratio,
+        "completions/empty_ratio": figures.counts.empty / figures.counts.completions,
         "rewards/failures": figures.failures,
         **figures.rewards,
         **(figures.comparison.metrics() if figures.comparison is not None else {}),

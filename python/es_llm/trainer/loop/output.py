@@ -1,15 +1,24 @@
-"""What a training comes to."""
+"""The result of a training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from es_llm.trainer.loop.evaluations import Evaluations
+from es_llm.units.run_state import RunState
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOutput:
-    """What `ESTrainer.train` returns. `metrics` is what `result.json` holds; answers are (prompt, completion), on the
-    leading rank. `interrupted`: a signal ended the training after a record; the run's directory can be resumed."""
+    """What `ESTrainer.train` returns.
+
+    global_step: number of iterations.
+    metrics: the content of `result.json`.
+    output_dir: the run's directory.
+    answers_before, answers_after: (prompt, completion), on the leading rank.
+    interrupted: a signal ended the training after a record; the run can be resumed.
+    """
 
     global_step: int
     metrics: dict[str, Any]
@@ -20,5 +29,29 @@ class TrainOutput:
 
     @property
     def training_loss(self) -> float:
-        """Not a number: Evolution Strategies have no loss. For code that prints transformers' `TrainOutput`."""
+        """NaN: Evolution Strategies have no loss. For code that prints transformers' `TrainOutput`."""
         return float("nan")
+
+
+def result_of(run: RunState, evaluations: Evaluations, *, resumed_at: int, seconds: float) -> dict[str, Any]:
+    """The content of `result.json`.
+
+    Args:
+        run: at its end.
+        evaluations: those of the run.
+        resumed_at: number of iterations when the call began.
+        seconds: of all iterations.
+    """
+    step, best = run.population.iteration, evaluations.best
+    before, after = evaluations.get(0, resumed_at), evaluations.get(step)
+    result = {
+        "steps": step,
+        "seconds": seconds,
+        "eval_before": None if before is None else before.metrics,
+        "eval_after": None if after is None else after.metrics,
+        "weights_sha256": run.weights.sha256(),
+        "parameters": run.weights.table.elements,
+        "ranks": run.team.size,
+        "ranks_lost": len(run.team.losses),
+    }
+    return result if best is None else {**result, "best": {"step": best.step, "value": best.value}}

@@ -1,0 +1,196 @@
+"""Extensions by name: what an option such as `--task` or `--reward_funcs` names.
+
+A name is one of these, in this order:
+
+- a built-in name;
+- an entry point of an installed package, in the group `es_llm.tasks`, `es_llm.rewards`, ... (the kind's plural);
+- `path/to/file.py:attribute`; or `path/to/file.py` alone, for kinds whose attribute has a fixed name;
+- `package.module:attribute` or `package.module.attribute`.
+
+Nothing is imported before its name is asked for. A file is one module, however many of its attributes are named, so its
+globals exist once. A file that has changed since is loaded again. Knows nothing about any kind, and loads no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from es_llm.config.fields import nearest
+from es_llm.errors import ConfigError, EsError
+
+_PREFIX: Final = "_es_llm_file_"
+"""Beginning of the names of modules that were loaded from a file."""
+_VERSION: Final = "_es_llm_version"
+"""Attribute of such a module: time and size of its file when it was loaded."""
+_NO_NAMES: Final[Mapping[str, str]] = {}
+
+
+def resolve(
+    kind: str,
+    name: str,
+    builtin: Mapping[str, str] = _NO_NAMES,
+    *,
+    attribute: str | None = None,
+    error: type[EsError] = ConfigError,
+) -> Any:
+    """The object that a name stands for (see the module).
+
+    Args:
+        kind: "task", "reward", ...; `es_llm.<kind>s` is the group of entry points.
+        name: what the user wrote.
+        builtin: built-in name -> `package.module:attribute`.
+        attribute: what `file.py` alone stands for; None: a file alone is refused.
+        error: class of the errors.
+
+    Raises:
+        EsError: the name is unknown, its file or module is missing or fails to import, or has no such attribute. The
+            message names the kind, the name, the file, and the nearest known names.
+    """
+    where = f"{kind} {name!r}"
+    try:
+        module, wanted = _parsed(kind, name, builtin, attribute)
+        with same_directory():
+            loaded = _load_file(Path(module)) if _is_file(module) else _import(module)
+        if not hasattr(loaded, wanted):
+            known = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]
+            raise _Unusable(f"{loaded.__file__} has no {wanted!r}{nearest(wanted, known)}")
+    except _Unusable as fault:
+        raise error(f"{where}: {fault}") from fault.__cause__
+    except _UnknownName:
+        raise error(f"unknown {where}{_hint(kind, name, builtin)}") from None
+    return getattr(loaded, wanted)
+
+
+def file_of(kind: str, name: str, builtin: Mapping[str, str] = _NO_NAMES, *, attribute: str = "") -> Path | None:
+    """The source file of what a name stands for; None if there is no such file."""
+    try:
+        module, _ = _parsed(kind, name, builtin, attribute)
+        if not _is_file(module):
+            spec = importlib.util.find_spec(module)
+            module = (spec and spec.origin) or ""
+    except (_Unusable, _UnknownName, ImportError, ValueError):  # ValueError: a module without a spec
+        return None
+    return Path(module) if module and Path(module).is_file() else None
+
+
+def reference_of(value: Any) -> str | None:
+    """The name by which another process can load an object that came from a file; None for any other object."""
+    module = file_module_of(value)
+    if module is None or module.__file__ is None:
+        return None
+    # Not `__name__`: a decorator or factory may have given the object another name than the module's variable.
+    name = next((name for name, each in vars(module).items() if each is value), None)
+    return None if name is None else f"{Path(module.__file__).resolve()}:{name}"
+
+
+def file_module_of(value: Any) -> Any | None:
+    """The module of a function or class, if `resolve` loaded that module from a file."""
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    return module if module is not None and module.__name__.startswith(_PREFIX) else None
+
+
+@contextlib.contextmanager
+def same_directory() -> Iterator[None]:
+    """Restore the working directory after foreign code, so that the run's relative paths keep their meaning."""
+    try:
+        before = os.getcwd()
+    except OSError:  # deleted
+        before = None
+    try:
+        yield
+    finally:
+        if before is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(before)
+
+
+class _Unusable(Exception):  # noqa: N818 - becomes an error of the caller's class
+    """The name's file or module can't be used."""
+
+
+class _UnknownName(Exception):  # noqa: N818 - becomes an error of the caller's class
+    """Nothing has this name."""
+
+
+def _parsed(kind: str, name: str, builtin: Mapping[str, str], attribute: str | None) -> tuple[str, str]:
+    """(file or module, attribute) of a name."""
+    if name in builtin:
+        reference = builtin[name]
+    elif ":" in name or name.endswith(".py") or os.sep in name:
+        reference = name
+    else:
+        reference = _entry_point(kind, name) or name
+    if reference.endswith(".py") or Path(reference).is_file():
+        if attribute is None:
+            stem = Path(reference).stem
+            raise _Unusable(f"expected the name of one of its functions too, such as {reference}:{stem}")
+        return reference, attribute
+    module, separator, wanted = reference.rpartition(":" if ":" in reference else ".")
+    if not separator:
+        raise _UnknownName
+    return module, wanted
+
+
+def _is_file(module: str) -> bool:
+    return not module.replace(".", "").isidentifier() or module.endswith(".py") or Path(module).is_file()
+
+
+def _entry_point(kind: str, name: str) -> str | None:
+    """The reference of an installed package's entry point; None if no package has one of this name."""
+    found = [point for point in _entry_points(kind) if point.name == name]
+    if len({point.value for point in found}) > 1:
+        packages = " and ".join(sorted(point.dist.name if point.dist else point.value for point in found))
+        raise _Unusable(f"the installed packages {packages} both have an entry point of this name")
+    return found[0].value.partition("[")[0].strip() if found else None
+
+
+def _entry_points(kind: str) -> Any:
+    from importlib.metadata import entry_points  # 50 ms
+
+    return entry_points(group=f"es_llm.{kind.replace(' ', '_')}s")
+
+
+def _hint(kind: str, name: str, builtin: Mapping[str, str]) -> str:
+    """The nearest known names, all of them, and the other ways to name an extension."""
+    known = sorted({*builtin, *(point.name for point in _entry_points(kind))})
+    listed = f"known: {', '.join(known)}; or " if known else "expected "
+    return f"{nearest(name, known)} ({listed}file.py:NAME, or package.module.NAME)"
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        where = "" if path.is_absolute() else f" in {str(Path.cwd())!r}"
+        raise _Unusable(f"no file {str(path)!r}{where}")
+    path = path.resolve()
+    name = f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    version = (path.stat().st_mtime_ns, path.stat().st_size)
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, _VERSION, None) == version:
+        return loaded
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise _Unusable(f"{str(path)!r} isn't a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _Unusable(f"{str(path)!r} fails to import: {error!r}") from error
+    setattr(module, _VERSION, version)
+    return module
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        raise _Unusable(f"module {module!r} fails to import: {error!r}") from error

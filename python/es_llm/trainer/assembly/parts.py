@@ -1,0 +1,270 @@
+"""Builds a run from what users hand to the trainer. Every fault is named before anything is written.
+
+The order matters: options before the model is loaded, the engine before the weights (it says which tensors it runs),
+and reward workers last.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from transformers import TrainingArguments
+
+from es_llm import _core
+from es_llm.callbacks.handler import Callbacks, make_trackers
+from es_llm.callbacks.progress import ProgressCallback
+from es_llm.comm import select_mailbox
+from es_llm.config import ESConfig, ScriptArguments
+from es_llm.config.taken import HubTarget
+from es_llm.data.messages import TextPrompts
+from es_llm.errors import ConfigError
+from es_llm.evaluation.work import EvaluationSets
+from es_llm.model.device import device_of_rank
+from es_llm.model.files import some
+from es_llm.model.left_out import left_out_of
+from es_llm.model.used import groups
+from es_llm.model.weights import Weights
+from es_llm.rewards.processes import open_standard_descriptors
+from es_llm.rewards.scoring import RewardSet
+from es_llm.rollout import load_engine
+from es_llm.rollout.engine import LogProbs, RolloutEngine
+from es_llm.rollout.form import PromptForm
+from es_llm.rollout.live_member import LiveMember
+from es_llm.team import Team
+from es_llm.trainer.assembly.arguments import as_list, require_config, require_model, require_tokenizer
+from es_llm.trainer.assembly.header import RunHeader
+from es_llm.trainer.assembly.model import TrainedModel
+from es_llm.trainer.assembly.rows import columns_of, eval_sets, is_stream, rows_of
+from es_llm.trainer.assembly.threads import configure_threads, reward_limits
+from es_llm.trainer.data.order import PromptOrder
+from es_llm.trainer.data.stream import PromptStream
+from es_llm.trainer.loop.weight_store import WeightStore
+from es_llm.types import RewardFunction, Row
+from es_llm.units.run_state import Prompts, RunState
+
+logger = logging.getLogger(__name__)
+
+EvalData: TypeAlias = Iterable[Row] | Mapping[str, Iterable[Row]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """The arguments of `ESTrainer`, as they are described there."""
+
+    model: Any
+    reward_funcs: RewardFunction | Sequence[RewardFunction]
+    args: ESConfig | TrainingArguments | None
+    train_dataset: Iterable[Row] | None
+    eval_dataset: EvalData | None
+    processing_class: Any
+    callbacks: Sequence[Any] | None
+    metric_funcs: Mapping[str, RewardFunction] | None
+    answer_of: Callable[[str], str | None]
+    text_prompts: TextPrompts
+    team: Team | None
+    script: ScriptArguments | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunParts:
+    """A run, built and checked.
+
+    run: what the work on units needs.
+    model: the model under training.
+    train_dataset: the rows to train on, or the stream that was given.
+    sets: held-out rows by the name of their set, as the model gets them.
+    form: how prompts become what the model gets.
+    answer_of: the answer in a completion.
+    callbacks: those of the user, the trackers and the progress lines.
+    store: loads and saves weights.
+    header: makes the journal's header.
+    hub: where `push_to_hub` uploads to.
+    """
+
+    run: RunState
+    model: TrainedModel
+    train_dataset: Any
+    sets: dict[str, list[Row]]
+    form: PromptForm
+    answer_of: Callable[[str], str | None]
+    callbacks: Callbacks
+    store: WeightStore
+    header: RunHeader
+    hub: HubTarget
+
+    def evaluation_sets(self, dataset: EvalData | None = None) -> EvaluationSets | None:
+        """What is evaluated: the given rows, else the run's own; None if there are none.
+
+        Raises:
+            ConfigError: rows that can't be used.
+        """
+        sets = self.sets if dataset is None else _held_out(dataset, self.form, self.run.rewards)
+        if not sets:
+            return None
+        config, model = self.run.config, self.model
+        base = (lambda: model.kl_base(config.dtype)) if config.eval_kl else None
+        return EvaluationSets(sets=sets, answer_of=self.answer_of, base=base)
+
+
+def build_run(given: Given) -> RunParts:
+    """Build and check a run.
+
+    Raises:
+        ConfigError, ModelError, RewardError: something can't be used; nothing was written.
+    """
+    open_standard_descriptors()
+    require_model(given.model)
+    require_tokenizer(given.processing_class)
+    taken = require_config(given.args, given.model, given.train_dataset, given.script)
+    config, team = taken.config, given.team if given.team is not None else Team(select_mailbox())
+    if taken.notice and team.rank == 0:
+        logger.warning(taken.notice)
+    trackers = make_trackers(config)
+    configure_threads(config, team)
+    rewards = _rewards(given, config, team)
+    model = TrainedModel(given.model, given.processing_class, taken.source)
+    if config.eval_kl:
+        model.keep_base()
+    if config.dtype is None:
+        config = replace(config, dtype=model.stored_dtype())
+    dataset = given.train_dataset
+    rows = dataset if is_stream(dataset) else rows_of(dataset, "train_dataset")
+    form = PromptForm(config, model.tokenizer, given.text_prompts)
+    sets = _held_out(given.eval_dataset, form, rewards)
+    engine = _engine(config, model)
+    prompts = _prompts(config, rows, form, engine)
+    engine.check_lengths([row["prompt"] for own in sets.values() for row in own])
+    rewards.require_columns(columns_of(prompts.first()), "`train_dataset`")
+    run = _run(config, team, model, engine, rewards, prompts)
+    parts = RunParts(
+        run=run,
+        model=model,
+        train_dataset=rows,
+        sets=sets,
+        form=form,
+        answer_of=given.answer_of,
+        callbacks=_callbacks(run, model, form, [*as_list(given.callbacks, "callbacks"), *trackers]),
+        store=WeightStore(run, model.module, model.tokenizer, model.load_base if model.is_named else None),
+        header=RunHeader(run, model, given.script),
+        hub=taken.hub,
+    )
+    rewards.open()
+    parts.callbacks.call("on_init_end")
+    return parts
+
+
+def _rewards(given: Given, config: ESConfig, team: Team) -> RewardSet:
+    functions = given.reward_funcs
+    return RewardSet(
+        [functions] if isinstance(functions, str) else as_list(functions, "reward_funcs"),
+        config.reward_weights,
+        metrics=given.metric_funcs,
+        limits=reward_limits(config, team),
+    )
+
+
+def _held_out(dataset: EvalData | None, form: PromptForm, rewards: RewardSet) -> dict[str, list[Row]]:
+    """Held-out rows by the name of their set, in the form that the model gets."""
+    sets = form.sets(eval_sets(dataset))
+    for name, rows in sets.items():
+        where = f"`eval_dataset[{name!r}]`" if name else "`eval_dataset`"
+        rewards.require_columns(columns_of(rows[0]), where, metrics=True)
+    return sets
+
+
+def _engine(config: ESConfig, model: TrainedModel) -> RolloutEngine:
+    engine = load_engine(
+        config.engine,
+        model.module,
+        model.tokenizer,
+        max_completion_length=config.max_completion_length,
+        chat_template_kwargs=config.chat_template_kwargs,
+        skip_special_tokens=config.skip_special_tokens,
+    )
+    if config.eval_kl and not isinstance(engine, LogProbs):
+        raise ConfigError(f"`eval_kl` needs an engine with `log_probs`, the engine {config.engine!r} has none")
+    return engine
+
+
+def _prompts(config: ESConfig, rows: Any, form: PromptForm, engine: RolloutEngine) -> Prompts:
+    """The training data by iteration. Prompts that are too long are refused; those of a stream when they are read."""
+    order: dict[str, Any] = {
+        "per_iteration": config.prompts_per_iteration,
+        "seed": config.seed,
+        "shuffle": config.shuffle_dataset,
+    }
+
+    def formed(checked: list[Row]) -> list[Row]:
+        own = form.rows(checked, "train_dataset")
+        engine.check_lengths([row["prompt"] for row in own])
+        return own
+
+    if not is_stream(rows):
+        return PromptOrder(formed(rows), fixed=config.prompt_schedule == "fixed", **order)
+    if config.prompt_schedule == "fixed":
+        first = rows_of(itertools.islice(rows, config.prompts_per_iteration), "train_dataset")
+        return PromptOrder(formed(first), fixed=True, **order)
+    return PromptStream(rows, checked=lambda read: formed(rows_of(read, "train_dataset")), **order)
+
+
+def _run(
+    config: ESConfig, team: Team, model: TrainedModel, engine: RolloutEngine, rewards: RewardSet, prompts: Prompts
+) -> RunState:
+    targets = engine.targets()
+    if team.rank == 0:
+        _report(model.module, {target.name for target in targets}, engine)
+    weights = Weights(
+        model.module,
+        dtype=config.dtype,
+        frozen=config.frozen,
+        targets=targets,
+        device=device_of_rank(config.device, team.local_rank),
+        master_device=config.master_device,
+    )
+    live = LiveMember(weights, run_seed=config.seed, sigma=config.sigma)
+    engine.attach(live)
+    population = _core.Population(
+        run_seed=config.seed,
+        population_size=config.population_size,
+        antithetic=config.antithetic,
+        shaping=config.shaping,
+        failure_policy=config.failure_policy,
+    )
+    return RunState(
+        config=config,
+        team=team,
+        population=population,
+        weights=weights,
+        live=live,
+        engine=engine,
+        rewards=rewards,
+        prompts=prompts,
+    )
+
+
+def _callbacks(run: RunState, model: TrainedModel, form: PromptForm, others: Sequence[Any]) -> Callbacks:
+    opening = [form.describe(), *run.engine.describe(run.prompts.first()["prompt"])]
+    progress = ProgressCallback(opening=opening)
+    callbacks = Callbacks([progress, *others], run.config, model.module, model.tokenizer)
+    callbacks.state.is_world_process_zero = callbacks.state.is_local_process_zero = run.team.rank == 0
+    return callbacks
+
+
+def _report(model: torch.nn.Module, trained: set[str], engine: RolloutEngine) -> None:
+    """Log which parameters the engine doesn't run, what it has to say, and what the model's files hold beyond it."""
+    named = dict(model.named_parameters())
+    if unused := named.keys() - trained:
+        share = sum(named[name].numel() for name in unused) / sum(weight.numel() for weight in named.values())
+        logger.warning(
+            "%d of %d parameters (%.0f%% of the weights) take no part when the model reads and writes text, and stay "
+            "as they are: %s", len(unused), len(named), 100 * share, some(groups(model, unused)),
+        )  # fmt: skip
+    for notice in engine.notices():
+        logger.warning("%s", notice)
+    if (left := left_out_of(model)) is not None:
+        logger.warning("%s", left.message())
