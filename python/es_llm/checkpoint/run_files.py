@@ -152,7 +152,7 @@ def taken_from(rank: int, directory: RunDirectory, error: JournalTakenError) -> 
         records = len(Journal.read(str(directory.journal)).records)
     except JournalError:
         return error
-    others = f"the other ranks went on without rank {rank}, which was stopped or hung, and "
+    others = f"the other ranks continued without rank {rank}, which was stopped or hung, and "
     if _steps(directory) == records:
         return LeftOutError(
             f"{others}finished the run; nothing is lost: the result is in {str(directory.result)!r}, the model in "

@@ -3,7 +3,7 @@
 Does what transformers' `generate` does for a greedy request without logits processors, and nothing else: the
 same inputs to the same forward pass, the same argmax over float32 logits. Rows that are finished leave the batch,
 which is where it gains (measured: 1.4 to 1.8 times when the mean answer is a half to a quarter of the longest, 1.0
-to 1.1 when all are equally long). The model's `generation_config` has no say. Knows nothing about text.
+to 1.1 when all are equally long). The model's `generation_config` is ignored. Knows nothing about text.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ Choose: TypeAlias = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """(float32 logits (B, V), which rows of the batch these are (B,), step) -> the next tokens (B,)."""
 
 ROW_MULTIPLE: Final = 8
-"""Finished rows are dropped while the others go on, down to a multiple of this. With one torch thread each row
+"""Finished rows are dropped while others continue, down to a multiple of this number. With one torch thread each row
 keeps its bits (measured on the CPU: from 4 rows on; fewer take another kernel). With more threads, float32 logits
 may change in their last bits with the number of rows; a unit's answers stay a pure function of the unit, the
 weights and the number of threads."""
 
 
 CACHE_NAMES: Final = ("cache", "past_key_values")
-"""What `forward` calls its key-value cache, in transformers from 5.24 on and before."""
+"""Names of the key-value cache in `forward`: in transformers from 5.24 on, and before."""
 
 
 def is_supported(model: Any) -> bool:
-    """Whether `decode` knows the model's kind of cache and inputs; else use `generate`."""
+    """True if `decode` supports the model's kind of cache and inputs; else use `generate`."""
     from transformers import GenerationMixin
 
     stock = getattr(type(model), "prepare_inputs_for_generation", None) is GenerationMixin.prepare_inputs_for_generation
@@ -92,7 +92,7 @@ def decode(
 
 
 def _worth_dropping(left: int, batch: int) -> bool:
-    """Whether copying the cache without the finished rows pays: a quarter of the batch goes."""
+    """True if copying the cache without the finished rows pays: at least a quarter of the batch is dropped."""
     return 4 * _padded(left) <= 3 * batch
 
 
@@ -101,13 +101,13 @@ def _padded(left: int) -> int:
 
 
 def _kept(open_B: torch.Tensor, left: int) -> torch.Tensor:
-    """Rows to go on with, in order: the open ones, and finished ones up to a multiple of `ROW_MULTIPLE`."""
+    """Rows to keep, in order: the open rows, and finished rows up to a multiple of `ROW_MULTIPLE`."""
     order_B = torch.argsort((~open_B).int(), stable=True)
     return order_B[: _padded(left)].sort().values
 
 
 def _options(model: Any, cache: Any) -> dict[str, Any]:
-    """The cache, by its name in this forward pass, and optional arguments that `generate` gives too."""
+    """The cache, by its name in this forward pass, and optional arguments that `generate` passes too."""
     accepted = inspect.signature(model.forward).parameters
     options: dict[str, Any] = {next(name for name in CACHE_NAMES if name in accepted): cache}
     if "position_ids" in accepted:

@@ -1,7 +1,7 @@
-"""Sampled decoding whose randomness is an address: (seed, prompt, sample, step), the same for every member and rank.
+"""Sampled decoding. Its randomness is a function of an address: (seed, prompt, sample, step), equal on every rank.
 
 One uniform number per token, from the same generator as the noise, picks the token by the inverse of the cumulative
-probabilities. So a sample doesn't depend on the other rows of its batch, nor on how often anything was sampled before.
+probabilities. So a sample doesn't depend on the other rows of its batch, nor on earlier samples.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from es_llm.noise.reference import philox4x32
 from es_llm.rollout.decoding import Choose
 
 _STREAM: Final = 0xF100_0000
-"""Counter word that keeps samples apart from all noise and from the order of the data."""
+"""Counter word that separates samples from all noise and from the order of the data."""
 
 
 def uniforms(seed: int, addresses: Sequence[tuple[int, int]], steps: int) -> NDArray[np.float64]:
@@ -34,7 +34,7 @@ def uniforms(seed: int, addresses: Sequence[tuple[int, int]], steps: int) -> NDA
 
 
 def sampler(seed: int, addresses: Sequence[tuple[int, int]], steps: int, temperature: float) -> Choose:
-    """Chooses tokens of B (prompt, sample) addresses with probabilities softmax(logits / temperature)."""
+    """A function that draws the next tokens of B (prompt, sample) addresses from softmax(logits / temperature)."""
     drawn_BT = torch.from_numpy(uniforms(seed, addresses, steps))
 
     def choose(logits_BV: torch.Tensor, row_B: torch.Tensor, step: int) -> torch.Tensor:

@@ -9,13 +9,13 @@ from es_llm.team import Team
 
 
 class Processes:
-    """What an `Accelerator` says of processes; it prepares, wraps and reduces nothing.
+    """The part of an `Accelerator` that is about processes; it prepares, wraps and reduces nothing.
 
     Args:
         team: the ranks.
-        state: transformers' `TrainerState`, which says whether this rank leads.
+        state: transformers' `TrainerState`, which tells whether this rank leads.
         device: of this rank's model.
-        wait: returns when all ranks have called it.
+        wait: a barrier: returns when all ranks have called it.
     """
 
     def __init__(self, team: Team, state: Any, device: Any, *, wait: Callable[[], None]) -> None:
@@ -23,17 +23,17 @@ class Processes:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this rank leads."""
+        """True on the rank that leads."""
         return bool(self._state.is_world_process_zero)
 
     @property
     def is_local_main_process(self) -> bool:
-        """Whether this rank is the first one of its host."""
+        """True on the first rank of a host."""
         return self._team.local_rank == 0
 
     @property
     def process_index(self) -> int:
-        """The rank."""
+        """This rank."""
         return self._team.rank
 
     @property
@@ -43,7 +43,7 @@ class Processes:
 
     @property
     def num_processes(self) -> int:
-        """The number of ranks that the job began with."""
+        """The number of ranks at the start of the job."""
         return self._team.size
 
     def print(self, *texts: Any, **options: Any) -> None:
@@ -60,7 +60,7 @@ class Processes:
         return model
 
     def __getattr__(self, name: str) -> Any:
-        """Only for names that aren't there."""
+        """Called for missing names: the error gives a reason."""
         reason = f": {_NO_BACKWARD}" if name in _OF_BACKPROPAGATION else f": {_SCALARS}"
         raise AttributeError(f"`accelerator` has no attribute {name!r}{reason}", name=name, obj=self)
 

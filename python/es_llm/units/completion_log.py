@@ -81,7 +81,7 @@ class CompletionLog:
             self._rows.append(_Row(own, values, extra))
 
     def write(self, directory: Path, name: str) -> None:
-        """Write the rows to `completions/<name>-rank<rank>.parquet`, and start anew. An error of the disk is logged."""
+        """Write the rows to `completions/<name>-rank<rank>.parquet`, and clear them. An error of the disk is logged."""
         if not self._rows:
             return
         pyarrow, parquet = _library()

@@ -36,20 +36,20 @@ _CONTEXT_NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len"
 class HFEngine:
     """Completions of a causal language model, greedy or sampled; see `RolloutEngine` and `LogProbs`.
 
-    The model's `generation_config` gives end-of-sequence ids and nothing else: a temperature, penalty or length that it
-    holds can't change greedy decoding. Nor can the module's mode, an autocast or torch's default type; all of it is as
-    before after each call.
+    Of the model's `generation_config` only the end-of-sequence ids are used; its temperature, penalties and lengths
+    don't change greedy decoding. Nor do the module's mode, an autocast or torch's default type; all are restored after
+    each call.
 
-    The engine takes a first look at the model, with two short prompts: `unused` are the names of the parameters that
-    text doesn't reach, `batching` says whether prompts of different lengths can share a batch. A model whose answer to
-    a prompt depends on padding gets prompts of one length in a batch, or one prompt at a time.
+    The engine tests the model with two short prompts: `unused` are the names of the parameters that text doesn't reach,
+    `batching` tells which prompts can share a batch. A model whose answer to a prompt depends on padding gets prompts
+    of equal length in a batch, or one prompt at a time.
 
     Args:
         model: a transformers model, on any device; its weights may change between calls.
         tokenizer: with a pad token; pads on the left whatever its `padding_side`.
         max_completion_length: new tokens per completion at most.
-        loop: decode by our own loop over the forward pass (None: where the model's kind allows it), or by
-            transformers' `generate`, the reference. Both give the same tokens.
+        loop: True decodes by our own loop over the forward pass, False by transformers' `generate`, the reference; both
+            give the same tokens. None: our own loop if it supports the model.
         chat_template_kwargs: further arguments of the tokenizer's chat template.
         skip_special_tokens: decode completions without special tokens; else only without those at their ends.
 

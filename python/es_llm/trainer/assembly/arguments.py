@@ -78,7 +78,7 @@ _SHORT = 60
 def _model_hint(model: Any) -> str:
     """What to pass instead of an object that isn't a model."""
     if isinstance(model, type):
-        return "; give a model made of it, such as what its `from_pretrained` returns"
+        return "; give an instance, such as its `from_pretrained` returns"
     if isinstance(getattr(model, "model", None), torch.nn.Module):
         return "; give its `model`"
     if hasattr(model, "model_type") and hasattr(model, "to_dict"):

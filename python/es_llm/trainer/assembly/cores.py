@@ -1,4 +1,4 @@
-"""The cores that a run may use, and what to start where it leaves most of them idle. Knows no model and no team."""
+"""The cores that a run may use, and the command that uses them if the run leaves most of them idle. Knows no model."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Final
 
 FEWEST: Final = 4
-"""Of fewer cores none is worth a word."""
+"""With fewer cores there is no warning."""
 _CPUS: Final = Path("/sys/devices/system/cpu")
 _GROUPS: Final = Path("/sys/fs/cgroup")
 
 
 def idle_cores(cores: int, ranks: int, threads: int) -> str | None:
-    """One line for a run that leaves at least half of the cores idle; None for any other one.
+    """A line about a run that leaves at least half of the cores idle; None for other runs.
 
     Args:
-        cores: of this host, that the run may use.
-        ranks: of this host.
-        threads: `torch_threads`, those of each rank.
+        cores: number of cores of this host that the run may use.
+        ranks: number of ranks on this host.
+        threads: `torch_threads` of each rank.
     """
     used = ranks * threads
     if cores < FEWEST or 2 * used > cores:
@@ -31,15 +31,15 @@ def idle_cores(cores: int, ranks: int, threads: int) -> str | None:
     return f"{ranks} rank(s) x `torch_threads` {threads} leave {cores - used} of {cores} cores idle"
 
 
-def mending(cores: int, ranks: int, threads: int, *, size: int, resumed: bool) -> str:
-    """The command that uses these cores, with the words of this process.
+def advice(cores: int, ranks: int, threads: int, *, size: int, resumed: bool) -> str:
+    """Advice: the command that uses all cores, made of the command line of this process.
 
     Args:
-        cores: of this host, that the run may use.
-        ranks: of this host.
-        threads: of each rank; a part of the run, so a resumed one keeps them.
-        size: ranks of all hosts.
-        resumed: whether the run goes on with another one.
+        cores: number of cores of this host that the run may use.
+        ranks: number of ranks on this host.
+        threads: `torch_threads` of each rank; they are part of the run's identity, so a resumed run keeps them.
+        size: number of ranks on all hosts.
+        resumed: the run resumes another one.
     """
     more = size // ranks * (cores // threads)
     words = shlex.join([_mpirun(), "-n", str(more), *_words()])
@@ -51,12 +51,12 @@ def mending(cores: int, ranks: int, threads: int, *, size: int, resumed: bool) -
 
 
 def usable_cores(launched: bool) -> int:
-    """Cores of this host that the run may use: those that its processes may run on, without a second thread of a core,
-    and no more than its control group grants.
+    """Number of cores of this host that the run may use: cores on which its processes may run (cores, not hardware
+    threads), and at most as many as the control group grants.
 
     Args:
-        launched: whether a launcher started this rank. It may have bound the rank to a core of its own; then those of
-            the launcher's own process count.
+        launched: a launcher started this rank. It may have bound the rank to one core, so the cores of the launcher's
+            process count too.
     """
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
@@ -68,7 +68,7 @@ def usable_cores(launched: bool) -> int:
 
 
 def _core(cpu: int) -> str:
-    """The core that a CPU of the system is a thread of."""
+    """The physical core of a logical CPU."""
     try:
         return (_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
     except OSError:
@@ -76,8 +76,8 @@ def _core(cpu: int) -> str:
 
 
 def _granted() -> int:
-    """Cores that Slurm and the control group (both versions) grant; a large number without a limit."""
-    slurm = os.environ.get("SLURM_CPUS_ON_NODE", "")  # of the job; the daemon above its tasks may use the whole host
+    """Number of cores that Slurm and the control group (v1 or v2) grant; a large number if there is no limit."""
+    slurm = os.environ.get("SLURM_CPUS_ON_NODE", "")  # of the job; the parent of its tasks may run on the whole host
     grants = [int(slurm) if slurm.isdigit() else 2**20]
     for files in _limits():
         try:
@@ -90,32 +90,32 @@ def _granted() -> int:
 
 
 def _limits() -> list[list[Path]]:
-    """The files that may hold a quota and its period, of this process's group and of those above it."""
+    """The files that may hold a quota and its period: of this process's control group and its parents."""
     first = [_GROUPS / "cpu" / name for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
     try:
         group = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:3] == "0::")
     except (OSError, StopIteration):
         group = "/"
-    place = Path(os.path.normpath(_GROUPS / group.strip().lstrip("/")))
-    above = [folder for folder in (place, *place.parents) if folder.is_relative_to(_GROUPS)]
+    own = Path(os.path.normpath(_GROUPS / group.strip().lstrip("/")))
+    above = [folder for folder in (own, *own.parents) if folder.is_relative_to(_GROUPS)]
     return [first, [_GROUPS / "cpu.max"], *([folder / "cpu.max"] for folder in above)]
 
 
 def _words() -> list[str]:
-    """The words that started this process."""
+    """The command line of this process."""
     return [_shortest(sys.orig_argv[0]), *sys.orig_argv[1:]]
 
 
 def _mpirun() -> str:
-    """The launcher as the user's shell finds it: this environment's, else the one on the path. Where there is none yet,
-    an installation puts it beside the interpreter."""
+    """The launcher as a word for the user's shell: this environment's, else that on the path. If there is none yet, the
+    path where an installation would put it: beside the interpreter."""
     beside = Path(sys.executable).with_name("mpirun")
     return _shortest(str(beside)) if beside.exists() or shutil.which("mpirun") is None else "mpirun"
 
 
 def _shortest(program: str) -> str:
-    """A program's name, if the shell finds the same file by it; else its path. A link counts as another file than its
-    target: an interpreter finds its environment by the link."""
+    """A program's name if the shell finds the same file by it, else its path. A link is another file than its target:
+    an interpreter finds its environment by the link."""
     name = Path(program).name
     found = shutil.which(name)
     same = found is not None and os.path.realpath(Path(found).parent) == os.path.realpath(Path(program).parent)
@@ -123,6 +123,6 @@ def _shortest(program: str) -> str:
 
 
 def _has_mpi() -> bool:
-    """Whether ranks can be started here."""
+    """True if mpi4py and a launcher are installed."""
     beside = Path(sys.executable).with_name("mpirun").exists()
     return importlib.util.find_spec("mpi4py") is not None and (beside or shutil.which("mpirun") is not None)

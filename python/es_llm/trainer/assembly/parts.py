@@ -1,7 +1,7 @@
 """Builds a run from what users hand to the trainer. Every fault is named before anything is written.
 
-The order matters: options before the model is loaded, the engine before the weights (it says which tensors it runs),
-and reward workers last.
+The order matters: options are checked before the model is loaded, the engine is built before the weights (it names the
+tensors that it runs), and reward workers start last.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def _callbacks(run: RunState, model: TrainedModel, form: PromptForm, others: Seq
 
 
 def _report(model: torch.nn.Module, trained: set[str], engine: RolloutEngine) -> None:
-    """Log which parameters the engine doesn't run, what it has to say, and what the model's files hold beyond it."""
+    """Log which parameters the engine doesn't run, its notices, and what only the model's files hold."""
     named = dict(model.named_parameters())
     if unused := named.keys() - trained:
         share = sum(named[name].numel() for name in unused) / sum(weight.numel() for weight in named.values())

@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from es_llm.errors import ConfigError
-from es_llm.trainer.data.canonical import NoContentError, canonical
+from es_llm.trainer.data.canonical import canonical
+from es_llm.trainer.data.contents import NoContentError
 from es_llm.types import Row
 
 

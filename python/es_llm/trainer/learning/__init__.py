@@ -1,1 +1,1 @@
-"""Whether a run learns: answers of members compared, collapses found, and the reason named when nothing moves."""
+"""Diagnosis of a run: compares answers of members, finds collapses, and names the reason if the run can't learn."""

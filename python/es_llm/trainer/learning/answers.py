@@ -1,11 +1,10 @@
-"""What members answered, compared: with each other, within pairs, and with the unperturbed model.
+"""Compares the answers of members: with each other, within pairs, and with the unperturbed model.
 
-Texts never leave the rank that made them. Of the first `TRACED_PROMPTS` prompts and the first `TRACED_MEMBERS` members
-of an iteration a rank reports 9 bytes an answer: a checksum of its tokens, its reward, and whether it is empty or cut
-off. So the leader learns how far the noise changes answers, for at most 4.6 kB an iteration, however large the
-population is.
+Texts never leave the rank that generated them. For the first `TRACED_PROMPTS` prompts and the first `TRACED_MEMBERS`
+members of an iteration a rank reports 9 bytes per answer: a checksum of its tokens, its reward, and whether it is empty
+or cut off. That is at most 4.6 kB per iteration, for any population size.
 
-Knows nothing of what the figures mean for the run: that is `diagnosis`.
+Knows nothing of what the figures mean for the run: see `diagnosis`.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ Answers = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Shares in [0, 1] over the traced answers of an iteration; None where there is nothing to compare.
+    """Shares in [0, 1] over the traced answers of an iteration; None if there is nothing to compare.
 
-    cells: number of members' answers that are compared.
-    pair_identical: pairs and prompts whose two members answer alike.
-    alike: True if to every prompt all members give one answer.
-    distinct: different answers to a prompt, divided by the members; the mean over the prompts.
-    spread: prompts to which members got different rewards.
-    empty, cut_off: answers of members without text; answers that the length limit ended.
-    identical: answers of members that equal the unperturbed model's answer.
-    lost: answers of members below a reward of 1, to prompts for which the unperturbed model gets at least 1.
-    worse: answers of members with a lower reward than the unperturbed model's to the same prompt.
-    noisy: prompts to which equal answers got different rewards.
+    cells: number of compared answers of members.
+    pair_identical: share of (pair, prompt) for which both members give the same answer.
+    alike: True if for every prompt all members give the same answer.
+    distinct: number of different answers to a prompt divided by the number of members; mean over the prompts.
+    spread: share of prompts for which members got different rewards.
+    empty, cut_off: share of members' answers without text; of those that the length limit ended.
+    identical: share of members' answers that equal the unperturbed model's answer.
+    lost: share of members' answers with a reward below 1, to prompts for which the unperturbed model gets at least 1.
+    worse: share of members' answers with a lower reward than the unperturbed model's answer.
+    noisy: share of prompts for which equal answers got different rewards.
     reference: the answers of the unperturbed model.
     """
 
@@ -88,9 +87,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The answers of the unperturbed model: their number, how many of them differ, their mean reward (None: no reward),
-    the number of those with a reward of at least 1, and the shares in [0, 1] of those without text and of those that
-    the limit ended."""
+    """The answers of the unperturbed model.
+
+    answers: their number.
+    distinct: number of different answers.
+    reward: mean reward; None without rewards.
+    rights: number of answers with a reward of at least 1.
+    empty, cut_off: share in [0, 1] of answers without text; of those that the length limit ended.
+    """
 
     answers: int
     distinct: int
@@ -106,7 +110,7 @@ class Reference:
 
 
 def encode_answers(completions: Sequence[Completion], rewards: Sequence[float | None]) -> bytes:
-    """The first answers of a unit as bytes; a missing reward is NaN."""
+    """The first answers of a member as bytes; a missing reward is NaN."""
     traced = np.zeros(min(TRACED_PROMPTS, len(completions)), _ANSWER)
     for row, completion, reward in zip(traced, completions, rewards, strict=False):
         row["tokens"] = zlib.crc32(np.array(completion.token_ids, "<i8").tobytes())
@@ -116,7 +120,7 @@ def encode_answers(completions: Sequence[Completion], rewards: Sequence[float | 
 
 
 def decode_answers(data: bytes) -> Answers:
-    """The answers that `encode_answers` wrote, shape (P,)."""
+    """Answers from the bytes of `encode_answers`, shape (P,)."""
     return np.frombuffer(data, _ANSWER)
 
 
@@ -124,7 +128,7 @@ def compare(members: Mapping[int, Answers], pairs: Mapping[int, int], reference:
     """Compare the answers of one iteration.
 
     Args:
-        members: index of a member -> its answers; all of the same P prompts.
+        members: index of a member -> its answers, to the same P prompts.
         pairs: index of a member -> its noise pair. Members that share a pair are mirrored.
         reference: the answers of the unperturbed model to the same prompts, or None.
     """

@@ -1,5 +1,5 @@
-"""Answers that break: by the noise (members beside the unperturbed model), or by the updates (the unperturbed model
-beside what it was before). Knows figures only."""
+"""Finds answers that break: by the noise (members compared with the unperturbed model), or by the updates (the
+unperturbed model compared with earlier iterations). Knows figures only."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from es_llm.config import ESConfig
 from es_llm.trainer.learning.answers import Comparison, Reference
 
 BROKEN: Final = 0.2
-"""Members are broken if at most this share of the unperturbed model's sound (or right) answers still is."""
+"""Members are broken if they keep at most this share of the unperturbed model's sound (or right) answers."""
 
 FIRST: Final = 3
 CELLS: Final = 12
 CHANGED, WORSE = 0.9, 0.85
-"""Members are broken too if in the first `FIRST` iterations (two at least, and `CELLS` answers) the share `CHANGED` of
-their answers isn't the unperturbed model's, and the share `WORSE` gets a lower reward. This is judged at the beginning
-only: near its best a model is better than all of its members."""
+"""Members are broken too if in the first `FIRST` iterations (at least two, with `CELLS` answers) the share `CHANGED` of
+their answers differs from the unperturbed model's, and the share `WORSE` gets a lower reward. The rule is for the first
+iterations only: near its optimum a model is better than all of its members."""
 
 WINDOW: Final = 4
 SIGNIFICANT: Final = 4.0
-"""The unperturbed model is broken if in the last 2 to `WINDOW` iterations at most half of the expected sound (or right)
-answers are left, and the difference is at least `SIGNIFICANT` standard deviations of a binomial count."""
+"""The unperturbed model is broken if the last 2 to `WINDOW` iterations have at most half of the expected sound (or
+right) answers, and the difference is at least `SIGNIFICANT` standard deviations of a binomial count."""
 
 PAPER_SIGMA: Final = 1e-3
 """Qiu et al. (arXiv 2509.24372) use 5e-4 to 1.5e-3 for language models, and sigma / 2 as the learning rate."""
@@ -42,7 +42,7 @@ class Collapse:
         self._first: list[tuple[int, float, float]] = []
 
     def observe(self, step: int, compared: Comparison | None) -> list[tuple[str, str]]:
-        """(reason, message) of each collapse that this iteration shows, also if it was seen before."""
+        """(reason, message) of each collapse in this iteration, also if it was returned before."""
         if compared is None or compared.reference is None:
             return []
         self._references.append(compared.reference)
@@ -55,12 +55,12 @@ class Collapse:
 
     @property
     def has_fallen(self) -> bool:
-        """True if the unperturbed model's reward is lower than at first."""
+        """True if the unperturbed model's reward is lower than in its first iteration."""
         rewards = [one.reward for one in self._references if one.reward is not None]
         return len(rewards) > 1 and rewards[-1] < rewards[0]
 
     def rate_advice(self) -> str:
-        """What to do about updates that are too large."""
+        """Advice for updates that are too large."""
         rate, sigma = self._config.learning_rate, self._config.sigma
         wanted = min(rate / 3, sigma / 2) if rate > 2 * sigma else rate / 3
         return (
@@ -74,7 +74,7 @@ class Collapse:
         return f"`sigma` {sigma:g} is too large; try --sigma {wanted:.2g}"
 
     def _members(self, compared: Comparison, reference: Reference, step: int) -> str:
-        """The noise breaks what the unperturbed model does: the figure, or nothing."""
+        """Text with the figures if the noise breaks answers; empty if it doesn't."""
         lost = compared.lost is not None and reference.rights >= 2 and compared.lost >= 1 - BROKEN
         broken = reference.sound >= 0.5 and compared.sound <= BROKEN * reference.sound
         if self._again("members", lost or broken, step):
@@ -87,7 +87,7 @@ class Collapse:
         return self._garbled(compared, step)
 
     def _garbled(self, compared: Comparison, step: int) -> str:
-        """In the first iterations: other answers than the unperturbed model's, and worse ones."""
+        """Text with the figures if in the first iterations nearly all answers change and get worse; else empty."""
         if compared.worse is None or compared.identical is None or len(self._references) > FIRST:
             return ""
         self._first.append((compared.cells, compared.cells * compared.identical, compared.cells * compared.worse))
@@ -101,7 +101,7 @@ class Collapse:
         )
 
     def _weights(self, step: int) -> str:
-        """The unperturbed model gives broken answers, and did not before: the figure, or nothing."""
+        """Text with the figures if the unperturbed model's answers are broken and weren't before; else empty."""
         first, now = self._references[0], self._references[-1]
         one_answer = now.answers > 1 and now.distinct == 1 and 2 * first.distinct > first.answers
         if self._again("weights", one_answer and self.has_fallen, step):
@@ -119,11 +119,11 @@ class Collapse:
 
     @property
     def has_fallen_or_unknown(self) -> bool:
-        """True unless the unperturbed model's reward is known and at least what it was at first."""
+        """True unless the unperturbed model's reward is known and has not fallen."""
         return self.has_fallen or any(one.reward is None for one in (self._references[0], self._references[-1]))
 
     def _fallen(self, count: Callable[[Reference], int]) -> tuple[int, int, float] | None:
-        """(number now, answers now, share before) if far fewer answers count than before."""
+        """(number now, answers now, share before) if far fewer answers are counted than before; else None."""
         for window in range(2, WINDOW + 1):
             before, late = self._references[:-window], self._references[-window:]
             if not before:
@@ -136,6 +136,6 @@ class Collapse:
         return None
 
     def _again(self, what: str, broken: bool, step: int) -> bool:
-        """True if this was so in two iterations in a row, or in the run's last one."""
+        """True if `broken` holds in two iterations in a row, or in the run's last one."""
         self._in_a_row[what] = self._in_a_row.get(what, 0) + 1 if broken else 0
         return self._in_a_row[what] >= 2 or (broken and step >= self._config.max_steps)

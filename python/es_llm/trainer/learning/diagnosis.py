@@ -1,8 +1,8 @@
-"""Whether a run can learn: names the reason, with its figure and what to change, within three iterations.
+"""Why a run can't learn: names the reason, with a figure and what to change, within three iterations.
 
-A run can't learn while all members have the same fitness, since equal fitness moves nothing; nor once its weights give
-broken answers; nor while its steps are far too small. Every finding is reported once. `collapse` has the rules for
-answers that break. Knows figures only: no texts, no files, no ranks.
+A run can't learn while all members have the same fitness (the update is zero), after its answers have broken, or while
+its updates are far too small. Every finding is reported once. `collapse` has the rules for answers that break. Knows
+figures only: no texts, no files, no ranks.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from es_llm.trainer.learning.answers import Comparison
 from es_llm.trainer.learning.collapse import PAPER_SIGMA, Collapse
 
 STREAK: Final = 3
-"""Iterations in a row after which a missing signal is reported; at the third iteration of a call two are enough."""
+"""Iterations in a row after which a missing signal is reported; at the third iteration of a call two suffice."""
 
 MOSTLY: Final = 0.9
-"""Share of answers that counts as nearly all."""
+"""Share of answers that is nearly all of them."""
 
 STILL: Final = 0.01
 """An update that changes a smaller share of the live weights than this moves nothing."""
@@ -32,13 +32,19 @@ less than this share of sigma."""
 
 COLLAPSES: Final = ("sigma too large", "learning rate too large")
 _BESIDE_COLLAPSE: Final = {"empty answers", "answers cut off", "constant reward", "sigma too small"}
-"""What a collapse brings with it: not reported beside its reason."""
+"""Consequences of a collapse: not reported in addition to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Of one iteration. `fitness`: the known fitness of members. `completions`, `failures`, `empty`, `cut_off`: counts
-    over all members. `comparison`: see there. `step` counts from 1."""
+    """The figures of one iteration.
+
+    step: the iteration, counted from 1.
+    fitness: of the members whose fitness is known.
+    completions, failures, empty, cut_off: numbers of completions, failed rewards, completions without text, and
+        completions that the length limit ended; over all members.
+    comparison: of traced answers.
+    """
 
     step: int
     fitness: tuple[float, ...]
@@ -59,7 +65,7 @@ class Evidence:
 
 
 class Finding(NamedTuple):
-    """Why a run can't learn: a word for it, and a sentence with the figure and what to change."""
+    """Why a run can't learn: the reason, and a sentence with the figure and what to change."""
 
     reason: str
     message: str
@@ -77,9 +83,8 @@ class Diagnosis:
     """Takes the evidence of each iteration, in order, and gives new findings.
 
     Args:
-        config: the options whose values stand in the messages. A run of fewer than `STREAK` iterations is judged at its
-            last one.
-        why_failed: the text of the first failures of rewards.
+        config: its values appear in the messages. A run of fewer than `STREAK` iterations is diagnosed at its last one.
+        why_failed: returns the text about failed rewards.
     """
 
     def __init__(self, config: ESConfig, *, why_failed: Callable[[], str] = str) -> None:
@@ -91,13 +96,13 @@ class Diagnosis:
         self.flat_iterations = 0
 
     def recall(self, reason: str) -> bool:
-        """Take over a finding of an earlier call; true if it is a collapse, which holds for all that follows."""
+        """Take over a finding of an earlier call. True for a collapse: it isn't reported again, since no run recovers."""
         if reason in COLLAPSES:
             self._reported.add(reason)
         return reason in COLLAPSES
 
     def observe(self, evidence: Evidence) -> list[Finding]:
-        """The findings of this iteration that weren't reported before."""
+        """The findings of this iteration that were not reported before."""
         self._seen += 1
         findings = [Finding(*found) for found in self._collapse.observe(evidence.step, evidence.comparison)]
         findings += self._no_signal(evidence)
@@ -109,8 +114,8 @@ class Diagnosis:
         return new
 
     def moved(self, step: int, ratio: float, *, flat: bool) -> list[Finding]:
-        """The finding of an update that changed this share of the live weights. A `flat` one, zero on purpose, says
-        nothing."""
+        """The finding, if any, of an update that changed this share of the live weights. A `flat` update, of equal
+        fitness, is ignored."""
         if flat:
             return []
         config = self._config
@@ -137,7 +142,7 @@ class Diagnosis:
         )
 
     def _enough(self, streak: int, step: int) -> bool:
-        """True if a missing signal has lasted for as many iterations as it takes to report it."""
+        """True if a signal has been missing for enough iterations to be reported."""
         early, last = self._seen == STREAK and streak >= STREAK - 1, step >= self._config.max_steps
         return streak >= STREAK or early or (last and streak == self._seen > 0)
 
@@ -169,7 +174,7 @@ class Diagnosis:
         )
 
     def _flat(self, evidence: Evidence) -> Finding:
-        """The reason for equal fitness: the first that fits."""
+        """The first reason for equal fitness that applies."""
         compared, config, streak = evidence.comparison, self._config, self._flat_in_a_row
         value = f" {evidence.fitness[0]:.4g}" if evidence.fitness else ""
         iterations = f"{streak} iteration" + ("s" if streak > 1 else "")
@@ -191,7 +196,7 @@ class Diagnosis:
         return Finding("constant reward", f"{head}: {cause}. {self._constant(compared)}")
 
     def _alike(self, head: str, compared: Comparison, clipped: str) -> Finding:
-        """All members give equal answers: the model has collapsed if its reward has fallen, else the noise is small."""
+        """The reason for equal answers: a collapse if the model's reward has fallen, else noise that is too small."""
         message = f"{head}: all members give equal answers"
         if compared.identical is not None:
             message += f", {compared.identical:.0%} of them equal to the unperturbed model's"

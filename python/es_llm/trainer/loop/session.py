@@ -38,7 +38,7 @@ class Session(Program):
 
     Args:
         run: the run.
-        callbacks: are told what happens.
+        callbacks: called at their usual events.
         store: loads and saves weights.
         log: writes files, of this call alone.
         data: what is evaluated; None: nothing.
@@ -227,7 +227,7 @@ class Session(Program):
         """A rank was lost: write that, unless an earlier leader did."""
         if not events.was_lost(self._log.leading.events, rank):
             short = why.rstrip().rpartition("\n")[2]  # the last line of a traceback
-            message = f"rank {rank} was lost ({short}); the others go on"
+            message = f"rank {rank} was lost ({short}); the others continue"
             self._log.happened(events.lost(self._log.step, rank, why), message)
 
     def back(self, rank: int) -> None:
