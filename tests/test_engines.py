@@ -91,5 +91,5 @@ def test_an_engine_without_all_methods_is_refused(tmp_path):
 
 
 def test_an_unknown_engine_is_refused():
-    with pytest.raises(ConfigError, match="unknown engine 'hg'; did you mean 'hf'"):
-        load("hg")
+    with pytest.raises(ConfigError, match=r"unknown engine 'hfx'; did you mean 'hf'\? \(known: hf"):
+        load("hfx")

@@ -121,8 +121,11 @@ class _Rows:
 
 
 def _batching(model: Any, rows: _Rows) -> Batching:
-    """The batching that keeps answers equal. Tested in float32, where rounding is far smaller than a change of answers; in
-    the model's own type if it can't compute in float32."""
+    """The batching that keeps answers equal.
+
+    Tested in float32, where rounding is far smaller than a change of answers; in the model's own type if it can't
+    compute in float32.
+    """
     tolerance = _TOLERANCE
     try:
         with in_float32(model):

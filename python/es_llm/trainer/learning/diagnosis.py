@@ -96,7 +96,7 @@ class Diagnosis:
         self.flat_iterations = 0
 
     def recall(self, reason: str) -> bool:
-        """Take over a finding of an earlier call. True for a collapse: it isn't reported again, since no run recovers."""
+        """Take over a finding of an earlier call. True for a collapse: it is final, so it isn't reported again."""
         if reason in COLLAPSES:
             self._reported.add(reason)
         return reason in COLLAPSES
