@@ -5,8 +5,7 @@ The reference engine: it runs the module's own parameters as they are, so a memb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, final
 
 import torch
@@ -18,6 +17,7 @@ from es_llm.rollout import decoding
 from es_llm.rollout.decoding import Choose
 from es_llm.rollout.ends import end_ids, text_config
 from es_llm.rollout.engine import Completion
+from es_llm.rollout.generate import generate
 from es_llm.rollout.live_member import LiveMember
 from es_llm.rollout.probe import Batching, Look, look, text_within
 from es_llm.rollout.prompts import PromptEncoder
@@ -27,8 +27,6 @@ from es_llm.types import Prompt
 
 _Decode: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
 """(ids (B, T), mask (B, T), which prompts these are) -> generated ids (B, T')."""
-_Forced: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
-"""(logits (B, V), step) -> the next tokens (B,)."""
 _CONTEXT_NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -115,8 +113,7 @@ class HFEngine:
             ConfigError: a prompt without tokens, or messages without a chat template.
             ModelError: a token that the model has no embedding for.
         """
-        decode = self._decode if self._loop else self._generate
-        return self._complete(prompts, lambda ids_BT, mask_BT, _: decode(ids_BT, mask_BT))
+        return self._complete(prompts, lambda ids_BT, mask_BT, _: self._decode(ids_BT, mask_BT))
 
     def sample(
         self, prompts: Sequence[Prompt], addresses: Sequence[tuple[int, int]], *, seed: int, temperature: float
@@ -223,21 +220,19 @@ class HFEngine:
         device = self._model.get_input_embeddings().weight.device
         seen: list[torch.Tensor] = []
 
-        def forced(logits_BV: torch.Tensor, step: int) -> torch.Tensor:
+        def forced(logits_BV: torch.Tensor, row_B: torch.Tensor, step: int) -> torch.Tensor:
             seen.append(logits_BV.float().cpu())
             return logits_BV.new_full((len(logits_BV),), after[step], dtype=torch.long)
 
-        ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
-        if self._loop:
-            self._decode(ids_BT, mask_BT, lambda logits_BV, _, step: forced(logits_BV, step), steps=len(after))
-        else:
-            self._generate(ids_BT, mask_BT, forced, steps=len(after))
+        self._decode(ids_BT.to(device), mask_BT.to(device), forced, steps=len(after))
         return torch.stack(seen)
 
     def _decode(
         self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, choose: Choose | None = None, steps: int | None = None
     ) -> torch.Tensor:
-        return decoding.decode(
+        """Generated ids. With `steps`, exactly this number per row, whatever ends an answer."""
+        decode = decoding.decode if self._loop else generate
+        return decode(
             self._model,
             ids_BT,
             mask_BT,
@@ -247,52 +242,9 @@ class HFEngine:
             choose=choose,
         )
 
-    @torch.inference_mode()
-    def _generate(
-        self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, forced: _Forced | None = None, steps: int | None = None
-    ) -> torch.Tensor:
-        from transformers import GenerationConfig
-
-        width = ids_BT.shape[1]
-
-        def only_forced(so_far_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
-            assert forced is not None
-            tokens_B = forced(logits_BV, so_far_BT.shape[1] - width)
-            return torch.full_like(logits_BV, -torch.inf).scatter(1, tokens_B[:, None], 0.0)
-
-        config = GenerationConfig(
-            max_new_tokens=self._max_completion_length if steps is None else steps,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            pad_token_id=self._pad_id,
-            eos_token_id=list(self._eos_ids) if steps is None else None,
-        )
-        with _no_defaults(self._model):
-            output: torch.Tensor = self._model.generate(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                generation_config=config,
-                logits_processor=None if forced is None else [only_forced],
-            )
-        return output[:, width:]
-
 
 build = HFEngine
 """What the engine name `hf` stands for."""
-
-
-@contextmanager
-def _no_defaults(model: Any) -> Iterator[None]:
-    """Hide the model's generation defaults: `generate` fills every option that is None from them."""
-    from transformers import GenerationConfig
-
-    saved = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = saved
 
 
 def context_of(config: Any) -> int | None:
