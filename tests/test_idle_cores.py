@@ -14,7 +14,7 @@ from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
 from es_llm.rewards import inline
 from es_llm.team import Team
-from es_llm.trainer.assembly import cores, threads
+from es_llm.trainer.assembly import cores
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def length(completions, **columns):
 
 
 def test_the_leading_rank_says_it_once_at_the_start(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(threads, "usable_cores", lambda launched: 8)
+    monkeypatch.setattr(cores, "usable_cores", lambda launched: 8)
 
     def train(name, **options):
         config = ESConfig(
@@ -127,13 +127,13 @@ def test_the_leading_rank_says_it_once_at_the_start(tmp_path, monkeypatch, caplo
     assert "\n" not in line
     assert train("eight", torch_threads=8) == []
     caplog.clear()
-    threads.warn_of_idle_cores(ESConfig(), Team(SingleMailbox()), "cuda")
+    cores.warn_of_idle_cores(ESConfig(), Team(SingleMailbox()), "cuda")
     assert not caplog.records
 
 
 def test_the_line_is_in_the_output_of_the_command(tmp_path):
     code = (
-        "import sys; from es_llm.trainer.assembly import threads; threads.usable_cores = lambda launched: 8\n"
+        "import sys; from es_llm.trainer.assembly import cores; cores.usable_cores = lambda launched: 8\n"
         "from es_llm.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     words = ["train", "--max_steps", "1", "--population_size", "2", "--prompts_per_iteration", "2", "--eval_on_start",

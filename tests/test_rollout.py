@@ -11,8 +11,8 @@ from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.model.weights import Weights
 from es_llm.rollout import decoding
 from es_llm.rollout.ends import end_ids
+from es_llm.rollout.engine import LiveMember
 from es_llm.rollout.engines.hf import HFEngine
-from es_llm.rollout.live_member import LiveMember
 from tests.tiny_models import ARCHITECTURES, EOS, PAD, tiny_model, tiny_tokenizer
 
 PROMPTS = [f"{a} + {b * a} = " + "what?" * (b % 3) for a in range(1, 6) for b in range(4)]

@@ -8,7 +8,7 @@ from es_llm.rewards.batch import Failure, Scores
 from es_llm.rollout.engine import Completion
 from es_llm.units.counts import Counts, CountsCodec
 from es_llm.units.logged import REFUSED, encode_logged, logged_metrics, with_logged
-from es_llm.units.prefetcher import Prefetcher
+from es_llm.units.run_state import Prefetcher
 
 NAMES = ["f", "g"]
 

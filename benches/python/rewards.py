@@ -17,7 +17,7 @@ from measure import machine
 
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.scoring import Limits, Pending, RewardSet
-from es_llm.units.prefetcher import Prefetcher
+from es_llm.units.run_state import Prefetcher
 
 UNIT = 60
 

@@ -32,9 +32,9 @@ class EvaluationHistory:
         self._config = config
         self._known: dict[int, Evaluation] = {}
 
-    def get(self, step: int) -> Evaluation | None:
-        """The evaluation after `step` iterations, or None."""
-        return self._known.get(step)
+    def get(self, *steps: int) -> Evaluation | None:
+        """The evaluation after the first of these numbers of iterations that has one; None if none has."""
+        return next((self._known[step] for step in steps if step in self._known), None)
 
     def add(self, step: int, evaluation: Evaluation) -> None:
         """Add an evaluation; one without metrics if there were no rows to evaluate."""

@@ -19,8 +19,7 @@ from es_llm.types import Row
 from es_llm.units.completion_log import CompletionLog
 from es_llm.units.counts import Counts, CountsCodec
 from es_llm.units.logged import encode_logged, logged_metrics, with_logged
-from es_llm.units.prefetcher import Prefetcher
-from es_llm.units.run_state import RunState
+from es_llm.units.run_state import Prefetcher, RunState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
 from es_llm.evaluation.program import evaluate
 from es_llm.team import Lead, Team
-from es_llm.trainer.assembly.parts import EvalData, Given, build_run
+from es_llm.trainer.assembly.parts import EvalData, build_run
 from es_llm.trainer.assembly.training import train
 from es_llm.trainer.loop.output import TrainOutput
 from es_llm.trainer.trl_face import TrlFace
@@ -71,20 +71,18 @@ class ESTrainer(TrlFace):
     ) -> None:
         _refuse(others)
         self._parts = build_run(
-            Given(
-                model=model,
-                reward_funcs=reward_funcs,
-                args=args,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
-                processing_class=processing_class,
-                callbacks=callbacks,
-                metric_funcs=metric_funcs,
-                answer_of=answer_of,
-                text_prompts=text_prompts,
-                team=team,
-                script=script,
-            )
+            model=model,
+            reward_funcs=reward_funcs,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            metric_funcs=metric_funcs,
+            answer_of=answer_of,
+            text_prompts=text_prompts,
+            team=team,
+            script=script,
         )
         self.run, self.callbacks = self._parts.run, self._parts.callbacks
         self.args, self.team = self.run.config, self.run.team

@@ -1,24 +1,26 @@
-"""What a run consists of while it runs, on one rank."""
+"""What a run consists of on one rank, and how it works on a unit: generate, and begin the next one meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from es_llm._core import Member, Population, plan_units
 from es_llm.config import ESConfig
 from es_llm.model.weights import Weights
 from es_llm.rewards.batch import Batch, TrainerState
 from es_llm.rewards.scoring import RewardSet
-from es_llm.rollout.engine import Completion, RolloutEngine
-from es_llm.rollout.live_member import LiveMember
+from es_llm.rollout.engine import Completion, LiveMember, RolloutEngine
 from es_llm.team import Team
 from es_llm.types import Row
 
 ITERATE: Final = 0
 EVALUATE: Final = 1
 """Kinds of rounds (see `Round`): units of an iteration, and of an evaluation."""
+
+
+Begun = TypeVar("Begun")
 
 
 class Prompts(Protocol):
@@ -102,3 +104,25 @@ class RunState:
             save_steps=config.save_steps,
             train_batch_size=self.prompts.per_iteration,
         )
+
+
+class Prefetcher(Generic[Begun]):
+    """Begins the unit after the one that is asked for.
+
+    Args:
+        begin: the first half of a unit: generate, and submit the completions to be graded.
+        upcoming: the unit after the current one, or None if it isn't known yet.
+    """
+
+    def __init__(self, begin: Callable[[int], Begun], upcoming: Callable[[], int | None]) -> None:
+        self._begin, self._upcoming = begin, upcoming
+        self._begun: dict[int, Begun] = {}
+
+    def take(self, unit: int) -> Begun:
+        """The unit, begun; then the next one is begun too, if it is known."""
+        mine = self._begun.pop(unit) if unit in self._begun else self._begin(unit)
+        self._begun.clear()  # a unit that was begun in vain: another rank was faster
+        following = self._upcoming()
+        if following is not None and following != unit:
+            self._begun[following] = self._begin(following)
+        return mine

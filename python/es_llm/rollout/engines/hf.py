@@ -16,9 +16,8 @@ from es_llm.model.targets import Target, own_targets
 from es_llm.rollout import decoding
 from es_llm.rollout.decoding import Choose
 from es_llm.rollout.ends import end_ids, text_config
-from es_llm.rollout.engine import Completion
+from es_llm.rollout.engine import Completion, LiveMember
 from es_llm.rollout.generate import generate
-from es_llm.rollout.live_member import LiveMember
 from es_llm.rollout.probe import Batching, Look, look, text_within
 from es_llm.rollout.prompts import PromptEncoder
 from es_llm.rollout.sampling import sampler, token_log_probs

@@ -32,15 +32,14 @@ from es_llm.model.weights import Weights
 from es_llm.rewards.processes import open_standard_descriptors
 from es_llm.rewards.scoring import RewardSet
 from es_llm.rollout import load_engine
-from es_llm.rollout.engine import LogProbs, RolloutEngine
+from es_llm.rollout.engine import LiveMember, LogProbs, RolloutEngine
 from es_llm.rollout.form import PromptForm
-from es_llm.rollout.live_member import LiveMember
 from es_llm.team import Team
 from es_llm.trainer.assembly.arguments import as_list, require_config, require_model, require_tokenizer
+from es_llm.trainer.assembly.cores import configure_threads, reward_limits
 from es_llm.trainer.assembly.header import RunHeader
 from es_llm.trainer.assembly.model import TrainedModel
 from es_llm.trainer.assembly.rows import columns_of, eval_sets, is_stream, rows_of
-from es_llm.trainer.assembly.threads import configure_threads, reward_limits
 from es_llm.trainer.data.order import PromptOrder
 from es_llm.trainer.data.stream import PromptStream
 from es_llm.trainer.loop.weight_store import WeightStore
@@ -50,24 +49,6 @@ from es_llm.units.run_state import Prompts, RunState
 logger = logging.getLogger(__name__)
 
 EvalData: TypeAlias = Iterable[Row] | Mapping[str, Iterable[Row]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """The arguments of `ESTrainer`, as they are described there."""
-
-    model: Any
-    reward_funcs: RewardFunction | Sequence[RewardFunction]
-    args: ESConfig | TrainingArguments | None
-    train_dataset: Iterable[Row] | None
-    eval_dataset: EvalData | None
-    processing_class: Any
-    callbacks: Sequence[Any] | None
-    metric_funcs: Mapping[str, RewardFunction] | None
-    answer_of: Callable[[str], str | None]
-    text_prompts: TextPrompts
-    team: Team | None
-    script: ScriptArguments | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,61 +92,66 @@ class RunParts:
         return EvaluationSets(sets=sets, answer_of=self.answer_of, base=base)
 
 
-def build_run(given: Given) -> RunParts:
-    """Build and check a run.
+def build_run(
+    *,
+    model: Any,
+    reward_funcs: Any,
+    args: ESConfig | TrainingArguments | None,
+    train_dataset: Iterable[Row] | None,
+    eval_dataset: EvalData | None,
+    processing_class: Any,
+    callbacks: Sequence[Any] | None,
+    metric_funcs: Mapping[str, RewardFunction] | None,
+    answer_of: Callable[[str], str | None],
+    text_prompts: TextPrompts,
+    team: Team | None,
+    script: ScriptArguments | None,
+) -> RunParts:
+    """Build and check a run from the arguments of `ESTrainer`.
 
     Raises:
         ConfigError, ModelError, RewardError: something can't be used; nothing was written.
     """
     open_standard_descriptors()
-    require_model(given.model)
-    require_tokenizer(given.processing_class)
-    taken = require_config(given.args, given.model, given.train_dataset, given.script)
-    config, team = taken.config, given.team if given.team is not None else Team(select_mailbox())
+    require_model(model)
+    require_tokenizer(processing_class)
+    taken = require_config(args, model, train_dataset, script)
+    config, team = taken.config, team if team is not None else Team(select_mailbox())
     if taken.notice and team.rank == 0:
         logger.warning(taken.notice)
     trackers = make_trackers(config)
     configure_threads(config, team)
-    rewards = _rewards(given, config, team)
-    model = TrainedModel(given.model, given.processing_class, taken.source)
+    functions: list[Any] = [reward_funcs] if isinstance(reward_funcs, str) else as_list(reward_funcs, "reward_funcs")
+    limits = reward_limits(config, team)
+    rewards = RewardSet(functions, config.reward_weights, metrics=metric_funcs, limits=limits)
+    trained = TrainedModel(model, processing_class, taken.source)
     if config.eval_kl:
-        model.keep_base()
+        trained.keep_base()
     if config.dtype is None:
-        config = replace(config, dtype=model.stored_dtype())
-    dataset = given.train_dataset
-    rows = dataset if is_stream(dataset) else rows_of(dataset, "train_dataset")
-    form = PromptForm(config, model.tokenizer, given.text_prompts)
-    sets = _held_out(given.eval_dataset, form, rewards)
-    engine = _engine(config, model)
+        config = replace(config, dtype=trained.stored_dtype())
+    rows = train_dataset if is_stream(train_dataset) else rows_of(train_dataset, "train_dataset")
+    form = PromptForm(config, trained.tokenizer, text_prompts)
+    sets = _held_out(eval_dataset, form, rewards)
+    engine = _engine(config, trained)
     prompts = _prompts(config, rows, form, engine)
     engine.check_lengths([row["prompt"] for own in sets.values() for row in own])
     rewards.require_columns(columns_of(prompts.first()), "`train_dataset`")
-    run = _run(config, team, model, engine, rewards, prompts)
+    run = _run(config, team, trained, engine, rewards, prompts)
     parts = RunParts(
         run=run,
-        model=model,
+        model=trained,
         train_dataset=rows,
         sets=sets,
         form=form,
-        answer_of=given.answer_of,
-        callbacks=_callbacks(run, model, form, [*as_list(given.callbacks, "callbacks"), *trackers]),
-        store=WeightStore(run, model.module, model.tokenizer, model.load_base if model.is_named else None),
-        header=RunHeader(run, model, given.script),
+        answer_of=answer_of,
+        callbacks=_callbacks(run, trained, form, [*as_list(callbacks, "callbacks"), *trackers]),
+        store=WeightStore(run, trained.module, trained.tokenizer, trained.load_base if trained.is_named else None),
+        header=RunHeader(run, trained, script),
         hub=taken.hub,
     )
     rewards.open()
     parts.callbacks.call("on_init_end")
     return parts
-
-
-def _rewards(given: Given, config: ESConfig, team: Team) -> RewardSet:
-    functions = given.reward_funcs
-    return RewardSet(
-        [functions] if isinstance(functions, str) else as_list(functions, "reward_funcs"),
-        config.reward_weights,
-        metrics=given.metric_funcs,
-        limits=reward_limits(config, team),
-    )
 
 
 def _held_out(dataset: EvalData | None, form: PromptForm, rewards: RewardSet) -> dict[str, list[Row]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from es_llm.checkpoint.opening import RunOpener
 from es_llm.config import ESConfig
 from es_llm.errors import JournalTakenError
+from es_llm.trainer.assembly.cores import warn_of_idle_cores
 from es_llm.trainer.assembly.parts import RunParts
-from es_llm.trainer.assembly.threads import warn_of_idle_cores
 from es_llm.trainer.loop.output import TrainOutput
 from es_llm.trainer.loop.run_log import RunLog
 from es_llm.trainer.loop.session import Session

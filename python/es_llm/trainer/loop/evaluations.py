@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from es_llm.checkpoint.events import Event
-from es_llm.evaluation.history import Best, EvaluationHistory
+from es_llm.evaluation.history import EvaluationHistory
 from es_llm.evaluation.work import Evaluation, EvaluationSets, EvaluationWork
 from es_llm.team import Outcome, Round, Table, Team
 from es_llm.trainer.loop.run_log import RunLog
@@ -24,26 +23,12 @@ class Evaluations:
 
     def __init__(self, run: RunState, data: EvaluationSets | None, log: RunLog) -> None:
         self._run, self._data, self._log = run, data, log
-        self._history = EvaluationHistory(run.config)
+        self.history = EvaluationHistory(run.config)
         self._work: EvaluationWork | None = None
-
-    @property
-    def best(self) -> Best | None:
-        """See `EvaluationHistory.best`."""
-        return self._history.best
-
-    @property
-    def hopeless(self) -> bool:
-        """True if `early_stopping_patience` is over."""
-        return self._history.hopeless
-
-    def get(self, *steps: int) -> Evaluation | None:
-        """The evaluation after the first of these numbers of iterations that has one."""
-        return next((known for known in map(self._history.get, steps) if known is not None), None)
 
     def due(self, step: int, *, last: bool, asked: bool) -> bool:
         """See `EvaluationHistory.due`; False without rows."""
-        return self._data is not None and self._history.due(step, last=last, asked=asked)
+        return self._data is not None and self.history.due(step, last=last, asked=asked)
 
     def begin(self, team: Team) -> None:
         """Leader: open the round of an evaluation."""
@@ -58,9 +43,9 @@ class Evaluations:
         """Leader: the evaluation that all units make; written, and noted by all ranks."""
         step = self._run.population.iteration
         evaluation = self._current().result(table, self._run.config.num_completions_to_print)
-        self._history.add(step, evaluation)
+        self.history.add(step, evaluation)
         self._log.write_completions(f"eval-{step:05d}")
-        event = self._history.event(step)
+        event = self.history.event(step)
         self._log.leading.append_event(event)
         team.note(json.dumps(event | {"answers": []}).encode())
         self._log.evaluation(step, evaluation.metrics)
@@ -72,14 +57,10 @@ class Evaluations:
 
     def read(self, event: Event) -> bool:
         """Take an evaluation from an event of a journal; False if the event is of another kind."""
-        if not self._history.read(event):
+        if not self.history.read(event):
             return False
         self._log.write_completions(f"eval-{event['step']:05d}")
         return True
-
-    def missing(self, journaled: Sequence[Event]) -> list[Event]:
-        """Events of the evaluations that are not among those of a journal."""
-        return self._history.missing(journaled)
 
     def _current(self) -> EvaluationWork:
         if self._work is None:

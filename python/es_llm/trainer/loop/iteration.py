@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
-from es_llm._core import FitnessTable, Record, unit_score
+from es_llm._core import FitnessTable, Record, UpdateReport, unit_score
+from es_llm.checkpoint.metrics_log import record_metrics
 from es_llm.rewards.scoring import Graded, Pending
 from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
@@ -31,9 +32,8 @@ from es_llm.trainer.learning.answers import (
 from es_llm.trainer.learning.diagnosis import Evidence
 from es_llm.units.completion_log import CompletionLog
 from es_llm.units.counts import Counts, CountsCodec
-from es_llm.units.logged import encode_logged, logged_metrics
-from es_llm.units.prefetcher import Prefetcher
-from es_llm.units.run_state import ITERATE, RunState, Unit
+from es_llm.units.logged import encode_logged, logged_metrics, with_logged
+from es_llm.units.run_state import ITERATE, Prefetcher, RunState, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,3 +205,33 @@ def _unpack(figures: bytes) -> tuple[bytes, bytes]:
     """Traced answers and logged figures; the inverse of `_pack`."""
     size = 4 + int.from_bytes(figures[:4], "little")
     return figures[4:size], figures[size:]
+
+
+def iteration_metrics(
+    record: Record, figures: Figures | None, report: UpdateReport, seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """Metrics of an iteration: of its record, of its completions (if this rank led it) and of its update; and what
+    reward functions logged, under names that are not the trainer's."""
+    completions = {
+        "completions/mean_length": figures.counts.mean_length,
+        "completions/clipped_ratio": figures.counts.clipped_ratio,
+        "completions/empty_ratio": figures.counts.empty / figures.counts.completions,
+        "rewards/failures": figures.failures,
+        **figures.rewards,
+        **(figures.comparison.metrics() if figures.comparison is not None else {}),
+    } if figures is not None else {}  # fmt: skip
+    own = {
+        **record_metrics(record),
+        **completions,
+        "update/norm": report.update_norm,
+        "update/cosine": report.cosine,
+        "update/moved_ratio": report.moved / report.elements,
+        "update/nonfinite": report.nonfinite,
+        "seconds": seconds.get("total", 0.0),
+        **{f"seconds/{name}": value for name, value in seconds.items() if name != "total"},
+    }
+    return with_logged(own, figures.logged, _LATER) if figures is not None else own
+
+
+_LATER: Final = ("rewards/wait_ratio", "bytes_sent", "bytes_received", "epoch")
+"""Names of figures that are added to these."""

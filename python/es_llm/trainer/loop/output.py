@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from es_llm.trainer.loop.evaluations import Evaluations
+from es_llm.evaluation.history import EvaluationHistory
 from es_llm.units.run_state import RunState
 
 
@@ -33,17 +33,17 @@ class TrainOutput:
         return float("nan")
 
 
-def result_of(run: RunState, evaluations: Evaluations, *, resumed_at: int, seconds: float) -> dict[str, Any]:
+def result_of(run: RunState, history: EvaluationHistory, *, resumed_at: int, seconds: float) -> dict[str, Any]:
     """The content of `result.json`.
 
     Args:
         run: at its end.
-        evaluations: those of the run.
+        history: evaluations of the run.
         resumed_at: number of iterations when the call began.
         seconds: of all iterations.
     """
-    step, best = run.population.iteration, evaluations.best
-    before, after = evaluations.get(0, resumed_at), evaluations.get(step)
+    step, best = run.population.iteration, history.best
+    before, after = history.get(0, resumed_at), history.get(step)
     result = {
         "steps": step,
         "seconds": seconds,

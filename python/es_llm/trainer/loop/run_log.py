@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from es_llm._core import Record
@@ -15,13 +16,36 @@ from es_llm.checkpoint.metrics_log import evaluation_metrics
 from es_llm.checkpoint.opening import RunOpener
 from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.run_files import RunFiles, copy_of, taken_from
+from es_llm.checkpoint.snapshot import SnapshotIdentity
 from es_llm.errors import JournalError, JournalTakenError, LeftOutError
 from es_llm.trainer.learning.diagnosis import Finding
-from es_llm.trainer.loop.progress import Progress
 from es_llm.units.completion_log import CompletionLog
 from es_llm.units.run_state import RunState
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a call of `train` has come on one rank.
+
+    records: all records that this rank applied.
+    resumed_at: number of iterations that the journal held when the call began.
+    snapshot: what this rank's weights began from; None: the base model.
+    begun: the callbacks know that the training has begun.
+    halting: a rank was asked to end soon.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    resumed_at: int = 0
+    snapshot: SnapshotIdentity | None = None
+    begun: bool = False
+    halting: bool = False
+
+    @property
+    def started_at(self) -> int:
+        """Number of iterations before the weights that this rank began from."""
+        return 0 if self.snapshot is None else self.snapshot.step
 
 
 class RunLog:

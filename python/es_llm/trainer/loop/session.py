@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from es_llm._core import Record, UpdateReport
@@ -15,19 +16,16 @@ from es_llm.checkpoint.events import Event
 from es_llm.checkpoint.lock import is_abandoned
 from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.run_files import RunFiles, other_records
+from es_llm.checkpoint.snapshot import SnapshotIdentity
 from es_llm.errors import EsError
 from es_llm.evaluation.work import EvaluationSets
 from es_llm.team import Outcome, Program, Round, Table, Team
 from es_llm.trainer.learning.diagnosis import Diagnosis, failures_of
 from es_llm.trainer.loop.evaluations import Evaluations
-from es_llm.trainer.loop.iteration import Figures, Iteration
-from es_llm.trainer.loop.metrics import iteration_metrics
+from es_llm.trainer.loop.iteration import Figures, Iteration, iteration_metrics
 from es_llm.trainer.loop.output import TrainOutput, result_of
-from es_llm.trainer.loop.progress import Progress, Welcome
-from es_llm.trainer.loop.rebuilding import Rebuilding
-from es_llm.trainer.loop.run_log import RunLog
-from es_llm.trainer.loop.snapshots import SnapshotSchedule
-from es_llm.trainer.loop.weight_store import WeightStore
+from es_llm.trainer.loop.run_log import Progress, RunLog
+from es_llm.trainer.loop.weight_store import Rebuilding, SnapshotSchedule, WeightStore
 from es_llm.units.run_state import ITERATE, RunState
 
 logger = logging.getLogger(__name__)
@@ -63,13 +61,15 @@ class Session(Program):
         known = team.records()
         lacking = files.agree_with(known)
         self._read(files.events)
-        for event in self._evaluations.missing(files.events):
+        for event in self._evaluations.history.missing(files.events):
             files.append_event(event)
         if not progress.begun:
             self._resume(files, f"{team.mailbox.job} {team.calls}")
         self._log.begin()
         self._callbacks.state.is_world_process_zero = self._callbacks.state.is_local_process_zero = True
-        team.welcome(Welcome(files.directory, progress.resumed_at, progress.snapshot).encode())
+        snapshot = None if progress.snapshot is None else asdict(progress.snapshot)
+        start = {"directory": str(files.directory.path), "resumed_at": progress.resumed_at, "snapshot": snapshot}
+        team.welcome(json.dumps(start).encode())
         if not team.restore(len(known), lacking):
             raise other_records(files.directory)
         self._log.enter(files.directory, progress)
@@ -101,18 +101,21 @@ class Session(Program):
 
     def welcome(self, payload: bytes) -> None:
         """Join the call of a leader: start from the weights that it started from."""
-        leader, progress = Welcome.decode(payload), self._progress
-        progress.resumed_at = leader.resumed_at
-        self._log.open_copy(leader.directory, progress.records)
-        if not progress.begun and leader.snapshot is not None and not progress.records:
-            seen = self._store.start_like(leader.directory.path, leader.snapshot)
-            progress.snapshot = leader.snapshot if seen else None
-        self._log.enter(leader.directory, progress)
+        start, progress = json.loads(payload), self._progress
+        directory = RunDirectory(Path(start["directory"]))
+        progress.resumed_at = start["resumed_at"]
+        self._log.open_copy(directory, progress.records)
+        if not progress.begun and start["snapshot"] and not progress.records:
+            snapshot = SnapshotIdentity(**start["snapshot"])
+            progress.snapshot = snapshot if self._store.start_like(directory.path, snapshot) else None
+        self._log.enter(directory, progress)
 
     def advance(self, team: Team) -> None:
         """Begin the next evaluation or iteration, or end the call."""
         step, control = self._run.population.iteration, self._callbacks.control
-        stopping = step >= self._run.config.max_steps or self._evaluations.hopeless or control.should_training_stop
+        stopping = (
+            step >= self._run.config.max_steps or self._evaluations.history.hopeless or control.should_training_stop
+        )
         if self._progress.halting:
             self._finish(team)
         elif self._evaluations.due(step, last=stopping, asked=control.should_evaluate):
@@ -142,7 +145,9 @@ class Session(Program):
             self._publish(team, round_, table)
             return
         self._evaluations.complete(team, table)
-        if (best := self._evaluations.best) is not None:  # after the callbacks, which compare with the older value
+        if (
+            best := self._evaluations.history.best
+        ) is not None:  # after the callbacks, which compare with the older value
             self._callbacks.state.best_metric, self._callbacks.state.best_global_step = best.value, best.step
 
     def _publish(self, team: Team, round_: Round, table: Table) -> None:
@@ -249,7 +254,7 @@ class Session(Program):
         """Leader: write the model and the result, unless the call was interrupted, and end the call."""
         files, step, interrupted = self._log.leading, self._run.population.iteration, self._progress.halting
         resumed_at = self._progress.resumed_at
-        result = result_of(self._run, self._evaluations, resumed_at=resumed_at, seconds=files.seconds())
+        result = result_of(self._run, self._evaluations.history, resumed_at=resumed_at, seconds=files.seconds())
         if (warning := self._diagnosis.flat_warning(step - resumed_at)) is not None:
             logger.warning("%s", warning)
         if interrupted:
@@ -269,8 +274,8 @@ class Session(Program):
         self._log.enter(RunDirectory(Path(end["directory"])), self._progress)  # for a rank that joined after the end
         self._callbacks.call("on_train_end")
         self._log.close()
-        before = self._evaluations.get(0, self._progress.resumed_at)
-        after = self._evaluations.get(end["result"]["steps"])
+        before = self._evaluations.history.get(0, self._progress.resumed_at)
+        after = self._evaluations.history.get(end["result"]["steps"])
         return TrainOutput(
             global_step=end["result"]["steps"],
             metrics=end["result"],

@@ -1,4 +1,7 @@
-"""Loads and saves the weights of a run: base model, snapshots, records; exports."""
+"""The weights of a run: loaded and saved, compared between ranks, and rebuilt from the journal.
+
+A run continues without a snapshot that can't be written: its journal is complete.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from es_llm._core import Record
+from es_llm.callbacks.handler import Callbacks
+from es_llm.checkpoint import events
 from es_llm.checkpoint.export import export_model
+from es_llm.checkpoint.replay import last_digest, require_digest
 from es_llm.checkpoint.snapshot import SnapshotIdentity, Snapshots
-from es_llm.errors import LeftOutError, ModelError
+from es_llm.errors import DivergenceError, LeftOutError, ModelError
+from es_llm.team import Team
+from es_llm.trainer.loop.evaluations import Evaluations
+from es_llm.trainer.loop.run_log import Progress, RunLog
 from es_llm.units.run_state import RunState
 
 logger = logging.getLogger(__name__)
@@ -105,3 +114,86 @@ class WeightStore:
                 digest = weights.digest()
         assert digest is not None, (first, compared, len(records))
         return digest
+
+
+class SnapshotSchedule:
+    """Saves snapshots every `save_steps`, at the end, of the best evaluation, and when a callback asks for one."""
+
+    def __init__(
+        self, run: RunState, callbacks: Callbacks, store: WeightStore, log: RunLog, evaluations: Evaluations
+    ) -> None:
+        self._run, self._callbacks, self._store = run, callbacks, store
+        self._log, self._evaluations = log, evaluations
+        self._saved = 0
+
+    def save_if_due(self, progress: Progress, *, last: bool = False) -> None:
+        """Save a snapshot after the records so far, if one is due. `last`: no iteration follows."""
+        config, control, best = self._run.config, self._callbacks.control, self._evaluations.history.best
+        step, steps = self._run.population.iteration, config.save_steps
+        regular = steps > 0 and (last or step % steps == 0)
+        if not (regular or control.should_save or (best is not None and best.step == step)):
+            return
+        control.should_save = False
+        if step <= max(self._saved, progress.started_at):
+            return
+        self._saved = step
+        directory, kept = self._log.leading.directory.path, None if best is None else best.step
+        try:
+            self._store.save(directory, progress.records, config.save_total_limit, kept)
+        except ModelError as error:
+            self._log.happened(events.snapshot_failed(self._log.step, str(error)), f"no snapshot: {error}")
+        else:
+            self._log.append_event(events.snapshot(step))
+            self._callbacks.call("on_save")
+
+
+class Rebuilding:
+    """Compares and rebuilds the weights of one rank."""
+
+    def __init__(self, run: RunState, store: WeightStore, log: RunLog, progress: Progress) -> None:
+        self._run, self._store, self._log, self._progress = run, store, log, progress
+
+    def applied(self, team: Team, iteration: int) -> None:
+        """A record was applied: check the weights against the journal, and report their digest if ranks compare it.
+
+        Raises:
+            DivergenceError: replayed weights don't have the digest that the journal holds.
+        """
+        resumed_at, digests = self._progress.resumed_at, self._log.digests
+        replayed = self._progress.started_at - 1 <= iteration < resumed_at
+        if replayed and iteration == last_digest(digests, resumed_at):
+            require_digest(self._run.weights, iteration, digests)
+        if self._is_compared(iteration):
+            team.digest(iteration, self._run.weights.digest())
+
+    def diverged(self, ranks: Sequence[int], iteration: int, *, hopeless: bool) -> None:
+        """Ranks have other weights than the majority: they rebuild them, or the run stops.
+
+        Raises:
+            DivergenceError: the run stops.
+        """
+        message = f"after step {iteration + 1} rank(s) {list(ranks)} hold other weights than the majority"
+        if not hopeless:
+            agreed = last_digest(self._log.leading.digests, iteration)
+            first = 1 if agreed is None else agreed + 2
+            message += f"; rewards of steps {first} to {iteration + 1} may come from them"
+        if hopeless or self._run.config.on_divergence == "stop":
+            again = ", also after they were rebuilt" if hopeless else ""
+            raise DivergenceError(f"{message}{again}; the journal is right: resume from it")
+        self._log.happened(events.diverged(self._log.step, ranks), f"{message}; they are rebuilt from the journal")
+
+    def rebuild(self, team: Team, iteration: int) -> None:
+        """Rebuild this rank's weights, then report the digest of the last iteration at which ranks compare digests:
+        `iteration`, or a later one."""
+        assert self._log.directory is not None
+        records = self._progress.records
+        later = range(iteration + 1, len(records))
+        last = max((known for known in later if self._is_compared(known)), default=iteration)
+        digest = self._store.rebuild(
+            self._log.directory.path, records, self._log.digests, compared=last + 1, alive=team.alive
+        )
+        team.digest(last, digest)
+
+    def _is_compared(self, iteration: int) -> bool:
+        steps = self._run.config.digest_steps
+        return steps > 0 and (iteration + 1) % steps == 0 and iteration + 1 >= self._progress.resumed_at
