@@ -45,8 +45,6 @@ class TrlFace(ABC):
     def _lead(self, work: Callable[[], None]) -> None:
         """Collective: the leading rank calls `work`."""
 
-    # ---- state and callbacks ------------------------------------------------------------------------
-
     @property
     def state(self) -> Any:
         """transformers' `TrainerState`: `global_step`, `max_steps`, `log_history` (of the leading rank)."""
@@ -79,8 +77,6 @@ class TrlFace(ABC):
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.callbacks.call("on_log", logs=dict(logs))
 
-    # ---- processes ----------------------------------------------------------------------------------
-
     @property
     def accelerator(self) -> Processes:
         """The ranks, under the names of accelerate."""
@@ -97,8 +93,6 @@ class TrlFace(ABC):
     def end(self) -> None:
         """End the workers for rewards; nothing can be trained or evaluated afterwards."""
         self.run.rewards.close()
-
-    # ---- files --------------------------------------------------------------------------------------
 
     def save_state(self) -> None:
         """Write `trainer_state.json` to the run's directory. A resume needs only the journal."""
@@ -123,8 +117,6 @@ class TrlFace(ABC):
         if combined:
             self._results = {**getattr(self, "_results", {}), **metrics}
             write_json(directory / "all_results.json", self._results)
-
-    # ---- the hub ------------------------------------------------------------------------------------
 
     @property
     def hub_model_id(self) -> str | None:
@@ -181,8 +173,6 @@ class TrlFace(ABC):
         )
         self._hub, done = upload(RunDirectory(self._home()).model, target, commit_message, blocking=blocking)
         return done
-
-    # ---- where things are ---------------------------------------------------------------------------
 
     def _home(self) -> Path:
         """The directory of the last run, else `output_dir`."""

@@ -67,8 +67,6 @@ class RunLog:
         self.start_clock()
         self._traffic = run.team.traffic
 
-    # Files
-
     def open(self) -> RunFiles:
         """Open the run's directory as its leader; before that, close this rank's copy of the journal."""
         self.leave()
@@ -160,8 +158,6 @@ class RunLog:
         if self.completions is not None and self.directory is not None:
             self.completions.write(self.directory.path, name)
 
-    # What happened
-
     @property
     def step(self) -> int:
         """The number of iterations done, as events have it."""
@@ -176,8 +172,6 @@ class RunLog:
         """Write why this run can't learn."""
         for finding in findings:
             self.happened(events.finding(self.step, finding.reason, finding.message), finding.message)
-
-    # Metrics
 
     def start_clock(self) -> None:
         """An iteration or evaluation begins."""
