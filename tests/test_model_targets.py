@@ -64,25 +64,6 @@ def test_a_parameter_without_a_target_keeps_its_values():
     assert "lm_head.weight" not in {parameter.name for parameter in weights.table.parameters}
 
 
-def test_writes_tell_whether_weights_were_written():
-    weights = Weights(tiny_model("llama"))
-    population = Population(run_seed=3, population_size=2)
-    record = population.tell([1.0, 2.0], sigma=0.1, learning_rate=0.1)
-    for write in (
-        weights.unperturb,
-        weights.write_module,
-        lambda: weights.perturb(population.ask()[0], run_seed=3, sigma=0.1),
-        lambda: weights.update(record, run_seed=3),
-        lambda: weights.reset(tiny_model("llama", seed=1)),
-    ):
-        before = weights.writes
-        write()
-        assert weights.writes > before
-    before = weights.writes
-    weights.digest(), weights.sha256()
-    assert weights.writes == before
-
-
 @pytest.mark.parametrize(
     ("rows", "shape", "message"),
     [

@@ -76,6 +76,7 @@ class EvaluationWork:
     def __init__(self, run: RunState, data: EvaluationSets, round_: Round, log: CompletionLog | None = None) -> None:
         self._run, self._data, self._log = run, data, log
         self._samples = run.config.eval_num_samples
+        run.live.forget()
         self._units = [unit for name, rows in data.sets.items() for unit in self._units_of(name, len(rows))]
         self._greedy: dict[int, list[Completion]] = {}
         self._prefetcher = Prefetcher(self._begin, lambda: run.team.upcoming(round_))

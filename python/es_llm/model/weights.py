@@ -93,8 +93,6 @@ class Weights:
         self._placed = place_targets(self.table, targets, self.master)
         self._frozen = [Live(name, weight) for name, weight in named.items()]
         self._told: set[str] = set()
-        self.writes = 0
-        """How often live or master weights were written: what was computed from them before is out of date."""
         self.unperturb()
         for live in (*(placed.live for placed in self._placed), *self._frozen):
             live.require_finite()
@@ -110,7 +108,6 @@ class Weights:
 
         Returns how many of them are NaN or infinite, and logs a warning for the first such member of each tensor.
         """
-        self.writes += 1
         counts = self._pass(
             self._placed,
             lambda part: self._backend.perturb_into(
@@ -135,7 +132,6 @@ class Weights:
         self._round(self._whole())
 
     def _round(self, parts: Sequence[Placed]) -> int:
-        self.writes += 1
         counts = self._pass(parts, lambda part: self._backend.round_into(part.live.tensor(), part.master))
         return self._told_counts(parts, counts, lambda live: f"in {live.dtype}, without noise")
 
@@ -151,7 +147,6 @@ class Weights:
         The live weights are left as they are: call `perturb` or `unperturb` before the next rollout.
         """
         pairs, coefficients = np.array(record.pairs, np.uint32), record.coefficients
-        self.writes += 1
         whole = self._whole()
         reports = self._pass(
             whole,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, Final, Protocol, final, runtime_checkable
 
 from es_llm._core import Member
 from es_llm.model.targets import Target
@@ -47,23 +47,30 @@ class LiveMember:
 
     def __init__(self, weights: Weights, *, run_seed: int, sigma: float) -> None:
         self._weights, self._run_seed, self._sigma = weights, run_seed, sigma
-        self._written: tuple[int, int | None, int | None] | None = None
+        self._written: tuple[int, int] | str | None = _UNKNOWN
         self.seconds = 0.0
 
     def switch(self, member: Member | None) -> bool:
         """Make the live weights those of `member`, or without noise for None. Returns True if they were written: the
         engine must forget everything that it computed from the weights before, such as prefix caches."""
-        wanted = (None, None) if member is None else (member.iteration, member.index)
-        if self._written == (self._weights.writes, *wanted):
+        wanted = None if member is None else (member.iteration, member.index)
+        if self._written == wanted:
             return False
         start = time.perf_counter()
         if member is None:
             self._weights.unperturb()
         else:
             self._weights.perturb(member, run_seed=self._run_seed, sigma=self._sigma)
-        self._written = (self._weights.writes, *wanted)
+        self._written = wanted
         self.seconds += time.perf_counter() - start
         return True
+
+    def forget(self) -> None:
+        """Write the next member's weights in any case: masters or live weights may have changed."""
+        self._written = _UNKNOWN
+
+
+_UNKNOWN: Final = "unknown"
 
 
 class RolloutEngine(Protocol):

@@ -87,6 +87,7 @@ class Iteration:
     def __init__(self, run: RunState, log: CompletionLog | None = None) -> None:
         self._run, self._log = run, log
         self.number = run.population.iteration
+        run.live.forget()
         self._members = run.population.ask()
         self._rows = run.prompts.batch(self.number)
         self._units = run.plan(len(self._members), len(self._rows))
