@@ -33,20 +33,20 @@ class ESTrainer(TrlFace):
         model: a transformers model, or a local directory or hub id; None is the embedded tiny model.
         reward_funcs: one function or several, in TRL's contract: keyword arguments `prompts`, `completions`,
             `completion_ids` and every column of the data; one float (or None) per completion.
-        args: the options; default: the paper's. Or those of another trainer, such as TRL's `GRPOConfig`: what differs
-            from the defaults there and means the same here is taken, a notice names the rest.
+        args: the options; default: the paper's. Or those of another trainer, such as TRL's `GRPOConfig`: options that
+            differ from their defaults and mean the same here are used, and a notice lists the rest.
         train_dataset: rows with the key `prompt` (text, or messages): a list of dicts, a `datasets.Dataset`, or a
-            `datasets.IterableDataset`, whose rows are taken as they come.
+            `datasets.IterableDataset`, whose rows are read in order.
         eval_dataset: held-out rows of the same shape, or several sets of them by name, or None.
         processing_class: the tokenizer; default: the model's own.
         callbacks: transformers' `TrainerCallback`s.
         metric_funcs: name -> function in the contract of rewards; its mean over the rows is a metric of evaluation.
-        answer_of: the answer in a completion's text, as majority votes count it; None: it has none.
-        text_prompts: what the prompts of the data are where they are text; default: text that is sent as it is, as in
-            TRL, whatever the tokenizer, unless `args.chat` asks for the chat template.
+        answer_of: returns the answer in a completion's text, for majority votes; None: there is no answer.
+        text_prompts: describes prompts that are text; default: text is sent unchanged, as in TRL, with any tokenizer,
+            unless `args.chat` asks for the chat template.
         team: the ranks; default: MPI when started by mpirun or srun, else this process alone.
         script: options of the command line that are part of the run's identity.
-        others: GRPOTrainer's other arguments, where they ask for nothing, such as `peft_config=None`.
+        others: GRPOTrainer's other arguments, with values that have no effect, such as `peft_config=None`.
 
     Raises:
         ConfigError, ModelError, RewardError: something can't be used; nothing was written.
