@@ -1,4 +1,4 @@
-"""A small network learns XOR by ask / tell: no gradients, any score will do.
+"""A small network learns XOR with ask and tell: no gradients; any function can be the score.
 
 python examples/ask_tell_module.py
 """

@@ -1,7 +1,7 @@
 """Fits the polynomials of the normal transform (docs/noise.md) and prints them as exact f32 constants.
 
-Weighted Remez exchange on a dense grid, in float64; the coefficients are then rounded to f32 and improved by
-small steps, so that they take up one another's rounding.
+Uses a weighted Remez exchange on a dense grid in float64. Then it rounds the coefficients to f32 and improves them by
+small steps, so that they compensate each other's rounding.
 
     python scripts/fit_normal_transform.py
 """
@@ -18,7 +18,7 @@ Function = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Problem:
-    """A function on [low, high], the weight of its error, and the first coefficients that are given."""
+    """A function on [low, high], the weight of its error, and fixed values for its first coefficients."""
 
     name: str
     function: Function
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def log_factor(t: Array) -> Array:
-    """-2 ln(1 + t) / t, the polynomial that t is multiplied by; -2 at t = 0."""
+    """-2 ln(1 + t) / t, the factor of t; -2 at t = 0."""
     safe = np.where(t == 0, 1.0, t)
     return np.where(t == 0, -2.0, -2 * np.log1p(safe) / safe)
 

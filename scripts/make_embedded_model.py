@@ -2,13 +2,14 @@
 
     python scripts/make_embedded_model.py [--output-dir python/es_llm/assets/countdown-tiny] [--seed 0]
 
-A Qwen2 of 0.8 M parameters with bytes as tokens, for Countdown in the compact style (`es_llm.tasks.countdown`).
-As in a real base model, the ability must be there while greedy decoding does not show it. So it is pretrained by
-AdamW in two stages: right answers only, then a mixture of `RIGHT_SHARE` right answers and, for the rest, a fixed
-wrong style: the sum of the first two numbers. Greedy decoding then gives the commoner style, nearly always.
+The model is a Qwen2 with 0.8 M parameters and bytes as tokens, for Countdown in the compact style
+(`es_llm.tasks.countdown`). Like a real base model, it can solve problems, but greedy decoding does not show it. To get
+this, AdamW pretrains it in two stages: first on right answers only, then on a mixture of `RIGHT_SHARE` right answers
+and wrong answers in one fixed style, the sum of the first two numbers. Greedy decoding then nearly always gives the
+more frequent style.
 
-All problems come from the training pool; the evaluation pool is never seen. One seed gives one model on one machine;
-other machines may round matrix products otherwise. Takes about 8 minutes of processor time.
+All problems come from the training pool, never from the evaluation pool. The same seed gives the same model on one
+machine; another machine may round matrix products differently. Takes about 8 minutes of processor time.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
-    """One token per byte, so that any text has tokens: the architecture's own tokenizer without merges."""
+    """The architecture's own tokenizer without merges: one token per byte, so that it can encode any text."""
     vocabulary = {token: index for index, token in enumerate([PAD, END, *sorted(ByteLevel.alphabet())])}
     return Qwen2Tokenizer(
         vocab=vocabulary,
@@ -113,7 +114,7 @@ def make_model(seed: int, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
 
 
 def right_answer(numbers: Sequence[int], target: int) -> str:
-    """The one right expression that the model is taught: large numbers first, brackets and division last."""
+    """The right expression that the model learns: large numbers first, brackets and division last."""
     return _answers_by_value(tuple(sorted(numbers, reverse=True)))[Fraction(target)]
 
 
@@ -157,7 +158,7 @@ def pretrain(
     held_out: Sequence[Row],
     seed: int,
 ) -> None:
-    """Minimise the cross-entropy of the answers (never of the prompts): AdamW, warm-up, cosine."""
+    """Minimize the cross-entropy of the answers (never of the prompts): AdamW, warm-up, cosine."""
     prompts = encode([row["prompt"] for row in rows], tokenizer, PROMPT_WIDTH)
     right = encode([right_answer(row["numbers"], row["target"]) + END for row in rows], tokenizer, ANSWER_WIDTH)
     wrong = encode([wrong_answer(row["numbers"]) + END for row in rows], tokenizer, ANSWER_WIDTH)
@@ -211,7 +212,7 @@ def greedy_scores(
 
 
 def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, rows: Sequence[Row], seed: int) -> dict[str, float]:
-    """Held-out figures of the stored model: what greedy decoding shows, and what sampling finds."""
+    """Held-out results of the stored model, with greedy decoding and with sampling."""
     torch.manual_seed(seed)
     greedy = complete(model, tokenizer, rows)
     samples = [greedy_scores(model, tokenizer, rows, temperature=1.0) for _ in range(16)]
@@ -227,7 +228,7 @@ def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, rows: Sequence[R
 def save(model: Qwen2ForCausalLM, directory: Path) -> None:
     """Write the HF layout: weights as float16 (half the size), to be loaded as float32."""
     model.half().save_pretrained(directory)
-    make_tokenizer().save_pretrained(directory)  # a fresh one: encoding leaves its padding behind
+    make_tokenizer().save_pretrained(directory)  # a new tokenizer: encoding changes the padding of the old one
     config = json.loads((directory / "config.json").read_text("utf-8"))
     config["dtype"] = "float32"
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -1,7 +1,7 @@
 """Makes tests/data/journal_v1.bin from fixed values, with nothing but the standard library.
 
-The file pins version 1 of the journal: it must be readable for ever. It was written once; this script shows how, and
-is at the same time a second implementation of docs/journal.md. Run it only to check: it refuses to overwrite.
+The file pins version 1 of the journal, which must stay readable for ever. This script shows how the file was made, and
+is a second implementation of docs/journal.md. Run it to check the file; it never overwrites it.
 """
 
 from __future__ import annotations

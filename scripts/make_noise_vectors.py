@@ -2,7 +2,7 @@
 
     python scripts/make_noise_vectors.py > tests/data/noise_vectors.txt
 
-Run once per noise version: the file is the promise that later versions of the code make the same bits.
+Run it once per noise version. The file pins the bits: later versions of the code must make the same ones.
 """
 
 import zlib
@@ -70,7 +70,7 @@ SHARDS = [
     (2**34 - 2, 3, 16),
     (2**40 + 7, 3, 2**40),
 ]
-# Of a matrix: rank, row, column, rows, columns.
+# Blocks of a matrix: rank, row, column, rows, columns.
 BLOCKS = [
     (1, 0, 0, 2, 3),
     (4, 0, 0, 3, 2),
@@ -81,7 +81,7 @@ BLOCKS = [
     (1, 7, 2**33 + 1, 3, 3),
     (16, 2**34 // 16 - 1, 9, 2, 2),
 ]
-# Count, address: odd offsets; over the border of 2^32 blocks, beyond 2^32 elements, to the last element.
+# Count, address. Odd offsets; across the border of 2^32 blocks; beyond 2^32 elements; up to the last element.
 LONG = [
     (5001, NoiseAddress(42, 3, 5, 1, 7)),
     (6007, NoiseAddress(0x0123456789ABCDEF, 1000, 511, 290, 2**34 - 2503)),

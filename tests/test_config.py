@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import es_llm
-from es_llm import ESTrainer
+from es_llm import ESTrainer, _core
 from es_llm.config import ESConfig, ScriptArguments
-from es_llm.config.embedded import EMBEDDED_DEFAULTS
-from es_llm.config.fields import option_fields
+from es_llm.config.fields import option_fields, option_topics
 from es_llm.config.files import read_config
+from es_llm.config.foreign import foreign_options
 from es_llm.config.parser import Parser, add_options
-from es_llm.config.resolve import as_mapping, resolve
+from es_llm.config.resolve import EMBEDDED_DEFAULTS, resolve
 from es_llm.errors import ConfigError
 from es_llm.tasks import load_task
 
@@ -54,15 +54,15 @@ def test_task_args_merge_name_by_name():
 
 def test_resolved_options_resolve_to_themselves():
     pair = resolve({"sigma": 0.5, "task_args": {"train_size": 7}})
-    assert resolve(as_mapping(*pair)) == pair
+    assert resolve({name: value for part in pair for name, value in dataclasses.asdict(part).items()}) == pair
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sigma": 0}, "`sigma` must be > 0 and finite, got 0"),
-        ({"sigma": -0.1}, "`sigma` must be > 0 and finite, got -0.1"),
-        ({"sigma": float("inf")}, "`sigma` must be > 0"),
+        ({"sigma": 0}, "`sigma` must be a number > 0 and in the range of float32, got 0"),
+        ({"sigma": -0.1}, "`sigma` must be a number > 0 and in the range of float32, got -0.1"),
+        ({"sigma": float("inf")}, "`sigma` must be a number > 0"),
         ({"sigma": float("nan")}, "`sigma` must be a number"),
         ({"sigma": "big"}, "`sigma` must be a number, got 'big'"),
         ({"population_size": 0}, "`population_size` must be an integer in [2, 2**24], got 0"),
@@ -72,8 +72,18 @@ def test_resolved_options_resolve_to_themselves():
         ({"population_size": 5, "antithetic": True}, "even with `antithetic`, got 5"),
         ({"seed": -1}, "`seed` must be an integer in"),
         ({"seed": 2**64}, "`seed` must be an integer in"),
-        ({"learning_rate": 0}, "`learning_rate` must be > 0"),
-        ({"max_steps": 0}, "`max_steps` must be an integer > 0"),
+        ({"learning_rate": 0}, "`learning_rate` must be a number > 0"),
+        ({"max_steps": 0}, "`max_steps` must be an integer > 0 and < 2**32, got 0"),
+        ({"max_steps": 2**32}, "`max_steps` must be an integer > 0 and < 2**32, got 4294967296"),
+        ({"logging_steps": 0}, "`logging_steps` must be an integer > 0, got 0"),
+        ({"save_total_limit": 0}, "`save_total_limit` must be an integer > 0, or none, got 0"),
+        ({"unit_timeout_s": float("inf")}, "`unit_timeout_s` must be a number >= 0 and finite, got inf"),
+        ({"device": "gpu"}, "`device` must be auto, cpu, cuda or cuda:<number>, got 'gpu'"),
+        (
+            {"chat_template_kwargs": {"a": object}},
+            "`chat_template_kwargs` must hold texts, numbers, lists and mappings",
+        ),
+        ({"schedule": "static"}, "unknown option 'schedule'; did you mean 'assignment'?"),
         ({"dtype": "float8"}, "`dtype` must be one of float32, bfloat16, float16, got 'float8'"),
         ({"shaping": "rank"}, "`shaping` must be one of zscore, centered_rank"),
         ({"failure_policy": "ignore"}, "`failure_policy` must be one of"),
@@ -153,6 +163,44 @@ def test_bad_files_are_named(tmp_path, name, text, message):
     with pytest.raises(ConfigError) as caught:
         read_config(tmp_path / name, KNOWN)
     assert message in str(caught.value)
+
+
+def test_every_option_has_one_topic():
+    topics = option_topics(ScriptArguments, ESConfig)
+    names = [spec.name for specs in topics.values() for spec in specs]
+    assert sorted(names) == sorted(KNOWN)
+    assert [spec.name for spec in topics["Model"]][:1] == ["model_name_or_path"]
+    assert "dtype" in [spec.name for spec in topics["Model"]]
+
+
+def test_defaults_are_allowed_values():
+    for cls in (ESConfig, ScriptArguments):
+        for name, spec in option_fields(cls).items():
+            within, value = spec.metadata["within"], getattr(cls(), name)
+            assert within is None or value is None or within.contains(value), name
+            assert not spec.metadata["choices"] or value is None or value in spec.metadata["choices"], name
+
+
+def test_names_that_the_core_knows_are_accepted():
+    options = option_fields(ESConfig)
+    for name, names in [("shaping", _core.SHAPING_RULES), ("failure_policy", _core.FAILURE_POLICIES),
+                        ("dtype", _core.DTYPES), ("assignment", _core.ASSIGNMENTS)]:  # fmt: skip
+        assert options[name].metadata["choices"] == names
+    for shaping in _core.SHAPING_RULES:
+        for policy in _core.FAILURE_POLICIES:
+            _core.Population(run_seed=0, population_size=2, shaping=shaping, failure_policy=policy)
+    for dtype in _core.DTYPES:
+        live = np.zeros(1, np.float32 if dtype == "float32" else np.uint16)
+        _core.round_into(live, np.ones(1, np.float32), dtype=dtype)
+        assert live.any()
+
+
+def test_foreign_options_are_no_options_of_ours():
+    ours = set(option_fields(ESConfig))
+    assert not set(foreign_options("options")) & ours
+    assert not [name for name in ours if name.startswith(tuple(foreign_options("prefixes")))]
+    assert set(foreign_options("other_meaning")) < ours
+    assert set(foreign_options("in_python")) < set(option_fields(ScriptArguments))
 
 
 def test_every_option_is_read_by_something():

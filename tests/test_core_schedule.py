@@ -63,7 +63,7 @@ def test_dynamic_measures_speeds_duplicates_late_units_and_reports_what_differs(
         (lambda: Schedule([1.0], {}), "no worker is left for 1 open units"),
         (lambda: Schedule([1.0, -2.0], even([0])), "unit 1 must have an expected cost > 0 and finite, got -2"),
         (lambda: Schedule([1.0], {3: float("nan")}), "worker 3 must have a speed >= 0 and finite .*, got NaN"),
-        (lambda: Schedule([1.0], even([0]), "greedy"), '`schedule` must be "static" or "dynamic", got "greedy"'),
+        (lambda: Schedule([1.0], even([0]), "greedy"), '`assignment` must be "static" or "dynamic", got "greedy"'),
         (lambda: Schedule([1.0], even([0])).handle_event(0.0, Event.WorkerReady(1)), "worker 1 is unknown"),
         (lambda: Schedule([1.0] * 2, even([0])).handle_event(0.0, Event.UnitDone(0, 2)), "unit 2 is unknown.* 0 to 1"),
         (lambda: Schedule([1.0] * 2, even([0])).handle_event(0.0, Event.WorkerLost(0)), "no worker is left for 2 open"),

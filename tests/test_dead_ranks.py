@@ -239,7 +239,7 @@ def test_sigterm_on_any_rank_ends_after_a_record_and_resume_goes_on(undisturbed,
     process = es_llm(*WORDS, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory), ranks=2)
     assert process.returncode == 0, process.stderr
     assert same(directory, undisturbed[0])
-    assert f"train goes on after step {done}/16" in process.stdout
+    assert f"train continues after iteration {done}/16" in process.stdout
     resumed = next(event for event in events(directory) if event["event"] == "resumed")
     assert (resumed["step"], resumed["ranks"]) == (done, 2)
 

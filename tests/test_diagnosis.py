@@ -300,7 +300,7 @@ def test_a_run_that_cannot_learn_says_so_within_three_iterations(tmp_path, words
     errors, _ = run(tmp_path / "D", *words)
     assert expected in errors
     events = es_llm("inspect", str(tmp_path / "D")).stdout
-    assert "step 3  sigma too small" in events or "too large" in events
+    assert "iteration 3  sigma too small" in events or "too large" in events
 
 
 @pytest.mark.mpi

@@ -103,7 +103,7 @@ def test_a_first_leader_that_comes_late_goes_on_with_what_others_made(longer, tm
     assert code == 0, output
     assert same(directory, longer)
     assert [event["event"] for event in events(directory) if "call" in event] == ["started"]
-    assert "goes on after" not in output
+    assert "train continues after" not in output
 
 
 def test_a_leader_that_slept_takes_the_journal_back_from_a_leader_that_died(longer, tmp_path):

@@ -59,8 +59,8 @@ def test_a_run_leaves_its_directory_complete(tmp_path, capsys):
     assert json.loads((run / "config.json").read_text())["population_size"] == 4
     assert [line["step"] for line in lines(tmp_path) if "reward" in line] == [1, 2, 3]
     shown = capsys.readouterr().out
-    assert "train step    3/3" in shown
-    assert "eval  step    0/3" in shown
+    assert "train iteration    3/3" in shown
+    assert "eval  iteration    0/3" in shown
 
 
 def test_the_exported_model_answers_as_the_trainers_did(tmp_path):

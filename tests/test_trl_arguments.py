@@ -15,8 +15,8 @@ from trl import GRPOConfig, RLOOConfig
 
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
-from es_llm.config.replaced import counterpart
-from es_llm.config.taken import HubTarget, ModelSource, taken_from
+from es_llm.config.adopt import HubTarget, ModelSource, adopt_arguments
+from es_llm.config.foreign import counterpart
 from es_llm.errors import ConfigError, ModelError
 from es_llm.team import Team
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -32,7 +32,7 @@ def given(cls=GRPOConfig, **options):
 
 
 def taken(cls=GRPOConfig, rows=1000, loaded=False, **options):
-    return taken_from(given(cls, **options), rows=rows, loaded=loaded)
+    return adopt_arguments(given(cls, **options), rows=rows, loaded=loaded)
 
 
 def changed(config):
@@ -104,7 +104,8 @@ def test_how_the_model_is_loaded():
     assert taken(model_init_kwargs={"revision": "main"}).source == ModelSource()
     result = taken(model_init_kwargs={"attn_implementation": "eager"}, loaded=True)
     assert result.source == ModelSource()
-    assert "model_init_kwargs['attn_implementation']='eager': the model is given as a module" in result.notice
+    line = "model_init_kwargs['attn_implementation']='eager': the model is given as a module, which is already loaded"
+    assert line in result.notice
 
 
 @pytest.mark.parametrize(
@@ -133,17 +134,17 @@ def test_lengths_are_iterations(options, rows, wanted):
 @pytest.mark.parametrize(
     ("options", "rows", "line"),
     [
-        ({"num_train_epochs": 1}, 1000, "num_train_epochs=1: 5 iterations (`max_steps`): 1000 rows, 200 each"),
-        ({"num_train_epochs": 1}, None, "num_train_epochs=1: nobody knows the length of a stream; the run has 500"),
-        ({"save_strategy": "epoch"}, None, "save_strategy='epoch': nobody knows the length of a stream"),
+        ({"num_train_epochs": 1}, 1000, "num_train_epochs=1: 5 iterations (`max_steps`): 1000 rows, 200 per iteration"),
+        ({"num_train_epochs": 1}, None, "num_train_epochs=1: the length of a stream is unknown; the run has 500"),
+        ({"save_strategy": "epoch"}, None, "save_strategy='epoch': the length of a stream is unknown"),
         ({"eval_steps": 3}, 10, "eval_steps=3: `eval_strategy` is no"),
         ({"logging_strategy": "no"}, 10, "logging_strategy='no': see `logging_steps`"),
         ({"load_best_model_at_end": True, "save_strategy": "no"}, 9, "metric_for_best_model='loss': there is no loss"),
-        ({"learning_rate": 1e-5}, 9, "learning_rate=1e-05: it is a step along gradients"),
-        ({"temperature": 0.7}, 9, "temperature=0.7: members answer greedily"),
+        ({"learning_rate": 1e-5}, 9, "learning_rate=1e-05: it scales gradients there"),
+        ({"temperature": 0.7}, 9, "temperature=0.7: members decode greedily"),
         ({"gradient_checkpointing": False}, 9, "gradient_checkpointing=False: there is no backward pass"),
         ({"generation_batch_size": 16}, 9, "generation_batch_size=16: see `prompts_per_iteration`"),
-        ({"push_to_hub": True}, 9, "push_to_hub=True: nothing is uploaded until `ESTrainer.push_to_hub`"),
+        ({"push_to_hub": True}, 9, "push_to_hub=True: only `ESTrainer.push_to_hub` uploads"),
     ],
 )
 def test_what_is_left_out_is_named_with_its_value(options, rows, line):
@@ -197,7 +198,7 @@ def test_no_option_of_theirs_is_dropped_without_a_word(name):
     """Those of a new version included."""
     args = given()
     setattr(args, name, MEANINGFUL.get(name, "a value of nobody's"))
-    result = taken_from(args, rows=1000, loaded=False)
+    result = adopt_arguments(args, rows=1000, loaded=False)
     taken_over = changed(result.config) or result.source != ModelSource()
     assert bool(taken_over) != (f"\n  {name}=" in result.notice) or name == "num_train_epochs"
 
@@ -215,7 +216,7 @@ def test_a_class_of_the_users_own():
         secret_token: str | None = None
 
     result = taken(Mine, curriculum="hard", secret_token="abc", hub_token="def", hub_model_id="me/model", seed=3)
-    assert "\n  curriculum='hard': there is nothing like it here" in result.notice
+    assert "\n  curriculum='hard': there is no such option here" in result.notice
     assert "\n  secret_token=..." in result.notice
     assert result.hub == HubTarget(model_id="me/model", token="def")
     assert "abc" not in result.notice

@@ -28,7 +28,7 @@ from es_llm import ESConfig, ESTrainer
 from es_llm.checkpoint.export import export_model
 from es_llm.comm import SingleMailbox
 from es_llm.config import ScriptArguments
-from es_llm.config.replaced import REPLACED
+from es_llm.config.foreign import foreign_options
 from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.batch import TrainerState as RewardState
@@ -272,6 +272,7 @@ def test_the_chat_template_gets_its_arguments():
     assert len(engine._prompts.encode(message)) == len(plain._prompts.encode(message)) + len(" think")
 
 
+REPLACED = foreign_options("options")
 OWN = {spec.name for spec in dataclasses.fields(ESConfig)}
 GRPO = [spec.name for spec in dataclasses.fields(GRPOConfig)]
 ARGUMENTS = [name for name in inspect.signature(GRPOTrainer.__init__).parameters if name != "self"]

@@ -14,7 +14,7 @@ import pytest
 from trl import GRPOConfig
 
 from es_llm import ESConfig, ESTrainer
-from es_llm.config.replaced import ELSEWHERE, counterpart
+from es_llm.config.foreign import counterpart, foreign_options
 from tests.trl_scripts import MODEL, SMALL, command_line_scripts, quick_starts, with_our_trainer
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +115,7 @@ def test_the_tables_of_the_page_are_right():
         if meaning.startswith("the same"):
             assert ours >= set(names)
         if meaning.startswith("left out"):
-            assert all(ELSEWHERE.get(name) or counterpart(name) for name in names)
+            assert all(foreign_options("other_meaning").get(name) or counterpart(name) for name in names)
     refused = False
     for names, meaning in table("The trainer"):
         refused = "AttributeError" in meaning

@@ -6,7 +6,6 @@ Importing the package loads neither torch nor mpi4py; each public name loads wha
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,14 +14,11 @@ if TYPE_CHECKING:
     from es_llm.population import Population
     from es_llm.trainer import ESTrainer
 
+    __version__: str
+
 from es_llm.rewards.processes import open_standard_descriptors
 
 __all__ = ["ESConfig", "ESTrainer", "EsError", "Population", "__version__"]
-
-try:
-    __version__ = version("es_llm")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
 
 open_standard_descriptors()  # before anything of ours opens a file
 
@@ -35,11 +31,24 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    else:
         raise AttributeError(f"module 'es_llm' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """The installed version. Not read at import, since `importlib.metadata` takes most of an import's time."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("es_llm")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 __all__ = [
+    "ASSIGNMENTS",
+    "DTYPES",
+    "FAILURE_POLICIES",
     "JOURNAL_VERSION",
     "MAX_ELEMENTS",
     "MAX_RANK",
     "MAX_TENSORS",
     "NOISE_VERSION",
+    "SHAPING_RULES",
     "Action",
     "Event",
     "FitnessTable",
@@ -44,6 +48,15 @@ __all__ = [
     "set_kernel_threads",
     "unit_score",
 ]
+
+SHAPING_RULES: Final[tuple[str, ...]]
+"""Names of the rules that shape fitness."""
+FAILURE_POLICIES: Final[tuple[str, ...]]
+"""Names of the policies for failed rewards."""
+DTYPES: Final[tuple[str, ...]]
+"""Names of the types that live weights may have."""
+ASSIGNMENTS: Final[tuple[str, ...]]
+"""Names of the ways to assign units to ranks."""
 
 NOISE_VERSION: Final[int]
 JOURNAL_VERSION: Final[int]

@@ -6,6 +6,7 @@ import itertools
 from typing import Any, Final
 
 from es_llm.config import ESConfig, ScriptArguments
+from es_llm.config.script import DEFAULT_TASK
 from es_llm.data.loading import has_split, load_split, renamed
 from es_llm.errors import ConfigError
 from es_llm.rewards.loading import load_reward
@@ -50,7 +51,7 @@ STREAMED_EVAL_ROWS: Final = 1000
 def _task(script: ScriptArguments) -> Task:
     """The task by name, on its own rows or those of the data set; without a task, the data set's rows."""
     if script.dataset_name is None:
-        return load_task(script.task or "countdown", **script.task_args)
+        return load_task(script.task or DEFAULT_TASK, **script.task_args)
     if script.task is None and not script.reward_funcs:
         raise ConfigError("`dataset_name` needs `reward_funcs`, or a `task` that scores such rows")
     return load_task(script.task or "rows", data=_splits(script), **script.task_args)

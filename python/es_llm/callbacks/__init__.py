@@ -1,1 +1,1 @@
-"""Callbacks around the loop, in transformers' shape."""
+"""Callbacks of a run, in transformers' interface, and the progress lines."""

@@ -1,4 +1,4 @@
-"""Calls transformers' `TrainerCallback`s at their usual events, with our config in place of TrainingArguments."""
+"""Calls transformers' `TrainerCallback`s at their usual events, with `ESConfig` in place of `TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from es_llm.errors import ConfigError
 class Callbacks:
     """The callbacks of one trainer, with the state and control they share.
 
-    Honoured of `control`: `should_training_stop`, `should_evaluate`, `should_log`, `should_save`.
+    The trainer obeys these fields of `control`: `should_training_stop`, `should_evaluate`, `should_log`, `should_save`.
     """
 
     def __init__(self, callbacks: Sequence[Any], config: ESConfig, model: Any, processing_class: Any) -> None:
-        """Instantiate classes among `callbacks`, as transformers does.
+        """Accept objects and classes; instantiate the classes, as transformers does.
 
         Raises:
-            ConfigError: something that is no `TrainerCallback`.
+            ConfigError: an object that is not a `TrainerCallback`.
         """
-        made = [item() if isinstance(item, type) else item for item in callbacks]
-        for callback in made:
+        instances = [item() if isinstance(item, type) else item for item in callbacks]
+        for callback in instances:
             if not isinstance(callback, TrainerCallback):
                 raise ConfigError(f"`callbacks` must hold transformers.TrainerCallback objects, got {callback!r}")
-        self._callbacks: list[Any] = made
+        self._callbacks: list[Any] = instances
         self._config = config
         self._given = {"model": model, "processing_class": processing_class}
         self.state = TrainerState()
@@ -37,21 +37,21 @@ class Callbacks:
         self.control = TrainerControl()
 
     def begin_run(self, directory: Path) -> None:
-        """Tell the callbacks, through their `args`, which directory the run has got."""
+        """Set the directory of the run in the options that callbacks get as `args`."""
         name = self._config.run_name or directory.name
         self._config = replace(self._config, output_dir=str(directory), run_name=name)
 
     @property
     def callbacks(self) -> list[Any]:
-        """The callbacks, in the order in which they are called."""
+        """The callbacks, in calling order."""
         return list(self._callbacks)
 
     def add_callback(self, callback: Any) -> None:
-        """Add one more callback (object or class)."""
+        """Append a callback (object or class)."""
         self._callbacks.append(callback() if isinstance(callback, type) else callback)
 
     def pop_callback(self, callback: Any) -> Any:
-        """Remove a callback object, or the first one of a class, and return it; None if there is none."""
+        """Remove and return a callback object, or the first object of a class; None if there is none."""
         for held in self._callbacks:
             if _is(held, callback):
                 self._callbacks.remove(held)
@@ -59,11 +59,11 @@ class Callbacks:
         return None
 
     def remove_callback(self, callback: Any) -> None:
-        """Remove a callback object, or all of a class."""
+        """Remove a callback object, or all objects of a class."""
         self._callbacks = [held for held in self._callbacks if not _is(held, callback)]
 
     def call(self, event: str, **given: Any) -> None:
-        """Call `event` (such as "on_step_end") on each callback in order; a returned control is taken."""
+        """Call `event` (such as "on_step_end") on each callback in order; a control that one returns replaces ours."""
         for callback in self._callbacks:
             answer = getattr(callback, event)(self._config, self.state, self.control, **self._given, **given)
             if answer is not None:
@@ -75,21 +75,21 @@ def _is(held: Any, callback: Any) -> bool:
 
 
 def make_trackers(config: ESConfig) -> list[Any]:
-    """The callbacks of the trackers in `report_to`. Made before anything large is loaded.
+    """Callbacks for the trackers in `report_to`. Called before anything large is loaded.
 
     Raises:
-        ConfigError: an unknown tracker, or one whose library isn't there; says what to install.
+        ConfigError: an unknown tracker, or a tracker whose library is missing; the message says what to install.
     """
     names: Any = config.report_to
     if not names or names == ["none"]:
         return []
     from transformers.integrations import get_reporting_integration_callbacks
 
-    made: list[Any] = []
+    callbacks: list[Any] = []
     for name in ["all"] if names == ["all"] else names:
         try:
             classes = get_reporting_integration_callbacks(name if name == "all" else [name])
-            made.extend(cls() for cls in classes)
-        except Exception as error:  # each tracker has classes of its own
+            callbacks.extend(cls() for cls in classes)
+        except Exception as error:  # each tracker raises other classes
             raise ConfigError(f"`report_to` {name!r} can't be used: {error}") from error
-    return made
+    return callbacks

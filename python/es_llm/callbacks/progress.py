@@ -1,4 +1,4 @@
-"""Live progress in plain lines, on rank 0."""
+"""Progress of a run in plain lines, on rank 0."""
 
 from __future__ import annotations
 
@@ -11,50 +11,51 @@ from transformers import TrainerCallback
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """One line per logged step: reward of the population, seconds per iteration, time left."""
+    """Prints one line per logged iteration: reward of the population, seconds per iteration, time left."""
 
     def __init__(self, stream: TextIO | None = None, *, opening: Sequence[str] = ()) -> None:
-        """Write to `stream`, by default the standard output; `opening` are the first lines of a run."""
+        """Print to `stream` (default: the standard output). `opening` are the first lines of a run."""
         self._stream = stream
         self._opening = opening
         self._begin: tuple[float, int] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Say what the run begins with, and where a resumed run goes on."""
+        """Print the opening lines, and where a resumed run continues."""
         if not state.is_world_process_zero:
             return
         for line in self._opening:
-            self._say(line)
+            self._print(line)
         if state.global_step > 0:
-            self._say(f"train goes on after step {state.global_step}/{state.max_steps}")
+            self._print(f"train continues after iteration {state.global_step}/{state.max_steps}")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Start the clock at the first step that this process leads."""
+        """Start the clock at the first iteration that this process leads."""
         if self._begin is None:
             self._begin = (time.perf_counter(), state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **given: Any) -> None:
-        """Write one line for a step or an evaluation."""
+        """Print one line for an iteration or an evaluation."""
         if not state.is_world_process_zero or not logs:
             return
         if any(name.startswith("eval_") for name in logs):
             figures = "  ".join(f"{name.removeprefix('eval_')} {_figure(value)}" for name, value in logs.items())
-            self._say(f"eval  step {state.global_step:>4}/{state.max_steps}  {figures}")
+            self._print(f"eval  iteration {state.global_step:>4}/{state.max_steps}  {figures}")
         elif "reward" in logs:
-            self._say(
-                f"train step {state.global_step:>4}/{state.max_steps}  reward {logs['reward']:.4f}  "
+            self._print(
+                f"train iteration {state.global_step:>4}/{state.max_steps}  reward {logs['reward']:.4f}  "
                 f"std {logs['reward_std']:.4f}  best {logs['fitness/max']:.4f}  {self._pace(state)}".rstrip()
             )
 
     def _pace(self, state: Any) -> str:
-        if self._begin is None:  # a record that an earlier leader began
+        """Seconds per iteration and seconds left, or an empty text."""
+        if self._begin is None:  # an earlier leader began this iteration
             return ""
         begin, first = self._begin
-        per_step = (time.perf_counter() - begin) / max(1, state.global_step - first)
-        left = per_step * (state.max_steps - state.global_step)
-        return f"{per_step:.2f} s/step  {left:.0f} s left"
+        per_iteration = (time.perf_counter() - begin) / max(1, state.global_step - first)
+        left = per_iteration * (state.max_steps - state.global_step)
+        return f"{per_iteration:.2f} s/iteration  {left:.0f} s left"
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         print(line, file=self._stream or sys.stdout, flush=True)
 
 

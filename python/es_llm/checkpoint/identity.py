@@ -1,4 +1,4 @@
-"""The identity of a run, as the journal's header holds it: what has to be the same for the same bits."""
+"""The identity of a run, which the journal's header holds: everything that must be equal for the same bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT = "es_llm run"
 
 
 def encode_header(identity: dict[str, Any], about: dict[str, Any]) -> str:
-    """The header's JSON text: `identity` decides the bits; `about` is for readers (versions, names)."""
+    """The header as JSON text: `identity` decides the bits, `about` is information for people (versions, names)."""
     return json.dumps({"format": FORMAT, "identity": identity, "about": about}, sort_keys=True)
 
 
@@ -26,7 +26,7 @@ def decode_header(text: str, where: str) -> dict[str, Any]:
     """The header as a mapping with the keys `identity` and `about`.
 
     Raises:
-        ResumeError: the header was not written by a run of es_llm.
+        ResumeError: a run of es_llm did not write this header.
     """
     try:
         header = json.loads(text)
@@ -39,18 +39,18 @@ def decode_header(text: str, where: str) -> dict[str, Any]:
 
 
 def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str) -> None:
-    """Refuse to go on with a run under other options.
+    """Refuse to resume a run with other options.
 
     Args:
         saved: the header of the journal (see `decode_header`).
-        own: that of the run that wants to go on.
-        where: the journal.
+        own: the header of this run, which resumes the journal.
+        where: the journal's path, for messages.
 
     Raises:
-        ResumeError: names each field that differs, with both values.
+        ResumeError: fields differ; the message names each one with both values.
     """
     before, now = normalized(saved["identity"]), normalized(own["identity"])
-    if "reward_files" not in saved["identity"]:  # a journal of an earlier version, which had names alone
+    if "reward_files" not in saved["identity"]:  # earlier versions recorded only the names
         for identity in (before, now):
             for name in _OF_FILES:
                 identity.pop(name, None)
@@ -86,8 +86,8 @@ def normalized(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accept_new_options(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """An option that didn't exist when the run began is no difference while it has its default. What it changes of the
-    prompts, the rows' own digest tells."""
+    """Ignore options that are newer than the journal and have their defaults. The digest of the rows covers what these
+    options change in the prompts."""
     saved, own = before.get("config"), now.get("config")
     if not isinstance(saved, dict) or not isinstance(own, dict):
         return
@@ -98,8 +98,8 @@ def _accept_new_options(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _accept_equal_rows(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Rows are equal if the columns that functions read are, or all are. Earlier versions compared all columns, under
-    the name `sha256`."""
+    """Accept rows if the columns that functions read are equal, or if all columns are. Earlier versions compared all
+    columns and named the result `sha256`."""
     saved, own = before.get("train_dataset"), now.get("train_dataset")
     if not isinstance(saved, dict) or not isinstance(own, dict) or "all_sha256" not in own:
         return
@@ -108,13 +108,13 @@ def _accept_equal_rows(before: dict[str, Any], now: dict[str, Any]) -> None:
         own["sha256"] = whole
         return
     of_all = whole, own.pop("left_out", None)
-    if of_all == (saved.pop("all_sha256"), saved.pop("left_out", None)):  # an edited function reads other columns
+    if of_all == (saved.pop("all_sha256"), saved.pop("left_out", None)):  # an edited function may read other columns
         own["sha256"] = saved["sha256"]
 
 
 def _accept_equal_files(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """A function is known again by its name and the content of its file, where both are known: whatever the file's
-    name. Earlier versions knew no content of modules that were named by dots."""
+    """Accept a reward function with the same name from a file with the same content, whatever the file's name. Earlier
+    versions did not record the content of modules that were named with dots."""
     files, references = _files_of(before), _references_of(before)
     own_files, own_references = _files_of(now), _references_of(now)
     if not len(files) == len(references) == len(own_files) == len(own_references):
@@ -144,28 +144,30 @@ def _function_of(reference: str) -> str:
 
 
 def _accept_edits(saved: dict[str, Any], own: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
-    """A file of rewards that was edited where it is, maybe mended, is a warning; another one elsewhere is refused."""
+    """Accept an edited file of reward functions if its path is unchanged, with a warning; refuse other files."""
     references = [header["about"].get("options", {}).get("reward_funcs") for header in (saved, own)]
     if references[0] != references[1] or before.get("reward_files") == now.get("reward_files"):
         return
     logger.warning(
-        "the files of `reward_funcs` %s have changed since the run began: its next iterations are scored by what they "
-        "are now",
+        "the files of `reward_funcs` %s have changed since the run began; the next iterations use the changed files",
         references[1],
     )
     now["reward_files"] = before["reward_files"]
 
 
 def _data_of(saved: dict[str, Any], own: dict[str, Any]) -> str:
-    """Where the data came from, if they differ."""
+    """The sources of the data, for the message, if the data differ."""
     names = ("train_dataset", "dataset_files")
     if all(saved["identity"].get(name) == own["identity"].get(name) for name in names):
         return ""
     was, is_now = (header["about"].get("options", {}).get("dataset_name") for header in (saved, own))
-    return "" if is_now is None else f"; the rows of `dataset_name` {is_now!r} aren't those of the run, from {was!r}"
+    if is_now is None:
+        return ""
+    return f"; the rows of `dataset_name` {is_now!r} differ from those of the run, which came from {was!r}"
 
 
 def _differences(saved: Any, own: Any, name: str) -> list[str]:
+    """One text per field that differs."""
     if isinstance(saved, dict) and isinstance(own, dict):
         names = sorted({*saved, *own})
         return [

@@ -75,21 +75,8 @@ class MetricsLog:
         return lines
 
 
-def _encode(line: Mapping[str, Any]) -> str:
-    """One line. NaN and infinities become null, since JSON has neither."""
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
-    }
-    return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of an evaluation as they are logged."""
-    return {f"eval_{name}": value for name, value in metrics.items()}
-
-
 def record_metrics(record: Record) -> dict[str, Any]:
-    """The metrics of an iteration that follow from its record alone: they fill gaps in the log of a resumed run."""
+    """The metrics of an iteration that its record holds. A resumed log restores missing lines from them."""
     fitness = np.array([value for value in record.fitness if value is not None], np.float64)
     if not len(fitness):
         fitness = np.zeros(1)
@@ -102,3 +89,16 @@ def record_metrics(record: Record) -> dict[str, Any]:
         "sigma": record.sigma,
         "learning_rate": record.learning_rate,
     }
+
+
+def _encode(line: Mapping[str, Any]) -> str:
+    """One line. NaN and infinities become null, since JSON has neither."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of an evaluation as they are logged."""
+    return {f"eval_{name}": value for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""`es-llm eval`: score a model on held-out rows, greedy and, with `--eval_num_samples`, by samples."""
+"""`es-llm eval`: evaluate a model on held-out rows, greedily and, with `--eval_num_samples`, on samples."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from es_llm.cli.options import add_run_options, run_mailbox, run_options
-from es_llm.cli.quiet import quiet_libraries
-from es_llm.cli.together import together
+from es_llm.cli.startup import quiet_libraries, together
 from es_llm.config import ESConfig
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError
@@ -22,16 +21,16 @@ mailbox = run_mailbox
 
 
 def add_arguments(parser: Parser) -> None:
-    """All options of a run (those of the training alone have no effect here)."""
+    """Add all options of a run; options that only concern training have no effect."""
     add_run_options(parser)
     parser.add_argument(
         "--base_model_name_or_path", default=argparse.SUPPRESS, help="model that `eval_kl` compares with"
     )
-    parser.add_argument("--output", default=argparse.SUPPRESS, help="JSON file to write the metrics to as well")
+    parser.add_argument("--output", default=argparse.SUPPRESS, help="JSON file for the metrics, which are printed too")
 
 
 def run(options: argparse.Namespace, team: Team) -> int:
-    """Evaluate; the leading rank prints the metrics as JSON to the standard output, and as a table beside it."""
+    """Evaluate. The leader prints the metrics as JSON to the standard output, and as a table to the standard error."""
     output, base = getattr(options, "output", None), getattr(options, "base_model_name_or_path", None)
     script, config = run_options(options)
     if output is not None and not Path(output).parent.is_dir():
@@ -45,14 +44,14 @@ def run(options: argparse.Namespace, team: Team) -> int:
     if base is not None:
         together(team, lambda: trainer.compare_with(base))
     elif config.eval_kl:
-        logger.warning("`eval_kl` compares the model with itself: name its base by --base_model_name_or_path")
+        logger.warning("`eval_kl` compares the model with itself; name its base model with --base_model_name_or_path")
     if team.rank == 0:
         print("\n".join(trainer.prompt_lines(held_out=True)), file=sys.stderr, flush=True)
     metrics = trainer.evaluate()
     if team.leads:
         if config.log_completions:
             show_answers(trainer.answers, sys.stderr)
-            print(f"\n{_kept(config)}", file=sys.stderr)
+            print(f"\n{_where_completions_are(config)}", file=sys.stderr)
         show_metrics(metrics, sys.stderr)
         sys.stderr.flush()
         print(json.dumps(metrics, indent=2))
@@ -61,8 +60,8 @@ def run(options: argparse.Namespace, team: Team) -> int:
     return 0
 
 
-def _kept(config: ESConfig) -> str:
-    """Where the completions are, which with a run's own options is the run's directory."""
+def _where_completions_are(config: ESConfig) -> str:
+    """A line with the directory of the completions."""
     if config.output_dir is None:
-        return "completions aren't kept: `log_completions` needs `output_dir`"
+        return "completions are not kept: `log_completions` needs `output_dir`"
     return f"completions  {Path(config.output_dir) / 'completions'}/eval-rank*.parquet"

@@ -1,7 +1,7 @@
-"""Entry point: picks the command, turns errors into one message from rank 0 and an exit code.
+"""Entry point: runs a command, and turns errors into one message of the job and an exit code.
 
-Exit codes: 0 done; 1 a failure that is a bug or a lost machine (with a traceback); 2 a clear error of input or
-disk; 75 ended by a signal after a record, can be resumed; 130, 143 interrupted at once.
+Exit codes: 0 done; 1 a bug or a lost machine (with a traceback); 2 a wrong input or a failing disk; 75 ended by a
+signal and ready to be resumed; 130 and 143 interrupted at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from typing import Final
 
-from es_llm import __version__
+import es_llm
 from es_llm.comm import SingleMailbox
 from es_llm.comm.launcher import launched_rank
 from es_llm.config.fields import nearest
@@ -23,24 +24,25 @@ from es_llm.errors import ConfigError, EsError, LeftOutError
 from es_llm.rewards.processes import open_standard_descriptors
 from es_llm.team import Team
 
-_SPEECH_S = 5.0
+_REPORT_S: Final = 5.0
+"""Time that another rank gets to print its message before this rank ends, since a launcher then ends all ranks."""
 
 COMMANDS = {
     "train": "fine-tune a model (mpirun -n N works)",
-    "eval": "score a model on a task's held-out rows",
+    "eval": "evaluate a model on held-out rows",
     "replay": "rebuild the trained weights from base model and journal",
-    "inspect": "show what a journal holds",
+    "inspect": "show the content of a journal",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `es-llm` with these words (default: the process's); returns the exit code."""
+    """Run `es-llm` with these words (default: those of the command line), and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
         return 0 if words else 2
     if words[0] == "--version":
-        print(f"es-llm {__version__}")
+        print(f"es-llm {es_llm.__version__}")
         return 0
     if words[0] not in COMMANDS:
         print(
@@ -52,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_command(name: str, words: Sequence[str]) -> int:
-    """Run one command; an `EsError` becomes a message and exit code 2.
+    """Run one command, and return its exit code. An `EsError` becomes a message and exit code 2.
 
-    Parsing happens before ranks know each other: every rank parses the same words, so each fails alike.
+    Ranks parse the words before they communicate: all parse the same words, so all fail alike.
     """
     open_standard_descriptors()
     logging.basicConfig(level=logging.WARNING, format="es-llm: %(message)s", stream=sys.stderr)
@@ -87,7 +89,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
 
 
 def _warn_once(team: Team) -> None:
-    """Warnings are told by the rank that leads, or would; errors by every rank that meets one."""
+    """Print warnings only on the rank that leads, or would lead; print errors on every rank that has one."""
 
     def passes(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR or team.leads or team.speaks
@@ -97,22 +99,23 @@ def _warn_once(team: Team) -> None:
 
 
 def _fail(team: Team, error: EsError) -> int:
-    """Say it once. An error that all ranks share is told by the lowest one alone; one that only this rank has ends the
-    job, since the others wait for this rank."""
+    """Print an error once, and return exit code 2. The lowest rank prints an error that all ranks share. An error that
+    only this rank has ends the job, since the other ranks wait for this one."""
     shared = error.shared or team.size == 1
     alone = team.size == 1 and launched_rank() != 0
     if not shared or (team.speaks and not alone):
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         print(f"es-llm: error: {kind}{error}", file=sys.stderr, flush=True)
     elif alone:
-        # Every rank met this before they knew each other: rank 0 tells it.
-        time.sleep(_SPEECH_S)
+        # All ranks have this error and don't communicate yet: rank 0 prints it.
+        time.sleep(_REPORT_S)
     if not shared:
         team.mailbox.abort(2)
     return 2
 
 
 def _crash(team: Team) -> int:
+    """Print the traceback, unless the other ranks have already reported it, and return exit code 1."""
     if team.size == 1 or team.rank not in team.losses:
         where = f"rank {team.rank} of {team.size} failed:\n" if team.size > 1 else ""
         print(f"es-llm: {where}{traceback.format_exc()}", file=sys.stderr, flush=True)
@@ -122,13 +125,13 @@ def _crash(team: Team) -> int:
 
 
 def _leave(team: Team, code: int) -> int:
-    """End this rank's part. A launcher ends all ranks when one goes with a code, so the speaking one goes first."""
+    """Close the team. A launcher ends all ranks when one ends with an error, so the rank that reports it ends first."""
     if code != 0 and team.size > 1 and not team.speaks:
-        time.sleep(_SPEECH_S)
+        time.sleep(_REPORT_S)
     team.close(code)
     return code
 
 
 def _usage() -> str:
     lines = "\n".join(f"  {name:<9}{text}" for name, text in COMMANDS.items())
-    return f"usage: es-llm COMMAND [options]\n\n{lines}\n\n`es-llm COMMAND --help` lists its options."
+    return f"usage: es-llm COMMAND [options]\n\n{lines}\n\n`es-llm COMMAND --help` lists the options of a command."

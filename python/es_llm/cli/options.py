@@ -1,20 +1,23 @@
-"""What several commands share: reading options in layers, and the mailbox they ask for."""
+"""What several commands share: options in layers, the mailbox, and the journal of a run."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from es_llm._core import Journal
 from es_llm.comm import Mailbox, SingleMailbox, select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import option_fields
 from es_llm.config.files import read_config
 from es_llm.config.parser import Parser, add_options
 from es_llm.config.resolve import resolve
+from es_llm.errors import JournalError
 
 
 def add_run_options(parser: Parser) -> None:
-    """Flags for all options, and `--config`."""
+    """Add flags for all options, and `--config`."""
     parser.add_argument("--config", help="YAML or TOML file of options; flags override it")
     add_options(parser, ScriptArguments, ESConfig)
 
@@ -32,11 +35,40 @@ def run_options(options: argparse.Namespace) -> tuple[ScriptArguments, ESConfig]
 
 
 def run_mailbox(options: argparse.Namespace) -> Mailbox:
-    """The mailbox that the options ask for."""
+    """The mailbox that the options select."""
     script, _ = run_options(options)
     return select_mailbox(script.comm)
 
 
 def one_process(options: argparse.Namespace) -> Mailbox:
-    """For commands that work in one process."""
+    """The mailbox of a command that works in one process."""
     return SingleMailbox()
+
+
+class FinishedRun(NamedTuple):
+    """The journal of a run: its path, its content, and its decoded header."""
+
+    path: Path
+    journal: Journal
+    header: dict[str, Any]
+
+
+def add_finished_run(parser: Parser) -> None:
+    """Add the argument `run` (see `read_run`)."""
+    parser.add_argument("run", help="directory of the run, or its journal")
+
+
+def read_run(run: str) -> FinishedRun:
+    """The journal at `run`, which is a run's directory or the journal itself.
+
+    Raises:
+        JournalError, JournalCorruptError: there is no journal, or it can't be read.
+        ResumeError: it is not the journal of a run.
+    """
+    from es_llm.checkpoint.identity import decode_header
+
+    path = Path(run) / "journal.es" if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise JournalError(f"no journal at {str(path)!r}")
+    journal = Journal.read(str(path))
+    return FinishedRun(path, journal, decode_header(journal.header, str(path)))

@@ -1,87 +1,73 @@
-"""`es-llm replay D --output_dir E`: base model + journal = trained weights, bit for bit."""
+"""`es-llm replay D --output_dir E`: rebuild the trained weights from base model and journal, bit for bit."""
 
 from __future__ import annotations
 
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from es_llm.cli.options import one_process
-from es_llm.cli.quiet import quiet_libraries
+from es_llm.cli.options import FinishedRun, add_finished_run, one_process, read_run
+from es_llm.cli.startup import quiet_libraries
 from es_llm.config.parser import Parser
-from es_llm.errors import ConfigError, JournalError, ResumeError
+from es_llm.errors import ConfigError, ResumeError
 from es_llm.team import Team
+
+if TYPE_CHECKING:
+    from es_llm.model.weights import Weights
 
 mailbox = one_process
 
 
 def add_arguments(parser: Parser) -> None:
-    """Where the run is and where the model goes."""
-    parser.add_argument("run", help="directory of the run, or its journal")
+    """Add the arguments: the run, where its model goes, and how to work."""
+    add_finished_run(parser)
     parser.add_argument("--output_dir", required=True, help="new directory for model/ and result.json")
-    parser.add_argument("--model_name_or_path", help="the base model, if it isn't where the run found it")
-    parser.add_argument("--steps", type=int, help="apply only that many iterations")
+    parser.add_argument("--model_name_or_path", help="the base model, if it has moved since the run")
+    parser.add_argument("--iterations", type=int, help="apply only the first N iterations")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:<number> or auto; the bits are the same")
     parser.add_argument(
-        "--kernel_threads", type=int, default=0, help="threads of the kernels; 0: all cores; the bits are the same"
+        "--kernel_threads",
+        type=int,
+        default=0,
+        help="threads of the kernels; 0: all cores; the bits are the same",
     )
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
 
 
 def run(options: argparse.Namespace, team: Team) -> int:
     """Rebuild the weights, export them, and print their SHA-256."""
-    from es_llm._core import Journal
-    from es_llm.checkpoint.identity import decode_header
-
-    place = Path(options.run)
-    path = place / "journal.es" if place.is_dir() else place
-    if not path.is_file():
-        raise JournalError(f"no journal at {str(path)!r}")
-    journal = Journal.read(str(path))
-    header = decode_header(journal.header, str(path))
-    steps = len(journal.records) if options.steps is None else options.steps
-    if not 0 <= steps <= len(journal.records):
-        raise ConfigError(f"`steps` must be in [0, {len(journal.records)}], got {steps}")
-    _rebuild(options, journal, header, steps)
+    finished = read_run(options.run)
+    available = len(finished.journal.records)
+    iterations = available if options.iterations is None else options.iterations
+    if not 0 <= iterations <= available:
+        raise ConfigError(f"`iterations` must be in [0, {available}], got {iterations}")
+    _rebuild(options, finished, iterations)
     return 0
 
 
-def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], steps: int) -> None:
+def _rebuild(options: argparse.Namespace, finished: FinishedRun, iterations: int) -> None:
+    """Load the base model, apply the records, and write the model and result.json."""
     quiet_libraries()
     from es_llm import _core
     from es_llm.checkpoint.export import export_model, require_replaceable
     from es_llm.checkpoint.replay import replay_records
     from es_llm.checkpoint.run_directory import RunDirectory, write_json
-    from es_llm.model.device import device_of_rank
     from es_llm.model.loading import load_model, load_tokenizer
-    from es_llm.model.table import ParameterTable
-    from es_llm.model.weights import Weights
 
     _core.set_kernel_threads(options.kernel_threads)
     directory = RunDirectory(Path(options.output_dir))
     directory.refuse_other_run()
     require_replaceable(directory.model.absolute())
-    saved, about = header["identity"], header["about"]
+    saved, about = finished.header["identity"], finished.header["about"]
     if saved["noise_version"] != _core.NOISE_VERSION:
         raise ResumeError(f"`noise_version` of the journal is {saved['noise_version']}, expected {_core.NOISE_VERSION}")
     name = options.model_name_or_path or about["model_name_or_path"]
-    where = {"revision": about.get("revision"), "trust_remote_code": options.trust_remote_code}
-    config = saved["config"]
-    model = load_model(name, **where)
-    device = device_of_rank(options.device, 0)
-    table = ParameterTable.from_json(saved["model"]["parameters"])
-    only = [parameter.name for parameter in table.parameters]
-    weights = Weights(model, dtype=config["dtype"], frozen=config["frozen"], only=only, device=device)
-    if (other := weights.table.difference(table)) is not None:
-        raise ResumeError(f"base model {name!r} has other parameters than the journal's, `there`: {other}")
-    base = {"base_sha256": weights.sha256(), "frozen_sha256": weights.frozen_sha256()}
-    if any(saved["model"][key] != value for key, value in base.items()):
-        raise ResumeError(
-            f"base model {name!r} has other weights than the run began from: got {base}, "
-            f"expected base_sha256 {saved['model']['base_sha256']}; name the right one by --model_name_or_path"
-        )
+    source = {"revision": about.get("revision"), "trust_remote_code": options.trust_remote_code}
+    model = load_model(name, **source)
+    weights = _base_weights(model, name, saved, options.device)
     directory.prepare()
+    config = saved["config"]
     population = _core.Population(
         run_seed=config["seed"],
         population_size=config["population_size"],
@@ -90,10 +76,33 @@ def _rebuild(options: argparse.Namespace, journal: Any, header: dict[str, Any], 
         failure_policy=config["failure_policy"],
     )
     start = time.perf_counter()
-    replay_records(journal.records[:steps], weights, population, journal.digests)
+    replay_records(finished.journal.records[:iterations], weights, population, finished.journal.digests)
     seconds = time.perf_counter() - start
     weights.unperturb()
-    export_model(str(directory.model), model, load_tokenizer(name, **where))
-    result = {"steps": steps, "seconds": seconds, "weights_sha256": weights.sha256()}
+    export_model(str(directory.model), model, load_tokenizer(name, **source))
+    result = {"steps": iterations, "seconds": seconds, "weights_sha256": weights.sha256()}
     write_json(directory.result, result)
-    print(f"{steps} iterations replayed in {seconds:.1f} s\nweights_sha256 {result['weights_sha256']}")
+    print(f"{iterations} iterations replayed in {seconds:.1f} s\nweights_sha256 {result['weights_sha256']}")
+
+
+def _base_weights(model: Any, name: str, saved: dict[str, Any], device: str) -> Weights:
+    """The weights of the base model, which must be those that the run began from."""
+    from es_llm.model.device import device_of_rank
+    from es_llm.model.table import ParameterTable
+    from es_llm.model.weights import Weights
+
+    config = saved["config"]
+    table = ParameterTable.from_json(saved["model"]["parameters"])
+    only = [parameter.name for parameter in table.parameters]
+    weights = Weights(
+        model, dtype=config["dtype"], frozen=config["frozen"], only=only, device=device_of_rank(device, 0)
+    )
+    if (other := weights.table.difference(table)) is not None:
+        raise ResumeError(f"base model {name!r} has other parameters than the journal (`there`): {other}")
+    base = {"base_sha256": weights.sha256(), "frozen_sha256": weights.frozen_sha256()}
+    if any(saved["model"][key] != value for key, value in base.items()):
+        raise ResumeError(
+            f"base model {name!r} has other weights than those that the run began from: got {base}, "
+            f"expected base_sha256 {saved['model']['base_sha256']}; name the right model by --model_name_or_path"
+        )
+    return weights

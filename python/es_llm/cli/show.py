@@ -1,4 +1,4 @@
-"""What a finished run shows a person."""
+"""Output for people: results of a run, answers, metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from es_llm.trainer.loop.output import TrainOutput
 
 
 def show_output(output: TrainOutput) -> None:
-    """Answers before and after, metrics before and after, and where everything is."""
+    """Print answers and metrics from before and after the training, and where the files of the run are."""
     for (prompt, before), (_, after) in zip(output.answers_before, output.answers_after, strict=False):
         print(f"\nprompt  {_short(prompt)}\nbefore  {_short(before)}\nafter   {_short(after)}")
     result = output.metrics
@@ -19,24 +19,24 @@ def show_output(output: TrainOutput) -> None:
         change = f"{was[name]:.4f} -> " if name in was else ""
         print(f"{name:<28}{change}{value:.4f}")
     print(
-        f"\n{result['steps']} steps, {result['seconds']:.1f} s of training on {result['ranks']} rank(s)\n"
+        f"\n{result['steps']} iterations, {result['seconds']:.1f} s of training on {result['ranks']} rank(s)\n"
         f"weights_sha256 {result['weights_sha256']}\n"
         f"model   {output.output_dir}/model\njournal {output.output_dir}/journal.es"
     )
 
 
 def show_answers(answers: Sequence[tuple[str, str]], file: TextIO) -> None:
-    """Prompts and their completions."""
+    """Print prompts and their completions."""
     for prompt, completion in answers:
         print(f"\nprompt  {_short(prompt)}\nanswer  {_short(completion)}", file=file)
 
 
 def show_metrics(metrics: Mapping[str, float], file: TextIO) -> None:
-    """A table of names and values."""
-    wide = max(map(len, metrics))
+    """Print a table of names and values."""
+    width = max(map(len, metrics))
     print(file=file)
     for name, value in metrics.items():
-        print(f"{name:<{wide}}  {value:>12.4f}", file=file)
+        print(f"{name:<{width}}  {value:>12.4f}", file=file)
 
 
 def _short(text: str, limit: int = 400) -> str:

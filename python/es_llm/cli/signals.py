@@ -1,7 +1,7 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C: the first one ends the training after the current record, the second one at once. While
-the run is only being prepared, the first one ends it there.
+"""SIGTERM, SIGUSR1 and Ctrl-C: the first signal ends the training after the current iteration, the second one at once.
+During the preparation of the run the first signal already ends it at once.
 
-Open MPI's mpirun passes SIGUSR1 on to its ranks and leaves them their time; after SIGTERM or Ctrl-C it kills them.
+Open MPI's mpirun passes SIGUSR1 on to its ranks and waits for them; one second after SIGTERM or Ctrl-C it kills them.
 """
 
 from __future__ import annotations
@@ -27,65 +27,65 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopSignals:
-    """Remembers signals from `listen` on: also one that comes while ranks meet and libraries load ends in a run that is
-    ready to be resumed."""
+    """Handles signals from `listen` on. A signal during the start, while libraries load, also ends the run in a state
+    that can be resumed."""
 
     def __init__(self) -> None:
-        self._came: list[int] = []
-        self._before: dict[int, Any] = {}
+        self._received: list[int] = []
+        self._old_handlers: dict[int, Any] = {}
         self._team: Team | None = None
         self._prepared = self._interrupts = False
 
     def listen(self) -> None:
-        """Take signals from now on; only a process's main thread can."""
-        if not self._before and threading.current_thread() is threading.main_thread():
-            self._came.clear()
+        """Handle signals from now on. Does nothing outside the main thread, where Python forbids it."""
+        if not self._old_handlers and threading.current_thread() is threading.main_thread():
+            self._received.clear()
             self._prepared = False
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            self._old_handlers = {number: signal.signal(number, self._handle) for number in _SIGNALS}
 
     def preparing(self, work: Callable[[], Result]) -> Result:
-        """`work()`, which a signal interrupts wherever it is, since nothing of it need be kept: in an import that
-        hangs, say. One that came before counts too.
+        """The result of `work()`. A signal interrupts it anywhere, even in an import that hangs, since nothing of the
+        work is lost. A signal from before the call interrupts it too.
 
         Raises:
-            StoppedError: a signal came.
+            StoppedError: there was a signal.
         """
         try:
             try:
                 self._interrupts = True
-                if self._came:
+                if self._received:
                     raise KeyboardInterrupt
                 return work()
             finally:
                 self._interrupts, self._prepared = False, True
         except KeyboardInterrupt:
-            if not self._came:
+            if not self._received:
                 raise
             raise StoppedError("a signal ended the run before its first iteration") from None
 
     @contextmanager
     def tell(self, team: Team) -> Iterator[None]:
-        """Let `team.halted` tell of a signal while the block runs; then leave signals as they were."""
+        """Make `team.halted` return whether there was a signal while the block runs; then restore the old handlers."""
         self.listen()
-        self._team, team.halted = team, lambda: bool(self._came)
+        self._team, team.halted = team, lambda: bool(self._received)
         try:
             yield
         finally:
             self._team, team.halted = None, lambda: False
-            for number, handler in self._before.items():
+            for number, handler in self._old_handlers.items():
                 signal.signal(number, handler)
-            self._before = {}
+            self._old_handlers = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._came:
-            signal.signal(number, signal.SIG_DFL)  # to die of it: MPI notices that at once, an exit code it may not
+        if self._received:
+            signal.signal(number, signal.SIG_DFL)  # MPI notices death by a signal at once, but may miss an exit code
             os.kill(os.getpid(), number)
             return
-        self._came.append(number)
+        self._received.append(number)
         if has_standard_error() and (self._team is None or self._team.speaks):
             when = "after this iteration" if self._prepared else "before the first iteration"
-            told = f"es-llm: {signal.Signals(number).name}: ending {when}; once more ends at once\n"
-            with contextlib.suppress(OSError):  # not through `sys.stderr`, which the signal may have met in the middle
-                os.write(2, told.encode())
+            message = f"es-llm: {signal.Signals(number).name}: ending {when}; a second signal ends at once\n"
+            with contextlib.suppress(OSError):  # `sys.stderr` may be in the middle of a write
+                os.write(2, message.encode())
         if self._interrupts:
             raise KeyboardInterrupt

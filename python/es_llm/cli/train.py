@@ -1,13 +1,12 @@
-"""`es-llm train`, also `python -m es_llm.train`."""
+"""`es-llm train`, also `python -m es_llm.train`: train a model."""
 
 from __future__ import annotations
 
 import argparse
 
 from es_llm.cli.options import add_run_options, run_mailbox, run_options
-from es_llm.cli.quiet import quiet_libraries
 from es_llm.cli.signals import INTERRUPTED, StopSignals
-from es_llm.cli.together import together
+from es_llm.cli.startup import quiet_libraries, together
 from es_llm.comm.mailbox import Mailbox
 from es_llm.config import ESConfig
 from es_llm.config.parser import Parser
@@ -18,21 +17,21 @@ _SIGNALS = StopSignals()
 
 
 def mailbox(options: argparse.Namespace) -> Mailbox:
-    """The ranks of the launcher; signals count from here on."""
+    """The mailbox that the options select. Signals are handled from here on."""
     _SIGNALS.listen()
     return run_mailbox(options)
 
 
 def add_arguments(parser: Parser) -> None:
-    """All options of a run."""
+    """Add all options of a run."""
     add_run_options(parser)
 
 
 def run(options: argparse.Namespace, team: Team) -> int:
-    """Train; the leading rank shows progress, then a few answers before and after.
+    """Train, and return the exit code. The leader prints progress, then a few answers from before and after.
 
-    SIGTERM or Ctrl-C ends the training after the record of the iteration, or before the first one, with exit code 75; a
-    second one ends at once.
+    SIGTERM or Ctrl-C ends the training after the current iteration, or before the first one, with exit code 75. A
+    second signal ends it at once.
     """
     script, config = run_options(options)
     quiet_libraries()
@@ -44,26 +43,27 @@ def run(options: argparse.Namespace, team: Team) -> int:
             trainer = together(team, lambda: _SIGNALS.preparing(lambda: assemble(script, config, team)))
             if team.rank == 0:
                 parameters = trainer.run.weights.table.elements
+                args, prompts = trainer.args, trainer.run.prompts.per_iteration
                 print(
-                    f"es-llm: {parameters / 1e6:.2f} M parameters, {trainer.args.population_size} members x "
-                    f"{trainer.run.prompts.per_iteration} prompts, {trainer.args.max_steps} steps, {team.size} rank(s)",
+                    f"es-llm: {parameters / 1e6:.2f} M parameters, {args.population_size} members x {prompts} prompts, "
+                    f"{args.max_steps} iterations, {team.size} rank(s)",
                     flush=True,
                 )
             output = trainer.train()
         except StoppedError as error:
             if team.speaks:
-                print(f"es-llm: {error}; {_again(config)}", flush=True)
+                print(f"es-llm: {error}; {_how_to_start_again(config)}", flush=True)
             return INTERRUPTED
     if output.interrupted:
         if team.leads:
-            print(f"es-llm: interrupted; go on by --resume_from_checkpoint {output.output_dir}", flush=True)
+            print(f"es-llm: interrupted; resume with --resume_from_checkpoint {output.output_dir}", flush=True)
         return INTERRUPTED
     if team.leads:
         show_output(output)
     return 0
 
 
-def _again(config: ESConfig) -> str:
-    """How to start a run that was stopped before it began."""
+def _how_to_start_again(config: ESConfig) -> str:
+    """What to do with a run that was stopped before its first iteration."""
     directory = config.resume_from_checkpoint or config.output_dir
-    return "start it again" if directory is None else f"go on by --resume_from_checkpoint {directory}"
+    return "start it again" if directory is None else f"resume with --resume_from_checkpoint {directory}"

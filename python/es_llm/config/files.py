@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from es_llm.config.replaced import unknown_option
+from es_llm.config.checks import EXPONENT
+from es_llm.config.foreign import unknown_option
 from es_llm.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -22,7 +22,7 @@ def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
     """Read the options of a `.yaml`, `.yml` or `.toml` file.
 
     Raises:
-        ConfigError: no such file, text that doesn't parse (with its line), no mapping, or a name not in `known`.
+        ConfigError: no such file, text that doesn't parse (with its line), not a mapping, or a name not in `known`.
     """
     path = Path(path)
     try:
@@ -43,22 +43,21 @@ def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
 
 
 def read_scalar(text: str) -> Any:
-    """A value as YAML has it, but `1e-3` is a number.
+    """The value of YAML text, where `1e-3` is a number.
 
     Raises:
-        yaml.YAMLError: it doesn't parse.
+        yaml.YAMLError: the text doesn't parse.
     """
     return yaml.load(text, Loader=_Loader)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as text; this loader reads it as the number that everyone means."""
+    """Reads `1e-3` as a number; YAML 1.1 reads it as text."""
 
 
 def _exponent_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     return float(str(loader.construct_scalar(node)))
 
 
-_EXPONENT = re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("!exponent", _EXPONENT, list("-+.0123456789"))
+_Loader.add_implicit_resolver("!exponent", EXPONENT, list("-+.0123456789"))
 _Loader.add_constructor("!exponent", _exponent_number)

@@ -1,36 +1,31 @@
-"""Command-line flags made from option dataclasses; values are turned into the types they declare."""
+"""Command-line flags for the fields of option dataclasses; each value gets the declared type."""
 
 from __future__ import annotations
 
 import argparse
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import Field
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import yaml
 
-from es_llm.config.checks import declared_types
-from es_llm.config.fields import option_fields
+from es_llm.config.checks import declared_types, type_name, union_parts
+from es_llm.config.fields import default_of, option_topics
 from es_llm.config.files import read_scalar
-from es_llm.config.replaced import unknown_option
+from es_llm.config.foreign import unknown_option
 from es_llm.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that raises `ConfigError` and suggests the nearest flag for an unknown one."""
+    """An `ArgumentParser` that raises `ConfigError`, and suggests the nearest flag for an unknown one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of exiting, so that every rank agrees on what to do.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Raise `ConfigError` instead of exiting, so that all ranks end alike."""
         raise ConfigError(message)
 
     def parse_known(self, argv: Sequence[str]) -> argparse.Namespace:
@@ -48,27 +43,28 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
-    """Add one flag `--name` per option. A flag that isn't given leaves no value behind (argparse.SUPPRESS)."""
-    for cls in classes:
-        group = parser.add_argument_group(cls.__name__)
-        hints = declared_types(cls)
-        for name, spec in option_fields(cls).items():
+    """Add one flag `--name` per option, in groups by topic. The namespace holds only the flags that were given."""
+    hints = {name: declared for cls in classes for name, declared in declared_types(cls).items()}
+    for topic, specs in option_topics(*classes).items():
+        group = parser.add_argument_group(topic)
+        for spec in specs:
+            name = spec.name
             keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(spec), "dest": name}
-            declared, optional = _without_none(hints[name]), _without_none(hints[name]) != hints[name]
+            declared, *others = union_parts(hints[name])
             if typing.get_origin(declared) is list:
                 item = typing.get_args(declared)[0]
                 keywords.update(nargs="*", type=_converter(item, name), metavar=_metavar(item))
             elif typing.get_origin(declared) is dict:
                 keywords.update(nargs="*", action=_Mapping, metavar="NAME=VALUE")
             else:
-                keywords.update(type=_converter(declared, name, optional), metavar=_metavar(declared))
+                keywords.update(type=_converter(declared, name, optional=bool(others)), metavar=_metavar(declared))
                 if declared is bool:
                     keywords.update(nargs="?", const=True)
             group.add_argument(f"--{name}", **keywords)
 
 
 class _Mapping(argparse.Action):
-    """Collects NAME=VALUE words into a dict; values are read as YAML scalars, so that 3 is an integer."""
+    """Collects NAME=VALUE words in a dict; values are read as YAML, so that 3 is an integer."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Add the words of one flag."""
@@ -84,28 +80,22 @@ class _Mapping(argparse.Action):
         setattr(namespace, self.dest, mapping)
 
 
-def _converter(declared: Any, name: str, optional: bool = False) -> Any:
+def _converter(declared: Any, name: str, *, optional: bool = False) -> Any:
+    """A function from the text of a flag to a value of the declared type."""
+
     def convert(text: str) -> Any:
         if optional and text.lower() == "none":
             return None
-        if declared is bool:
-            truth = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-            if text.lower() not in truth:
-                raise argparse.ArgumentTypeError(f"`{name}` must be true or false, got {text!r}")
-            return truth[text.lower()]
         try:
-            return declared(text)
-        except ValueError:
-            expected = {int: "an integer", float: "a number"}[declared]
-            raise argparse.ArgumentTypeError(f"`{name}` must be {expected}, got {text!r}") from None
+            return _TRUTH[text.lower()] if declared is bool else declared(text)
+        except (KeyError, ValueError):
+            message = f"`{name}` must be {type_name(declared)}, got {text!r}"
+            raise argparse.ArgumentTypeError(message) from None
 
     return convert
 
 
-def _without_none(declared: Any) -> Any:
-    if typing.get_origin(declared) in (typing.Union, types.UnionType):
-        return next(part for part in typing.get_args(declared) if part is not type(None))
-    return declared
+_TRUTH: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 def _metavar(declared: Any) -> str:
@@ -113,7 +103,7 @@ def _metavar(declared: Any) -> str:
 
 
 def _help(spec: Field[Any]) -> str:
-    default = spec.default_factory() if callable(spec.default_factory) else spec.default
+    default = default_of(spec)
     choices = f" ({' | '.join(spec.metadata['choices'])})" if spec.metadata["choices"] else ""
     shown = f" [{default}]" if default not in (None, [], {}) else ""
     return f"{spec.metadata['help']}{choices}{shown}".replace("%", "%%")

@@ -3,55 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from es_llm.config.embedded import EMBEDDED_DEFAULTS
 from es_llm.config.es import ESConfig
 from es_llm.config.fields import option_fields
-from es_llm.config.replaced import unknown_option
-from es_llm.config.script import ScriptArguments
+from es_llm.config.foreign import unknown_option
+from es_llm.config.script import DEFAULT_TASK, ScriptArguments
 from es_llm.errors import ConfigError
+
+EMBEDDED_DEFAULTS: Final[dict[str, Any]] = {
+    "population_size": 24,
+    "sigma": 0.008,
+    "learning_rate": 0.012,
+    "max_steps": 60,
+    "prompts_per_iteration": 64,
+    "max_completion_length": 12,
+    "dtype": "float32",
+    "task_args": {"style": "compact", "train_size": 6400, "eval_size": 500},
+}
+"""Defaults of a run on the embedded model."""
 
 
 def resolve(*layers: Mapping[str, Any]) -> tuple[ScriptArguments, ESConfig]:
     """Merge layers of options, later ones winning; `task_args` are merged name by name.
 
-    With no `model_name_or_path` in any layer the embedded model's defaults lie below the first layer; with
-    another task than the embedded model's, only its task options are left out.
+    If no layer has `model_name_or_path`, the embedded model's defaults lie below the first layer. Its `task_args` are
+    left out for another task or data set.
 
     Raises:
         ConfigError: an unknown name, or a value out of range.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        merge_options(merged, layer)
+        _merge(merged, layer)
     if merged.get("model_name_or_path") is None:
-        below: dict[str, Any] = {}
-        merge_options(below, EMBEDDED_DEFAULTS)
-        if merged.get("task") not in (None, "countdown") or merged.get("dataset_name"):
+        below = dict(EMBEDDED_DEFAULTS)
+        if merged.get("task") not in (None, DEFAULT_TASK) or merged.get("dataset_name"):
             del below["task_args"]
-        merge_options(below, merged)
+        _merge(below, merged)
         merged = below
     if merged.get("task") is None and not merged.get("dataset_name"):
-        merged["task"] = "countdown"
+        merged["task"] = DEFAULT_TASK
     script_names = option_fields(ScriptArguments)
     script = ScriptArguments(**{name: value for name, value in merged.items() if name in script_names})
     config = ESConfig(**{name: value for name, value in merged.items() if name not in script_names})
     return script, config
 
 
-def as_mapping(script: ScriptArguments, config: ESConfig) -> dict[str, Any]:
-    """All options as one flat mapping, as `config.json` holds it and `resolve` takes it."""
-    return {**asdict(script), **asdict(config)}
-
-
-def merge_options(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Add the options of `layer` to `into`.
-
-    Raises:
-        ConfigError: a name that is no option; suggests the nearest.
-    """
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Add the options of `layer` to `into`."""
     known = option_fields(ScriptArguments, ESConfig)
     for name, value in layer.items():
         if name not in known:

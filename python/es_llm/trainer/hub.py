@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import es_llm
-from es_llm.config.taken import HubTarget
+from es_llm.config.adopt import HubTarget
 from es_llm.errors import ModelError
 
 

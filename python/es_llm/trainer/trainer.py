@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from es_llm.config import ESConfig, ScriptArguments
-from es_llm.config.replaced import unknown_argument
+from es_llm.config.foreign import unknown_argument
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
 from es_llm.evaluation.program import evaluate

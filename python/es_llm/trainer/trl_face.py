@@ -15,7 +15,7 @@ from typing import Any, Final
 from es_llm.callbacks.handler import Callbacks
 from es_llm.checkpoint.run_directory import RunDirectory, write_json
 from es_llm.config import ESConfig
-from es_llm.config.taken import HubTarget
+from es_llm.config.adopt import HubTarget
 from es_llm.errors import ConfigError
 from es_llm.team import Team
 from es_llm.trainer.accelerator import Processes

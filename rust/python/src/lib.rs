@@ -1,7 +1,12 @@
 //! `es_llm._core`: the Python face of `es-core`. Conversions only; one file per core module, one door for the GIL and
 //! for errors (`door.rs`). The watchdog alone is more: it must run while somebody holds the GIL.
 
+use es_core::fitness::FailurePolicy;
+use es_core::kernels::Dtype;
+use es_core::schedule::PolicyKind;
+use es_core::shaping::ShapingRule;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 mod arrays;
 mod door;
@@ -25,5 +30,17 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     team::register(m)?;
     journal::register(m)?;
     watchdog::register(m)?;
-    Ok(())
+    register_names(m)
+}
+
+/// Adds the names that options accept. Each list comes from its enum, so Python repeats none of them.
+fn register_names(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = m.py();
+    let rules = ShapingRule::ALL.map(ShapingRule::name);
+    m.add("SHAPING_RULES", PyTuple::new(py, rules)?)?;
+    let policies = FailurePolicy::ALL.map(FailurePolicy::name);
+    m.add("FAILURE_POLICIES", PyTuple::new(py, policies)?)?;
+    m.add("DTYPES", PyTuple::new(py, Dtype::ALL.map(Dtype::name))?)?;
+    let assignments = PolicyKind::ALL.map(PolicyKind::name);
+    m.add("ASSIGNMENTS", PyTuple::new(py, assignments)?)
 }

@@ -10,11 +10,11 @@ import torch
 from transformers import TrainingArguments
 
 from es_llm.config import ESConfig, ScriptArguments
-from es_llm.config.taken import ModelSource, Taken, taken_from
+from es_llm.config.adopt import Adopted, ModelSource, adopt_arguments
 from es_llm.errors import ConfigError
 
 
-def require_config(args: Any, model: Any, train_dataset: Any, script: ScriptArguments | None) -> Taken:
+def require_config(args: Any, model: Any, train_dataset: Any, script: ScriptArguments | None) -> Adopted:
     """The options: those given, the defaults for None, or those of another trainer that mean the same here.
 
     Args:
@@ -28,13 +28,13 @@ def require_config(args: Any, model: Any, train_dataset: Any, script: ScriptArgu
     """
     if isinstance(args, TrainingArguments):
         rows = len(train_dataset) if hasattr(train_dataset, "__len__") else None
-        return taken_from(args, rows=rows, loaded=isinstance(model, torch.nn.Module))
+        return adopt_arguments(args, rows=rows, loaded=isinstance(model, torch.nn.Module))
     if args is not None and not isinstance(args, ESConfig):
         raise ConfigError(f"`args` must be an ESConfig, got a {type(args).__name__}")
     source = ModelSource()
     if script is not None:
         source = ModelSource(model_revision=script.model_revision, trust_remote_code=script.trust_remote_code)
-    return Taken(config=args or ESConfig(), source=source)
+    return Adopted(config=args or ESConfig(), source=source)
 
 
 def require_model(model: Any) -> None:

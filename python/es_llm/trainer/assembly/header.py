@@ -21,6 +21,7 @@ from es_llm import _core
 from es_llm.checkpoint.identity import encode_header, normalized
 from es_llm.config import ScriptArguments
 from es_llm.config.fields import identity_of
+from es_llm.config.script import DEFAULT_TASK
 from es_llm.data.loading import content_of
 from es_llm.rewards.loading import file_of
 from es_llm.trainer.assembly.model import TrainedModel
@@ -67,7 +68,7 @@ class RunHeader:
     def run_name(self) -> str:
         """Name of the model and the task, for the default directory of a run."""
         model, script = Path(self._model.name or "model").name or "model", self._script
-        task = script and (script.task or Path(script.dataset_name or "countdown").stem)
+        task = script and (script.task or Path(script.dataset_name or DEFAULT_TASK).stem)
         return f"{model}-{task.replace(':', '-')}" if task else model
 
     def renew_team(self, header: str | None = None) -> None:
@@ -75,7 +76,7 @@ class RunHeader:
         text, config = self.text() if header is None else header, self._run.config
         digest = hashlib.sha256(json.dumps(json.loads(text)["identity"], sort_keys=True).encode()).digest()
         identity = int.from_bytes(digest[:8], "little")
-        self._run.team.renew(identity, policy=config.schedule, unit_timeout_s=config.unit_timeout_s)
+        self._run.team.renew(identity, policy=config.assignment, unit_timeout_s=config.unit_timeout_s)
 
     def _identity(self) -> dict[str, Any]:
         weights = self._run.weights

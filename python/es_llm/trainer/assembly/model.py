@@ -8,7 +8,7 @@ from typing import Any, final
 
 import torch
 
-from es_llm.config.taken import ModelSource
+from es_llm.config.adopt import ModelSource
 from es_llm.errors import ConfigError
 from es_llm.model.attention import use_attention
 from es_llm.model.live import DTYPES, cast_parameters

@@ -20,7 +20,7 @@ from es_llm.callbacks.handler import Callbacks, make_trackers
 from es_llm.callbacks.progress import ProgressCallback
 from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
-from es_llm.config.taken import HubTarget
+from es_llm.config.adopt import HubTarget
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
 from es_llm.evaluation.work import EvaluationSets
@@ -115,16 +115,16 @@ def build_run(
     open_standard_descriptors()
     require_model(model)
     require_tokenizer(processing_class)
-    taken = require_config(args, model, train_dataset, script)
-    config, team = taken.config, team if team is not None else Team(select_mailbox())
-    if taken.notice and team.rank == 0:
-        logger.warning(taken.notice)
+    adopted = require_config(args, model, train_dataset, script)
+    config, team = adopted.config, team if team is not None else Team(select_mailbox())
+    if adopted.notice and team.rank == 0:
+        logger.warning(adopted.notice)
     trackers = make_trackers(config)
     configure_threads(config, team)
     functions: list[Any] = [reward_funcs] if isinstance(reward_funcs, str) else as_list(reward_funcs, "reward_funcs")
     limits = reward_limits(config, team)
     rewards = RewardSet(functions, config.reward_weights, metrics=metric_funcs, limits=limits)
-    trained = TrainedModel(model, processing_class, taken.source)
+    trained = TrainedModel(model, processing_class, adopted.source)
     if config.eval_kl:
         trained.keep_base()
     if config.dtype is None:
@@ -147,7 +147,7 @@ def build_run(
         callbacks=_callbacks(run, trained, form, [*as_list(callbacks, "callbacks"), *trackers]),
         store=WeightStore(run, trained.module, trained.tokenizer, trained.load_base if trained.is_named else None),
         header=RunHeader(run, trained, script),
-        hub=taken.hub,
+        hub=adopted.hub,
     )
     rewards.open()
     parts.callbacks.call("on_init_end")

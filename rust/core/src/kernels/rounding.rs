@@ -16,17 +16,25 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// By torch's name.
+    /// Every type, in the order of the documentation.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+
+    /// The type's name in torch and in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+
+    /// The type with this name.
     ///
     /// # Errors
-    /// [`KernelError::Dtype`] for any other.
+    /// [`KernelError::Dtype`] for an unknown name.
     pub fn from_name(name: &str) -> Result<Self, KernelError> {
-        match name {
-            "float32" => Ok(Self::F32),
-            "bfloat16" => Ok(Self::Bf16),
-            "float16" => Ok(Self::F16),
-            _ => Err(KernelError::Dtype(name.to_owned())),
-        }
+        let found = Self::ALL.into_iter().find(|dtype| dtype.name() == name);
+        found.ok_or_else(|| KernelError::Dtype(name.to_owned()))
     }
 }
 

@@ -26,6 +26,6 @@ pub enum ScheduleError {
     Zero { name: &'static str },
     #[error("{members} members x {chunks} prompt chunks are more units than can be counted")]
     TooMany { members: u32, chunks: u32 },
-    #[error("`schedule` must be \"static\" or \"dynamic\", got {name:?}")]
+    #[error("`assignment` must be \"static\" or \"dynamic\", got {name:?}")]
     UnknownPolicy { name: String },
 }

@@ -232,9 +232,17 @@ fn arguments_out_of_the_contract_are_errors() {
     let far = matrix(4, [MAX_ELEMENTS / 4 - 1, 0], [2, 2]);
     let error = kernels.perturb_low_rank_into(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, far);
     assert!(matches!(error, Err(KernelError::Address(_))));
-    assert!(Dtype::from_name("float64").is_err());
     assert_eq!(
         set_kernel_threads(4096),
         Err(KernelError::ThreadCount(4096))
     );
+}
+
+#[test]
+fn names_of_dtypes_round_trip_and_unknown_ones_are_refused() {
+    for dtype in Dtype::ALL {
+        assert_eq!(Dtype::from_name(dtype.name()), Ok(dtype));
+    }
+    let error = KernelError::Dtype("float64".to_owned());
+    assert_eq!(Dtype::from_name("float64"), Err(error));
 }
