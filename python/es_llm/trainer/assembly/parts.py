@@ -84,7 +84,8 @@ class RunParts:
         Raises:
             ConfigError: rows that can't be used.
         """
-        sets = self.sets if dataset is None else _held_out(dataset, self.form, self.run.rewards)
+        sets = self.sets if dataset is None else self.form.sets(eval_sets(dataset))
+        _require_columns(self.run.rewards, sets)
         if not sets:
             return None
         config, model = self.run.config, self.model
@@ -131,11 +132,12 @@ def build_run(
         config = replace(config, dtype=trained.stored_dtype())
     rows = train_dataset if is_stream(train_dataset) else rows_of(train_dataset, "train_dataset")
     form = PromptForm(config, trained.tokenizer, text_prompts)
-    sets = _held_out(eval_dataset, form, rewards)
+    sets = form.sets(eval_sets(eval_dataset))
     engine = _engine(config, trained)
     prompts = _prompts(config, rows, form, engine)
     engine.check_lengths([row["prompt"] for own in sets.values() for row in own])
     rewards.require_columns(columns_of(prompts.first()), "`train_dataset`")
+    _require_columns(rewards, sets)
     run = _run(config, team, trained, engine, rewards, prompts)
     parts = RunParts(
         run=run,
@@ -154,13 +156,10 @@ def build_run(
     return parts
 
 
-def _held_out(dataset: EvalData | None, form: PromptForm, rewards: RewardSet) -> dict[str, list[Row]]:
-    """Held-out rows by the name of their set, in the form that the model gets."""
-    sets = form.sets(eval_sets(dataset))
+def _require_columns(rewards: RewardSet, sets: Mapping[str, Sequence[Row]]) -> None:
     for name, rows in sets.items():
         where = f"`eval_dataset[{name!r}]`" if name else "`eval_dataset`"
         rewards.require_columns(columns_of(rows[0]), where, metrics=True)
-    return sets
 
 
 def _engine(config: ESConfig, model: TrainedModel) -> RolloutEngine:
