@@ -71,7 +71,7 @@ FUZZ_HOST = $(shell rustc -vV | sed -n 's/host: //p')
 fuzz:
 	cd rust/fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" \
 		cargo build --release --target $(FUZZ_HOST) --target-dir ../../target/fuzz
-	mkdir -p target/fuzz/seeds/journal target/fuzz/seeds/messages target/fuzz/seeds/records && cp tests/data/journal_v1.bin target/fuzz/seeds/journal
+	mkdir -p target/fuzz/seeds/journal target/fuzz/seeds/messages target/fuzz/seeds/records && cp tests/data/journal_v*.bin target/fuzz/seeds/journal
 	for target in journal messages records; do \
 		target/fuzz/$(FUZZ_HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) target/fuzz/seeds/$$target || exit 1; done
 

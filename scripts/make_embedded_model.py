@@ -29,9 +29,9 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from es_llm.rewards.arithmetic import try_evaluate
-from es_llm.rewards.countdown import expression_score
 from es_llm.tasks.countdown import PROMPT_WIDTH, build
+from es_llm.tasks.countdown.arithmetic import try_evaluate
+from es_llm.tasks.countdown.reward import expression_reward
 from es_llm.types import Row
 
 RIGHT_STEPS, MIXED_STEPS = 800, 300
@@ -208,7 +208,7 @@ def greedy_scores(
     model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, rows: Sequence[Row], temperature: float = 0.0
 ) -> list[float]:
     texts = complete(model, tokenizer, rows, temperature)
-    return [expression_score(text, row["numbers"], row["target"]) for text, row in zip(texts, rows, strict=True)]
+    return [expression_reward(text, row["numbers"], row["target"]) for text, row in zip(texts, rows, strict=True)]
 
 
 def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, rows: Sequence[Row], seed: int) -> dict[str, float]:

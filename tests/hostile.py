@@ -1,4 +1,4 @@
-"""A reward function that does whatever a completion says, and who is left of the processes that it ran in."""
+"""A reward function that does what a completion says, and a check that no process of it is left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from es_llm.rewards.batch import DIED, INVALID, RAISED, TIMEOUT, Batch
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import RewardSet
+from es_llm.rewards.workers.protocol import WorkerLimits
 
 LIMIT_S = 0.5
 HOSTILE = {
@@ -41,20 +42,20 @@ HOSTILE = {
 
 
 def batch(texts):
-    rows = [{"prompt": f"p{place}", "number": place} for place in range(len(texts))]
-    return Batch.of(rows, texts, [[place] for place in range(len(texts))])
+    rows = [{"prompt": f"p{index}", "number": index} for index in range(len(texts))]
+    return Batch.of(rows, texts, [[index] for index in range(len(texts))])
 
 
 def hostile(completions, number, **columns):
     """Does what the completion says; else the reward is the row's number."""
-    return [obey(text, place) for text, place in zip(completions, number, strict=True)][: length_of(completions)]
+    return [obey(text, index) for text, index in zip(completions, number, strict=True)][: length_of(completions)]
 
 
 def length_of(completions):
     return 0 if "short" in completions else None
 
 
-def obey(text, place):
+def obey(text, index):
     match text:
         case "loop":
             while True:
@@ -70,7 +71,7 @@ def obey(text, place):
         case "exit":
             sys.exit(0)
         case "recursion":
-            return obey(text, place)
+            return obey(text, index)
         case "memory":
             return len(bytearray(10 << 30))
         case "interrupt":
@@ -106,11 +107,11 @@ def obey(text, place):
                 if os.fork() == 0:
                     time.sleep(1000)
                 os._exit(0)
-    return float(place)
+    return float(index)
 
 
 def odd(completions, **columns):
-    """Answers that are no list of rewards."""
+    """Returns something that is no list of rewards."""
     match completions[0]:
         case "long":
             return [1.0, 2.0]
@@ -122,14 +123,14 @@ def odd(completions, **columns):
 
 
 def below(pid):
-    """All processes below one that live."""
+    """Numbers of all living processes below a process."""
     found = {}
-    for place in Path("/proc").iterdir():
+    for directory in Path("/proc").iterdir():
         try:
-            if place.name.isdigit():
-                words = (place / "stat").read_text().rpartition(")")[2].split()
+            if directory.name.isdigit():
+                words = (directory / "stat").read_text().rpartition(")")[2].split()
                 if words[0] != "Z":
-                    found[int(place.name)] = int(words[1])
+                    found[int(directory.name)] = int(words[1])
         except OSError:
             continue
     parents = {pid}
@@ -141,12 +142,14 @@ def below(pid):
 
 
 def watched_rewards():
-    """What the fixture `rewards` does: makes sets of functions, and sees that they leave nobody behind."""
+    """For the fixture `rewards`: makes reward sets, and checks at the end that no process of them is left."""
     before, made = below(os.getpid()), []
 
     def make(*functions, workers=2, timeout_s=LIMIT_S, memory_mb=1000, **options):
         made.append(
-            RewardSet(functions, limits=Limits(workers=workers, timeout_s=timeout_s, memory_mb=memory_mb), **options)
+            RewardSet(
+                functions, limits=WorkerLimits(workers=workers, timeout_s=timeout_s, memory_mb=memory_mb), **options
+            )
         )
         return made[-1]
 
@@ -154,13 +157,13 @@ def watched_rewards():
     for each in made:
         each.close()
     assert below(os.getpid()) <= before
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit():
             try:
-                assert b"1000.25" not in (place / "cmdline").read_bytes()
+                assert b"1000.25" not in (directory / "cmdline").read_bytes()
             except OSError:
                 continue
 
 
-def kinds(graded, name):
-    return {failure.place: failure.kind for failure in graded.scores[name].failures}
+def kinds(rewards, name):
+    return {failure.index: failure.kind for failure in rewards.results[name].failures}

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from es_llm.rewards.arithmetic import ArithmeticFailure, Limits, evaluate, try_evaluate
+from es_llm.tasks.countdown.arithmetic import ArithmeticFailure, ExpressionLimits, evaluate, try_evaluate
 
 _OPERATIONS = {
     ast.Add: operator.add,
@@ -127,7 +127,7 @@ def test_messages_say_where_and_what():
 
 
 def test_limits_are_inclusive():
-    limits = Limits(length=9, operands=3, digits=3)
+    limits = ExpressionLimits(length=9, operands=3, digits=3)
     assert evaluate("100+1+100", limits).value == 201
     for text in ["100+1+1000", "1+1+1+1", "1000+1"]:
         assert try_evaluate(text, limits) is None

@@ -1,4 +1,4 @@
-"""Async rewards: what they keep between calls stays usable, in a worker and in the trainer's process."""
+"""Async rewards: objects that they keep between calls stay usable, in a worker and in the trainer's process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import time
 
 import pytest
 
+from es_llm.rewards import set_level
 from es_llm.rewards.batch import RAISED, TIMEOUT
 from es_llm.rewards.call import call
 from es_llm.rewards.loop import Loop
-from es_llm.rewards.marks import set_level
 from tests.hostile import batch, kinds
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -26,7 +26,7 @@ WORKERS = pytest.mark.parametrize("workers", [0, 1])
 
 
 class Client:
-    """What a client of a judge keeps: all of it belongs to one event loop."""
+    """Objects that a client keeps. All of them belong to one event loop."""
 
     def __init__(self):
         self.semaphore, self.queue, self.task, self.loop = asyncio.Semaphore(1), None, None, None
@@ -97,7 +97,7 @@ def test_what_a_judge_keeps_serves_every_batch(rewards, kind, workers):
     scored = rewards(judge, workers=workers, timeout_s=10)
     expected = [6.0] * 3 if kind == "set_level" else [1.0, 2.0, 3.0]
     for _ in range(4):
-        assert scored.score(batch(["a", "bb", "ccc"])) == expected
+        assert scored.rewards(batch(["a", "bb", "ccc"])) == expected
 
 
 @WORKERS
@@ -112,7 +112,7 @@ def test_several_functions_share_a_loop(rewards, workers):
     made = rewards(first, second, workers=workers, timeout_s=10)
     loops = set()
     for _ in range(3):
-        for scores in made.submit(batch(["a", "b"])).result().scores.values():
+        for scores in made.submit(batch(["a", "b"])).result().results.values():
             loops |= {value for _, value in scores.metrics}
     assert len(loops) == 1
 
@@ -132,9 +132,9 @@ def test_a_task_that_is_left_goes_on_between_batches(rewards, workers):
         return [float(state["ticks"])] * len(completions)
 
     made = rewards(ticking, workers=workers, timeout_s=10)
-    (before,) = made.score(batch(["a"]))
+    (before,) = made.rewards(batch(["a"]))
     time.sleep(0.5)
-    (after,) = made.score(batch(["a"]))
+    (after,) = made.rewards(batch(["a"]))
     assert after > before + 5
     state.clear()
 
@@ -150,9 +150,9 @@ def test_a_late_call_gives_back_what_it_holds(rewards):
         return [1.0]
 
     made = rewards(judge, workers=1)
-    graded = made.submit(batch(["sleep", "good"])).result()
-    assert kinds(graded, "judge")[0] == TIMEOUT
-    assert made.score(batch(["good"] * 3)) == [1.0] * 3
+    outcome = made.submit(batch(["sleep", "good"])).result()
+    assert kinds(outcome, "judge")[0] == TIMEOUT
+    assert made.rewards(batch(["good"] * 3)) == [1.0] * 3
 
 
 def test_a_call_that_cannot_be_cancelled_costs_its_worker(rewards):
@@ -172,8 +172,8 @@ def test_a_call_that_cannot_be_cancelled_costs_its_worker(rewards):
     first = made.submit(batch(["good"])).result()
     assert kinds(made.submit(batch(["stay"])).result(), "judge") == {0: TIMEOUT}
     last = made.submit(batch(["good"] * 2)).result()
-    assert last.totals == [1.0] * 2
-    assert last.scores["judge"].metrics[0] != first.scores["judge"].metrics[0]
+    assert last.rewards == [1.0] * 2
+    assert last.results["judge"].metrics[0] != first.results["judge"].metrics[0]
 
 
 def test_a_task_that_blocks_the_loop_meets_the_time_limit(rewards):
@@ -184,9 +184,9 @@ def test_a_task_that_blocks_the_loop_meets_the_time_limit(rewards):
         return [1.0]
 
     made = rewards(judge, workers=1)
-    graded = made.submit(batch(["good", "block", "good"])).result()
-    assert graded.totals == [1.0, None, 1.0]
-    assert made.score(batch(["good"])) == [1.0]
+    outcome = made.submit(batch(["good", "block", "good"])).result()
+    assert outcome.rewards == [1.0, None, 1.0]
+    assert made.rewards(batch(["good"])) == [1.0]
 
 
 @WORKERS
@@ -220,13 +220,13 @@ def test_a_loop_that_a_function_harms_serves_the_next_batch(rewards, deed, worke
                 loop.close()
 
     made = rewards(judge, workers=workers, timeout_s=5)
-    graded = made.submit(batch(["harm"])).result()
-    assert graded.totals in ([1.0], [None])
+    outcome = made.submit(batch(["harm"])).result()
+    assert outcome.rewards in ([1.0], [None])
     if deed in ("stop", "exit", "interrupt"):
-        assert graded.totals == [1.0]
+        assert outcome.rewards == [1.0]
     if deed == "close":
-        assert kinds(graded, "judge") == {0: RAISED}
-    assert made.score(batch(["good"] * 2)) == [1.0] * 2
+        assert kinds(outcome, "judge") == {0: RAISED}
+    assert made.rewards(batch(["good"] * 2)) == [1.0] * 2
 
 
 def test_a_loop_runs_in_the_callers_thread_already():
@@ -234,7 +234,7 @@ def test_a_loop_runs_in_the_callers_thread_already():
         return [float(len(text)) for text in completions]
 
     async def notebook():
-        return call("judge", judge, batch(["a"]), loop=loop).values, call("judge", judge, batch(["bb"])).values
+        return call("judge", judge, batch(["a"]), loop=loop).rewards, call("judge", judge, batch(["bb"])).rewards
 
     loop = Loop()
     assert asyncio.run(notebook()) == ([1.0], [2.0])
@@ -249,9 +249,9 @@ def test_the_callers_context_is_the_functions():
 
     loop = Loop()
     token = variable.set("set")
-    assert call("judge", judge, batch(["a"]), loop=loop).values == [1.0]
+    assert call("judge", judge, batch(["a"]), loop=loop).rewards == [1.0]
     variable.reset(token)
-    assert call("judge", judge, batch(["a"]), loop=loop).values == [0.0]
+    assert call("judge", judge, batch(["a"]), loop=loop).rewards == [0.0]
     loop.close()
 
 
@@ -273,10 +273,10 @@ def test_an_end_leaves_no_thread_and_cancels_what_runs(rewards):
     for end in ("close", "collect"):
         made = rewards(judge, workers=0) if end == "close" else Loop()
         if end == "close":
-            assert made.score(batch(["a"])) == [1.0]
+            assert made.rewards(batch(["a"])) == [1.0]
             assert threading.active_count() == before + 1
             made.close()
-            assert made.score(batch(["a"])) == [1.0], "it begins again"
+            assert made.rewards(batch(["a"])) == [1.0], "it begins again"
             made.close()
         else:
             made.run(judge(["a"]))
@@ -306,4 +306,4 @@ def test_an_interrupt_of_the_user_goes_on():
 )
 def test_an_answer_that_is_no_list_is_named(answer, got):
     (failure,) = call("judge", lambda completions, **columns: answer, batch(["a"])).failures
-    assert f"`judge` must return a list of rewards, {got}" in failure.why
+    assert f"`judge` must return a list of rewards, {got}" in failure.reason

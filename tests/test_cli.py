@@ -159,12 +159,12 @@ def test_a_signal_while_libraries_load_ends_in_a_run_that_can_be_resumed(tmp_pat
     assert result(tmp_path / "D")["steps"] == 2
 
 
-@pytest.mark.parametrize("where", ["the rank", "the process for rewards"])
+@pytest.mark.parametrize("where", ["the rank", "the reward server"])
 def test_a_signal_while_a_reward_hangs_in_its_import_ends_the_run_before_it_began(tmp_path, where):
     mark, reward = tmp_path / "pid", tmp_path / "hangs.py"
     reward.write_text(
         "import os, sys, time\n"
-        f"if ('es_llm.rewards.server' in sys.modules) == {where != 'the rank'}:\n"
+        f"if ('es_llm.rewards.workers.server' in sys.modules) == {where != 'the rank'}:\n"
         f"    with open({str(mark)!r}, 'w') as file:\n"
         "        print(os.getpid(), file=file)\n"
         "    time.sleep(600)\n"

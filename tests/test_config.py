@@ -85,7 +85,6 @@ def test_resolved_options_resolve_to_themselves():
         ),
         ({"schedule": "static"}, "unknown option 'schedule'; did you mean 'assignment'?"),
         ({"dtype": "float8"}, "`dtype` must be one of float32, bfloat16, float16, got 'float8'"),
-        ({"shaping": "rank"}, "`shaping` must be one of zscore, centered_rank"),
         ({"failure_policy": "ignore"}, "`failure_policy` must be one of"),
         ({"temperature": 0.7}, "`temperature` must be 0"),
         ({"antithetic": "yes"}, "`antithetic` must be true or false"),
@@ -183,8 +182,8 @@ def test_defaults_are_allowed_values():
 
 def test_names_that_the_core_knows_are_accepted():
     options = option_fields(ESConfig)
-    for name, names in [("shaping", _core.SHAPING_RULES), ("failure_policy", _core.FAILURE_POLICIES),
-                        ("dtype", _core.DTYPES), ("assignment", _core.ASSIGNMENTS)]:  # fmt: skip
+    for name, names in [("failure_policy", _core.FAILURE_POLICIES), ("dtype", _core.DTYPES),
+                        ("assignment", _core.ASSIGNMENTS)]:  # fmt: skip
         assert options[name].metadata["choices"] == names
     for shaping in _core.SHAPING_RULES:
         for policy in _core.FAILURE_POLICIES:

@@ -1,4 +1,4 @@
-"""Countdown: the rewards follow the definition case by case; the data keep their promises."""
+"""Countdown: the rewards follow the definition case by case; the data have the promised properties."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from es_llm.errors import ConfigError
-from es_llm.rewards.countdown import (
+from es_llm.tasks import load_task, task_names
+from es_llm.tasks.countdown import PROMPT_WIDTH, build, is_held_out
+from es_llm.tasks.countdown.reward import (
     compact_accuracy,
     compact_reward,
     countdown_accuracy,
     countdown_reward,
-    format_score,
+    format_reward,
 )
-from es_llm.tasks import load_task, task_names
-from es_llm.tasks.countdown import PROMPT_WIDTH, build, is_held_out
 
 CASES_FILE = Path(__file__).parent / "data" / "countdown_cases.txt"
 
@@ -40,7 +40,7 @@ def _cases():
 @pytest.mark.parametrize(("format_part", "answer", "numbers", "target", "completion"), list(_cases()))
 def test_paper_reward_case(format_part, answer, numbers, target, completion):
     columns = {"completions": [completion], "numbers": [numbers], "target": [target]}
-    assert format_score("<think>" + completion) == format_part
+    assert format_reward("<think>" + completion) == format_part
     assert countdown_accuracy(**columns) == [answer]
     assert countdown_reward(**columns) == [0.1 * format_part + answer]
 
@@ -59,7 +59,7 @@ def test_rewards_take_every_column_of_the_contract():
         solution=["1+2", "3"],
     )
     assert scores == [1.1, 0.1 * 0.1]
-    with pytest.raises(ValueError, match="equally long, got 1, 2 and 1"):
+    with pytest.raises(ValueError, match="must have the same length, got 1, 2 and 1"):
         countdown_reward(completions=[""], numbers=[[1], [2]], target=[1])
     with pytest.raises(TypeError, match="list of messages, got an item of type int"):
         countdown_reward(completions=[[3]], numbers=[[1]], target=[1])

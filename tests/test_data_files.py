@@ -1,4 +1,4 @@
-"""Values of data files stay as the files have them; what can't be read is named by file and line."""
+"""Values of data files stay exactly as in the files. Errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -145,37 +145,37 @@ def test_a_column_that_a_row_lacks_is_none_and_nested_objects_gain_no_names(tmp_
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl", '{"prompt": "a"}\n\n{"prompt": \n', r"rows.jsonl' line 3 column 11 is no JSON: Expecting value"),
-        ("rows.jsonl", '{"prompt": "a"}\n{"prompt": "b"} {}', r"line 2 column 17 is no JSON: Extra data"),
+        ("rows.jsonl", '{"prompt": "a"}\n\n{"prompt": \n', r"rows.jsonl' line 3 column 11 isn't JSON: Expecting value"),
+        ("rows.jsonl", '{"prompt": "a"}\n{"prompt": "b"} {}', r"line 2 column 17 isn't JSON: Extra data"),
         ("rows.jsonl", '{"prompt": "a"}\n["b"]', r"line 2 must be a JSON object of columns, got .*\(list\)"),
-        ("rows.json", '[{"prompt": "a"},\n\n {"prompt" "b"}]', r"rows.json' line 3 column 12 is no JSON"),
+        ("rows.json", '[{"prompt": "a"},\n\n {"prompt" "b"}]', r"rows.json' line 3 column 12 isn't JSON"),
         ("rows.json", '[{"prompt": "a"}, 3]', r"row 1 must be a JSON object of columns, got '3' \(int\)"),
         ("rows.json", '"text"', r"must be a JSON object"),
-        ("rows.jsonl", '{"prompt": "a", "x": 1e400}', r"line 1 has a value .* 1e400 is larger than float64"),
+        ("rows.jsonl", '{"prompt": "a", "x": 1e400}', r"line 1 has a value .* 1e400 is too large for float64"),
         ("rows.jsonl", '{"x": ' + "1" * 5000 + "}", r"line 1 has a value that can't be read: .*4300"),
-        ("rows.jsonl", '{"x": ' + "[" * 9000 + "}", r"line 1 .*can't be read|is no JSON"),
+        ("rows.jsonl", '{"x": ' + "[" * 9000 + "}", r"line 1 .*can't be read|isn't JSON"),
         ("rows.csv", "prompt,answer\na,1\nb,2,3\n", r"line 3 has 3 values, expected 2: \['prompt', 'answer'\]"),
         ("rows.csv", "prompt,answer\na\n", r"line 2 has 1 values, expected 2"),
         (
             "rows.csv",
             "prompt;answer\na;1\n",
-            r"'prompt;answer': the separator is ';', expected ','; a file with commas",
+            r"'prompt;answer': the separator is ';', expected ','; name a file with commas",
         ),
         ("rows.csv", "prompt\tanswer\na, b\t1\n", r"the separator is a tab, expected ','"),
         ("rows.csv.gz", gzip.compress(b"prompt|answer\na|1\n"), r"the separator is '\|', expected ','"),
         ("rows.tsv", "prompt,answer\na,1\n", r"the separator is ',', expected a tab"),
-        ("rows.csv", 'prompt\n"a\n', r"line 2 is no CSV: unexpected end of data"),
-        ("rows.csv", "prompt,a,a\n1,2,3\n", r"has two columns of the name 'a'"),
+        ("rows.csv", 'prompt\n"a\n', r"line 2 isn't CSV: unexpected end of data"),
+        ("rows.csv", "prompt,a,a\n1,2,3\n", r"has two columns named 'a'"),
         ("rows.jsonl", '{"prompt": "a"}\n{"prompt": "größe"}'.encode("latin-1"), r"line 2 isn't UTF-8"),
         ("rows.csv", "prompt\na\n".encode("utf-16-le"), r"line 1 has zero bytes, .*is it UTF-16\?"),
-        ("rows.jsonl", codecs.BOM_UTF16_LE + b'{"a"', r"can't be|is no JSON"),
+        ("rows.jsonl", codecs.BOM_UTF16_LE + b'{"a"', r"can't be|isn't JSON"),
         ("rows.jsonl", b"", r"has no rows, expected at least one: the file is empty"),
         ("rows.jsonl", b"\n\n \n", r"has no rows, expected at least one"),
         ("rows.json", b"[]", r"has no rows, expected at least one"),
         ("rows.csv.gz", gzip.compress(b""), r"has no rows, expected at least one"),
         ("rows.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 900)[:-12], r"can't be read after line \d+"),
         ("rows.jsonl", b"PK\x03\x04rest", r"is a zip archive"),
-        ("rows.parquet.gz", b"x", r"must be one of .*: unpack it: parquet packs itself"),
+        ("rows.parquet.gz", b"x", r"must be one of .*: unpack it: parquet has its own compression"),
         ("rows.xlsx", b"PK\x03\x04", r"must be one of .json.*got '.xlsx': save the sheet as CSV"),
         ("rows.txt", b"a", r"must be one of .*got '.txt': plain text has no columns"),
         ("rows.zip", b"PK\x03\x04", r"got '.zip': unpack it first"),
@@ -196,9 +196,9 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet", "rows.jsonl.gz", "rows.arrow"])
 def test_a_pointer_of_git_lfs(tmp_path, name):
     (tmp_path / name).write_text(POINTER)
-    for place in (tmp_path / name, tmp_path):
+    for path in (tmp_path / name, tmp_path):
         with pytest.raises(ConfigError, match=r"a Git LFS pointer.*`git lfs pull`"):
-            load(place)
+            load(path)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "./rows", "~/no/rows", "data/rows.csv.gz", "/nowhere/rows"])

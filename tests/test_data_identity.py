@@ -1,4 +1,4 @@
-"""Data are known again by their content: in another process, on another rank, under another path."""
+"""Data are recognized by their content: in another process, on another rank, under another path."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ import torch
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError, ResumeError
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import RewardSet
+from es_llm.rewards.workers.protocol import WorkerLimits
 from es_llm.team import Team
 from es_llm.trainer.data.fingerprint import fingerprint
 from es_llm.trainer.data.stream import PromptStream
@@ -83,7 +84,7 @@ def marks():
 
 
 def test_rows_of_plain_json_keep_the_bytes_that_journals_hold():
-    """The journals of earlier runs hold these; another one would refuse to resume them."""
+    """Journals of earlier runs hold these values. With other values the runs couldn't be resumed."""
     rows = [
         {"prompt": "größe \ud800", "n": 3, "x": 0.1, "list": [1, None, True], "b": {"z": 1, "a": [-0.0, 10**30]}},
         {"prompt": [{"role": "user", "content": "a"}], "pair": (1, 2), "nan": math.nan, "keys": {"1": "a", "2": "b"}},
@@ -239,12 +240,12 @@ def test_a_value_without_content_is_named_or_left_out(value):
     def reads_all(completions, **columns):
         return [0.0 for _ in completions]
 
-    few = RewardSet([reward], limits=Limits(workers=0))
+    few = RewardSet([reward], limits=WorkerLimits(workers=0))
     found = fingerprint(rows, few.uses)
     assert found["left_out"] == ["x"]
     assert found["sha256"] == fingerprint([{"prompt": row["prompt"], "seen": row["seen"]} for row in rows])["sha256"]
     with pytest.raises(ConfigError, match="column 'x'"):
-        fingerprint(rows, RewardSet([reward, reads_all], limits=Limits(workers=0)).uses)
+        fingerprint(rows, RewardSet([reward, reads_all], limits=WorkerLimits(workers=0)).uses)
     stream = PromptStream(rows, per_iteration=1, seed=0, shuffle=False, checked=list)
     assert stream.fingerprint(few.uses)["left_out"] == ["x"]
     with pytest.raises(ConfigError, match="column 'x'"):

@@ -1,4 +1,4 @@
-"""Which rows an iteration asks: every row once per epoch, a pure function of seed and iteration."""
+"""The rows of an iteration: every row once per epoch, a pure function of seed and iteration."""
 
 import pytest
 from hypothesis import given
@@ -34,7 +34,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_the_order_is_pinned():
-    """Users' runs depend on it: another order would break resume."""
+    """Runs depend on the order: with another one they couldn't be resumed."""
     assert order(10, 4, seed=42).indices(0) == PINNED[0]
     assert order(10, 4, seed=42).indices(7) == PINNED[1]
 

@@ -1,4 +1,4 @@
-"""Data sets from files and streams: the same rows in, the very next prompts after a resume."""
+"""Data sets from files and streams have the same rows, and a resumed run continues with the very next prompts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from es_llm.trainer.data.order import PromptOrder
 from es_llm.trainer.data.stream import PromptStream
 from tests.commands import SMALL, es_llm, result
 
-ROWS = [{"prompt": f"{place},1,2=9:", "wanted": place} for place in range(10)]
+ROWS = [{"prompt": f"{number},1,2=9:", "wanted": number} for number in range(10)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +33,7 @@ def no_shared_cache(tmp_path_factory):
 
 
 def write(directory, kind):
-    """The rows as a file or directory of this kind; its path."""
+    """Write the rows as a file or directory of this kind, and return its path."""
     data, path = datasets.Dataset.from_list(ROWS), directory / f"rows.{kind}"
     match kind:
         case "json":
@@ -61,21 +61,21 @@ def write(directory, kind):
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet", "arrow", "saved", "dict", "directory"])
 def test_every_kind_of_file(tmp_path, kind, streaming):
-    place = write(tmp_path, kind)
+    path = write(tmp_path, kind)
     rows = [{**row, "wanted": str(row["wanted"])} for row in ROWS] if kind == "csv" else ROWS
-    assert list(load_split(place, "train", streaming=streaming)) == rows
-    assert has_split(place, "train")
-    assert has_split(place, "test") == (kind in ("dict", "directory"))
+    assert list(load_split(path, "train", streaming=streaming)) == rows
+    assert has_split(path, "train")
+    assert has_split(path, "test") == (kind in ("dict", "directory"))
     if kind in ("dict", "directory"):
-        assert list(load_split(place, "test", streaming=streaming)) == ROWS[:3]
+        assert list(load_split(path, "test", streaming=streaming)) == ROWS[:3]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("kind", ["json", "jsonl", "parquet", "saved", "dict", "directory"])
 def test_slices(tmp_path, kind, streaming):
-    place = write(tmp_path, kind)
+    path = write(tmp_path, kind)
     for part, wanted in (("[2:5]", ROWS[2:5]), ("[:3]", ROWS[:3]), ("[7:]", ROWS[7:]), ("[8:99]", ROWS[8:])):
-        assert list(load_split(place, f"train{part}", streaming=streaming)) == wanted
+        assert list(load_split(path, f"train{part}", streaming=streaming)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_slices(tmp_path, kind, streaming):
     [
         ("nowhere/at-all", "train", "`dataset_name` 'nowhere/at-all', split 'train', can't be loaded"),
         ("rows.txt", "train", "must be one of .json"),
-        ("torn.json", "train", "'torn.json' line 1 column 16 is no JSON: Expecting ',' delimiter"),
+        ("torn.json", "train", "'torn.json' line 1 column 16 isn't JSON: Expecting ',' delimiter"),
         ("rows.jsonl", "test", "split 'test', can't be loaded"),
         ("empty.jsonl", "train", "'empty.jsonl' has no rows, expected at least one: the file is empty"),
         ("head.csv", "train", "'head.csv', split 'train', has no rows, expected at least one"),
@@ -125,7 +125,7 @@ def test_columns_are_renamed():
     assert list(renamed(data, {"question": "prompt", "a": "answer"})) == [{"prompt": "q", "answer": 1}]
     with pytest.raises(ConfigError, match=r"no column 'query', the data set has \['a', 'prompt', 'question'\]"):
         renamed(data, {"query": "prompt"})
-    with pytest.raises(ConfigError, match="two columns get one name"):
+    with pytest.raises(ConfigError, match="two columns get the same name"):
         renamed(data, {"question": "x", "a": "x"})
 
 
@@ -178,7 +178,7 @@ def test_fixed_prompts_are_the_first_ones():
 )  # fmt: skip
 def test_held_out_rows_of_a_stream_are_read_as_far_as_they_are_needed(tmp_path, monkeypatch, options, size):
     for split in ("train", "test"):
-        rows = ({"prompt": f"{split} {place}", "answer": place} for place in range(2000))
+        rows = ({"prompt": f"{split} {number}", "answer": number} for number in range(2000))
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = []
 
@@ -191,7 +191,7 @@ def test_held_out_rows_of_a_stream_are_read_as_far_as_they_are_needed(tmp_path, 
     task = _task(script)
     assert len(task.eval) == size
     first = 10 if "dataset_test_split" in options else 0
-    assert [row["prompt"] for row in task.eval[:3]] == [f"test {place}" for place in range(first, first + 3)]
+    assert [row["prompt"] for row in task.eval[:3]] == [f"test {number}" for number in range(first, first + 3)]
     assert set(asked) == {("train", script.dataset_streaming), ("test", script.dataset_streaming)}
     with pytest.raises(ConfigError, match="`max_eval_samples` must be an integer > 0, or none, got 0"):
         ScriptArguments(max_eval_samples=0)
@@ -200,7 +200,7 @@ def test_held_out_rows_of_a_stream_are_read_as_far_as_they_are_needed(tmp_path, 
 def test_a_stream_without_an_end_has_held_out_rows(monkeypatch):
     def endless():
         return datasets.IterableDataset.from_generator(
-            lambda: ({"prompt": f"{place}", "answer": 1} for place in itertools.count())
+            lambda: ({"prompt": f"{number}", "answer": 1} for number in itertools.count())
         )
 
     monkeypatch.setattr("es_llm.assemble.load_split", lambda *given, **named: endless())
@@ -254,8 +254,8 @@ def test_the_command_line_on_a_stream_of_renamed_columns(tmp_path):
     words = ["train", *SMALL, "--max_steps", "3", "--dataset_name", str(path), "--dataset_columns", "question=prompt"]
     at = words.index("--task_args")
     del words[at : at + 3]
-    for place, ranks in (("alone", None), ("two", 2)):
-        process = es_llm(*words, "--dataset_streaming", "--output_dir", str(tmp_path / place), ranks=ranks)
+    for name_of_run, ranks in (("alone", None), ("two", 2)):
+        process = es_llm(*words, "--dataset_streaming", "--output_dir", str(tmp_path / name_of_run), ranks=ranks)
         assert process.returncode == 0, process.stderr
     assert result(tmp_path / "alone")["weights_sha256"] == result(tmp_path / "two")["weights_sha256"]
     process = es_llm(*words, "--dataset_columns", "quest=prompt", "--output_dir", str(tmp_path / "bad"))

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from es_llm._core import Journal
-from es_llm.rewards.processes import open_standard_descriptors
+from es_llm.rewards.workers.system import open_standard_descriptors
 from tests import leftovers
 from tests.commands import SMALL, command, result
 from tests.conftest import SESSION
@@ -41,7 +41,8 @@ def run(words, closed, cwd=None):
 
 SCRIPT = """
 import os, sys
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import RewardSet
+from es_llm.rewards.workers.protocol import WorkerLimits
 from es_llm.rewards.batch import Batch
 
 def talkative(completions, **columns):
@@ -51,11 +52,11 @@ def talkative(completions, **columns):
     os.write(2, b"hello")
     return [float(len(text)) for text in completions]
 
-rewards = RewardSet([talkative], limits=Limits(workers=2, timeout_s=30))
+rewards = RewardSet([talkative], limits=WorkerLimits(workers=2, timeout_s=30))
 rewards.open()
 assert min(rewards._pool._socket.fileno(), 3) == 3
 for _ in range(2):
-    got = rewards.score(Batch.of([{"prompt": "p"}] * 3, ["a", "bb", "ccc"], [[0]] * 3))
+    got = rewards.rewards(Batch.of([{"prompt": "p"}] * 3, ["a", "bb", "ccc"], [[0]] * 3))
     assert got == [1.0, 2.0, 3.0], got
     print("scored")
     print("scored", file=sys.stderr)

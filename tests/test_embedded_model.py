@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from es_llm.rewards.countdown import expression_score
 from es_llm.tasks import load_task
 from es_llm.tasks.countdown import PROMPT_WIDTH
+from es_llm.tasks.countdown.reward import expression_reward
 
 DIRECTORY = Path(str(resources.files("es_llm") / "assets" / "countdown-tiny"))
 FILES = ["README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
@@ -70,7 +70,7 @@ def _scores(model, tokenizer, rows, **decoding):
     prompts = tokenizer([row["prompt"] for row in rows], return_tensors="pt")
     tokens = model.generate(**prompts, max_new_tokens=12, **decoding)
     texts = tokenizer.batch_decode(tokens[:, PROMPT_WIDTH:], skip_special_tokens=True)
-    return [expression_score(text, row["numbers"], row["target"]) for text, row in zip(texts, rows, strict=True)]
+    return [expression_reward(text, row["numbers"], row["target"]) for text, row in zip(texts, rows, strict=True)]
 
 
 def test_greedy_decoding_hides_the_ability(model, tokenizer, rows):

@@ -25,7 +25,7 @@ def trained(name, dtype):
     model = tiny_model(name)
     weights = Weights(model, dtype=dtype)
     record = _core.Population(run_seed=5, population_size=4).tell([0.0, 1.0, 3.0, 2.0], sigma=0.01, learning_rate=0.02)
-    weights.update(record, run_seed=5)
+    weights.update(record)
     weights.unperturb()
     return model
 

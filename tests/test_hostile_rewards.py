@@ -1,4 +1,4 @@
-"""Hostile rewards through `ESTrainer.train`: the run goes on, counts what failed, and leaves nobody behind."""
+"""Hostile rewards through `ESTrainer.train`: the run continues, counts the failures, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
 from es_llm.rewards import inline
-from es_llm.rewards.processes import descendants
+from es_llm.rewards.workers.system import descendants
 from es_llm.team import Team
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -30,11 +30,11 @@ KINDS = {
     "none": None,
     "fine": None,
 }
-ROWS = [{"prompt": kind, "kind": kind, "place": float(place)} for place, kind in enumerate(KINDS)]
+ROWS = [{"prompt": kind, "kind": kind, "number": float(number)} for number, kind in enumerate(KINDS)]
 
 
-def hostile(completions, kind, place, **columns):
-    """Does what the row says; else the reward is the row's place."""
+def hostile(completions, kind, number, **columns):
+    """Does what the row says; else the reward is the row's number."""
     for what in kind:
         if what == "loop":
             while True:
@@ -46,7 +46,7 @@ def hostile(completions, kind, place, **columns):
         if what == "allocate":
             bytearray(10 << 30)
     odd = {"nan": float("nan"), "text": "high", "none": None}
-    return [odd.get(what, where) for what, where in zip(kind, place, strict=True)]
+    return [odd.get(what, where) for what, where in zip(kind, number, strict=True)]
 
 
 def dense(completions, **columns):
@@ -59,8 +59,8 @@ def dense_inline(completions, **columns):
 
 
 @pytest.fixture
-def nobody_left():
-    """Whoever was started by the test is gone at its end."""
+def no_process_left():
+    """No process that the test started lives at its end."""
     before = set(descendants(os.getpid()))
     yield
     for _ in range(400):
@@ -72,7 +72,7 @@ def nobody_left():
 
 
 def train(directory, functions, rows=ROWS, **options):
-    """Metrics of the iterations, and whether the weights moved."""
+    """The metrics of the iterations, and True if the weights moved."""
     settings = {
         "population_size": MEMBERS, "sigma": 0.05, "learning_rate": 0.05, "max_steps": STEPS, "reward_workers": 2,
         "max_completion_length": 6, "prompts_per_iteration": len(rows), "prompts_per_unit": 4, "reward_timeout_s": 1.0,
@@ -97,26 +97,26 @@ def failures(line, name):
     return {key.removeprefix(prefix).lstrip("/"): count for key, count in line.items() if key.startswith(prefix)}
 
 
-@pytest.mark.usefixtures("nobody_left")
+@pytest.mark.usefixtures("no_process_left")
 def test_a_run_with_hostile_rewards_goes_on(tmp_path):
-    """Each row of each member is graded by itself; the one beside it, and the next iteration, have right rewards."""
+    """A failure affects its own row only: the other rows, and the next iteration, have right rewards."""
     lines, _ = train(tmp_path, [hostile, dense])
     failed = [kind for kind in KINDS.values() if kind]
     for line in lines:
-        told = failures(line, "hostile")
-        assert told == {"": MEMBERS * len(failed), **{kind: MEMBERS * failed.count(kind) for kind in failed}}
+        counted = failures(line, "hostile")
+        assert counted == {"": MEMBERS * len(failed), **{kind: MEMBERS * failed.count(kind) for kind in failed}}
         assert failures(line, "dense") == {}
         assert line["rewards/failures"] == MEMBERS * len(failed)
-        assert line["rewards/hostile/mean"] == ROWS[-1]["place"], "the fine one"
+        assert line["rewards/hostile/mean"] == ROWS[-1]["number"], "the row that does nothing"
         assert 0 < line["rewards/dense/mean"] < 1
     assert len(lines) == STEPS
 
 
-@pytest.mark.usefixtures("nobody_left")
+@pytest.mark.usefixtures("no_process_left")
 @pytest.mark.parametrize("policy", ["worst", "zero", "drop_prompt"])
 def test_weights_move_by_the_rewards_that_are_left(tmp_path, policy):
-    def partly(completions, place, **columns):
-        if place[0] == 0:
+    def partly(completions, number, **columns):
+        if number[0] == 0:
             os._exit(1)
         return dense(completions)
 
@@ -126,7 +126,7 @@ def test_weights_move_by_the_rewards_that_are_left(tmp_path, policy):
     assert moved
 
 
-@pytest.mark.usefixtures("nobody_left")
+@pytest.mark.usefixtures("no_process_left")
 def test_none_for_all_moves_nothing_and_is_no_failure_of_the_function(tmp_path):
     def nothing(completions, **columns):
         return [None] * len(completions)
@@ -140,50 +140,50 @@ def test_none_for_all_moves_nothing_and_is_no_failure_of_the_function(tmp_path):
     assert not moved
 
 
-@pytest.mark.usefixtures("nobody_left")
+@pytest.mark.usefixtures("no_process_left")
 def test_the_time_limit_is_the_options(tmp_path):
     def slow(completions, **columns):
         time.sleep(1.0)
         return dense(completions)
 
     options = {"max_steps": 1, "population_size": 2}
-    for place, (limit_s, failed) in enumerate([(0.2, {"": 4, "timeout": 4}), (0.0, {}), (60.0, {})]):
-        lines, _ = train(tmp_path / str(place), [slow], ROWS[:2], reward_timeout_s=limit_s, **options)
+    for index, (limit_s, failed) in enumerate([(0.2, {"": 4, "timeout": 4}), (0.0, {}), (60.0, {})]):
+        lines, _ = train(tmp_path / str(index), [slow], ROWS[:2], reward_timeout_s=limit_s, **options)
         assert failures(lines[0], "slow") == failed
 
 
-@pytest.mark.usefixtures("nobody_left")
+@pytest.mark.usefixtures("no_process_left")
 def test_the_memory_limit_is_the_options(tmp_path):
     def large(completions, **columns):
         return [len(bytearray(300 << 20)) / 1e9] * len(completions)
 
     options = {"max_steps": 1, "population_size": 2, "reward_timeout_s": 60.0}
-    for place, (limit_mb, failed) in enumerate([(100, {"": 4, "raised": 4}), (2000, {}), (0, {})]):
-        lines, _ = train(tmp_path / str(place), [large], ROWS[:2], reward_memory_mb=limit_mb, **options)
+    for index, (limit_mb, failed) in enumerate([(100, {"": 4, "raised": 4}), (2000, {}), (0, {})]):
+        lines, _ = train(tmp_path / str(index), [large], ROWS[:2], reward_memory_mb=limit_mb, **options)
         assert failures(lines[0], "large") == failed
 
 
-@pytest.mark.usefixtures("nobody_left")
+@pytest.mark.usefixtures("no_process_left")
 def test_the_wait_ratio_is_the_share_that_rewards_were_waited_for(tmp_path):
-    """Rewards that take much longer than the answers, and such that take nothing."""
+    """Rewards that take much longer than the completions, and rewards that take no time."""
 
     def slow(completions, **columns):
         time.sleep(0.5)
         return dense(completions)
 
     ratios = []
-    for place, function in enumerate([slow, dense_inline]):
-        lines, _ = train(tmp_path / str(place), [function], ROWS[:4], reward_timeout_s=60.0)
+    for index, function in enumerate([slow, dense_inline]):
+        lines, _ = train(tmp_path / str(index), [function], ROWS[:4], reward_timeout_s=60.0)
         ratios.append([line["rewards/wait_ratio"] for line in lines])
     assert all(0 <= ratio <= 1 for each in ratios for ratio in each)
     assert min(ratios[0]) > 10 * max(ratios[1])
 
 
-@pytest.mark.usefixtures("nobody_left")
+@pytest.mark.usefixtures("no_process_left")
 def test_without_workers_there_are_no_limits(tmp_path):
     def counts(completions, **columns):
         return [float(os.getpid())] * len(completions)
 
-    for place, (workers, here) in enumerate([(0, True), (1, False)]):
-        lines, _ = train(tmp_path / str(place), [counts], ROWS[:2], max_steps=1, reward_workers=workers)
+    for index, (workers, here) in enumerate([(0, True), (1, False)]):
+        lines, _ = train(tmp_path / str(index), [counts], ROWS[:2], max_steps=1, reward_workers=workers)
         assert (lines[0]["rewards/counts/mean"] == os.getpid()) is here

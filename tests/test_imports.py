@@ -15,7 +15,7 @@ LAYERS = [
     {"_core"},
     {"config"},
     {"plugins"},
-    {"noise"},
+    {"noise", "shaping", "schedules", "optimizers"},
     {"model"},
     {"rewards", "data"},
     {"tasks", "rollout"},
@@ -56,6 +56,19 @@ def test_imports_point_one_way(path):
     assert room in RANK, f"add {room} to the layers"
     above = {other for other in _imports(path) if other != room and RANK[other] >= RANK[room]}
     assert not above, f"{room} must not import {above}"
+
+
+def test_the_reward_contract_and_its_processes_import_one_way():
+    """Layers within `rewards`: the contract, the processes, and what uses the processes."""
+    layers = [{"__init__", "batch", "text", "loop"}, {"call", "loading"}, {"workers"}, {"reward_set", "sandbox"}]
+    rank = {name: number for number, names in enumerate(layers) for name in names}
+    room = PACKAGE / "rewards"
+    for path in room.rglob("*.py"):
+        own = path.relative_to(room).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("es_llm.rewards."):
+                other = node.module.split(".")[2]
+                assert other == own or rank[other] <= rank[own], f"{own} must not import {other}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The journal through the bindings: version 1 for ever, cuts, flips, a full disk and kills."""
+"""The journal through the bindings: old versions for ever, cuts, flips, a full disk and kills."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from es_llm._core import JOURNAL_VERSION, Journal, JournalWriter, Population
 from es_llm.errors import JournalCorruptError, JournalError
 
-SAMPLE = os.path.join(os.path.dirname(__file__), "data", "journal_v1.bin")
+DATA = os.path.join(os.path.dirname(__file__), "data")
+SAMPLES = {version: os.path.join(DATA, f"journal_v{version}.bin") for version in (1, 2)}
 
 APPEND = """
 import sys
@@ -84,24 +86,44 @@ def make(path, iterations=3):
     return records
 
 
-def test_version_1_is_readable_for_ever():
-    journal = Journal.read(SAMPLE)
-    assert JOURNAL_VERSION == 1
-    assert journal.version == 1
+@pytest.mark.parametrize("version", SAMPLES)
+def test_every_version_is_readable_for_ever(version):
+    assert max(SAMPLES) == JOURNAL_VERSION
+    journal = Journal.read(SAMPLES[version])
+    assert journal.version == version
     assert journal.header == '{"format": "sample", "name": "Größe"}'
     assert journal.events == ['{"event": "evaluation", "accuracy": 0.25}']
     assert journal.digests == {0: 0x0123456789ABCDEF, 2: 2**64 - 1}
-    assert (journal.good_bytes, journal.torn_bytes) == (532, 0)
-    first, second, third = journal.records
+    assert (journal.good_bytes, journal.torn_bytes) == (os.path.getsize(SAMPLES[version]), 0)
+    seed = 2**64 - 3
+    if version == 1:
+        with pytest.raises(JournalError, match="hold no run seed"):
+            _ = journal.records
+    first, second, third = journal.with_run_seed(5 if version > 1 else seed).records
+    assert {record.run_seed for record in (first, second, third)} == {seed}, "later records hold their seed"
+    assert {record.rate_folded for record in (first, second, third)} == {version == 1}
     assert (first.iteration, first.sigma, first.learning_rate, first.cursor) == (0, 0.001, 0.0005, 0)
     assert first.fitness == [0.5, None, -1.25]
-    assert first.pairs == [0, 1, 2]
     assert first.coefficients.tolist() == [0.25, 0.0, -0.5]
     assert (second.iteration, second.cursor, second.fitness) == (1, 64, [1.0] * 9)
-    assert second.coefficients.tolist() == np.array([1e-45, 0.0, 3.0], np.float32).tolist()
+    tiny = float(np.float32(1e-45)) if version == 1 else 1e-45
+    assert second.coefficients.tolist() == [tiny, 0.0, 3.0]
+    folded = np.array([1e-45, 0.0, 3.0]) * (1.0 if version == 1 else 0.0005 / 9)
+    np.testing.assert_array_equal(second.sgd_coefficients(), folded.astype(np.float32))
     assert (third.iteration, third.sigma, third.learning_rate, third.cursor) == (2, 0.002, 1e-05, 2**40)
     assert third.fitness == [None] * 8 + [1e308]
-    assert (third.pairs, third.coefficients.size) == ([], 0)
+    assert third.coefficients.size == 0
+
+
+def test_an_old_version_is_not_continued(tmp_path):
+    path = tmp_path / "run.journal"
+    with open(SAMPLES[1], "rb") as file:
+        before = file.read()
+    path.write_bytes(before + b"torn")
+    for begin in (JournalWriter.open, JournalWriter.take_over):
+        with pytest.raises(JournalError, match=r"version 1, which is read and replayed, but no longer continued.*es-llm replay"):
+            begin(path)
+    assert path.read_bytes() == before + b"torn"
 
 
 def test_what_was_written_is_read(tmp_path):
@@ -112,9 +134,8 @@ def test_what_was_written_is_read(tmp_path):
     assert journal.records == records
     assert journal.digests == {0: 2**63, 1: 2**63 + 1, 2: 2**63 + 2}
     assert journal.events == ['{"event": "end"}']
-    assert Journal.parse(path.read_bytes()).records == records
     assert os.listdir(tmp_path) == ["run.journal"]
-    expected = f"Journal(version=1, records=3, digests=3, events=1, good_bytes={path.stat().st_size}, torn_bytes=0)"
+    expected = f"Journal(version=2, records=3, digests=3, events=1, good_bytes={path.stat().st_size}, torn_bytes=0)"
     assert repr(journal) == expected
 
 
@@ -143,21 +164,25 @@ def test_any_cut_is_a_prefix_and_the_run_goes_on_to_the_same_bytes(tmp_path):
         assert cut_path.read_bytes() == whole, f"cut at {cut}"
 
 
+@pytest.mark.parametrize("version", SAMPLES)
 @settings(deadline=None)
 @given(st.data())
-def test_any_damage_is_refused_or_leaves_a_prefix(data):
-    with open(SAMPLE, "rb") as file:
+def test_any_damage_is_refused_or_leaves_a_prefix(version, data):
+    with open(SAMPLES[version], "rb") as file:
         whole = file.read()
-    records = Journal.parse(whole).records
+    records = Journal.read(SAMPLES[version]).with_run_seed(0).records
     damaged = bytearray(whole[: data.draw(st.integers(0, len(whole)))])
     for at in data.draw(st.lists(st.integers(0, max(0, len(damaged) - 1)), max_size=3)):
         if damaged:
             damaged[at] ^= data.draw(st.integers(1, 255))
-    try:
-        journal = Journal.parse(bytes(damaged))
-    except JournalError:
-        return
-    assert journal.records == records[: len(journal.records)]
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(damaged)
+        file.flush()
+        try:
+            journal = Journal.read(file.name)
+        except JournalError:
+            return
+    assert journal.with_run_seed(0).records == records[: len(journal.with_run_seed(0).records)]
     assert journal.good_bytes + journal.torn_bytes == len(damaged)
 
 
@@ -176,7 +201,7 @@ def test_damage_in_the_middle_says_where_and_what_is_good(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is no journal"), (b"{}", "is no journal"), (b"ESLLMJ\x02\x00", "version 2"), (b"ESLLMJ\x01\x00", "header")],
+    [(b"", "is no journal"), (b"{}", "is no journal"), (b"ESLLMJ\x03\x00", "version 3"), (b"ESLLMJ\x02\x00", "header")],
 )
 def test_files_that_are_no_journal_are_refused(tmp_path, content, message):
     path = tmp_path / "file"

@@ -1,4 +1,4 @@
-"""The reward of mathematics against a table made by hand, numeric answers, and answers that are hostile."""
+"""Rewards of mathematics and numeric answers against tables written by hand, and hostile answers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from es_llm.errors import ConfigError
-from es_llm.rewards.alarm import OverTimeError, TimeLimit
 from es_llm.rewards.batch import Batch
-from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
-from es_llm.rewards.countdown import countdown_accuracy
-from es_llm.rewards.magnitude import digits
-from es_llm.rewards.math import LONGEST, MOST_DIGITS, last_box, math_accuracy
-from es_llm.rewards.numbers import numeric_accuracy
-from es_llm.rewards.reading import LONGEST as LONGEST_NUMBER
-from es_llm.rewards.reading import read_answer, read_number
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import RewardSet
+from es_llm.rewards.workers.protocol import WorkerLimits
 from es_llm.tasks import load_task
+from es_llm.tasks.answer_limits import OverTimeError, TimeLimit, digits
 from es_llm.tasks.base import Splits
+from es_llm.tasks.conciseness import conciseness_reward, rescaled_conciseness
+from es_llm.tasks.countdown.reward import countdown_accuracy
+from es_llm.tasks.gsm8k import numeric_accuracy
+from es_llm.tasks.math.reward import MAX_BOX, MAX_DIGITS, last_box, math_accuracy
+from es_llm.tasks.reading import MAX_NUMBER, read_answer, read_number
 
 
 def lines_of(name, columns):
@@ -63,8 +62,8 @@ def test_messages_are_read_too():
         ("\\boxed{a{b}c}", "a{b}c"),
         ("\\boxed{\\{1\\}}", "\\{1\\}"),
         ("\\boxed{a} \\boxed{b", None),
-        ("\\boxed{" + "a" * LONGEST + "}", "a" * LONGEST),
-        ("\\boxed{" + "a" * (LONGEST + 1) + "}", None),
+        ("\\boxed{" + "a" * MAX_BOX + "}", "a" * MAX_BOX),
+        ("\\boxed{" + "a" * (MAX_BOX + 1) + "}", None),
         ("none", None),
     ],
 )
@@ -108,26 +107,26 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_are_wrong_in_bounded_time(name):
     text = HOSTILE[name]
-    assert last_box(text) is None or len(last_box(text)) <= LONGEST
+    assert last_box(text) is None or len(last_box(text)) <= MAX_BOX
     assert math_accuracy(completions=[text, "\\boxed{12}"], answer=["12", "12"]) == [0.0, 1.0]
     assert numeric_accuracy(completions=[text], answer=["12"]) == [0.0]
 
 
 def test_in_workers_hostile_answers_are_wrong_and_cost_no_worker():
-    """The limits are the function's own: no completion counts as failed."""
+    """The function has limits of its own, so no completion counts as failed."""
     names = ["a tower", "an expansion", "brackets", "a factorial"]
     batch = Batch.of(
         [{"prompt": "p", "answer": "12"}] * 5, [*(HOSTILE[name] for name in names), "\\boxed{12}"], [[]] * 5
     )
-    rewards = RewardSet([math_accuracy], limits=Limits(workers=1, timeout_s=60))
-    graded = rewards.submit(batch).result()
+    rewards = RewardSet([math_accuracy], limits=WorkerLimits(workers=1, timeout_s=60))
+    outcome = rewards.submit(batch).result()
     rewards.close()
-    assert graded.totals == [0.0, 0.0, 0.0, 0.0, 1.0]
-    assert not graded.scores["math_accuracy"].failures
+    assert outcome.rewards == [0.0, 0.0, 0.0, 0.0, 1.0]
+    assert not outcome.results["math_accuracy"].failures
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("gold", ["9^{9^{9^{9}}}", "1" * (LONGEST + 1), "", "$", "\\boxed{}", "99999999!"])
+@pytest.mark.parametrize("gold", ["9^{9^{9^{9}}}", "1" * (MAX_BOX + 1), "", "$", "\\boxed{}", "99999999!"])
 @pytest.mark.parametrize("text", ["", "12", "\\boxed{12}", "\\boxed{", "\\boxed{9^{9^{9^{9}}}}"])
 def test_where_the_right_answer_cannot_be_read_there_is_no_score(gold, text):
     assert math_accuracy(completions=[text], answer=[gold]) == [None]
@@ -142,9 +141,9 @@ def test_a_right_answer_that_a_stalled_machine_could_not_read_in_time_is_read_ag
             pass
         return [text]
 
-    monkeypatch.setattr("es_llm.rewards.math.LIMIT_S", 0.05)
+    monkeypatch.setattr("es_llm.tasks.math.reward.LIMIT_S", 0.05)
     monkeypatch.setattr(
-        "es_llm.rewards.math._library", lambda: (parse, lambda right, answer, **options: right == answer)
+        "es_llm.tasks.math.reward._library", lambda: (parse, lambda right, answer, **options: right == answer)
     )
     assert math_accuracy(completions=["\\boxed{87123}"] * 2, answer=["87123"] * 2) == [1.0, 1.0]
     assert len(calls) == 4  # the right answer twice, and each answer
@@ -152,7 +151,7 @@ def test_a_right_answer_that_a_stalled_machine_could_not_read_in_time_is_read_ag
 
 @st.composite
 def towers(draw, depth=3):
-    """Text of an expression of numbers, and its value."""
+    """The text of an expression of numbers, and its value."""
     kind = draw(st.sampled_from("nnpfm")) if depth else "n"
     if kind == "n":
         number = draw(st.integers(0, 40))
@@ -179,7 +178,7 @@ def test_the_digits_of_numbers_are_bounded(tower):
              "90^\\circ 5000", "\\frac{3^{50}}{2^{60}}", "e^{x^{2}}", "(2^{100})^{20}", "a_{1000000}"]
 )  # fmt: skip
 def test_what_people_ask_for_is_no_tower(text):
-    assert digits(text) < MOST_DIGITS
+    assert digits(text) < MAX_DIGITS
     assert math_accuracy(completions=[f"\\boxed{{{text}}}"], answer=[text]) == [1.0]
 
 
@@ -211,23 +210,23 @@ def _loop_within(seconds, first=lambda: None):
                 continue
 
 
-def test_an_alarm_in_a_destructor_is_not_told_and_rings_again(monkeypatch):
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+def test_an_alarm_in_a_destructor_is_not_reported_and_rings_again(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
     start = time.monotonic()
     with pytest.raises(OverTimeError):
         _loop_within(0.05, first=lambda: _Slow(KeyError))
     assert time.monotonic() - start > 0.5  # the first was raised in the destructor
     _Slow(ValueError)
-    assert told == [ValueError]  # and the hook is back
+    assert reported == [ValueError]  # and the hook is back
 
 
-def test_other_errors_in_destructors_are_told_within_a_limit(monkeypatch):
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+def test_other_errors_in_destructors_are_reported_within_a_limit(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
     with TimeLimit(100):
         _Slow(KeyError)
-    assert told == [KeyError]
+    assert reported == [KeyError]
 
 
 class _Slow:
@@ -241,7 +240,7 @@ class _Slow:
 
 @pytest.mark.timeout(60)
 def test_an_alarm_at_the_end_of_a_block_leaves_no_timer():
-    """Blocks that end about when their time is over: an alarm may ring anywhere in what begins and ends a limit."""
+    """Blocks that end at about their limit, so that alarms ring during all steps of beginning and ending one."""
     before = signal.getsignal(signal.SIGALRM)
     hook = sys.unraisablehook
     over = 0
@@ -258,17 +257,17 @@ def test_an_alarm_at_the_end_of_a_block_leaves_no_timer():
 
 
 def test_a_thread_has_no_time_limit():
-    told = []
+    reported = []
 
     def work():
         with TimeLimit(0.001):
             time.sleep(0.05)
-        told.append(True)
+        reported.append(True)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert told
+    assert reported
 
 
 def numeric_cases():
@@ -290,7 +289,7 @@ def test_an_answer_that_the_library_fails_on_is_wrong(monkeypatch):
             raise OSError("odd")
         return True
 
-    monkeypatch.setattr("es_llm.rewards.math._library", lambda: (parse, verify))
+    monkeypatch.setattr("es_llm.tasks.math.reward._library", lambda: (parse, verify))
     texts = ["\\boxed{so good}", "\\boxed{x}"]
     assert math_accuracy(completions=texts, answer=["so good"] * 2) == [1.0, 0.0]
     with pytest.raises(OSError, match="odd"):
@@ -391,10 +390,10 @@ def test_the_table_of_numbers_is_large_enough():
     assert len(list(numeric_cases())) >= 60
 
 
-@pytest.mark.parametrize("size", [63, 64, 71, LONGEST_NUMBER, LONGEST_NUMBER + 1, 4000])
+@pytest.mark.parametrize("size", [63, 64, 71, MAX_NUMBER, MAX_NUMBER + 1, 4000])
 def test_a_number_is_read_whole_or_not_at_all(size):
     for text in (f"#### {'9' * size}", f"\\boxed{{{'9' * size}}}", "9" * size):
-        assert read_answer(text) == (int("9" * size) if size <= LONGEST_NUMBER else None)
+        assert read_answer(text) == (int("9" * size) if size <= MAX_NUMBER else None)
 
 
 @given(st.fractions(), st.booleans())

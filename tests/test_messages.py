@@ -1,4 +1,4 @@
-"""Prompts at the boundary: what a row may hold, in which shapes it comes, and what is refused."""
+"""Prompts of rows: which formats are accepted, what they become, and what is refused."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_other_fields_of_messages_are_plain_values(value, wanted):
         ([{"role": "user", "content": b"hi"}], "`content` must be text"),
         ([{"role": "user", "content": datetime.date(2024, 1, 2)}], "`content` must be text"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
-         "part 0 of `content` must be text, got one of type 'image_url': prompts are text alone"),
+         "part 0 of `content` must be text, got a part of type 'image_url': prompts are text without images"),
         ([{"role": "user", "content": [PARTS[0], {"type": "image"}]}], "part 1 .* of type 'image'"),
         ([{"role": "user", "content": [{"type": "text"}]}], "must have a `text`"),
         ([{"role": "user", "content": [3]}], "part 0 of `content` must be text, got 3"),
@@ -179,7 +179,7 @@ def test_a_format_that_gives_tables_is_named(kind):
 
 
 def test_rows_of_data_sets_hold_plain_messages(tmp_path):
-    """`datasets` reads dates, and fills in the keys that only some messages have."""
+    """`datasets` converts dates, and adds keys to messages that lack them."""
     datasets = pytest.importorskip("datasets")
     rows = [
         {"prompt": [{**HI, "at": "2024-01-02T03:04:05"}], "answer": "1"},

@@ -42,15 +42,15 @@ def test_an_engine_s_own_tensors_get_the_same_bits(halves):
     own, targets = Weights(module), fused_targets(other, halves=halves)
     weights = Weights(other, targets=targets)
     population = Population(run_seed=3, population_size=4)
-    member = population.ask()[2]
+    member = population.ask(sigma=0.1)[2]
     base = {name: weight.clone() for name, weight in other.named_parameters()}
     for each in (own, weights):
-        each.perturb(member, run_seed=3, sigma=0.1)
+        each.perturb(member)
     assert all(torch.equal(contents(targets)[name], weight) for name, weight in module.named_parameters())
     assert all(torch.equal(base[name], weight) for name, weight in other.named_parameters()), "the module is left alone"
     record = population.tell([1.0, 2.0, 3.0, 5.0], sigma=0.1, learning_rate=0.1)
     for each in (own, weights):
-        each.update(record, run_seed=3)
+        each.update(record)
         each.unperturb()
     assert own.digest() == weights.digest()
     assert all(torch.equal(contents(targets)[name], weight) for name, weight in module.named_parameters())

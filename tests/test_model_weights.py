@@ -52,8 +52,8 @@ def test_thirty_perturbations_leave_no_trace(name, dtype):
     model = tiny_model(name)
     weights = Weights(model, dtype=dtype)
     base, digest, sha = copies(weights), weights.digest(), weights.sha256()
-    for member in population(30).ask():
-        weights.perturb(member, run_seed=RUN_SEED, sigma=SIGMA)
+    for member in population(30).ask(sigma=SIGMA):
+        weights.perturb(member)
         assert not equal(live_of(model, weights), [m.to(DTYPES[dtype]) for m in base])
     weights.unperturb()
     assert equal(weights.master, base)
@@ -65,8 +65,8 @@ def test_thirty_perturbations_leave_no_trace(name, dtype):
 def test_perturbed_weights_are_the_rounded_sum_in_float64(dtype):
     model = tiny_model("qwen2")
     weights = Weights(model, dtype=dtype)
-    for member in population(4, antithetic=True).ask():
-        weights.perturb(member, run_seed=RUN_SEED, sigma=SIGMA)
+    for member in population(4, antithetic=True).ask(sigma=SIGMA):
+        weights.perturb(member)
         scale = np.float64(np.float32(member.sign * SIGMA))
         for live, master, noise in zip(
             live_of(model, weights), weights.master, noise_of(weights, member.iteration, member.pair), strict=True
@@ -84,8 +84,8 @@ def test_members_differ_and_mirrored_ones_lie_opposite():
     model = tiny_model("llama")
     weights = Weights(model)
     live = []
-    for member in population(4, antithetic=True).ask():
-        weights.perturb(member, run_seed=RUN_SEED, sigma=SIGMA)
+    for member in population(4, antithetic=True).ask(sigma=SIGMA):
+        weights.perturb(member)
         live.append(torch.cat([tensor.flatten() for tensor in live_of(model, weights)]))
     base = torch.cat([master.flatten() for master in weights.master])
     torch.testing.assert_close(live[0] - base, base - live[1], rtol=0, atol=1e-6)
@@ -99,9 +99,9 @@ def test_update_is_the_sum_over_the_members(dtype):
     base = copies(weights)
     people = population(6)
     record = people.tell([0.0, 1.0, 0.5, 0.25, 2.0, -1.0], sigma=SIGMA, learning_rate=0.05)
-    report = weights.update(record, run_seed=RUN_SEED)
+    report = weights.update(record)
     steps = [np.zeros(master.shape) for master in base]
-    for pair, coefficient in zip(record.pairs, record.coefficients, strict=True):
+    for pair, coefficient in enumerate(record.sgd_coefficients()):
         for tensor, noise in enumerate(noise_of(weights, record.iteration, pair)):
             steps[tensor] += np.float64(coefficient) * noise
     for master, before, step in zip(weights.master, base, steps, strict=True):
@@ -120,7 +120,7 @@ def test_update_leaves_the_live_weights_alone():
     model = tiny_model("gpt2")
     weights = Weights(model)
     before = [tensor.clone() for tensor in live_of(model, weights)]
-    weights.update(population(3).tell([0.0, 1.0, 2.0], sigma=SIGMA, learning_rate=0.1), run_seed=RUN_SEED)
+    weights.update(population(3).tell([0.0, 1.0, 2.0], sigma=SIGMA, learning_rate=0.1))
     assert equal(live_of(model, weights), before)
     assert not equal(weights.master, before)
 
@@ -160,8 +160,8 @@ def test_frozen_weights_are_untouched_and_out_of_the_digest():
     assert one.sha256() == two.sha256()
     assert one.frozen_sha256() != two.frozen_sha256()
     people = population(3)
-    two.perturb(people.ask()[1], run_seed=RUN_SEED, sigma=SIGMA)
-    two.update(people.tell([0.0, 1.0, 2.0], sigma=SIGMA, learning_rate=0.1), run_seed=RUN_SEED)
+    two.perturb(people.ask(sigma=SIGMA)[1])
+    two.update(people.tell([0.0, 1.0, 2.0], sigma=SIGMA, learning_rate=0.1))
     assert torch.equal(frozen.lm_head.weight, before)
     assert two.digest() != one.digest()
 
@@ -229,19 +229,19 @@ def test_weights_that_are_not_finite_are_counted_and_told_once(caplog):
     weights = Weights(module, dtype="float16")
     weights.master[0][0, :3] = torch.tensor([65600.0, 1e30, -1e30])
     weights.master[0][1, 0] = torch.nan
-    members = population(2).ask()
+    members = population(2).ask(sigma=SIGMA)
     with caplog.at_level("WARNING"):
         assert weights.unperturb() == 4
-        assert [weights.perturb(member, run_seed=RUN_SEED, sigma=SIGMA) for member in members] == [4, 4]
+        assert [weights.perturb(member) for member in members] == [4, 4]
     (message,) = caplog.messages
     assert message == "`weight`: 4 weights are NaN or infinite, in float16, without noise"
     people = population(2)
     record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=0.05)
-    assert weights.update(record, run_seed=RUN_SEED).nonfinite == 4  # of the live weights, as perturb says
+    assert weights.update(record).nonfinite == 4  # of the live weights, as perturb says
     finite = Weights(torch.nn.Linear(64, 64, bias=False), dtype="bfloat16")
     with caplog.at_level("WARNING"):
         record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=3e38)
-        assert finite.update(record, run_seed=RUN_SEED).nonfinite > 0
+        assert finite.update(record).nonfinite > 0
     assert "after the update of step 1" in caplog.messages[-1]
 
 

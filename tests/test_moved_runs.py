@@ -127,8 +127,43 @@ def test_a_renamed_file_of_rewards_goes_on(tmp_path, monkeypatch):
     assert train(first, tmp_path / "run", 4, reward_funcs=["renamed_reward.digits"]) == whole
 
 
+TASK = """
+from es_llm.rewards import inline
+from es_llm.tasks import Task
+
+@inline
+def digits(completions, **columns):
+    return [float(sum(map(str.isdigit, text))) for text in completions]
+
+def build():
+    rows = [{"prompt": f"{number},1,2=9:"} for number in range(9)]
+    return Task(name="own", train=rows, eval=[], reward_funcs=(digits,))
+"""
+
+
+def test_a_task_of_a_file_counts_by_its_content(tmp_path, caplog):
+    def train_task(file, run, steps):
+        return train(tmp_path, run, steps, dataset_name=None, reward_funcs=[], task=str(file))
+
+    first, moved, other = (tmp_path / name / "task.py" for name in ("first", "moved", "other"))
+    for path in (first, other):
+        path.parent.mkdir()
+        path.write_text(TASK if path == first else TASK + "\n# another file\n")
+    whole = train_task(first, tmp_path / "whole", 3)
+    train_task(first, tmp_path / "run", 1)
+    first.parent.rename(moved.parent)
+    train_task(moved, tmp_path / "run", 2)
+    with pytest.raises(ResumeError, match="`task_file` was"):
+        train_task(other, tmp_path / "run", 3)
+    moved.parent.rename(first.parent)
+    first.write_text(TASK + "\n# edited\n")
+    with caplog.at_level(logging.WARNING):
+        assert train_task(first, tmp_path / "run", 3) == whole
+    assert "the files of `task`" in caplog.text
+
+
 def test_a_module_of_rewards_counts_by_its_content():
-    assert file_of("es_llm.rewards.countdown.countdown").name == "countdown.py"
+    assert file_of("es_llm.tasks.countdown.reward.countdown").name == "reward.py"
     assert file_of("no.such.module") is None
     assert file_of("sys.intern") is None
 

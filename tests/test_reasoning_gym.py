@@ -1,4 +1,4 @@
-"""Every data set of reasoning-gym: our function gives what the library gives, to right, wrong and hostile answers."""
+"""Every data set of reasoning-gym: our rewards are the library's for right, wrong and hostile answers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from es_llm.errors import ConfigError, RewardError
-from es_llm.rewards.typed import from_text, to_text
 from es_llm.tasks import load_task
 from es_llm.tasks import reasoning_gym as task
+from es_llm.tasks.reasoning_gym.typed import from_text, to_text
 
 library = pytest.importorskip("reasoning_gym")
 from reasoning_gym.factory import DATASETS  # noqa: E402
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the library leaves files op
 
 NAMES = sorted(set(DATASETS) - {"composite"})
 SLOW = {"knight_swap", "futoshiki", "puzzle24", "zebra_puzzles"}
-"""Their problems take up to seconds to make."""
+"""Data sets whose problems take up to seconds to generate."""
 HOSTILE = [
     "", "words", "nan", "inf", "-1", "[]", "{}", "null", "²³", "٣", "1/0", "9" * 5000, "(" * 500, "x" * 20_000,
     "[[1,2],[3]]", '{"a":1}', "exit()", "1x2x3", "\x00", "\ud800", "1e400", "9**9**9**9**9", "99999999!", "9^9^9^9",
@@ -38,7 +38,7 @@ def scored(rows, answers):
 
 
 def examples(entry):
-    """Right answers: its own, or one that the metadata give."""
+    """Right answers of an entry: its own, and those in its metadata."""
     metadata = entry["metadata"]
     names = ("possible_answer", "example_answer", "example_correct_answer")
     found = [entry["answer"], *(metadata.get(name) for name in names)]
@@ -126,7 +126,7 @@ def test_scorers_know_the_options_of_their_data_set(name, options):
 
 @pytest.mark.parametrize("name", ["chain_sum", "boxnet"])
 def test_a_broken_row_is_no_wrong_answer(name):
-    """One of these has right answers, the other one has none."""
+    """One of these data sets has right answers, the other one has none."""
     (row,) = load_task(f"reasoning_gym:{name}", train_size=1, eval_size=0).train
     entry = from_text(row["entry"])
     broken = row | {"entry": to_text(entry | {"answer": entry["answer"] and 17, "metadata": None})}
@@ -136,7 +136,7 @@ def test_a_broken_row_is_no_wrong_answer(name):
 
 
 class Odd:
-    """A scorer of the library that gives `value`, or raises it, unless the answer is right."""
+    """A scorer that returns `value`, or raises it, unless the answer is right."""
 
     def __init__(self, value):
         self.value = value
@@ -214,4 +214,4 @@ def test_what_text_cannot_keep_is_refused():
     with pytest.raises(TypeError, match=r"value\['a'\]\[1\] is a .*Own, which text can't keep"):
         to_text({"a": [1, Own()]})
     with pytest.raises(ConfigError, match="`reasoning_gym:x` has a problem that can't be sent to its scorer: value"):
-        task._kept("x", object())
+        task._as_text("x", object())

@@ -1,4 +1,4 @@
-"""One call of a reward function: whatever it raises, forks or logs costs its own completion alone."""
+"""One call of a reward function. An error, a fork or a log affects its own completion only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 import pytest
 
 from es_llm.rewards.batch import RAISED, TIMEOUT, Batch
-from es_llm.rewards.call import call, call_at_once, call_each
+from es_llm.rewards.call import call, call_concurrently, call_each
 from es_llm.rewards.loop import Loop
 
 LIMIT_S = 0.5
@@ -56,33 +56,33 @@ def plain(completions, **columns):
 @pytest.mark.parametrize("limit_s", [0.0, 30.0])
 @pytest.mark.parametrize("error", ERRORS)
 def test_what_an_async_function_raises_costs_its_own_completion(error, limit_s):
-    scores = call_at_once("f", awaited, batch(["good", error, "good", error]), limit_s)
-    assert scores.values == [1.0, None, 1.0, None]
-    assert [(failure.place, failure.kind) for failure in scores.failures] == [(1, RAISED), (3, RAISED)]
+    result = call_concurrently("f", awaited, batch(["good", error, "good", error]), limit_s)
+    assert result.rewards == [1.0, None, 1.0, None]
+    assert [(failure.index, failure.kind) for failure in result.failures] == [(1, RAISED), (3, RAISED)]
 
 
 def test_what_takes_too_long_costs_its_own_completion():
-    scores = call_at_once("f", awaited, batch(["good", "slow", "cancelled"]), LIMIT_S)
-    assert scores.values == [1.0, None, None]
-    assert [failure.kind for failure in scores.failures] == [TIMEOUT, RAISED]
+    result = call_concurrently("f", awaited, batch(["good", "slow", "cancelled"]), LIMIT_S)
+    assert result.rewards == [1.0, None, None]
+    assert [failure.kind for failure in result.failures] == [TIMEOUT, RAISED]
 
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_what_a_function_raises_costs_its_own_completion(error):
-    scores = call_each("f", plain, batch(["good", error, "good"]), lambda place: None)
-    assert scores.values == [1.0, None, 1.0]
+    result = call_each("f", plain, batch(["good", error, "good"]), lambda index: None)
+    assert result.rewards == [1.0, None, 1.0]
 
 
 @pytest.mark.parametrize("function", [plain, awaited])
 @pytest.mark.parametrize("error", ["cancelled", "exit", "odd", "generator"])
-def test_in_the_trainers_process_only_an_interrupt_goes_on(function, error):
+def test_in_the_trainers_process_only_an_interrupt_is_raised(function, error):
     assert call("f", function, batch([error])).failures[0].kind == RAISED
     with pytest.raises(KeyboardInterrupt):
         call("f", function, batch(["interrupt"]))
 
 
-def test_a_forked_child_that_comes_back_does_not_go_on_with_the_others(tmp_path):
-    """It would grade the rest a second time, and then be a second worker; or a second trainer."""
+def test_a_forked_child_that_returns_does_no_further_work(tmp_path):
+    """The child would call the function for the other completions again, and then be a second worker or trainer."""
     calls = tmp_path / "calls"
 
     def forking(completions, **columns):
@@ -96,35 +96,35 @@ def test_a_forked_child_that_comes_back_does_not_go_on_with_the_others(tmp_path)
         return forking(completions)
 
     for run in (
-        lambda: call_each("f", forking, batch(["a", "fork", "b", "c"]), lambda place: None),
-        lambda: call_at_once("f", awaiting, batch(["fork", "b"]), 30.0),
+        lambda: call_each("f", forking, batch(["a", "fork", "b", "c"]), lambda index: None),
+        lambda: call_concurrently("f", awaiting, batch(["fork", "b"]), 30.0),
         lambda: call("f", forking, batch(["fork"])),
     ):
         mine = os.getpid()
         calls.write_text("")
         try:
-            scores = run()
+            result = run()
         finally:
-            if os.getpid() != mine:  # the fault that this is about; don't let it run the other tests too
+            if os.getpid() != mine:  # the fault under test; this child must not run the other tests
                 calls.open("a").write("a second process came back\n")
                 os.kill(os.getpid(), signal.SIGKILL)
         _, status = os.waitpid(-1, 0)
         assert os.waitstatus_to_exitcode(status) == 1
-        assert not scores.failures
+        assert not result.failures
         lines = calls.read_text().splitlines()
-        assert len(lines) == len(set(lines)) == len(scores.values)
+        assert len(lines) == len(set(lines)) == len(result.rewards)
 
 
-def test_the_story_of_a_failure_can_be_written_anywhere():
+def test_the_reason_of_a_failure_can_be_written_anywhere():
     def fails(completions, **columns):
         raise ValueError("lone \ud800")
 
     (failure,) = call("f", fails, batch(["a"])).failures
-    assert "ValueError: lone \\ud800" in failure.why
-    failure.why.encode()
+    assert "ValueError: lone \\ud800" in failure.reason
+    failure.reason.encode()
 
 
-def test_what_a_function_logs_is_made_plain():
+def test_logged_values_become_plain():
     class Broken:
         def __float__(self):
             raise OSError
@@ -136,18 +136,21 @@ def test_what_a_function_logs_is_made_plain():
         log_metric("x" * 1000, 1)
         return [1.0]
 
-    scores = call("f", logs, batch(["a"]))
-    assert scores.values == [1.0]
-    assert scores.extra == {"column\\udfff": ["\\ud800 text"]}
-    values = [value for name, value in scores.metrics if name == "figure \\ud800"]
+    result = call("f", logs, batch(["a"]))
+    assert result.rewards == [1.0]
+    assert result.extra == {"column\\udfff": ["\\ud800 text"]}
+    values = [value for name, value in result.metrics if name == "figure \\ud800"]
     assert values[:2] == [1.5, 1.0]
     assert all(map(math.isnan, values[2:]))
     assert len(values) == 7
-    assert max(len(name) for name, _ in scores.metrics) == 200
+    assert max(len(name) for name, _ in result.metrics) == 200
 
 
 def queued(hanging=(), block=None):
-    """A judge that grades one completion at a time, in 0.2 s; `hanging` ones never end; `block` blocks the loop."""
+    """An async reward that handles one completion at a time, in 0.2 s. Those in `hanging` never end.
+
+    The completion `block` blocks the loop.
+    """
     semaphore = []
 
     async def judge(completions, **columns):
@@ -166,24 +169,26 @@ def queued(hanging=(), block=None):
 
 def test_a_queue_that_moves_is_never_late():
     ends = []
-    scores = call_at_once("f", queued(), batch([str(place) for place in range(8)]), 0.6, ended=lambda: ends.append(1))
-    assert scores.values == [float(place) for place in range(8)]
-    assert not scores.failures
+    result = call_concurrently(
+        "f", queued(), batch([str(index) for index in range(8)]), 0.6, ended=lambda: ends.append(1)
+    )
+    assert result.rewards == [float(index) for index in range(8)]
+    assert not result.failures
     assert len(ends) == 8
 
 
 @pytest.mark.parametrize("hanging", [{"0"}, {"3"}, {"2", "7"}], ids=["first", "middle", "two"])
 def test_what_hangs_beside_a_queue_is_late_after_the_last_one(hanging):
     begin = time.monotonic()
-    scores = call_at_once("f", queued(hanging), batch([str(place) for place in range(8)]), 0.6)
+    result = call_concurrently("f", queued(hanging), batch([str(index) for index in range(8)]), 0.6)
     assert 0.2 * (8 - len(hanging)) + 0.6 <= time.monotonic() - begin + 0.05
     assert time.monotonic() - begin < 5.0
-    assert scores.values == [None if str(place) in hanging else float(place) for place in range(8)]
-    assert {failure.kind for failure in scores.failures} == {TIMEOUT}
+    assert result.rewards == [None if str(index) in hanging else float(index) for index in range(8)]
+    assert {failure.kind for failure in result.failures} == {TIMEOUT}
 
 
-def test_what_ends_after_it_was_late_is_not_noted():
-    """By then the note may be about the answer, or about another batch."""
+def test_a_call_that_ends_after_its_deadline_renews_no_deadline():
+    """By then the deadline may be that of the answer, or of another batch."""
     ends, loop = [], Loop()
 
     async def judge(completions, **columns):
@@ -191,20 +196,20 @@ def test_what_ends_after_it_was_late_is_not_noted():
             await asyncio.sleep(1000 if completions[0] == "late" else 0)
         return [1.0]
 
-    scores = call_at_once("f", judge, batch(["a", "late", "b"]), 0.3, loop, ended=lambda: ends.append(1))
+    result = call_concurrently("f", judge, batch(["a", "late", "b"]), 0.3, loop, ended=lambda: ends.append(1))
     loop.close()
-    assert scores.values == [1.0, None, 1.0]
+    assert result.rewards == [1.0, None, 1.0]
     assert len(ends) == 2
 
 
 @pytest.mark.parametrize("limit_s", [0.0, 0.5])
 def test_no_completions_have_no_scores(limit_s):
-    assert call_at_once("f", queued(), batch([]), limit_s).values == []
+    assert call_concurrently("f", queued(), batch([]), limit_s).rewards == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_whose_queue_moves_is_not_killed(rewards, workers, tmp_path):
-    """Ten times 0.5 s are more than the limit and the server's grace together."""
+    """Ten calls of 0.5 s take longer than the limit and the server's grace together."""
 
     semaphore = []
 
@@ -217,12 +222,12 @@ def test_a_worker_whose_queue_moves_is_not_killed(rewards, workers, tmp_path):
             await asyncio.sleep(0.5)
         return [1.0]
 
-    assert rewards(judge, workers=workers, timeout_s=1.5).score(batch(["a"] * 10)) == [1.0] * 10
+    assert rewards(judge, workers=workers, timeout_s=1.5).rewards(batch(["a"] * 10)) == [1.0] * 10
     assert (tmp_path / "calls").read_text() == "a" * 10, "each is called once"
 
 
 def test_a_queue_whose_loop_is_blocked_is_killed(rewards):
     made = rewards(queued(block="3"), workers=1, timeout_s=1.0)
-    scores = made.submit(batch(["0", "1", "2", "3", "4"])).result().scores["judge"]
-    assert scores.values == [0.0, 1.0, 2.0, None, 4.0]
-    assert [failure.kind for failure in scores.failures] == [TIMEOUT]
+    result = made.submit(batch(["0", "1", "2", "3", "4"])).result().results["judge"]
+    assert result.rewards == [0.0, 1.0, 2.0, None, 4.0]
+    assert [failure.kind for failure in result.failures] == [TIMEOUT]

@@ -1,4 +1,4 @@
-"""Reward functions from files: one module for each file, in this process and in the reward server."""
+"""Reward functions from files: one module per file, in this process and in the reward server."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 import pytest
 
 from es_llm.errors import RewardError
+from es_llm.plugins import reference_of
 from es_llm.rewards.batch import Batch
-from es_llm.rewards.loading import load_reward, reference_of
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.loading import load_reward
+from es_llm.rewards.reward_set import RewardSet
+from es_llm.rewards.workers.protocol import WorkerLimits
 
 BATCH = Batch.of([{"prompt": "p"}], ["text"], [[1]])
 FILE = """
@@ -57,50 +59,50 @@ def path(tmp_path):
     return file
 
 
-def scores(functions, workers):
-    rewards = RewardSet(functions, limits=Limits(workers=workers, timeout_s=60))
+def first_rewards(functions, workers):
+    rewards = RewardSet(functions, limits=WorkerLimits(workers=workers, timeout_s=60))
     try:
-        told = rewards.submit(BATCH).result().scores
+        results = rewards.submit(BATCH).result().results
     finally:
         rewards.close()
-    assert not [failure for score in told.values() for failure in score.failures]
-    return [score.values[0] for score in told.values()]
+    assert not [failure for result in results.values() for failure in result.failures]
+    return [result.rewards[0] for result in results.values()]
 
 
 def test_several_functions_of_a_file_whose_globals_cannot_be_pickled(path):
     functions = [load_reward(f"{path}:{name}") for name in "abcd"]
-    assert sorted(scores(functions, 1)[2:]) == [0.25, 0.5]
+    assert sorted(first_rewards(functions, 1)[2:]) == [0.25, 0.5]
     assert functions[0].__globals__ is functions[1].__globals__
 
 
 def test_the_globals_of_a_file_exist_once(path, monkeypatch):
     monkeypatch.chdir(path.parent)
     functions = [load_reward(f"{path}:a"), load_reward("rw.py:b"), load_reward("../" + path.parent.name + "/rw.py:a")]
-    assert scores(functions, 0) == [1.0, 20.0, 3.0]
+    assert first_rewards(functions, 0) == [1.0, 20.0, 3.0]
 
 
-def test_files_of_one_name_in_two_places(tmp_path):
+def test_files_of_one_name_in_two_directories(tmp_path):
     functions = []
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()
         file = tmp_path / str(number) / "rw.py"
         file.write_text(FILE + f"\ndef e(completions, **columns):\n    with LOCK:\n        return [{number}.0]\n")
         functions.append(load_reward(f"{file}:e"))
-    assert scores(functions, 0) == scores(functions, 1) == [1.0, 2.0]
+    assert first_rewards(functions, 0) == first_rewards(functions, 1) == [1.0, 2.0]
     assert all(reference_of(function) for function in functions)
 
 
-def test_a_file_that_was_changed_is_read_anew(path):
+def test_a_file_that_was_changed_is_loaded_again(path):
     before = load_reward(f"{path}:c")
     path.write_text(FILE + "\n\nc = lambda completions, **columns: [7.0]\n")
-    assert scores([load_reward(f"{path}:c")], 0) == [7.0]
+    assert first_rewards([load_reward(f"{path}:c")], 0) == [7.0]
     assert reference_of(before) is None
 
 
 def test_a_file_without_a_function_asks_for_one(path, monkeypatch):
     monkeypatch.chdir(path.parent)
     for reference in ("rw.py", str(path), "none.py"):
-        with pytest.raises(RewardError, match=r"names a file alone: expected file\.py:function, such as .*\.py:"):
+        with pytest.raises(RewardError, match=r"expected the name of one of its functions too, such as .*\.py:"):
             load_reward(reference)
 
 
@@ -137,11 +139,11 @@ def test_a_file_that_leaves_the_directory_leaves_it_alone(tmp_path, monkeypatch,
     monkeypatch.syspath_prepend("package")  # relative: what is imported there is found from here alone
     functions = [load_reward("moves.py:b"), load_reward("moving.a"), load_reward("moves.py:a"), load_reward("moving.b")]
     assert os.getcwd() == str(here)
-    assert scores(functions, workers)[1:3] == [4.0, 4.0]
-    assert scores(functions[::3], workers) == [1.0, 1.0]
+    assert first_rewards(functions, workers)[1:3] == [4.0, 4.0]
+    assert first_rewards(functions[::3], workers) == [1.0, 1.0]
     assert os.getcwd() == str(here)
     monkeypatch.chdir(elsewhere)
-    assert scores([functions[2]], workers) == [4.0], "a relative path is the one that it was"
+    assert first_rewards([functions[2]], workers) == [4.0], "a relative path keeps its meaning"
     with pytest.raises(RewardError, match=r"no file 'moves\.py' in '.*elsewhere'"):
         load_reward("moves.py:a")
 

@@ -1,4 +1,4 @@
-"""Hostile rewards in killable workers: they cost themselves alone, and leave nobody behind."""
+"""Hostile rewards in killable workers: they affect their own completion only, and leave no process behind."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from es_llm.rewards import pool
 from es_llm.rewards.batch import DIED, TIMEOUT
+from es_llm.rewards.workers import pool
 from tests.hostile import HOSTILE, batch, below, hostile, kinds, obey, odd
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_hostile_completion_fails_alone(rewards, deed, kind):
     function = odd if deed in ("long", "text", "none") else hostile
     texts = ["good", deed, "good", "good"]
-    graded = rewards(function).submit(batch(texts)).result()
-    assert kinds(graded, function.__name__) == {1: kind}
-    assert graded.totals[1] is None
+    outcome = rewards(function).submit(batch(texts)).result()
+    assert kinds(outcome, function.__name__) == {1: kind}
+    assert outcome.rewards[1] is None
     good = [1.0, 1.0, 1.0] if function is odd else [0.0, 2.0, 3.0]
-    assert [graded.totals[place] for place in (0, 2, 3)] == good
+    assert [outcome.rewards[index] for index in (0, 2, 3)] == good
 
 
 def test_all_kinds_in_one_batch_and_again(rewards):
@@ -35,9 +35,9 @@ def test_all_kinds_in_one_batch_and_again(rewards):
     texts = [text for deed in deeds for text in (deed, "good")]
     made = rewards(hostile)
     first, second = made.submit(batch(texts)), made.submit(batch(texts))
-    for graded in (first.result(), second.result()):
-        assert kinds(graded, "hostile") == {2 * place: HOSTILE[deed] for place, deed in enumerate(deeds)}
-        assert graded.totals[1::2] == [float(place) for place in range(1, len(texts), 2)]
+    for outcome in (first.result(), second.result()):
+        assert kinds(outcome, "hostile") == {2 * index: HOSTILE[deed] for index, deed in enumerate(deeds)}
+        assert outcome.rewards[1::2] == [float(index) for index in range(1, len(texts), 2)]
 
 
 def test_eight_hang_at_once_and_a_thousand_good_ones_follow(rewards):
@@ -45,16 +45,16 @@ def test_eight_hang_at_once_and_a_thousand_good_ones_follow(rewards):
     pending = [made.submit(batch(["sleep"] * 8)), *(made.submit(batch(["good"] * 100)) for _ in range(10))]
     first, *others = (each.result() for each in pending)
     assert kinds(first, "hostile") == dict.fromkeys(range(8), TIMEOUT)
-    for graded in others:
-        assert graded.totals == [float(place) for place in range(100)]
-        assert not graded.scores["hostile"].failures
+    for outcome in others:
+        assert outcome.rewards == [float(index) for index in range(100)]
+        assert not outcome.results["hostile"].failures
 
 
 def test_a_worker_that_ends_is_noticed_without_a_time_limit(rewards):
-    graded = rewards(hostile, timeout_s=0).submit(batch(["good", "_exit 0", "good", "kill", "good"])).result()
-    assert kinds(graded, "hostile") == {1: DIED, 3: DIED}
-    assert "exit code 0" in graded.scores["hostile"].failures[0].why
-    assert graded.totals[::2] == [0.0, 2.0, 4.0]
+    outcome = rewards(hostile, timeout_s=0).submit(batch(["good", "_exit 0", "good", "kill", "good"])).result()
+    assert kinds(outcome, "hostile") == {1: DIED, 3: DIED}
+    assert "exit code 0" in outcome.results["hostile"].failures[0].reason
+    assert outcome.rewards[::2] == [0.0, 2.0, 4.0]
 
 
 def test_a_late_completion_of_a_part_costs_one_time_limit(rewards, tmp_path):
@@ -64,17 +64,17 @@ def test_a_late_completion_of_a_part_costs_one_time_limit(rewards, tmp_path):
         return [float(obey(completions[0], 1))]
 
     made = rewards(slow, workers=1)
-    made.score(batch(["."] * 200))  # now parts are of many completions
+    made.rewards(batch(["."] * 200))  # now a part holds many completions
     (tmp_path / "calls").unlink()
-    graded = made.submit(batch(["."] * 20 + ["sleep"] + ["."] * 20)).result()
-    assert kinds(graded, "slow") == {20: TIMEOUT}
-    assert graded.totals == [1.0] * 20 + [None] + [1.0] * 20
+    outcome = made.submit(batch(["."] * 20 + ["sleep"] + ["."] * 20)).result()
+    assert kinds(outcome, "slow") == {20: TIMEOUT}
+    assert outcome.rewards == [1.0] * 20 + [None] + [1.0] * 20
     assert (tmp_path / "calls").read_text().count("sleep") == 1
 
 
 def test_nobody_is_late_by_the_time_that_all_were_stopped(rewards, monkeypatch):
-    """The trainer is stopped as well, so it doesn't look; here it must not."""
-    monkeypatch.setattr(pool, "_LOOK_S", 1000.0)
+    """When all processes are stopped, the trainer doesn't check the server. So here it must not either."""
+    monkeypatch.setattr(pool, "_CHECK_S", 1000.0)
 
     def slow(completions, **columns):
         time.sleep(1.0)
@@ -89,7 +89,7 @@ def test_nobody_is_late_by_the_time_that_all_were_stopped(rewards, monkeypatch):
     time.sleep(4)
     for pid in sorted(family, reverse=True):
         os.kill(pid, signal.SIGCONT)
-    assert pending.result().totals == [1.0, 1.0]
+    assert pending.result().rewards == [1.0, 1.0]
 
 
 def test_a_fork_bomb_is_bounded(rewards):
@@ -102,29 +102,29 @@ def test_a_fork_bomb_is_bounded(rewards):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    graded = made.submit(batch(["bomb", "good"])).result()
+    outcome = made.submit(batch(["bomb", "good"])).result()
     stop.set()
     watcher.join()
-    assert kinds(graded, "hostile") == {0: DIED}
-    assert "started" in graded.scores["hostile"].failures[0].why
-    assert graded.totals[1] == 1.0
+    assert kinds(outcome, "hostile") == {0: DIED}
+    assert "started" in outcome.results["hostile"].failures[0].reason
+    assert outcome.rewards[1] == 1.0
     assert 4 < most[0] < 2000
-    assert made.score(batch(["good"] * 20)) == [float(place) for place in range(20)]
+    assert made.rewards(batch(["good"] * 20)) == [float(index) for index in range(20)]
 
 
 @pytest.mark.parametrize("deed", ["grandchild", "daemon", "fork"])
 def test_what_a_function_starts_does_not_outlive_it(rewards, deed):
-    """That nobody is left is looked at when the fixture ends."""
+    """The fixture checks at its end that no process is left."""
     made = rewards(hostile)
-    assert made.score(batch(["good", deed, "good"])) == [0.0, 1.0, 2.0]
-    assert made.score(batch(["good"] * 3)) == [0.0, 1.0, 2.0]
+    assert made.rewards(batch(["good", deed, "good"])) == [0.0, 1.0, 2.0]
+    assert made.rewards(batch(["good"] * 3)) == [0.0, 1.0, 2.0]
 
 
 def test_a_grandchild_ends_with_its_worker(rewards):
     made = rewards(hostile, workers=1)
-    made.score(batch(["grandchild"]))
+    made.rewards(batch(["grandchild"]))
     assert len(below(os.getpid())) >= 3
-    made.score(batch(["loop"]))  # its worker is killed
+    made.rewards(batch(["loop"]))  # its worker is killed
     end = time.monotonic() + 5
     while len(below(os.getpid())) > 2 and time.monotonic() < end:
         time.sleep(0.05)
@@ -133,11 +133,11 @@ def test_a_grandchild_ends_with_its_worker(rewards):
 
 def test_the_server_may_die(rewards):
     made = rewards(hostile)
-    assert made.score(batch(["good"])) == [0.0]
+    assert made.rewards(batch(["good"])) == [0.0]
     pending = made.submit(batch(["good"] * 50))
     server = min(below(os.getpid()))
     os.kill(server, signal.SIGKILL)
-    assert pending.result().totals == [float(place) for place in range(50)]
+    assert pending.result().rewards == [float(index) for index in range(50)]
 
 
 def test_the_workers_end_with_a_trainer_that_is_killed(tmp_path):
@@ -145,8 +145,9 @@ def test_the_workers_end_with_a_trainer_that_is_killed(tmp_path):
         "import sys, os, time\n"
         "sys.path.insert(0, os.getcwd())\n"
         "from tests.hostile import hostile, batch\n"
-        "from es_llm.rewards.scoring import Limits, RewardSet\n"
-        "made = RewardSet([hostile], limits=Limits(workers=2, timeout_s=100))\n"
+        "from es_llm.rewards.reward_set import RewardSet\n"
+        "from es_llm.rewards.workers.protocol import WorkerLimits\n"
+        "made = RewardSet([hostile], limits=WorkerLimits(workers=2, timeout_s=100))\n"
         "made.submit(batch(['sleep', 'grandchild', 'sleep']))\n"
         "time.sleep(1.5)\n"
         "print('ready', flush=True)\n"
@@ -168,7 +169,7 @@ def test_a_server_that_hangs_in_an_import_ends_with_a_trainer_that_is_killed(tmp
     mark, path = tmp_path / "pid", tmp_path / "hangs.py"
     path.write_text(
         "import os, sys, time\n"
-        "if 'es_llm.rewards.server' in sys.modules:\n"
+        "if 'es_llm.rewards.workers.server' in sys.modules:\n"
         f"    with open({str(mark)!r}, 'w') as file:\n"
         "        print(os.getpid(), file=file)\n"
         "    time.sleep(600)\n"
@@ -177,8 +178,9 @@ def test_a_server_that_hangs_in_an_import_ends_with_a_trainer_that_is_killed(tmp
     )
     code = (
         "from es_llm.rewards.loading import load_reward\n"
-        "from es_llm.rewards.scoring import Limits, RewardSet\n"
-        f"RewardSet([load_reward({str(path) + ':f'!r})], limits=Limits(workers=1)).open()\n"
+        "from es_llm.rewards.reward_set import RewardSet\n"
+        "from es_llm.rewards.workers.protocol import WorkerLimits\n"
+        f"RewardSet([load_reward({str(path) + ':f'!r})], limits=WorkerLimits(workers=1)).open()\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     while not mark.exists() or not mark.read_text().endswith("\n"):
@@ -194,7 +196,7 @@ def test_a_server_that_hangs_in_an_import_ends_with_a_trainer_that_is_killed(tmp
 
 
 def test_large_batches_and_answers_go_both_ways_at_once(rewards):
-    """More than pipes hold, in both directions, while neither side waits."""
+    """More bytes than a pipe holds, in both directions, while neither side waits."""
 
     def echo(completions, log_extra, **columns):
         log_extra("text", list(completions))
@@ -207,12 +209,12 @@ def test_large_batches_and_answers_go_both_ways_at_once(rewards):
     made = rewards(echo, twice, timeout_s=30)
     pending = [made.submit(batch(["x" * 20_000] * 64)) for _ in range(20)]
     for each in pending:
-        graded = each.result()
-        assert graded.totals == [3.0] * 64
-        assert {len(text) for text in graded.scores["twice"].extra["text"]} == {40_000}
+        outcome = each.result()
+        assert outcome.rewards == [3.0] * 64
+        assert {len(text) for text in outcome.results["twice"].extra["text"]} == {40_000}
 
 
-def test_a_worker_that_is_stopped_while_idle_holds_up_nobody(rewards):
+def test_a_worker_that_is_stopped_while_idle_delays_no_other(rewards):
     def stopping(completions, **columns):
         if completions[0] == "stop later":
             parent = os.getpid()
@@ -223,9 +225,9 @@ def test_a_worker_that_is_stopped_while_idle_holds_up_nobody(rewards):
         return [1.0]
 
     made = rewards(stopping, workers=2)
-    assert made.score(batch(["stop later"])) == [1.0]
+    assert made.rewards(batch(["stop later"])) == [1.0]
     time.sleep(0.6)
-    assert made.score(batch(["y" * 2_000_000] * 6)) == [1.0] * 6
+    assert made.rewards(batch(["y" * 2_000_000] * 6)) == [1.0] * 6
 
 
 def test_a_server_that_a_function_stops_is_replaced(rewards):
@@ -236,9 +238,9 @@ def test_a_server_that_a_function_stops_is_replaced(rewards):
         return [1.0]
 
     made = rewards(stopping, timeout_s=30)
-    graded = made.submit(batch(["good", "stop"])).result()
-    assert graded.totals == [None, None], "again and again"
-    assert made.score(batch(["good"])) == [1.0]
+    outcome = made.submit(batch(["good", "stop"])).result()
+    assert outcome.rewards == [None, None], "again and again"
+    assert made.rewards(batch(["good"])) == [1.0]
 
 
 def test_noise_on_a_workers_files_costs_that_completion_alone(rewards):
@@ -251,9 +253,9 @@ def test_noise_on_a_workers_files_costs_that_completion_alone(rewards):
                     continue
         return [1.0]
 
-    graded = rewards(noisy).submit(batch(["good", "noise", "good"])).result()
-    assert graded.totals[0] == graded.totals[2] == 1.0
-    assert kinds(graded, "noisy") in ({1: DIED}, {})
+    outcome = rewards(noisy).submit(batch(["good", "noise", "good"])).result()
+    assert outcome.rewards[0] == outcome.rewards[2] == 1.0
+    assert kinds(outcome, "noisy") in ({1: DIED}, {})
 
 
 def test_a_server_that_dies_beside_a_forked_child_is_replaced(rewards):
@@ -269,20 +271,20 @@ def test_a_server_that_dies_beside_a_forked_child_is_replaced(rewards):
     made = rewards(forks, timeout_s=30)
     pending = made.submit(batch(["fork"]))
     again = made.submit(batch(["good"]))
-    assert again.result().totals == [1.0]
+    assert again.result().rewards == [1.0]
     os.kill(min(below(os.getpid())), signal.SIGKILL)
-    assert made.submit(batch(["good"])).result().totals == [1.0]
+    assert made.submit(batch(["good"])).result().rewards == [1.0]
     del pending
-    time.sleep(5)  # the child is nobody's any more, and ends by itself
+    time.sleep(5)  # the child has no parent any more, and ends by itself
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise ValueError", "rewards.close()", "pending = submit()"])
 def test_no_server_starts_while_a_program_exits(end, tmp_path):
-    """Not even for work that is open: nobody waits for it."""
+    """Not even for open requests, which nothing waits for."""
     log, path = tmp_path / "log", tmp_path / "judge.py"
     path.write_text(
         "import os, sys, time\n"
-        "if 'es_llm.rewards.server' in sys.modules:\n"
+        "if 'es_llm.rewards.workers.server' in sys.modules:\n"
         f"    with open({str(log)!r}, 'a') as file:\n"
         "        print(os.getpid(), file=file)\n"
         "def f(completions, **columns):\n"
@@ -292,11 +294,12 @@ def test_no_server_starts_while_a_program_exits(end, tmp_path):
         "import atexit, sys, time\n"
         "from es_llm.rewards.batch import Batch\n"
         "from es_llm.rewards.loading import load_reward\n"
-        "from es_llm.rewards.scoring import Limits, RewardSet\n"
+        "from es_llm.rewards.reward_set import RewardSet\n"
+        "from es_llm.rewards.workers.protocol import WorkerLimits\n"
         "def submit():\n"
         "    return rewards.submit(Batch.of([{'prompt': 'p'}] * 200, ['a'] * 200, [[0]] * 200))\n"
-        "atexit.register(time.sleep, 1.0)\n"  # registered before the pool's own: runs after it, time for a thread
-        f"rewards = RewardSet([load_reward({str(path) + ':f'!r})], limits=Limits(workers=1))\n"
+        "atexit.register(time.sleep, 1.0)\n"  # registered before the pool's own, so it runs later: time for a thread
+        f"rewards = RewardSet([load_reward({str(path) + ':f'!r})], limits=WorkerLimits(workers=1))\n"
         "submit().result()\n"
         f"{end}\n"
     )

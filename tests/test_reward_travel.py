@@ -1,4 +1,4 @@
-"""What gets to the workers of rewards and back: functions, columns, prints, logs, several completions at once."""
+"""What is sent to the workers and back: functions, columns, prints, logs, several completions at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from es_llm.errors import ConfigError, RewardError
+from es_llm.rewards import inline, set_level
 from es_llm.rewards.batch import DIED, RAISED, TIMEOUT
 from es_llm.rewards.loading import load_reward
-from es_llm.rewards.marks import inline, set_level
 from tests.hostile import batch, hostile, kinds, obey
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 @dataclass
 class Rich:
-    """A column's value that isn't plain."""
+    """A value of a column that isn't of a plain type."""
 
     text: str
 
@@ -33,17 +33,17 @@ def test_columns_that_cannot_travel_are_named(rewards):
     made = rewards(rich)
     columns = {"value": [Rich("abc")]}
     plain = batch(["a"])
-    assert made.score(replace(plain, columns=columns)) == [3.0]
+    assert made.rewards(replace(plain, columns=columns)) == [3.0]
     with pytest.raises(ConfigError, match="column 'value' of the data can't be sent"):
         made.submit(replace(plain, columns={"value": [threading.Lock()]}))
 
 
-def test_a_batch_that_cannot_be_read_fails_and_the_next_one_is_scored(rewards):
+def test_a_batch_that_cannot_be_read_fails_and_the_next_one_succeeds(rewards):
     made = rewards(hostile)
-    graded = made.submit(replace(batch(["good"] * 2), columns={"number": [Unreadable(), Unreadable()]})).result()
-    assert kinds(graded, "hostile") == {0: RAISED, 1: RAISED}
-    assert "can't be read" in graded.scores["hostile"].failures[0].why
-    assert made.score(batch(["good"] * 2)) == [0.0, 1.0]
+    outcome = made.submit(replace(batch(["good"] * 2), columns={"number": [Unreadable(), Unreadable()]})).result()
+    assert kinds(outcome, "hostile") == {0: RAISED, 1: RAISED}
+    assert "the reward server can't read the batch" in outcome.results["hostile"].failures[0].reason
+    assert made.rewards(batch(["good"] * 2)) == [0.0, 1.0]
 
 
 class Unreadable:
@@ -63,10 +63,10 @@ def test_what_functions_print_is_not_the_programs_output(rewards, capfd):
         print("hello from a reward", flush=True)
         return [1.0]
 
-    assert rewards(talkative).score(batch(["a"])) == [1.0]
-    told = capfd.readouterr()
-    assert "hello" not in told.out
-    assert "hello" in told.err
+    assert rewards(talkative).rewards(batch(["a"])) == [1.0]
+    printed = capfd.readouterr()
+    assert "hello" not in printed.out
+    assert "hello" in printed.err
 
 
 def test_closures_lambdas_and_methods_travel(rewards):
@@ -77,7 +77,7 @@ def test_closures_lambdas_and_methods_travel(rewards):
 
     made = rewards(scaled, lambda completions, **columns: [1.0] * len(completions))
     assert made.names == ["scaled", "<lambda>"]
-    assert made.score(batch(["a", "bb"])) == [4.0, 7.0]
+    assert made.rewards(batch(["a", "bb"])) == [4.0, 7.0]
 
 
 def test_what_cannot_travel_is_named(rewards):
@@ -89,8 +89,8 @@ def test_what_cannot_travel_is_named(rewards):
 
     with pytest.raises(ConfigError, match=r"`locked` can't be sent .*pickle.*`reward_workers` 0"):
         rewards(locked)
-    assert rewards(locked, workers=0).score(batch(["a"])) == [1.0]
-    assert rewards(inline(locked)).score(batch(["a"])) == [1.0]
+    assert rewards(locked, workers=0).rewards(batch(["a"])) == [1.0]
+    assert rewards(inline(locked)).rewards(batch(["a"])) == [1.0]
 
 
 def test_what_cannot_be_loaded_is_named(rewards, tmp_path):
@@ -98,9 +98,9 @@ def test_what_cannot_be_loaded_is_named(rewards, tmp_path):
     path.write_text("def reward(completions, **columns):\n    return [2.0] * len(completions)\n")
     function = load_reward(f"{path}:reward")
     made = rewards(function)
-    assert made.score(batch(["a"])) == [2.0]
+    assert made.rewards(batch(["a"])) == [2.0]
     path.write_text("raise OSError('gone')\n")
-    with pytest.raises(RewardError, match=r"`reward` can't be loaded in a process of its own: .*gone"):
+    with pytest.raises(RewardError, match=r"`reward` can't be loaded in the reward server: .*gone"):
         rewards(function).open()
 
 
@@ -112,10 +112,10 @@ def test_async_functions_wait_together(rewards):
         return [1.0] * len(completions)
 
     start = time.monotonic()
-    graded = rewards(judge, timeout_s=1).submit(batch(["good"] * 40 + ["sleep", "raise"])).result()
-    assert time.monotonic() - start < 10  # 40 x 0.2 s one after the other, and more
-    assert graded.totals == [1.0] * 40 + [None, None]
-    assert kinds(graded, "judge") == {40: TIMEOUT, 41: RAISED}
+    outcome = rewards(judge, timeout_s=1).submit(batch(["good"] * 40 + ["sleep", "raise"])).result()
+    assert time.monotonic() - start < 10  # one after the other would take 40 x 0.2 s and more
+    assert outcome.rewards == [1.0] * 40 + [None, None]
+    assert kinds(outcome, "judge") == {40: TIMEOUT, 41: RAISED}
 
 
 def test_an_async_function_that_blocks_fails_alone(rewards):
@@ -124,9 +124,9 @@ def test_an_async_function_that_blocks_fails_alone(rewards):
             obey("loop", 0)
         return [1.0] * len(completions)
 
-    graded = rewards(blocking).submit(batch(["good", "loop", "good"])).result()
-    assert graded.totals == [1.0, None, 1.0]
-    assert kinds(graded, "blocking") == {1: TIMEOUT}
+    outcome = rewards(blocking).submit(batch(["good", "loop", "good"])).result()
+    assert outcome.rewards == [1.0, None, 1.0]
+    assert kinds(outcome, "blocking") == {1: TIMEOUT}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -138,7 +138,7 @@ def test_a_set_level_reward_sees_all_completions(rewards, workers):
 
     made = rewards(distinct, hostile, workers=workers, weights=[1.0, 0.5])
     assert made.set_level
-    assert made.score(batch(["a", "b", "a", "b"])) == [0.5, 1.0, 1.5, 2.0]
+    assert made.rewards(batch(["a", "b", "a", "b"])) == [0.5, 1.0, 1.5, 2.0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -149,10 +149,10 @@ def test_logs_of_functions(rewards, workers):
             log_metric("mean_length", len(text))
         return [float(trainer_state.global_step)] * len(completions)
 
-    scores = rewards(talkative, workers=workers).submit(batch(["a", "bbb"])).result().scores["talkative"]
-    assert scores.values == [0.0, 0.0]
-    assert scores.extra == {"length": [1, 3]}
-    assert sorted(scores.metrics) == [("mean_length", 1.0), ("mean_length", 3.0)]
+    result = rewards(talkative, workers=workers).submit(batch(["a", "bbb"])).result().results["talkative"]
+    assert result.rewards == [0.0, 0.0]
+    assert result.extra == {"length": [1, 3]}
+    assert sorted(result.metrics) == [("mean_length", 1.0), ("mean_length", 3.0)]
 
 
 def test_a_failure_of_one_function_fails_the_completion(rewards):
@@ -160,10 +160,10 @@ def test_a_failure_of_one_function_fails_the_completion(rewards):
         return [None if text == "skip" else 1.0 for text in completions]
 
     made = rewards(half, hostile)
-    graded = made.submit(batch(["good", "skip", "raise"])).result()
-    assert graded.totals == [1.0, 1.0, None]
+    outcome = made.submit(batch(["good", "skip", "raise"])).result()
+    assert outcome.rewards == [1.0, 1.0, None]
     assert made.examples["hostile"].kind == RAISED
-    assert "ValueError: no" in made.examples["hostile"].why
+    assert "ValueError: no" in made.examples["hostile"].reason
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -175,7 +175,7 @@ def test_functions_that_give_no_number_are_known(rewards, workers):
         return [None if each < 1 else 1.0 for each in number]
 
     made = rewards(silent, half, workers=workers)
-    assert made.score(batch(["a"])) == [None]
+    assert made.rewards(batch(["a"])) == [None]
     assert made.silent == {"silent", "half"}
-    assert made.score(batch(["a", "b"])) == [None, 1.0]
+    assert made.rewards(batch(["a", "b"])) == [None, 1.0]
     assert made.silent == {"silent"}

@@ -109,15 +109,15 @@ def test_a_large_perturbation_changes_the_answers_and_leaves_none_behind():
     model = tiny_model("qwen2")
     own = engine(model)
     weights = Weights(model, targets=own.targets())
-    live = LiveMember(weights, run_seed=1, sigma=1.0)
+    live = LiveMember(weights)
     own.attach(live)
     before = own.complete(PROMPTS)
-    one, two = _core.Population(run_seed=1, population_size=2).ask()
+    one, two = _core.Population(run_seed=1, population_size=2).ask(sigma=1.0)
     first, second, none = own.evaluate([one, two, None], PROMPTS)
     assert none == before
     assert before not in (first, second)
     assert first != second
-    weights.perturb(two, run_seed=1, sigma=1.0)
+    weights.perturb(two)
     assert own.complete(PROMPTS) == second
     live.forget()
     assert own.evaluate([None], PROMPTS) == [before]
@@ -125,16 +125,16 @@ def test_a_large_perturbation_changes_the_answers_and_leaves_none_behind():
 
 def test_a_member_s_weights_are_written_once():
     weights = Weights(tiny_model("llama"))
-    live = LiveMember(weights, run_seed=1, sigma=1.0)
+    live = LiveMember(weights)
     population = _core.Population(run_seed=1, population_size=2)
-    one, two = population.ask()
+    one, two = population.ask(sigma=1.0)
     wanted = [(one, True), (one, False), (two, True), (None, True), (None, False), (one, True)]
     assert [live.switch(member) for member, _ in wanted] == [written for _, written in wanted]
     assert live.seconds > 0
     live.forget()
     assert live.switch(one), "somebody else may have written"
     population.apply(population.tell([1.0, 2.0], sigma=1.0, learning_rate=1.0))
-    assert live.switch(population.ask()[0]), "a member of another iteration"
+    assert live.switch(population.ask(sigma=1.0)[0]), "a member of another iteration"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

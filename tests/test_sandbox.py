@@ -1,4 +1,4 @@
-"""Code of a model: what it may do, and what it can't."""
+"""Code that a model wrote: what it may do, and what it can't do."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 
 import es_llm
 from es_llm.errors import RewardError
-from es_llm.rewards.arc import arc_accuracy, code_of
 from es_llm.rewards.sandbox import SandboxLimits, require_sandbox, run_function
 from es_llm.tasks import load_task
+from es_llm.tasks.arc import arc_accuracy, code_of
 
 LIMITS = SandboxLimits(wall_s=4, cpu_s=1, memory_mb=256, answer_bytes=10_000)
 
@@ -74,7 +74,7 @@ def test_what_it_may_do(body, argument, value):
         ("import os\nos.setuid(0)", "PermissionError"),
         ("import os\nos.chroot('/')", "PermissionError"),
         ("return 'a' * 100_000", "longer than 10000 bytes"),
-        ("return object()", "no JSON"),
+        ("return object()", "isn't JSON"),
         ("return float('nan')", ""),
         ("raise SystemExit", "SystemExit"),
         ("return f(x)", "RecursionError"),
@@ -89,33 +89,33 @@ def test_what_it_cannot_do(body, why):
 
 
 def test_it_sees_nothing_of_the_system():
-    (told,) = run("import os\nreturn [os.listdir('/'), os.getpid(), 'HOME' in os.environ]").values
-    assert told[0] == []
-    assert told[1] <= 2
-    assert not told[2]
+    (seen,) = run("import os\nreturn [os.listdir('/'), os.getpid(), 'HOME' in os.environ]").values
+    assert seen[0] == []
+    assert seen[1] <= 2
+    assert not seen[2]
     (user,) = run("import os\nreturn os.getuid()").values
     assert user != 0 or os.getuid() != 0
 
 
 def test_nothing_is_left_behind():
-    """Neither a process nor a mount."""
+    """Neither a process nor a mount is left."""
     mounts = Path("/proc/self/mounts").read_text()
     run("import time\ntime.sleep(100)")
     run("return 1")
     listed = subprocess.run(
         ["ps", "-o", "args", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
     )
-    assert "sandbox_child" not in listed.stdout
+    assert "sandbox/child.py" not in listed.stdout
     assert Path("/proc/self/mounts").read_text() == mounts
 
 
 def sandboxes():
-    """Processes that run the child's program, anywhere on the machine, but for those that only weren't waited for."""
+    """Numbers of the living processes on this machine that run the child's program."""
     found = set()
-    for place in Path("/proc").glob("[0-9]*"):
+    for directory in Path("/proc").glob("[0-9]*"):
         try:
-            if b"sandbox_child" in (place / "cmdline").read_bytes():
-                found.add(int(place.name))
+            if b"sandbox/child.py" in (directory / "cmdline").read_bytes():
+                found.add(int(directory.name))
         except OSError:
             continue
     return found
@@ -140,7 +140,7 @@ ESCAPES = {
 
 @pytest.mark.parametrize("how", ESCAPES)
 def test_the_limit_of_the_clock_has_no_way_out(how):
-    """Code that hides is waited for no longer than other code, and is gone afterwards."""
+    """Code that hides gets no more time than other code, and is gone afterwards."""
     before = sandboxes()
     ran = run_function(f"def f(x):\n    {ESCAPES[how].replace(chr(10), chr(10) + '    ')}\n    import time\n"
                        "    time.sleep(1000)\n", "f", [1], SandboxLimits(wall_s=2))  # fmt: skip
@@ -176,7 +176,7 @@ def _parent(pid):
 
 
 def _sleeps(pid):
-    """Whether it has given up its rights: the code runs, or is about to."""
+    """True if the child has given up its rights, so that the code runs or is about to run."""
     try:
         return "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -184,7 +184,7 @@ def _sleeps(pid):
 
 
 def test_a_long_program_and_many_arguments_pass(monkeypatch, tmp_path):
-    """More than a pipe holds; and a child that reads none of it costs the limit of the clock, no more."""
+    """More bytes than a pipe holds; and a child that reads none of them takes the limit of the clock and no more."""
     many = ["x" * 1000] * 2000
     assert run_function("def f(x):\n    return len(x)\n", "f", many).values == [1000] * 2000
     monkeypatch.setattr("es_llm.rewards.sandbox._CHILD", tmp_path / "sleeps.py")
@@ -194,28 +194,30 @@ def test_a_long_program_and_many_arguments_pass(monkeypatch, tmp_path):
 
 def test_somebody_who_is_not_root_has_a_sandbox_too():
     """With numpy, whose threads would forbid a user namespace. Python and its packages are shown to a user without
-    rights by bind mounts that nobody else sees."""
+    rights by bind mounts that no other process sees."""
     if os.getuid() != 0:
         pytest.skip("the other tests run without rights already")
     if not (shutil.which("setpriv") and shutil.which("unshare")):
         pytest.skip("needs setpriv and unshare")
-    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-    if subprocess.run([*nobody, "unshare", "-U", "true"], capture_output=True, check=False).returncode != 0:
+    as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    if subprocess.run([*as_nobody, "unshare", "-U", "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this machine offers users no namespaces")
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this machine offers root no mounts of its own")
-    place = Path(tempfile.mkdtemp())
-    place.chmod(0o755)
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
     shown = {"python": sys.base_prefix, "site": site.getsitepackages()[0], "own": Path(es_llm.__file__).parents[1]}
     code = (
-        f"import os, sys; sys.path += [{str(place / 'own')!r}, {str(place / 'site')!r}]\n"
+        f"import os, sys; sys.path += [{str(directory / 'own')!r}, {str(directory / 'site')!r}]\n"
         "from es_llm.rewards.sandbox import run_function\n"
         "code = 'import numpy, os\\ndef f(x):\\n    return int(numpy.dot(numpy.ones(x), numpy.ones(x)))\\n'\n"
         "print(os.getuid(), run_function(code, 'f', [3]))\n"
     )
-    script = "".join(f"mkdir {place / name} && mount --bind {path} {place / name} && " for name, path in shown.items())
-    interpreter = place / "python" / Path(os.path.realpath(sys.executable)).relative_to(sys.base_prefix)
-    script += f'exec {" ".join(nobody)} {interpreter} -I -c "$1"'
+    script = "".join(
+        f"mkdir {directory / name} && mount --bind {path} {directory / name} && " for name, path in shown.items()
+    )
+    interpreter = directory / "python" / Path(os.path.realpath(sys.executable)).relative_to(sys.base_prefix)
+    script += f'exec {" ".join(as_nobody)} {interpreter} -I -c "$1"'
     try:
         process = subprocess.run(
             ["unshare", "-m", "sh", "-c", script, "sh", code], capture_output=True, text=True, timeout=120, check=False
@@ -223,9 +225,9 @@ def test_somebody_who_is_not_root_has_a_sandbox_too():
     finally:
         for name in shown:  # empty, now that the mounts are gone
             with contextlib.suppress(FileNotFoundError):
-                (place / name).rmdir()
-        place.rmdir()
-    assert process.stdout.startswith("65534 Ran(values=[3]"), process.stderr
+                (directory / name).rmdir()
+        directory.rmdir()
+    assert process.stdout.startswith("65534 SandboxResult(values=[3]"), process.stderr
 
 
 PAIRS = json.dumps([{"input": [[1, 2], [3, 4]], "output": [[2, 1], [4, 3]]}, {"input": [[5, 6]], "output": [[6, 5]]}])

@@ -99,7 +99,7 @@ def records_of(count):
 def test_the_masters_come_back_exactly(name, dtype, tmp_path):
     model = tiny_model(name)
     weights, records = Weights(model, dtype=dtype), records_of(1)
-    weights.update(records[0], run_seed=5)
+    weights.update(records[0])
     Snapshots(tmp_path).write(weights, model, tiny_tokenizer(), records)
     other = Weights(tiny_model(name), dtype=dtype)
     assert other.sha256() != weights.sha256()
@@ -232,7 +232,7 @@ def test_wrong_weights_are_healed_from_the_newest(tmp_path, whole, updates):
     journal = Journal.read(directory / "journal.es")
     trainer, replayed = make(tmp_path / "other"), make(tmp_path / "third").run.weights
     for record in journal.records:
-        replayed.update(record, run_seed=trainer.run.population.run_seed)
+        replayed.update(record)
     updates.clear()
     alive = []
     origin, last = trainer._parts.store, len(journal.records)
@@ -250,7 +250,7 @@ def test_healed_weights_are_compared_where_the_others_compared_theirs(tmp_path, 
     trainer, replayed = make(tmp_path / "other"), make(tmp_path / "third").run.weights
     expected = {}
     for step, record in enumerate(journal.records, 1):
-        replayed.update(record, run_seed=trainer.run.population.run_seed)
+        replayed.update(record)
         expected[step] = replayed.digest()
     records, digests = journal.records, journal.digests
     assert (

@@ -1,4 +1,4 @@
-"""Every task trains and evaluates on a small model; its own data are reproducible, and others' can take their place."""
+"""Every task trains and evaluates on a small model. Its own data are reproducible, and other data can replace them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ TASKS = {
     "reasoning_gym:mini_sudoku": [*SIZES, "min_empty=4", "max_empty=6"],
 }
 OWN_REWARD = {
-    "countdown": "es_llm.rewards.countdown.compact_reward",
-    "conciseness": "es_llm.rewards.conciseness.conciseness_reward",
-    "math": "es_llm.rewards.math.math_accuracy",
-    "gsm8k": "es_llm.rewards.numbers.numeric_accuracy",
-    "arc": "es_llm.rewards.arc.arc_accuracy",
+    "countdown": "es_llm.tasks.countdown.reward.compact_reward",
+    "conciseness": "es_llm.tasks.conciseness.conciseness_reward",
+    "math": "es_llm.tasks.math.reward.math_accuracy",
+    "gsm8k": "es_llm.tasks.gsm8k.numeric_accuracy",
+    "arc": "es_llm.tasks.arc.arc_accuracy",
     "reasoning_gym": "es_llm.tasks.reasoning_gym.reasoning_gym_score",
 }
-"""A random model earns nothing of most of these: beside them stands a reward that any model earns in part, so that the
+"""A random model earns nothing of most of these. So each run has a second reward, which any model earns in part: the
 weights move."""
 
 
@@ -79,13 +79,13 @@ def roomy(tmp_path_factory):
 def test_it_trains_and_evaluates_alone_and_on_two_ranks_alike(name, roomy, tmp_path):
     own = OWN_REWARD[name.partition(":")[0]]
     words = ["train", "--task", name, "--model_name_or_path", roomy, *RUN, *TASKS[name], "--reward_funcs", own, REWARD]
-    for place, ranks in (("alone", None), ("two", 2)):
-        process = es_llm(*words, "--output_dir", str(tmp_path / place), ranks=ranks)
+    for name_of_run, ranks in (("alone", None), ("two", 2)):
+        process = es_llm(*words, "--output_dir", str(tmp_path / name_of_run), ranks=ranks)
         assert process.returncode == 0, process.stderr
     alone, two = result(tmp_path / "alone"), result(tmp_path / "two")
     assert alone["weights_sha256"] == two["weights_sha256"] != base_sha256(tmp_path / "alone")
-    for place in ("alone", "two"):
-        lines = [json.loads(line) for line in (tmp_path / place / "metrics.jsonl").read_text().splitlines()]
+    for name_of_run in ("alone", "two"):
+        lines = [json.loads(line) for line in (tmp_path / name_of_run / "metrics.jsonl").read_text().splitlines()]
         steps = [line for line in lines if "reward" in line]
         assert [line["step"] for line in steps] == [1, 2, 3]
         assert all(line["update/norm"] > 0 for line in steps)
@@ -128,8 +128,8 @@ def test_the_own_answers_are_right(name, right):
         ("math:x", {}, "unknown task 'math:x'"),
         ("reasoning_gym", {}, "expected --task reasoning_gym:NAME, such as reasoning_gym:mini_sudoku"),
         ("reasoning_gym:", {}, "expected --task reasoning_gym:NAME, such as .*, got 'reasoning_gym:'"),
-        ("reasoning_gym:sudoku_9", {}, "`reasoning_gym:sudoku_9` can't be made"),
-        ("reasoning_gym:chain_sum", {"nonsense": 3}, "can't be made"),
+        ("reasoning_gym:sudoku_9", {}, "`reasoning_gym:sudoku_9` can't be built"),
+        ("reasoning_gym:chain_sum", {"nonsense": 3}, "can't be built"),
         ("math", {"train_size": -1}, "`train_size` must be >= 0"),
         ("math", {"train_sise": 1}, "did you mean 'train_size'"),
         ("math", {"seed": "x"}, "`seed` must be an integer"),

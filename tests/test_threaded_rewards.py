@@ -1,4 +1,4 @@
-"""Reward files that start threads in their import: a forked worker would wait for them for ever."""
+"""Reward files that start threads in their import: a forked worker would wait for them forever."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 import pytest
 
 from es_llm.rewards.batch import DIED, TIMEOUT
-from es_llm.rewards.hiring import other_threads
 from es_llm.rewards.loading import load_reward
+from es_llm.rewards.workers.spawn import other_threads
 from tests.hostile import batch, below, kinds
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -68,7 +68,7 @@ def reward(completions, log_metric, **columns):
 """
 
 
-def made(rewards, tmp_path, source, **options):
+def loaded(rewards, tmp_path, source, **options):
     path = tmp_path / "threaded.py"
     path.write_text(source + REWARD)
     return rewards(load_reward(f"{path}:reward"), **options)
@@ -76,19 +76,19 @@ def made(rewards, tmp_path, source, **options):
 
 @pytest.mark.parametrize("kind", IMPORTS)
 def test_threads_of_an_import_work_in_every_worker(rewards, tmp_path, capfd, kind):
-    scored = made(rewards, tmp_path, IMPORTS[kind], timeout_s=5, memory_mb=4000)
-    graded = scored.submit(batch(["a", "bb", "ccc", "sleep", "exit", "d"])).result()
-    assert graded.totals == [1.0, 2.0, 3.0, None, None, 1.0]
-    assert kinds(graded, "reward") == {3: TIMEOUT, 4: DIED}
-    assert scored.score(batch(["a"] * 20)) == [1.0] * 20
-    scored.close()
+    reward_set = loaded(rewards, tmp_path, IMPORTS[kind], timeout_s=5, memory_mb=4000)
+    outcome = reward_set.submit(batch(["a", "bb", "ccc", "sleep", "exit", "d"])).result()
+    assert outcome.rewards == [1.0, 2.0, 3.0, None, None, 1.0]
+    assert kinds(outcome, "reward") == {3: TIMEOUT, 4: DIED}
+    assert reward_set.rewards(batch(["a"] * 20)) == [1.0] * 20
+    reward_set.close()
     assert capfd.readouterr().err.count("running, which forked workers would lack") == 1
 
 
 def test_loading_does_not_count_as_a_completions_time(rewards, tmp_path):
-    slow = "import sys, time\nif 'es_llm.rewards.server' not in sys.modules:\n    time.sleep(1.5)\n"
-    scored = made(rewards, tmp_path, IMPORTS["thread"] + slow, timeout_s=0.5, workers=1)
-    assert kinds(scored.submit(batch(["a", "sleep", "a"])).result(), "reward") == {1: TIMEOUT}
+    slow = "import sys, time\nif 'es_llm.rewards.workers.server' not in sys.modules:\n    time.sleep(1.5)\n"
+    reward_set = loaded(rewards, tmp_path, IMPORTS["thread"] + slow, timeout_s=0.5, workers=1)
+    assert kinds(reward_set.submit(batch(["a", "sleep", "a"])).result(), "reward") == {1: TIMEOUT}
 
 
 def test_closures_and_several_functions_travel_to_such_workers(rewards, tmp_path):
@@ -99,38 +99,38 @@ def test_closures_and_several_functions_travel_to_such_workers(rewards, tmp_path
 
     path = tmp_path / "threaded.py"
     path.write_text(IMPORTS["thread"] + REWARD)
-    scored = rewards(scaled, load_reward(f"{path}:reward"), timeout_s=5)
-    assert scored.score(batch(["a", "bb"])) == [4.0, 8.0]
+    reward_set = rewards(scaled, load_reward(f"{path}:reward"), timeout_s=5)
+    assert reward_set.rewards(batch(["a", "bb"])) == [4.0, 8.0]
 
 
 @pytest.mark.parametrize("deed", ["raise OSError('no second time')", "import os; os._exit(7)"])
 def test_a_file_that_loads_only_once_is_named(rewards, tmp_path, deed):
-    in_worker = "'es_llm.rewards.server' not in sys.modules and sys.argv[0].endswith('worker.py')"
+    in_worker = "'es_llm.rewards.workers.server' not in sys.modules and sys.argv[0].endswith('worker.py')"
     source = f"import sys\nif {in_worker}:\n    {deed}\n"
-    scored = made(rewards, tmp_path, source + IMPORTS["thread"])
-    graded = scored.submit(batch(["a", "b"])).result()
-    assert kinds(graded, "reward") == {0: DIED, 1: DIED}
-    assert ("no second time" if "raise" in deed else "exit code 7") in graded.scores["reward"].failures[0].why
+    reward_set = loaded(rewards, tmp_path, source + IMPORTS["thread"])
+    outcome = reward_set.submit(batch(["a", "b"])).result()
+    assert kinds(outcome, "reward") == {0: DIED, 1: DIED}
+    assert ("no second time" if "raise" in deed else "exit code 7") in outcome.results["reward"].failures[0].reason
 
 
 def test_a_worker_is_forked_where_no_thread_is(rewards, tmp_path, capfd):
     harmless = "import threading\nimport pyarrow\nthread = threading.Thread(target=abs, args=(1,))\nthread.start()\n"
-    scored = made(rewards, tmp_path, harmless + "def work():\n    pass\n", workers=1)
-    scored.score(batch(["a"]))
+    reward_set = loaded(rewards, tmp_path, harmless + "def work():\n    pass\n", workers=1)
+    reward_set.rewards(batch(["a"]))
     start = time.monotonic()
-    scored.submit(batch(["exit"])).result()
-    assert scored.score(batch(["a"])) == [1.0]
+    reward_set.submit(batch(["exit"])).result()
+    assert reward_set.rewards(batch(["a"])) == [1.0]
     assert time.monotonic() - start < 2
     assert "threads" not in capfd.readouterr().err
 
 
 def test_such_workers_end_with_the_server(rewards, tmp_path):
-    scored = made(rewards, tmp_path, IMPORTS["thread"])
+    reward_set = loaded(rewards, tmp_path, IMPORTS["thread"])
     before = below(os.getpid())
-    scored.score(batch(["a"] * 4))
+    reward_set.rewards(batch(["a"] * 4))
     assert len(below(os.getpid()) - before) == 3
     os.kill(min(below(os.getpid()) - before), 9)
-    assert scored.score(batch(["a"] * 4)) == [1.0] * 4
+    assert reward_set.rewards(batch(["a"] * 4)) == [1.0] * 4
     end = time.monotonic() + 10
     while len(below(os.getpid()) - before) > 3:
         assert time.monotonic() < end

@@ -415,7 +415,7 @@ def test_dtype_is_the_type_of_the_live_weights(tmp_path, dtype, live):
 def test_options_of_identity_are_covered_by_the_test_above():
     names = {spec.name for spec in dataclasses.fields(ESConfig) if spec.metadata["identity"]}
     tested_elsewhere = {"failure_policy", "temperature", "torch_threads", "prompts_per_unit", "dtype"}
-    tested_elsewhere |= {"chat", "chat_template_kwargs", "system_prompt", "skip_special_tokens"}
+    tested_elsewhere |= {"chat", "chat_template_kwargs", "system_prompt", "skip_special_tokens", "engine"}
     assert names - tested_elsewhere <= set(OPTION_EFFECTS)
 
 

@@ -32,7 +32,8 @@ from es_llm.config.foreign import foreign_options
 from es_llm.errors import ConfigError
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.batch import TrainerState as RewardState
-from es_llm.rewards.scoring import Limits, RewardSet
+from es_llm.rewards.reward_set import RewardSet
+from es_llm.rewards.workers.protocol import WorkerLimits
 from es_llm.rollout.engines.hf import HFEngine
 from es_llm.team import Team
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
@@ -43,8 +44,8 @@ TEXTS = [
     "no thought, no box, no box, no box, no box",
 ]
 ROWS = [
-    {"prompt": [{"role": "user", "content": f"question {place}"}], "solution": "\\boxed{\\frac{1}{3}}"}
-    for place in range(3)
+    {"prompt": [{"role": "user", "content": f"question {number}"}], "solution": "\\boxed{\\frac{1}{3}}"}
+    for number in range(3)
 ]
 IDS = [[1] * 10, [1] * 95, [1] * 120]
 FUNCTIONS = [
@@ -63,33 +64,33 @@ def batch():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("place", range(len(FUNCTIONS)))
-def test_the_functions_that_trl_ships_run_unchanged(batch, place, workers):
-    function = FUNCTIONS[place]
+@pytest.mark.parametrize("index", range(len(FUNCTIONS)))
+def test_the_functions_that_trl_ships_run_unchanged(batch, index, workers):
+    function = FUNCTIONS[index]
     direct = function(
         prompts=batch.prompts,
         completions=batch.completions,
         completion_ids=batch.completion_ids,
         solution=batch.columns["solution"],
     )
-    rewards = RewardSet([function], limits=Limits(workers=workers, timeout_s=60))
-    graded = rewards.submit(batch).result()
+    rewards = RewardSet([function], limits=WorkerLimits(workers=workers, timeout_s=60))
+    outcome = rewards.submit(batch).result()
     rewards.close()
     (name,) = rewards.names
-    assert not graded.scores[name].failures
-    assert graded.totals == direct
+    assert not outcome.results[name].failures
+    assert outcome.rewards == direct
     assert len(set(direct)) > 1
 
 
 def test_the_overlong_punishment_follows_dapo(batch):
     """Equation 13 of DAPO (arXiv 2503.14476): 0 up to 80 tokens, then linear, -1 beyond 100."""
-    assert RewardSet([FUNCTIONS[3]]).score(batch) == [0.0, -0.75, -1.0]
+    assert RewardSet([FUNCTIONS[3]]).rewards(batch) == [0.0, -0.75, -1.0]
 
 
 def test_log_extra_of_the_accuracy_reward(batch):
-    scores = RewardSet([accuracy_reward]).submit(batch).result().scores["accuracy_reward"]
+    scores = RewardSet([accuracy_reward]).submit(batch).result().results["accuracy_reward"]
     assert set(scores.extra) == {"solution", "gold_parsed", "answer_parsed"}
-    assert scores.values == [1.0, 0.0, 0.0]
+    assert scores.rewards == [1.0, 0.0, 0.0]
 
 
 def train(tmp_path, reward_funcs, data, **options):
@@ -157,15 +158,15 @@ def test_the_quick_start_of_trl_with_a_conversational_data_set_runs_unchanged(tm
 
 
 def test_the_state_that_rewards_get_has_the_attributes_of_transformers(tmp_path):
-    """And the values are equal in each call of an iteration, in whatever process."""
+    """The values are equal in all calls of an iteration, whatever the process."""
     names = [spec.name for spec in dataclasses.fields(transformers.TrainerState)]
     assert names == [name for name in names if hasattr(RewardState(), name)]
 
     def reads(completions, trainer_state, log_extra, **columns):
         if trainer_state.is_world_process_zero and trainer_state.is_local_process_zero:
-            told = {name: getattr(trainer_state, name) for name in names}
+            seen = {name: getattr(trainer_state, name) for name in names}
         assert [line for line in trainer_state.log_history if "loss" in line] == []
-        log_extra("state", [repr(sorted(told.items()))] * len(completions))
+        log_extra("state", [repr(sorted(seen.items()))] * len(completions))
         return [1.0] * len(completions)
 
     trainer = train(
@@ -176,8 +177,8 @@ def test_the_state_that_rewards_get_has_the_attributes_of_transformers(tmp_path)
     lines = [line for line in trainer.callbacks.state.log_history if "reward" in line]
     assert [line["rewards/failures"] for line in lines] == [0, 0]
     for step, file in enumerate(sorted((tmp_path / "run" / "completions").iterdir())):
-        (told,) = {row["state"] for row in parquet.read_table(file).to_pylist()}
-        state = dict(ast.literal_eval(told))
+        (seen,) = {row["state"] for row in parquet.read_table(file).to_pylist()}
+        state = dict(ast.literal_eval(seen))
         wanted = {"global_step": step, "max_steps": 2, "epoch": float(step), "logging_steps": 1, "save_steps": 7,
                   "eval_steps": 3, "train_batch_size": 3, "log_history": [], "best_metric": None}  # fmt: skip
         assert {name: state[name] for name in wanted} == wanted
@@ -192,7 +193,7 @@ def test_columns_with_names_of_the_trainers_are_ignored_as_in_trl(tmp_path):
         return [1.0] * len(completions)
 
     mine = {"completion": "c", "completion_ids": [9, 9], "trainer_state": 1, "log_extra": 2, "log_metric": 3}
-    data = [{"prompt": "ab", "other": place, **mine} for place in range(3)]
+    data = [{"prompt": "ab", "other": number, **mine} for number in range(3)]
     train(tmp_path, reward, data, reward_workers=0, max_steps=1).train()
     for ids, other, columns in seen:
         assert [9, 9] not in ids
@@ -213,7 +214,7 @@ def test_columns_with_names_of_the_trainers_are_ignored_as_in_trl(tmp_path):
     ],
 )
 def test_prompts_are_written_as_by_trl(messages):
-    """A last message of the assistant's is gone on with."""
+    """If the last message is the assistant's, the model continues it."""
     tokenizer = tiny_tokenizer()
     engine = HFEngine(tiny_model(), tokenizer, max_completion_length=2)
     wanted = apply_chat_template({"prompt": messages}, tokenizer)["prompt"]
@@ -233,7 +234,7 @@ def test_prompts_are_written_as_by_trl(messages):
         (["text"], "{{ messages[0]['content'] | trim }}{{ messages[0]['role'] + 1 }}", "the chat template refuses"),
     ],
 )  # fmt: skip
-def test_what_a_chat_template_refuses_is_told(messages, template, message):
+def test_what_a_chat_template_refuses_is_reported(messages, template, message):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(ConfigError, match=message):
@@ -284,7 +285,7 @@ OTHERS = (
 
 @pytest.mark.parametrize("name", sorted({*GRPO, *REPLACED, *OTHERS} - OWN))
 def test_options_of_others_name_their_counterpart(name):
-    """All of the installed GRPOConfig's, transformers' among them. No nearest name: `min_p` is no `max_steps`."""
+    """All options of the installed GRPOConfig. No nearest name is suggested: `min_p` isn't `max_steps`."""
     with pytest.raises(ConfigError, match=f"unknown option '{name}'; ") as caught:
         ESConfig(**{name: 1})
     reason = str(caught.value).partition("; ")[2]
@@ -296,7 +297,7 @@ def test_options_of_others_name_their_counterpart(name):
 
 
 def test_options_that_both_have_mean_the_same():
-    """Those that are taken over by their names have the same type; a new one has to be looked at."""
+    """Options that keep their names have the same types. A new option has to be reviewed."""
     common = {
         "chat_template_kwargs", "eval_on_start", "eval_steps", "greater_is_better", "learning_rate", "log_completions",
         "logging_steps", "max_completion_length", "max_steps", "metric_for_best_model", "num_completions_to_print",
@@ -320,7 +321,7 @@ def test_arguments_of_others_name_their_counterpart(tmp_path, name):
     trainer.run.rewards.close()
 
 
-def test_an_argument_that_nobody_has():
+def test_an_unknown_argument():
     with pytest.raises(ConfigError, match="ESTrainer has no argument 'train_datset'; did you mean 'train_dataset'"):
         ESTrainer(None, len, train_datset=ROWS)
 

@@ -29,7 +29,7 @@ ROWS = [
 
 
 def shipped():
-    """Each reward function of `trl.rewards` that is exported, made by its factory if it has one."""
+    """Each exported reward function of `trl.rewards`, built by its factory if it has one."""
     names = trl.rewards._import_structure if hasattr(trl.rewards, "_import_structure") else {}
     exported = [name for group in names.values() for name in group] or list(trl.rewards.__all__)
     functions = [getattr(trl.rewards, name) for name in sorted(exported)]
@@ -63,7 +63,7 @@ def of_a_word(completions, word, log_extra=None, **columns):
 
 
 def record(completion_ids, log_extra, **columns):
-    """Keeps what the others saw beside the text."""
+    """Keeps the arguments that the other functions received beside the text."""
     log_extra("ids", [repr(list(ids)) for ids in completion_ids])
     return [None] * len(completion_ids)
 

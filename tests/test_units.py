@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from es_llm.rewards.batch import Failure, Scores
+from es_llm.rewards.batch import Failure, RewardResult
 from es_llm.rollout.engine import Completion
 from es_llm.units.counts import Counts, CountsCodec
 from es_llm.units.logged import REFUSED, encode_logged, logged_metrics, with_logged
@@ -20,7 +20,7 @@ def completion(text="ab", finished=True):
 def counts(f, g=(1.0, 2.0)):
     """Counts of two completions, the second one empty and cut off."""
     scores = [
-        Scores([*values], [Failure(at, "timeout", "why") for at, value in enumerate(values) if value is None])
+        RewardResult([*values], [Failure(at, "timeout", "why") for at, value in enumerate(values) if value is None])
         for values in (f, g)
     ]
     return Counts.of([completion(), completion("", finished=False)], scores)
@@ -75,7 +75,7 @@ def test_a_score_out_of_range_is_clamped():
 
 def test_logged_figures_are_means_over_all_units():
     def unit(*pairs):
-        return encode_logged([Scores([], metrics=list(pairs))])
+        return encode_logged([RewardResult([], metrics=list(pairs))])
 
     assert unit() == b""
     parts = [unit(("a", 1.0), ("b", math.nan)), unit(("a", 4.0), ("a", 1.0))]

@@ -16,7 +16,8 @@ import torch
 from measure import machine
 
 from es_llm.rewards.batch import Batch
-from es_llm.rewards.scoring import Limits, Pending, RewardSet
+from es_llm.rewards.reward_set import PendingRewards, RewardSet
+from es_llm.rewards.workers.protocol import WorkerLimits
 from es_llm.units.run_state import Prefetcher
 
 UNIT = 60
@@ -51,7 +52,7 @@ def all_at_once(rewards: RewardSet, setting: Setting) -> float:
     start = time.perf_counter()
     pending = [rewards.submit(batch(unit, setting)) for unit in range(setting.rewards // UNIT)]
     for unit, each in enumerate(pending):
-        check(each.result().totals, unit)
+        check(each.result().rewards, unit)
     return time.perf_counter() - start
 
 
@@ -60,14 +61,14 @@ def beside_generation(rewards: RewardSet, setting: Setting, generate_s: float, *
     units = setting.rewards // UNIT
     asked = iter(range(1, units))
 
-    def begin(unit: int) -> Pending:
+    def begin(unit: int) -> PendingRewards:
         time.sleep(generate_s)
         return rewards.submit(batch(unit, setting))
 
     work = Prefetcher(begin, lambda: next(asked, None) if ahead else None)
     start = time.perf_counter()
     for unit in range(units):
-        check(work.take(unit).result().totals, unit)
+        check(work.take(unit).result().rewards, unit)
     return time.perf_counter() - start
 
 
@@ -80,7 +81,7 @@ def main() -> None:
     setting = Setting(options.rewards, options.cost_ms / 1e3, options.workers)
     ideal = setting.rewards * setting.cost_s / setting.workers
     print(machine(torch.device("cpu")))
-    rewards = RewardSet([judge], limits=Limits(workers=setting.workers, timeout_s=30, memory_mb=1000))
+    rewards = RewardSet([judge], limits=WorkerLimits(workers=setting.workers, timeout_s=30, memory_mb=1000))
     rewards.open()
     took = all_at_once(rewards, setting)
     print(f"{setting.rewards} rewards of {options.cost_ms:g} ms, {setting.workers} workers")

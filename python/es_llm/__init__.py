@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-from es_llm.rewards.processes import open_standard_descriptors
+from es_llm.rewards.workers.system import open_standard_descriptors
 
 __all__ = ["ESConfig", "ESTrainer", "EsError", "Population", "__version__"]
 

@@ -1,7 +1,7 @@
 """The Rust core: noise, weight kernels, shaping, population, schedule and journal."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, final
 
 import numpy as np
@@ -46,7 +46,7 @@ __all__ = [
     "round_into",
     "set_kernel_path",
     "set_kernel_threads",
-    "unit_score",
+    "unit_sums",
 ]
 
 SHAPING_RULES: Final[tuple[str, ...]]
@@ -250,8 +250,10 @@ def kernel_threads() -> int: ...
 
 @final
 class Member:
-    """One member of the population: an index, its noise pair and its sign."""
+    """One perturbed model: its weights are master + sign * sigma * noise(run_seed, iteration, pair)."""
 
+    @property
+    def run_seed(self) -> int: ...
     @property
     def iteration(self) -> int: ...
     @property
@@ -261,11 +263,17 @@ class Member:
     @property
     def sign(self) -> int:
         """+1, or -1 for the mirrored member of an antithetic pair."""
+    @property
+    def sigma(self) -> float:
+        """Scale of the noise."""
 
 @final
 class Record:
-    """One iteration of a run: everything that `apply` and the weight update need."""
+    """One iteration of a run: everything that `apply` and the update of the weights need. N members, P pairs: pair p is
+    the p-th coefficient."""
 
+    @property
+    def run_seed(self) -> int: ...
     @property
     def iteration(self) -> int: ...
     @property
@@ -275,28 +283,19 @@ class Record:
     @property
     def cursor(self) -> int:
         """Rows of the training data that were consumed before this iteration."""
-    def to_bytes(self, *, spelled: bool = False) -> bytes:
-        """The bytes by which ranks tell each other a record: 8 per member and a few, since the coefficients follow from
-        the fitness.
-
-        Args:
-            spelled: with the coefficients, whatever they follow from.
-        """
-    @staticmethod
-    def from_bytes(data: bytes) -> Record:
-        """The record of some bytes.
-
-        Raises:
-            JournalError: they are none.
-        """
     @property
     def fitness(self) -> list[float | None]:
         """One value per member; None for a member that failed."""
     @property
-    def pairs(self) -> list[int]: ...
+    def coefficients(self) -> NDArray[np.float64]:
+        """(P,) what multiplies the noise of each pair: shaped fitness Z, or Z+ - Z- of an antithetic pair."""
     @property
-    def coefficients(self) -> NDArray[np.float32]:
-        """One f32 coefficient per pair, learning rate and 1/N folded in."""
+    def rate_folded(self) -> bool:
+        """True in records of version-1 journals: learning rate / N is folded into the coefficients."""
+    def to_bytes(self) -> bytes:
+        """All of it, as the journal holds it."""
+    def sgd_coefficients(self) -> NDArray[np.float32]:
+        """(P,) f32(learning rate / N * coefficient): what plain SGD multiplies the noise of each pair with."""
 
 @final
 class Population:
@@ -308,9 +307,18 @@ class Population:
         run_seed: int,
         population_size: int,
         antithetic: bool = False,
-        shaping: str = "zscore",
+        shaping: str | Callable[[NDArray[np.float64]], Sequence[float]] | None = None,
         failure_policy: str = "worst",
-    ) -> Self: ...
+    ) -> Self:
+        """
+        Args:
+            shaping: one of `SHAPING_RULES` (None: the first), or a function: fitness (M,) of the members that count,
+                finite and not all equal -> their shaped fitness Z, M finite numbers.
+
+        Raises:
+            ConfigError: no such rule or policy.
+            PopulationError: a size that can't be.
+        """
     @property
     def run_seed(self) -> int: ...
     @property
@@ -319,18 +327,34 @@ class Population:
     def pairs(self) -> int: ...
     @property
     def iteration(self) -> int: ...
-    def ask(self) -> list[Member]: ...
+    def ask(self, *, sigma: float) -> list[Member]:
+        """The members of this iteration under a noise scale. Antithetic: members 2p (+) and 2p + 1 (-) share pair p."""
     def tell(self, fitness: Sequence[float | None], *, sigma: float, learning_rate: float, cursor: int = 0) -> Record:
-        """The record that these fitness values make. Changes nothing: journal it, then `apply` it."""
+        """The record of these fitness values. Changes nothing: journal it, then `apply` it.
+
+        Raises:
+            PopulationError: another number of values than members, a failed one under "raise", a shaping rule that
+                fails, or a step that overflows float32.
+        """
     def apply(self, record: Record) -> None:
-        """Goes to the next iteration. The live run and resume share it."""
+        """Goes to the next iteration. The live run, resume and replay share it."""
+    def pack(self, record: Record) -> bytes:
+        """The bytes by which ranks send each other a record: 8 per member and 33, since the receiver computes the
+        coefficients from the fitness; 8 more per pair where another rank might compute others."""
+    def unpack(self, data: bytes) -> Record:
+        """The record of such bytes.
 
-def unit_score(rewards: Sequence[float | None], failure_policy: str) -> list[float]:
-    """What a unit's rewards, in prompt order, come to: the few numbers of it that travel. None, NaN and infinities are
-    failures.
+        Raises:
+            PopulationError: they are no record of this population, or give other coefficients here.
+        """
 
-    "zero", "raise": sum and, if rewards failed, how many; "worst": sum, smallest and, if rewards failed, how many;
-    "drop_prompt": every reward, NaN where it failed.
+
+def unit_sums(rewards: Sequence[float | None], *, members: int = 1, failure_policy: str) -> list[float]:
+    """The sums of a unit's rewards, given member by member in prompt order: the few numbers of it that travel. None, NaN
+    and infinities are failed rewards.
+
+    "zero", "raise": the sum of each member; "worst": then the smallest of each member; both: then, if a reward failed,
+    the number of failures of each member; "drop_prompt": every reward, NaN where it failed.
 
     Raises:
         ConfigError: no such policy.
@@ -338,25 +362,27 @@ def unit_score(rewards: Sequence[float | None], failure_policy: str) -> list[flo
 
 @final
 class FitnessTable:
-    """One score per unit of `plan_units(members, prompts, prompts_per_unit)`, each told exactly once, in any order.
+    """The sums of each unit of `plan_units`, each filled exactly once, in any order.
 
     Raises:
         ConfigError: no such policy.
         PopulationError: no such plan.
     """
 
-    def __new__(cls, members: int, prompts: int, prompts_per_unit: int, failure_policy: str) -> Self: ...
-    def set(self, unit: int, score: Sequence[float]) -> None:
-        """Take a unit's `unit_score`.
+    def __new__(
+        cls, members: int, prompts: int, *, members_per_unit: int = 1, prompts_per_unit: int, failure_policy: str
+    ) -> Self: ...
+    def set(self, unit: int, sums: Sequence[float]) -> None:
+        """Take a unit's `unit_sums`.
 
         Raises:
-            PopulationError: no such unit, told before, or no score.
+            PopulationError: no such unit, filled already, or values that can't be its sums.
         """
     @property
     def complete(self) -> bool: ...
     @property
     def failures(self) -> int:
-        """Rewards that failed."""
+        """Number of rewards that failed."""
     def fitness(self) -> list[float | None]:
         """Mean reward of each member over the prompts, in f64, after the policy; None for all if no reward is left.
 
@@ -364,23 +390,25 @@ class FitnessTable:
             PopulationError: a unit is missing, or a reward failed under "raise".
         """
 
-# --- schedule ---------------------------------------------------------------------------------------
-
 @final
 class Unit:
-    """A unit of work: one member and one chunk of prompts [start, stop)."""
+    """A unit of work: a range of members and a range of prompts, evaluated as one batch."""
 
     @property
     def index(self) -> int: ...
     @property
-    def member(self) -> int: ...
+    def members(self) -> range: ...
     @property
-    def start(self) -> int: ...
-    @property
-    def stop(self) -> int: ...
+    def prompts(self) -> range: ...
 
-def plan_units(members: int, prompts: int, prompts_per_unit: int) -> list[Unit]:
-    """The units of an iteration, member by member; depends on nothing but its arguments."""
+def plan_units(members: int, prompts: int, *, members_per_unit: int = 1, prompts_per_unit: int) -> list[Unit]:
+    """The units of an iteration, one chunk of members after the other; they depend on nothing but the arguments.
+
+    Raises:
+        PopulationError: an argument is 0, or there are too many units.
+    """
+
+# --- schedule ---------------------------------------------------------------------------------------
 
 @final
 class Event:
@@ -573,7 +601,12 @@ class JournalWriter:
         """A new journal with this header (JSON text). An existing file is refused. The file appears whole or not at all."""
     @staticmethod
     def open(path: str | os.PathLike[str]) -> JournalWriter:
-        """An existing journal: verified, cut back to its last good frame, ready to append."""
+        """An existing journal: verified, cut back to its last good frame, ready to append.
+
+        Raises:
+            JournalError: it can't be written, or has format version 1, which is read but not continued.
+            JournalCorruptError: it is damaged before its end.
+        """
     @staticmethod
     def take_over(path: str | os.PathLike[str]) -> JournalWriter:
         """As `open`, in a file of its own that takes the journal's name: a writer that still has the old one is
@@ -596,15 +629,18 @@ class Journal:
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Journal: ...
-    @staticmethod
-    def parse(data: bytes) -> Journal:
-        """Verifies the bytes of a journal, such as another rank sent."""
+    def with_run_seed(self, run_seed: int) -> Journal:
+        """This journal, with the run seed that its header names: records of format version 1 don't hold it."""
     @property
     def version(self) -> int: ...
     @property
     def header(self) -> str: ...
     @property
-    def records(self) -> list[Record]: ...
+    def records(self) -> list[Record]:
+        """
+        Raises:
+            JournalError: format version 1, and no `with_run_seed` yet.
+        """
     @property
     def digests(self) -> dict[int, int]:
         """Iteration -> digest after it."""

@@ -27,7 +27,7 @@ class ArrayWeights:
             raise ConfigError("`weights` must hold at least one array, got an empty mapping")
         self._masters = {name: _master(name, array) for name, array in named.items()}
 
-    def perturb(self, member: _core.Member, *, run_seed: int, sigma: float) -> Any:
+    def perturb(self, member: _core.Member) -> Any:
         """Fresh arrays: fma(sign * sigma, noise, master)."""
         fresh = {name: np.empty_like(master) for name, master in self._masters.items()}
         for tensor, (live, master) in enumerate(zip(fresh.values(), self._masters.values(), strict=True)):
@@ -35,8 +35,8 @@ class ArrayWeights:
                 live.reshape(-1),
                 master.reshape(-1),
                 dtype="float32",
-                scale=member.sign * sigma,
-                run_seed=run_seed,
+                scale=member.sign * member.sigma,
+                run_seed=member.run_seed,
                 iteration=member.iteration,
                 pair=member.pair,
                 tensor=tensor,
@@ -47,15 +47,16 @@ class ArrayWeights:
         """Copies of the masters."""
         return self._as_given({name: master.copy() for name, master in self._masters.items()})
 
-    def update(self, record: _core.Record, *, run_seed: int) -> None:
-        """master += sum over the pairs of coefficient * noise."""
+    def update(self, record: _core.Record) -> None:
+        """master += sum over the pairs of f32(learning rate / N * coefficient) * noise."""
+        coefficients = record.sgd_coefficients()
         for tensor, master in enumerate(self._masters.values()):
             _core.accumulate(
                 master.reshape(-1),
                 dtype="float32",
-                pairs=record.pairs,
-                coefficients=record.coefficients,
-                run_seed=run_seed,
+                pairs=range(len(coefficients)),
+                coefficients=coefficients,
+                run_seed=record.run_seed,
                 iteration=record.iteration,
                 tensor=tensor,
             )

@@ -18,8 +18,9 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,6 +68,13 @@ def resolve(
     except _UnknownName:
         raise error(f"unknown {where}{_hint(kind, name, builtin)}") from None
     return getattr(loaded, wanted)
+
+
+def names_in(package: str, path: Iterable[str], attribute: str) -> dict[str, str]:
+    """The built-in names of a room where each file is one extension: `file name -> package.file:attribute`. Imports none
+    of them."""
+    names = (module.name for module in pkgutil.iter_modules(path))
+    return {name: f"{package}.{name}:{attribute}" for name in names if not name.startswith("_")}
 
 
 def file_of(kind: str, name: str, builtin: Mapping[str, str] = _NO_NAMES, *, attribute: str = "") -> Path | None:

@@ -20,9 +20,10 @@ import numpy as np
 
 from es_llm import _core
 from es_llm.arrays import ArrayWeights
-from es_llm.checkpoint.identity import decode_header, encode_header, require_same_identity
+from es_llm.checkpoint.identity import decode_header, encode_header, read_journal, require_same_identity
 from es_llm.config.es import ESConfig
 from es_llm.errors import ConfigError, PopulationError
+from es_llm.shaping import ShapingRule, load_shaping
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,8 @@ class Population(Generic[W]):
         learning_rate: the paper's alpha, with 1/sigma folded in.
         seed: run seed of the noise, in [0, 2**64).
         antithetic: members come in mirrored pairs.
-        shaping: "zscore" or "centered_rank".
+        shaping: name of a shaping rule ("zscore", "centered_rank"), `file.py:NAME`, or a function: fitness (M,) of the
+            members that count, finite and not all equal -> their shaped fitness Z, M finite numbers.
         failure_policy: what a fitness of None or NaN counts as: "worst", "zero" (takes no part) or "raise".
         dtype: type of a module's live weights; default: its own.
         frozen: name patterns of a module's parameters that stay as they are.
@@ -68,7 +70,7 @@ class Population(Generic[W]):
         learning_rate: float = 5e-4,
         seed: int = 42,
         antithetic: bool = False,
-        shaping: str = "zscore",
+        shaping: ShapingRule = "zscore",
         failure_policy: str = "worst",
         dtype: str | None = None,
         frozen: Sequence[str] = (),
@@ -80,7 +82,7 @@ class Population(Generic[W]):
             learning_rate=learning_rate,
             seed=seed,
             antithetic=antithetic,
-            shaping=shaping,
+            shaping=shaping if isinstance(shaping, str) else shaping.__name__,
             failure_policy=failure_policy,
             dtype=dtype,
             frozen=list(frozen),
@@ -90,7 +92,7 @@ class Population(Generic[W]):
             run_seed=seed,
             population_size=population_size,
             antithetic=antithetic,
-            shaping=shaping,
+            shaping=load_shaping(shaping) if isinstance(shaping, str) else shaping,
             failure_policy=failure_policy,
         )
         self._weights = _store(weights, dtype, frozen)
@@ -109,7 +111,7 @@ class Population(Generic[W]):
 
     def ask(self) -> list[_core.Member]:
         """The N members of this iteration, in order."""
-        return self._core.ask()
+        return self._core.ask(sigma=self._sigma)
 
     def perturb(self, member: _core.Member) -> W:
         """The weights of one member of this iteration: fresh arrays, or the module with its weights replaced.
@@ -121,7 +123,7 @@ class Population(Generic[W]):
             raise PopulationError(
                 f"`member` must be of this iteration, {self.iteration}, got one of iteration {member.iteration}"
             )
-        return self._given(self._weights.perturb(member, run_seed=self._core.run_seed, sigma=self._sigma))
+        return self._given(self._weights.perturb(member))
 
     def tell(self, fitness: Sequence[float | None]) -> _core.Record:
         """Move the weights by the fitness of the N members, in the order of `ask`; higher is better.
@@ -145,7 +147,7 @@ class Population(Generic[W]):
         return cast("W", arrays if self._module is None else self._module)
 
     def _apply(self, record: _core.Record) -> None:
-        self._weights.update(record, run_seed=self._core.run_seed)
+        self._weights.update(record)
         self._core.apply(record)
 
     def _open(self, path: str, config: ESConfig) -> _core.JournalWriter:
@@ -160,8 +162,8 @@ class Population(Generic[W]):
         header = encode_header(identity, {})
         if not os.path.exists(path):
             return _core.JournalWriter.create(path, header)
-        journal = _core.Journal.read(path)
-        require_same_identity(decode_header(journal.header, path), decode_header(header, path), path)
+        journal, saved = read_journal(path)
+        require_same_identity(saved, decode_header(header, path), path)
         for record in journal.records:
             self._apply(record)
         self._weights.unperturb()

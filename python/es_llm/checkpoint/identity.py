@@ -8,6 +8,7 @@ import os
 from pathlib import PurePath
 from typing import Any
 
+from es_llm._core import Journal
 from es_llm.config import ESConfig
 from es_llm.config.fields import identity_of
 from es_llm.errors import ResumeError
@@ -38,6 +39,22 @@ def decode_header(text: str, where: str) -> dict[str, Any]:
     return dict(header)
 
 
+def read_journal(path: str) -> tuple[Journal, dict[str, Any]]:
+    """A run's journal and its header (see `decode_header`). Journals of format version 1 are read too: their header
+    holds the run seed that later records hold themselves.
+
+    Raises:
+        JournalError: there is no journal, or it can't be read.
+        JournalCorruptError: it is damaged before its end.
+        ResumeError: it was not written by a run of es_llm.
+    """
+    journal = Journal.read(path)
+    header = decode_header(journal.header, path)
+    if journal.version == 1:
+        journal = journal.with_run_seed(header["identity"]["config"]["seed"])
+    return journal, header
+
+
 def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str) -> None:
     """Refuse to resume a run with other options.
 
@@ -66,22 +83,23 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
 
 
 def reference_name(reference: str) -> str:
-    """A plug-in's reference without the directory of its file: `file.py:name` or `file.py`."""
-    path, colon, name = reference.rpartition(":") if ":" in reference else (reference, "", "")
-    return f"{PurePath(path.replace(os.sep, '/')).name}{colon}{name}"
+    """The name of an engine, task or reward function without its file's directory: `file.py:name`, or `file.py`."""
+    return PurePath(reference.replace(os.sep, "/")).name
 
 
 _OF_FILES = ("dataset_files", "reward_files")
 
 
 def normalized(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity as plain JSON, with the files of reward functions and of the engine without their directories."""
+    """An identity as plain JSON, without the directories of files: of the engine, the task and reward functions."""
     copy: dict[str, Any] = json.loads(json.dumps(identity))
     config, script = copy.get("config"), copy.get("script")
     if isinstance(config, dict) and "engine" in config:
         config["engine"] = reference_name(config["engine"])
     if isinstance(script, dict):
         script["reward_funcs"] = [reference_name(reference) for reference in script.get("reward_funcs", [])]
+        if isinstance(script.get("task"), str):
+            script["task"] = reference_name(script["task"])
     return copy
 
 
@@ -144,15 +162,17 @@ def _function_of(reference: str) -> str:
 
 
 def _accept_edits(saved: dict[str, Any], own: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Accept an edited file of reward functions if its path is unchanged, with a warning; refuse other files."""
-    references = [header["about"].get("options", {}).get("reward_funcs") for header in (saved, own)]
-    if references[0] != references[1] or before.get("reward_files") == now.get("reward_files"):
-        return
-    logger.warning(
-        "the files of `reward_funcs` %s have changed since the run began; the next iterations use the changed files",
-        references[1],
-    )
-    now["reward_files"] = before["reward_files"]
+    """Accept an edited file of a task or reward if its path is unchanged, with a warning; refuse other files."""
+    for option, files in (("reward_funcs", "reward_files"), ("task", "task_file")):
+        names = [header["about"].get("options", {}).get(option) for header in (saved, own)]
+        if names[0] != names[1] or before.get(files) == now.get(files):
+            continue
+        logger.warning(
+            "the files of `%s` %s have changed since the run began; the next iterations use the changed files",
+            option,
+            names[1],
+        )
+        now[files] = before.get(files)
 
 
 def _data_of(saved: dict[str, Any], own: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from es_llm._core import Journal, JournalWriter
 from es_llm.checkpoint.export import require_replaceable
-from es_llm.checkpoint.identity import decode_header, require_same_identity
+from es_llm.checkpoint.identity import decode_header, read_journal, require_same_identity
 from es_llm.checkpoint.lock import DirectoryLock, read_holder
 from es_llm.checkpoint.run_directory import RunDirectory, free_directory
 from es_llm.checkpoint.snapshot import is_snapshot
@@ -115,9 +115,8 @@ def _open_journal(directory: RunDirectory, header: str) -> tuple[Journal | None,
         except JournalError:
             if not directory.journal.exists():  # else another leader was faster
                 raise
-    journal = Journal.read(where)
-    saved, own = decode_header(journal.header, where), decode_header(header, where)
-    require_same_identity(saved, own, where)
+    journal, saved = read_journal(where)
+    require_same_identity(saved, decode_header(header, where), where)
     if journal.torn_bytes:
         logger.warning("%s: %d bytes of an unfinished record are cut off", where, journal.torn_bytes)
     writer = JournalWriter.take_over(where)

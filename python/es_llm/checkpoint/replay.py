@@ -20,7 +20,7 @@ def replay_records(
     """
     checked = last_digest(digests, len(records))
     for record in records:
-        weights.update(record, run_seed=population.run_seed)
+        weights.update(record)
         population.apply(record)
         if record.iteration == checked:
             require_digest(weights, checked, digests)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from es_llm._core import Journal, Record
+from es_llm._core import Journal, Population, Record
 from es_llm.checkpoint.events import Event, is_evaluation
 from es_llm.checkpoint.metrics_log import MetricsLog, evaluation_metrics, record_metrics
 from es_llm.checkpoint.opening import OpenRun
@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 class RunFiles:
     """The open files of a run. `saved`, `digests` and `events` are what the journal holds, appended items included."""
 
-    def __init__(self, opened: OpenRun) -> None:
+    def __init__(self, opened: OpenRun, population: Population) -> None:
+        self._population = population
         self.directory: RunDirectory = opened.directory
         self._writer, self._lock = opened.writer, opened.lock
         journal = opened.journal
@@ -37,12 +38,12 @@ class RunFiles:
         Raises:
             JournalError: they contradict each other, or the disk refuses.
         """
-        saved = [record.to_bytes() for record in self.saved]
+        saved = [self._population.pack(record) for record in self.saved]
         both = min(len(saved), len(known))
         if saved[:both] != known[:both]:
             raise other_records(self.directory)
         for data in known[both:]:
-            self.append_record(Record.from_bytes(data))
+            self.append_record(self._population.unpack(data))
         return saved[both:]
 
     def begin(self, options: dict[str, Any], records: int) -> None:
@@ -69,7 +70,7 @@ class RunFiles:
         if have is not None and record.iteration > have:
             raise JournalError(f"{str(self.directory.journal)!r}: expected record {have}, got {record.iteration}")
         known = self.saved[record.iteration] if record.iteration < len(self.saved) else None
-        if known is not None and known.to_bytes() != record.to_bytes():
+        if known is not None and known != record:
             raise other_records(self.directory)
         if record.iteration == have:
             self._writer.append_record(record)
@@ -128,13 +129,13 @@ def other_records(directory: RunDirectory) -> JournalError:
     return JournalError(f"{str(directory.journal)!r} holds other records than this job's ranks")
 
 
-def copy_of(open_copy: Callable[[], OpenRun | None], known: list[bytes]) -> RunFiles | None:
+def copy_of(open_copy: Callable[[], OpenRun | None], population: Population, known: list[bytes]) -> RunFiles | None:
     """This host's copy of the journal; None if the host needs none or can't write one."""
     try:
         opened = open_copy()
         if opened is None:
             return None
-        files = RunFiles(opened)
+        files = RunFiles(opened, population)
         files.agree_with(known)
     except (OSError, JournalError, ValueError, RuntimeError) as error:
         logger.error("this host keeps no copy of the journal: %s", error)

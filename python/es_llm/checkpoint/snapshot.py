@@ -169,7 +169,7 @@ def _remove(path: Path) -> None:
 def _records_sha256(records: Sequence[Record]) -> str:
     sha = hashlib.sha256()
     for record in records:
-        data = record.to_bytes(spelled=True)
+        data = record.to_bytes()
         sha.update(len(data).to_bytes(8, "little"))
         sha.update(data)
     return sha.hexdigest()

@@ -21,7 +21,7 @@ from es_llm.comm.launcher import launched_rank
 from es_llm.config.fields import nearest
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError, EsError, LeftOutError
-from es_llm.rewards.processes import open_standard_descriptors
+from es_llm.rewards.workers.system import open_standard_descriptors
 from es_llm.team import Team
 
 _REPORT_S: Final = 5.0

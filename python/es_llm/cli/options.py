@@ -65,10 +65,9 @@ def read_run(run: str) -> FinishedRun:
         JournalError, JournalCorruptError: there is no journal, or it can't be read.
         ResumeError: it is not the journal of a run.
     """
-    from es_llm.checkpoint.identity import decode_header
+    from es_llm.checkpoint.identity import read_journal
 
     path = Path(run) / "journal.es" if Path(run).is_dir() else Path(run)
     if not path.is_file():
         raise JournalError(f"no journal at {str(path)!r}")
-    journal = Journal.read(str(path))
-    return FinishedRun(path, journal, decode_header(journal.header, str(path)))
+    return FinishedRun(path, *read_journal(str(path)))

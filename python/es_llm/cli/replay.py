@@ -72,7 +72,6 @@ def _rebuild(options: argparse.Namespace, finished: FinishedRun, iterations: int
         run_seed=config["seed"],
         population_size=config["population_size"],
         antithetic=config["antithetic"],
-        shaping=config["shaping"],
         failure_policy=config["failure_policy"],
     )
     start = time.perf_counter()

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Final, TypeVar
 
 from es_llm.errors import StoppedError
-from es_llm.rewards.processes import has_standard_error
+from es_llm.rewards.workers.system import has_standard_error
 from es_llm.team import Team
 
 Result = TypeVar("Result")

@@ -57,7 +57,18 @@ class ESConfig:
     )
     antithetic: bool = option(False, help="members come in pairs with the same noise and opposite signs", identity=True)
     shaping: str = option(
-        "zscore", help="rule that turns fitness into coefficients", identity=True, choices=SHAPING_RULES
+        "zscore",
+        help=f"rule from fitness to shaped fitness Z: {', '.join(SHAPING_RULES)}, or file.py:NAME",
+        identity=True,
+    )
+    optim: str = option(
+        "sgd", help="optimizer, which moves the weights along the direction: sgd, or file.py:NAME", identity=True
+    )
+    lr_scheduler_type: str = option(
+        "constant", help="schedule of the learning rate over the iterations: constant, or file.py:NAME", identity=True
+    )
+    sigma_scheduler_type: str = option(
+        "constant", help="schedule of sigma over the iterations: constant, or file.py:NAME", identity=True
     )
     failure_policy: str = option(
         "worst",

@@ -27,7 +27,8 @@ class ScriptArguments:
 
     task: str | None = option(
         None,
-        help=f"name of the task, or reasoning_gym:NAME; default: {DEFAULT_TASK}, or no task with `dataset_name`",
+        help="name of the task, reasoning_gym:NAME, path/to/file.py, file.py:name, or package.module.name; "
+        f"default: {DEFAULT_TASK}, or no task with `dataset_name`",
         identity=True,
         topic="Task and data",
     )
@@ -62,7 +63,8 @@ class ScriptArguments:
     )
     reward_funcs: list[str] = option(
         [],
-        help="reward functions in place of the task's: package.module.function or file.py:function",
+        help="reward functions that replace the task's: package.module.function, file.py:function, or the name of an "
+        "installed package's entry point",
         identity=True,
         topic="Rewards",
     )

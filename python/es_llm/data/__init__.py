@@ -1,1 +1,1 @@
-"""Rows from where people keep them: the hub, files, streams. Knows nothing of tasks, rewards or models."""
+"""Rows of data sets: from the hub, files and streams. Knows nothing about tasks, rewards or models."""

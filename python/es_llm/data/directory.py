@@ -1,4 +1,4 @@
-"""Data sets of this machine: what a name stands for, which files make up a split, and what is in them."""
+"""Data sets on this machine: the path of a name, the files of a split, and a hash of their contents."""
 
 from __future__ import annotations
 
@@ -13,99 +13,101 @@ from es_llm.data.text import require_content
 from es_llm.errors import ConfigError
 
 
-def place_of(name: str) -> Path:
-    """The path that a name stands for, if it stands for one.
+def path_of(name: str) -> Path:
+    """The path that a name stands for. If nothing is there, the name may be a hub id.
 
     Raises:
-        ConfigError: a name that can only be a path, and there is nothing.
+        ConfigError: the name can only be a path, and no file or directory is there.
     """
-    place = Path(name).expanduser()
-    like_a_path = name.startswith((".", "~", os.sep)) or suffix_of(place) in FORMATS
-    if not name or (like_a_path and not place.exists()):
+    path = Path(name).expanduser()
+    like_a_path = name.startswith((".", "~", os.sep)) or suffix_of(path) in FORMATS
+    if not name or (like_a_path and not path.exists()):
         raise ConfigError(f"`dataset_name` {name!r} can't be loaded: there is no such file or directory")
-    return place
+    return path
 
 
-def is_saved(place: Path) -> bool:
-    """Whether `save_to_disk` wrote the directory."""
-    return (place / "state.json").is_file() or (place / "dataset_dict.json").is_file()
+def is_saved(path: Path) -> bool:
+    """True if `save_to_disk` of the library `datasets` wrote the directory."""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def text_files(datasets: Any, place: Path, config: str | None) -> dict[str, list[Path]] | None:
-    """Split -> its JSON or CSV files; None if the data set has another format, or isn't here."""
-    if place.is_file():
-        return {"train": [place]}
-    if not place.is_dir() or is_saved(place):
+def text_files(datasets: Any, path: Path, config: str | None) -> dict[str, list[Path]] | None:
+    """Split -> its JSON or CSV files; None if the data set has another format, or isn't on this machine."""
+    if path.is_file():
+        return {"train": [path]}
+    if not path.is_dir() or is_saved(path):
         return None
-    files = _data_files(datasets, place, config)
+    files = _data_files(datasets, path, config)
     if files is None:
         return None
-    kinds = {FORMATS.get(suffix_of(path)) for path in _all(files)}
-    return files if kinds <= set(TEXTS) else None
+    formats = {FORMATS.get(suffix_of(file)) for file in _all(files)}
+    return files if formats <= set(TEXTS) else None
 
 
 def content_of(datasets: Any, name: str, *, config: str | None = None) -> str | None:
-    """SHA-256 over the files of a data set of this machine, wherever they are; None for a hub id. Of a file larger than
-    1 GiB, its size and 64 blocks of 16 MiB from all over it are read.
+    """SHA-256 over the contents of the files of a data set on this machine; None for a hub id.
+
+    The paths of the files don't count. A file of more than 1 GiB counts by its size and 64 blocks of 16 MiB, spread
+    evenly over it.
 
     Raises:
-        ConfigError: they can't be found.
+        ConfigError: the files can't be found.
     """
-    place = place_of(name)
-    if place.is_file():
-        files = [place]
-    elif not place.is_dir():
+    path = path_of(name)
+    if path.is_file():
+        files = [path]
+    elif not path.is_dir():
         return None
     else:
-        found = None if is_saved(place) else _data_files(datasets, place, config)
-        every: Iterable[Path] = place.rglob("*.arrow" if is_saved(place) else "*") if found is None else _all(found)
-        files = sorted(path for path in every if path.is_file() and not path.name.startswith((".", "cache-")))
+        found = None if is_saved(path) else _data_files(datasets, path, config)
+        every: Iterable[Path] = path.rglob("*.arrow" if is_saved(path) else "*") if found is None else _all(found)
+        files = sorted(file for file in every if file.is_file() and not file.name.startswith((".", "cache-")))
     hasher = hashlib.sha256()
-    for path in files:
-        hasher.update(_digest(path))
+    for file in files:
+        hasher.update(_digest(file))
     return hasher.hexdigest()
 
 
-def _data_files(datasets: Any, place: Path, config: str | None) -> dict[str, list[Path]] | None:
-    """Split -> its files, as the library finds them in a directory; None where its description asks for more.
+def _data_files(datasets: Any, path: Path, config: str | None) -> dict[str, list[Path]] | None:
+    """Split -> its files, as the library finds them in a directory; None if the directory's description sets options
+    that only the library knows.
 
     Raises:
-        ConfigError: files of several formats, of which the library would take one without a word; or a file that holds
-            no data.
+        ConfigError: files of several formats, of which the library would silently use one; or a file without data.
     """
-    settings = datasets.load_dataset_builder(str(place), config).config
+    settings = datasets.load_dataset_builder(str(path), config).config
     if not settings.data_files or getattr(settings, "field", None) or getattr(settings, "sep", ",") not in (",", "\t"):
         return None
-    files = {str(split): [Path(path) for path in paths] for split, paths in settings.data_files.items()}
-    if not all(path.is_file() for path in _all(files)):
+    files = {str(split): [Path(file) for file in names] for split, names in settings.data_files.items()}
+    if not all(file.is_file() for file in _all(files)):
         return None
-    _require_one_format(place, _all(files))
+    _require_one_format(path, _all(files))
     return files
 
 
 def _all(files: Mapping[str, Sequence[Path]]) -> list[Path]:
-    return [path for paths in files.values() for path in paths]
+    return [file for split in files.values() for file in split]
 
 
-def _require_one_format(place: Path, taken: Sequence[Path]) -> None:
-    """Check that the library, which takes the format of most files, leaves out none that are data too.
+def _require_one_format(directory: Path, used: Sequence[Path]) -> None:
+    """Check that the library, which uses the most frequent format, leaves out no other data file.
 
     Raises:
-        ConfigError: it does, or a file holds no data.
+        ConfigError: it leaves one out, or a file that it uses holds no data.
     """
     from datasets.data_files import DataFilesDict, get_data_patterns
 
-    found = DataFilesDict.from_patterns(get_data_patterns(str(place)), base_path=str(place))
-    candidates = [Path(path) for paths in found.values() for path in paths]
-    kinds = {FORMATS.get(suffix_of(path)) for path in taken}
-    others = [path for path in candidates if FORMATS.get(suffix_of(path)) not in {None, *kinds}]
-    if others and set(map(str, taken)) <= set(map(str, candidates)):
+    found = DataFilesDict.from_patterns(get_data_patterns(str(directory)), base_path=str(directory))
+    candidates = [Path(file) for files in found.values() for file in files]
+    formats = {FORMATS.get(suffix_of(file)) for file in used}
+    others = [file for file in candidates if FORMATS.get(suffix_of(file)) not in {None, *formats}]
+    if others and set(map(str, used)) <= set(map(str, candidates)):
         raise ConfigError(
-            f"`dataset_name` {str(place)!r} holds data files of several formats, such as {taken[0].name!r} and "
-            f"{others[0].name!r}: keep those of one, or name a file"
+            f"`dataset_name` {str(directory)!r} holds data files of several formats, such as {used[0].name!r} and "
+            f"{others[0].name!r}: keep the files of one format, or name a file"
         )
-    for path in taken:
-        require_content(path, f"data file {str(path)!r}")
+    for file in used:
+        require_content(file, f"data file {str(file)!r}")
 
 
 def _digest(path: Path) -> bytes:

@@ -1,7 +1,7 @@
-"""Rows of JSON and CSV files, with each value as the file has it.
+"""Rows of JSON and CSV files, with each value exactly as in the file.
 
 Libraries for tables guess a type for each column: text that looks like a date becomes a date, `007` becomes 7, `NA`
-becomes None, an integer of thirty digits a float. A right answer must stay what the file says, so Python's own `json`
+becomes None, and an integer of thirty digits becomes a float. A right answer must not change, so Python's own `json`
 and `csv` read the files here.
 
 JSON: text stays text, integers keep all digits, other numbers are float64; a column that a row lacks is None.
@@ -32,9 +32,9 @@ FORMATS: Final = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-"""Suffix -> the name that `datasets` has for the format."""
+"""Suffix -> name of the format in the library `datasets`."""
 TEXTS: Final = ("json", "csv")
-"""Formats that are read here."""
+"""Formats that this module reads."""
 _INSTEAD: Final = {
     ".txt": "plain text has no columns",
     ".xlsx": "save the sheet as CSV",
@@ -45,43 +45,43 @@ _INSTEAD: Final = {
     ".pkl": "write the rows as JSON lines",
     ".yaml": "write the rows as JSON lines",
     ".yml": "write the rows as JSON lines",
-    ".lz4": f"packed files are taken as {', '.join(PACKED)}",
+    ".lz4": f"compressed files must be {', '.join(PACKED)}",
 }
 _WRAPPERS: Final = ("data", "rows", "examples", "instances")
-"""Names under which a JSON object may keep the list of its rows, beside values that are no rows."""
+"""Keys under which a JSON object may hold the list of its rows, beside other values."""
 _SEPARATORS: Final = {"\t": "a tab", ";": "';'", "|": "'|'", ",": "','"}
-"""What separates the values of tables, in the order in which it is looked for -> its name."""
+"""Separator of the values of a table -> its name in messages. Separators are tried in this order."""
 _PEEKED: Final = 1000
-"""Rows of a stream that say which columns it has."""
+"""Number of rows that determine the columns of a stream."""
 
 
 def suffix_of(path: Path) -> str:
-    """A file's suffix in lower case, without that of what packs it."""
+    """A file's suffix in lower case, without the suffix of its compression."""
     plain = path.with_suffix("") if path.suffix.lower() in PACKED else path
     return plain.suffix.lower()
 
 
 def format_of(path: Path, where: str) -> str:
-    """The format of a data file, by its suffix: a value of `FORMATS`.
+    """The format of a data file by its suffix: a value of `FORMATS`.
 
     Raises:
-        ConfigError: another suffix, or a packed file of a format that packs itself.
+        ConfigError: an unknown suffix, or a compressed file of a format that has compression of its own.
     """
     kind = FORMATS.get(suffix_of(path))
     packed = path.suffix.lower() in PACKED
     if kind is None or (packed and kind not in TEXTS):
         suffix = path.suffix.lower()
-        hint = _INSTEAD.get(suffix) or (kind and f"unpack it: {kind} packs itself")
-        taken = f"{', '.join(FORMATS)} ({', '.join(TEXTS)} also packed as {', '.join(PACKED)})"
-        raise ConfigError(f"{where} must be one of {taken}, got {path.suffix!r}" + (f": {hint}" if hint else ""))
+        hint = _INSTEAD.get(suffix) or (kind and f"unpack it: {kind} has its own compression")
+        expected = f"{', '.join(FORMATS)} ({', '.join(TEXTS)} also packed as {', '.join(PACKED)})"
+        raise ConfigError(f"{where} must be one of {expected}, got {path.suffix!r}" + (f": {hint}" if hint else ""))
     return kind
 
 
 def read_rows(paths: Sequence[Path]) -> list[Row]:
-    """The rows of JSON and CSV files, in order; each has the columns of all.
+    """The rows of JSON and CSV files, in order. Each row gets the columns of all rows.
 
     Raises:
-        ConfigError: a file that can't be read; names the file and the line.
+        ConfigError: a file can't be read; names the file and the line.
     """
     rows = [row for path in paths for row in _rows_of_file(path)]
     columns = dict.fromkeys(column for row in rows for column in row)
@@ -89,26 +89,26 @@ def read_rows(paths: Sequence[Path]) -> list[Row]:
 
 
 def stream_rows(paths: Iterable[str], columns: Sequence[str]) -> Iterator[Row]:
-    """The same rows, read as they are needed; each has `columns`.
+    """The rows of JSON and CSV files, read when they are needed. Each row gets these columns.
 
     Raises:
-        ConfigError: a file that can't be read, or a row with a further column; names the file and the line.
+        ConfigError: a file can't be read, or a row has another column; names the file and the line.
     """
     for path in map(Path, paths):
         for number, row in enumerate(_rows_of_file(path)):
             if more := [column for column in row if column not in columns]:
                 raise ConfigError(
-                    f"{str(path)!r} row {number} has the columns {more}, which none of the first {_PEEKED} rows has: a "
-                    "stream can't know of them; leave `dataset_streaming` out, or give them to the first row too"
+                    f"{str(path)!r} row {number} has the columns {more}, which none of the first {_PEEKED} rows "
+                    "has, so the stream doesn't know them; leave `dataset_streaming` out, or add them to the first row"
                 )
             yield row if len(row) == len(columns) else {**dict.fromkeys(columns), **row}
 
 
 def columns_of_stream(paths: Sequence[Path]) -> list[str]:
-    """The columns of the first rows.
+    """The columns of the first `_PEEKED` rows.
 
     Raises:
-        ConfigError: they can't be read.
+        ConfigError: a file can't be read.
     """
     rows = itertools.chain.from_iterable(map(_rows_of_file, paths))
     return list(dict.fromkeys(column for row in itertools.islice(rows, _PEEKED) for column in row))
@@ -124,9 +124,6 @@ def _rows_of_file(path: Path) -> Iterator[Row]:
     return _json_rows(lines, suffix_of(path) != ".json", where)
 
 
-# ---- CSV --------------------------------------------------------------------------------------------
-
-
 def _csv_rows(lines: Iterator[str], delimiter: str, where: str) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # prompts are longer than its 128 KiB
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -135,7 +132,7 @@ def _csv_rows(lines: Iterator[str], delimiter: str, where: str) -> Iterator[Row]
         _require_separator(header, delimiter, where)
         names = [name or f"Unnamed: {index}" for index, name in enumerate(header)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"{where} has two columns of the name {twice[0]!r}")
+            raise ConfigError(f"{where} has two columns named {twice[0]!r}")
         for fields in reader:
             if not fields:
                 continue
@@ -146,26 +143,27 @@ def _csv_rows(lines: Iterator[str], delimiter: str, where: str) -> Iterator[Row]
                 )
             yield dict(zip(names, fields, strict=True))
     except csv.Error as error:
-        raise ConfigError(f"{where} line {reader.line_num} is no CSV: {error}") from error
+        raise ConfigError(f"{where} line {reader.line_num} isn't CSV: {error}") from error
 
 
 def _require_separator(header: Sequence[str], expected: str, where: str) -> None:
-    """Refuse a header that another separator makes one name."""
+    """Refuse a header of one column that holds another separator.
+
+    Raises:
+        ConfigError: names the separator that the file has and the expected one.
+    """
     if len(header) != 1:
         return
     found = next((mark for mark in _SEPARATORS if mark != expected and mark in header[0]), None)
     if found is not None:
         raise ConfigError(
             f"{where} has the one column {header[0]!r}: the separator is {_SEPARATORS[found]}, expected "
-            f"{_SEPARATORS[expected]}; a file with commas is named .csv, one with tabs .tsv"
+            f"{_SEPARATORS[expected]}; name a file with commas .csv, and a file with tabs .tsv"
         )
 
 
-# ---- JSON -------------------------------------------------------------------------------------------
-
-
 def _json_rows(lines: Iterator[str], is_lines: bool, where: str) -> Iterator[Row]:
-    """One object a line, or one document. The suffix doesn't decide alone: both are found under both names."""
+    """Rows of one object per line, or of one document. Files of both kinds occur with either suffix."""
     read: list[str] = []
     for line in lines:
         read.append(line)
@@ -185,7 +183,7 @@ def _json_rows(lines: Iterator[str], is_lines: bool, where: str) -> Iterator[Row
 
 
 def _is_one_of_several(first: str, lines: Iterator[str], read: list[str]) -> tuple[bool, list[str]]:
-    """Whether the first line is a whole object and not the last one; and the lines read so far."""
+    """(True if the first line is a whole object and other lines follow it, the lines that were read)."""
     try:
         json.loads(first)
     except ValueError:
@@ -198,7 +196,7 @@ def _is_one_of_several(first: str, lines: Iterator[str], read: list[str]) -> tup
 
 
 def _rows_of_document(document: Any, where: str) -> Iterator[Row]:
-    """Rows of a list of objects, of an object of columns, or of an object that wraps a list; else one row."""
+    """The rows of a list of objects, of an object of columns, or of an object with a list of rows; else one row."""
     if isinstance(document, list):
         if document and all(isinstance(item, str) for item in document):
             return ({"text": item} for item in document)
@@ -221,12 +219,12 @@ def _object(value: Any, where: str) -> Row:
 
 
 def _loads(text: str, where: str, line: int) -> Any:
-    """Parse JSON text that begins at a line of the file."""
+    """The value of JSON text that begins at this line of the file."""
     try:
         return json.loads(text, parse_float=_number)
     except json.JSONDecodeError as error:
         position = f"line {line + error.lineno - 1} column {error.colno}"
-        raise ConfigError(f"{where} {position} is no JSON: {error.msg}") from error
+        raise ConfigError(f"{where} {position} isn't JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or lists a thousand deep
         raise ConfigError(f"{where} line {line} has a value that can't be read: {error}") from error
 
@@ -234,5 +232,5 @@ def _loads(text: str, where: str, line: int) -> Any:
 def _number(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"the number {text} is larger than float64 has; write it as text")
+        raise ValueError(f"the number {text} is too large for float64; write it as text")
     return number

@@ -1,7 +1,7 @@
-"""Data sets by name: a hub id, a file (see `es_llm.data.files`), a directory of them or of `save_to_disk`.
+"""Data sets by name: a hub id, a file (see `es_llm.data.files`), a directory of files or of `save_to_disk`.
 
-JSON and CSV files of this machine are read here, with each value as the file has it; all else is loaded by the library
-`datasets`. Code that comes with a data set is never run.
+`es_llm.data.files` reads JSON and CSV files on this machine, with each value exactly as in the file. The library
+`datasets` loads everything else. Code that comes with a data set is never run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from es_llm.data import directory
-from es_llm.data.directory import is_saved, place_of, text_files
+from es_llm.data.directory import is_saved, path_of, text_files
 from es_llm.data.files import TEXTS, columns_of_stream, format_of, read_rows, stream_rows
 from es_llm.data.text import require_content
 from es_llm.errors import ConfigError
@@ -20,7 +20,7 @@ from es_llm.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 _NO_ROWS: Final = "corresponds to no data"
-"""What `datasets` says of a split without rows."""
+"""Part of the message of `datasets` for a split without rows."""
 _DATES: Final = ("timestamp", "date", "time", "duration")
 
 
@@ -31,26 +31,27 @@ def load_split(name: str, split: str, *, config: str | None = None, streaming: b
         name: hub id, file or directory. A file has the split "train" alone.
         split: its name, or a slice such as "train[:100]".
         config: which of several configurations.
-        streaming: read rows as they are needed.
+        streaming: read rows when they are needed.
 
     Raises:
-        ConfigError: it can't be found or read, or has no such split; says which file and line, or what `datasets` said.
+        ConfigError: the data set can't be found or read, or has no such split; names the file and the line, or quotes
+            the message of `datasets`.
     """
     datasets = _library()
-    place = place_of(name)
+    path = path_of(name)
     where = f"`dataset_name` {name!r}, split {split!r},"
     try:
-        if place.is_file() and (kind := _checked(place, name)) not in TEXTS:
+        if path.is_file() and (kind := _checked(path, name)) not in TEXTS:
             return _sliced(
                 split,
                 streaming,
-                lambda part: datasets.load_dataset(kind, data_files=str(place), split=part, streaming=streaming),
+                lambda part: datasets.load_dataset(kind, data_files=str(path), split=part, streaming=streaming),
             )
-        if (files := text_files(datasets, place, config)) is not None:
+        if (files := text_files(datasets, path, config)) is not None:
             return _text_split(datasets, files, split, streaming, where)
-        if is_saved(place):
-            return _saved(datasets, place, split, streaming)
-        source = str(place) if place.is_dir() else name
+        if is_saved(path):
+            return _saved(datasets, path, split, streaming)
+        source = str(path) if path.is_dir() else name
         loaded = _sliced(
             split, streaming, lambda part: datasets.load_dataset(source, config, split=part, streaming=streaming)
         )
@@ -59,55 +60,55 @@ def load_split(name: str, split: str, *, config: str | None = None, streaming: b
     except Exception as error:  # `datasets` raises many classes
         if _NO_ROWS in str(error):
             raise ConfigError(f"{where} has no rows, expected at least one") from error
-        raise ConfigError(f"{where} can't be loaded: {_told(error)}") from error
+        raise ConfigError(f"{where} can't be loaded: {_message(error)}") from error
     _warn_of_dates(name, loaded)
     return loaded
 
 
 def has_split(name: str, split: str, *, config: str | None = None) -> bool:
-    """Whether a data set has a split of this name.
+    """True if the data set has a split of this name.
 
     Raises:
         ConfigError: the data set can't be found or read.
     """
     datasets = _library()
-    place, part = place_of(name), split.partition("[")[0]
-    if place.is_file():
+    path, part = path_of(name), split.partition("[")[0]
+    if path.is_file():
         return part == "train"
     try:
-        if (files := text_files(datasets, place, config)) is not None:
+        if (files := text_files(datasets, path, config)) is not None:
             return part in files
-        if is_saved(place):
-            loaded = datasets.load_from_disk(str(place))
+        if is_saved(path):
+            loaded = datasets.load_from_disk(str(path))
             return part in (loaded if isinstance(loaded, Mapping) else ("train",))
-        return part in datasets.get_dataset_split_names(str(place) if place.is_dir() else name, config)
+        return part in datasets.get_dataset_split_names(str(path) if path.is_dir() else name, config)
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"`dataset_name` {name!r} can't be loaded: {_told(error)}") from error
+        raise ConfigError(f"`dataset_name` {name!r} can't be loaded: {_message(error)}") from error
 
 
 def content_of(name: str, *, config: str | None = None) -> str | None:
-    """SHA-256 over the files of a data set of this machine (see `directory.content_of`); None for a hub id.
+    """SHA-256 over the files of a data set on this machine (see `directory.content_of`); None for a hub id.
 
     Raises:
-        ConfigError: they can't be found.
+        ConfigError: the files can't be found.
     """
     return directory.content_of(_library(), name, config=config)
 
 
 def renamed(dataset: Any, columns: Mapping[str, str], known: Sequence[str] | None = None) -> Any:
-    """The data set with columns renamed, old name -> new name. A column that has a new name already is dropped.
+    """The data set with renamed columns, old name -> new name. An existing column with a new name is dropped.
 
     Raises:
-        ConfigError: an old name isn't there, or two get the same name.
+        ConfigError: the data set has no column of an old name, or two columns get the same name.
     """
     names = list(known if known is not None else _columns(dataset))
     for old in columns:
         if names and old not in names:
             raise ConfigError(f"`dataset_columns`: no column {old!r}, the data set has {sorted(names)}")
     if len(set(columns.values())) < len(columns):
-        raise ConfigError(f"`dataset_columns`: two columns get one name in {dict(columns)}")
+        raise ConfigError(f"`dataset_columns`: two columns get the same name in {dict(columns)}")
     taken = [new for new in columns.values() if new in names and new not in columns]
     if isinstance(dataset, list):
         return [{columns.get(name, name): row[name] for name in row if name not in taken} for row in dataset]
@@ -117,20 +118,24 @@ def renamed(dataset: Any, columns: Mapping[str, str], known: Sequence[str] | Non
 
 
 def _columns(dataset: Any) -> list[str]:
-    """The columns of a data set; of a list or a stream, those of its first row."""
+    """The columns of a data set. For a list or a stream, the columns of its first row."""
     known = getattr(dataset, "column_names", None)
     return list(known) if known else list(next(iter(dataset), {}))
 
 
 def _checked(path: Path, name: str) -> str:
-    """The format of the file that the user named."""
+    """The format of the file that the user named.
+
+    Raises:
+        ConfigError: the format is unknown, or the file holds no data.
+    """
     kind = format_of(path, f"`dataset_name` {name!r}")
     require_content(path, f"`dataset_name` {name!r}")
     return kind
 
 
 def _text_split(datasets: Any, files: Mapping[str, Sequence[Path]], split: str, streaming: bool, where: str) -> Any:
-    """A split of JSON and CSV files."""
+    """The rows of a split of JSON and CSV files, or a stream of them."""
     if streaming:
         return _sliced(split, True, lambda part: _text_stream(datasets, files, part, where))
     read: dict[str, list[Any]] = {}
@@ -156,7 +161,7 @@ def _text_stream(datasets: Any, files: Mapping[str, Sequence[Path]], split: str,
 
 
 def _warn_of_dates(name: str, loaded: Any) -> None:
-    """The library reads a JSON or CSV text that looks like a date as one; of a hub's data set it is the reader."""
+    """Warn if the library `datasets`, which reads the hub's JSON and CSV files, has read text as dates."""
     info = getattr(loaded, "info", None)
     if getattr(info, "builder_name", None) not in TEXTS:
         return
@@ -164,18 +169,15 @@ def _warn_of_dates(name: str, loaded: Any) -> None:
     dates = [column for column, kind in features.items() if str(getattr(kind, "dtype", "")).startswith(_DATES)]
     if dates:
         logger.warning(
-            "`dataset_name` %r: the library datasets reads the columns %s as dates, which changes their text; download "
-            "the files and name their directory to get the text as it is",
+            "`dataset_name` %r: the library datasets reads the columns %s as dates, which changes their text; to get "
+            "the original text, download the files and name their directory",
             name,
             dates,
         )
 
 
-# ---- splits -----------------------------------------------------------------------------------------
-
-
 def _sliced(split: str, streaming: bool, load: Callable[[str], Any]) -> Any:
-    """A split, or rows of it such as "test[10:20]"; of a stream too, which `datasets` doesn't slice itself."""
+    """A split, or a slice of it such as "test[10:20]". Slices streams too, which `datasets` doesn't do."""
     name, bracket, _ = split.partition("[")
     if not (streaming and bracket):
         return load(split)
@@ -185,10 +187,10 @@ def _sliced(split: str, streaming: bool, load: Callable[[str], Any]) -> Any:
 
 
 def _rows(split: str) -> tuple[int, int | None]:
-    """First row and the row after the last one of a slice such as "test[10:20]".
+    """(first row, row after the last one) of a slice such as "test[10:20]".
 
     Raises:
-        ConfigError: it is another kind of slice.
+        ConfigError: the slice has another form.
     """
     start, colon, stop = split.partition("[")[2].rstrip("]").partition(":")
     if not colon or not all(text.isdigit() or not text for text in (start, stop)):
@@ -196,21 +198,21 @@ def _rows(split: str) -> tuple[int, int | None]:
     return int(start or 0), int(stop) if stop else None
 
 
-def _told(error: Exception) -> str:
-    """What `datasets` said; where that is nothing, which error it was, and what it came from."""
-    told = str(error) or repr(error)
-    return f"{told}: {error.__cause__}" if error.__cause__ is not None else told
+def _message(error: Exception) -> str:
+    """The message of an error of `datasets`, or its class if it has none, and its cause."""
+    message = str(error) or repr(error)
+    return f"{message}: {error.__cause__}" if error.__cause__ is not None else message
 
 
-def _saved(datasets: Any, place: Path, split: str, streaming: bool) -> Any:
-    loaded = datasets.load_from_disk(str(place))
+def _saved(datasets: Any, path: Path, split: str, streaming: bool) -> Any:
+    loaded = datasets.load_from_disk(str(path))
     name, bracket, _ = split.partition("[")
     if isinstance(loaded, Mapping):
         if name not in loaded:
-            raise ConfigError(f"`dataset_name` {str(place)!r} has no split {name!r}, only {sorted(loaded)}")
+            raise ConfigError(f"`dataset_name` {str(path)!r} has no split {name!r}, only {sorted(loaded)}")
         loaded = loaded[name]
     elif name != "train":
-        raise ConfigError(f"`dataset_name` {str(place)!r} has no split {name!r}, only ['train']")
+        raise ConfigError(f"`dataset_name` {str(path)!r} has no split {name!r}, only ['train']")
     if bracket:
         start, stop = _rows(split)
         loaded = loaded.select(range(min(start, len(loaded)), len(loaded) if stop is None else min(stop, len(loaded))))

@@ -1,7 +1,7 @@
-"""Prompts of a data set's rows: text, or messages with `role` and `content`. Everything else is refused with its row.
+"""Prompts of a data set's rows: text, or messages with `role` and `content`. Anything else is refused.
 
-A message in another format would become an empty or garbled prompt, since chat templates write nothing for a key that a
-message lacks. So the format is checked where rows come in, and is the same from there on: plain dicts of plain values.
+A message in another format would become an empty or garbled prompt, since chat templates write nothing for a missing
+key. So the format is checked when rows enter. After the check, messages are dicts of plain values.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from es_llm.errors import ConfigError
 from es_llm.types import Message, Prompt
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "observation")
-"""Roles that chat templates know. They write any other one down as it is, and no model knows it."""
+"""Roles that chat templates know. A template would copy an unknown role into the prompt, where no model knows it."""
 
 _SHAREGPT: Final = {"from", "value"}
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 
 
 def user_turn(text: str) -> list[Message]:
-    """A plain question as messages. Blank lines around it are the raw form's."""
+    """A plain question as messages, without the blank lines around it, which belong to the raw form."""
     return [{"role": "user", "content": text.strip()}]
 
 
@@ -33,9 +33,9 @@ def user_turn(text: str) -> list[Message]:
 class TextPrompts:
     """What the text prompts of a task, or of a data set, are.
 
-    questions: plain questions, which an instruct model gets through its chat template. If false, the text is sent as it
-        is, unless the run asks for the template.
-    as_messages: the text as messages.
+    questions: true for plain questions, which an instruct model receives through its chat template. If false, the text
+        is sent as it is, unless the run asks for the template.
+    as_messages: converts the text to messages.
     """
 
     questions: bool = False
@@ -45,15 +45,15 @@ class TextPrompts:
 def checked_prompt(prompt: Any, where: str) -> Prompt:
     """The prompt as text, or as a list of messages with text contents and plain values.
 
-    Text parts of a content are joined by line breaks. Fields without a value are left out: `datasets` adds them to
-    messages whose keys differ. Arrays and tuples become lists, dates and decimals text.
+    Text parts of a content are joined by line breaks. Fields without a value are dropped: `datasets` adds them to
+    messages whose keys differ. Arrays and tuples become lists, dates and decimals become text.
 
     Args:
-        prompt: what a row holds.
-        where: the row, for messages.
+        prompt: the value in the row.
+        where: names the row in error messages.
 
     Raises:
-        ConfigError: it is neither text nor messages, is empty, or has messages in another format; names the row.
+        ConfigError: the prompt is neither text nor messages, is empty, or has messages in another format.
     """
     if isinstance(prompt, str):
         if not prompt.strip():
@@ -72,7 +72,7 @@ def checked_prompt(prompt: Any, where: str) -> Prompt:
 
 
 def is_messages_as_text(text: str) -> bool:
-    """Whether a text is a list of messages written down, as a CSV file holds one."""
+    """True if a text looks like a list of messages, as a CSV file may hold one."""
     return bool(_WRITTEN.fullmatch(text) and _WRITTEN_ROLE.search(text) and _WRITTEN_CONTENT.search(text))
 
 
@@ -82,7 +82,7 @@ _WRITTEN_CONTENT: Final = re.compile(r"""["'](content|value)["']\s*:""")
 
 
 def readable(prompt: Prompt) -> str:
-    """The prompt for people: text as it is, messages as `role: content`."""
+    """The prompt as text for people. Messages become lines of `role: content`."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
@@ -114,7 +114,7 @@ _ROLE_HINTS: Final = {
 
 
 def _lacks(message: Mapping[Any, Any]) -> str:
-    """What is wrong with a message that has no role or no content, and how to write it."""
+    """Error text for a message without a role or content, with advice how to write it."""
     empty = [key for key in _OWN if key in message and message[key] is None]
     wrong = f"must have `role` and `content`, got the keys {sorted(map(str, message))}"
     if empty:
@@ -122,13 +122,13 @@ def _lacks(message: Mapping[Any, Any]) -> str:
     if set(message) >= _SHAREGPT:
         return (
             f"{wrong}: a ShareGPT conversation. Write `from` as `role` (human: user, gpt: assistant) and `value` as "
-            "`content`, and leave the answer at its end out: `trl.maybe_convert_to_chatml` does the former"
+            "`content`, as `trl.maybe_convert_to_chatml` does, and remove the answer at the end"
         )
     return f"{wrong}; write its fields under these names"
 
 
 def _content(content: Any, where: str) -> str:
-    """Text, or text parts joined by line breaks."""
+    """The text of a content, or its text parts joined by line breaks."""
     if isinstance(content, str):
         return str(content)
     parts = [content] if isinstance(content, Mapping) else _listed(content)
@@ -139,7 +139,7 @@ def _content(content: Any, where: str) -> str:
 
 
 def _part(part: Any, where: str) -> str | None:
-    """The text of a part; None: its text has no value, so it counts as left out."""
+    """The text of a part; None for a part whose text has no value, which is dropped."""
     if isinstance(part, str):
         return str(part)
     if not isinstance(part, Mapping):
@@ -147,7 +147,7 @@ def _part(part: Any, where: str) -> str | None:
     fields = {key: value for key, value in part.items() if value is not None}
     kind = fields.get("type", "text")
     if kind not in _TEXT_PARTS:
-        raise ConfigError(f"{where} must be text, got one of type {kind!r}: prompts are text alone, without images")
+        raise ConfigError(f"{where} must be text, got a part of type {kind!r}: prompts are text without images")
     if "text" in part and not fields.keys() - {"type"}:
         return None
     if not isinstance(fields.get("text"), str):
@@ -156,7 +156,7 @@ def _part(part: Any, where: str) -> str | None:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """A value as JSON knows it; fields of mappings that have no value are left out."""
+    """A value of JSON's types. Fields without a value are dropped from mappings."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
@@ -176,7 +176,7 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """Arrays (of numpy, torch, pandas) and tuples as lists, scalars of arrays as Python's; all else as it is."""
+    """Arrays (of numpy, torch, pandas) and tuples as lists, their scalars as Python's; all other values unchanged."""
     if isinstance(value, tuple):
         return list(value)
     tolist = getattr(value, "tolist", None)
@@ -184,7 +184,7 @@ def _listed(value: Any) -> Any:
 
 
 def _described(value: Any) -> str:
-    """The value, its type, and what may have happened to it."""
+    """The value, its type, and a likely cause or advice."""
     described = f"{_shortened(value)} ({type(value).__name__})"
     if isinstance(value, bool):
         return described

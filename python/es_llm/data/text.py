@@ -1,4 +1,4 @@
-"""Text files of rows, opened whatever packs and encodes them; says in words what can't be opened."""
+"""Opens text files of rows in any supported compression and encoding."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from es_llm.errors import ConfigError
 from es_llm.pointer import refuse_pointer
 
 PACKED: Final = (".gz", ".bz2", ".xz", ".zst")
-"""Suffixes behind a format's own; what packs a file is read from its first bytes."""
-_UNPACKERS: Final[dict[bytes, Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+"""Suffixes of compressed files, after the suffix of the format. The first bytes of a file tell its compression."""
+_OPENERS: Final[dict[bytes, Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _ZIP: Final = b"PK\x03\x04"
 _MARKS: Final = {
@@ -27,16 +27,16 @@ _MARKS: Final = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Byte order mark -> encoding; the 32-bit ones stand before those that they begin with."""
+"""Byte order mark -> encoding. The marks of 32 bits come first, since they begin with those of 16 bits."""
 _NOT_DECODED: Final = re.compile("[\udc80-\udcff]")
-"""What `surrogateescape` makes of bytes that are no UTF-8."""
+"""Characters by which `surrogateescape` replaces bytes that aren't UTF-8."""
 
 
 def require_content(path: Path, where: str) -> None:
     """Check that a data file holds data.
 
     Raises:
-        ConfigError: it is empty, a Git LFS pointer, or a zip archive.
+        ConfigError: the file is empty, a Git LFS pointer, or a zip archive.
     """
     with path.open("rb") as file:
         head = file.read(len(_ZIP))
@@ -50,14 +50,14 @@ def require_content(path: Path, where: str) -> None:
 
 
 def lines_of(path: Path, where: str) -> Iterator[str]:
-    """The lines of a text file, with their ends, unpacked and decoded: UTF-8, or what its byte order mark says.
+    """The lines of a text file, with their line ends, decompressed and decoded as UTF-8 or by the byte order mark.
 
     Raises:
-        ConfigError: it can't be unpacked or decoded; names the line.
+        ConfigError: the file can't be decompressed or decoded; names the line.
     """
     number = 0
     try:
-        with _unpacked(path, where) as raw, _decoded(raw) as text:
+        with _decompressed(path, where) as raw, _decoded(raw) as text:
             for line in text:
                 number += 1
                 if _NOT_DECODED.search(line):
@@ -69,28 +69,28 @@ def lines_of(path: Path, where: str) -> Iterator[str]:
         raise ConfigError(f"{where} can't be read after line {number}: {error}") from error
 
 
-def _unpacked(path: Path, where: str) -> Any:
+def _decompressed(path: Path, where: str) -> Any:
     with path.open("rb") as file:
         head = file.read(8)
-    for mark, unpack in _UNPACKERS.items():
+    for mark, opener in _OPENERS.items():
         if head.startswith(mark):
-            return unpack(path, "rb")
+            return opener(path, "rb")
     if head.startswith(_ZSTD):
         return io.BufferedReader(_zstd(path, where))
     return path.open("rb")
 
 
 def _zstd(path: Path, where: str) -> Any:
-    """A file packed by Zstandard: pyarrow, which `datasets` needs anyway, unpacks it."""
+    """The contents of a file in Zstandard, by pyarrow, which `datasets` needs anyway."""
     try:
         import pyarrow
     except ImportError as error:
-        raise ConfigError(f"{where} is packed by Zstandard, which needs the library pyarrow ({error})") from error
+        raise ConfigError(f"{where} is compressed by Zstandard, which needs the library pyarrow ({error})") from error
     return pyarrow.input_stream(str(path), compression="zstd")
 
 
 def _decoded(raw: Any) -> io.TextIOWrapper:
-    """Text with its own ends of lines, which CSV needs; bytes that are no UTF-8 are escaped, to find their line."""
+    """Text with the file's own line ends, which CSV needs. Bytes that aren't UTF-8 are escaped, to find their line."""
     head = raw.peek(4)[:4]
     encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"

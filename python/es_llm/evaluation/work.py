@@ -12,7 +12,7 @@ import numpy as np
 from es_llm.data.messages import readable
 from es_llm.evaluation.sampled_sets import SampledSets
 from es_llm.evaluation.statistics import k3, pass_at_k, passes, vote
-from es_llm.rewards.scoring import Graded, Pending, metric_scores
+from es_llm.rewards.reward_set import BatchRewards, PendingRewards
 from es_llm.rollout.engine import Completion, LogProbs
 from es_llm.team import Outcome, Round, Table
 from es_llm.types import Row
@@ -52,7 +52,7 @@ class _Unit(NamedTuple):
 
 class _Begun(NamedTuple):
     completions: list[Completion]
-    pending: Pending | SampledSets
+    pending: PendingRewards | SampledSets
 
 
 class EvaluationWork:
@@ -99,9 +99,9 @@ class EvaluationWork:
             counts = self._codec.encode(Counts.of(completions), group=group)
             return Outcome(self._sampled_sums(unit, completions, graded), counts)
         rewards = self._run.rewards
-        columns = [metric_scores(graded, name).values for name in rewards.metric_names]
-        sums = [float(np.nan_to_num(np.array(column, np.float64)).sum()) for column in (*columns, graded.totals)]
-        scores = [graded.scores[name] for name in rewards.names]
+        columns = [graded.metric(name).rewards for name in rewards.metric_names]
+        sums = [float(np.nan_to_num(np.array(column, np.float64)).sum()) for column in (*columns, graded.rewards)]
+        scores = [graded.results[name] for name in rewards.names]
         return Outcome(sums, self._codec.encode(Counts.of(completions, scores), group=group), encode_logged(scores))
 
     def result(self, table: Table, answers: int) -> Evaluation:
@@ -139,10 +139,10 @@ class EvaluationWork:
             named["kl"] = kl / max(1.0, kl_tokens)
         return named
 
-    def _sampled_sums(self, unit: _Unit, completions: list[Completion], graded: Graded) -> list[float]:
+    def _sampled_sums(self, unit: _Unit, completions: list[Completion], graded: BatchRewards) -> list[float]:
         """Sums over rows: pass@k of each k, vote, mean reward; then the sum of k3 and the number of its tokens."""
         names, n = self._run.rewards.metric_names, self._samples
-        judged = metric_scores(graded, names[0]).values if names else graded.totals
+        judged = graded.metric(names[0]).rewards if names else graded.rewards
         sums = np.zeros(len(passes(n)) + 2)
         for start in range(0, len(completions), n):
             scores = [value or 0.0 for value in judged[start : start + n]]
@@ -151,7 +151,7 @@ class EvaluationWork:
             sums += [
                 *(pass_at_k(n, right, k) for k in passes(n)),
                 0.0 if elected is None else scores[elected],
-                sum(value or 0.0 for value in graded.totals[start : start + n]) / n,
+                sum(value or 0.0 for value in graded.rewards[start : start + n]) / n,
             ]
         return [*sums.tolist(), *self._kl(unit, completions)]
 

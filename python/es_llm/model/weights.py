@@ -103,8 +103,8 @@ class Weights:
         used = {placed.live.dtype for placed in self._placed}
         return tuple(name for name in DTYPES if name in used)
 
-    def perturb(self, member: Member, *, run_seed: int, sigma: float) -> int:
-        """Write the live weights of `member`; `sigma` is the scale of the noise, in the weights' unit.
+    def perturb(self, member: Member) -> int:
+        """Write the live weights of `member`.
 
         Returns how many of them are NaN or infinite, and logs a warning for the first such member of each tensor.
         """
@@ -113,8 +113,8 @@ class Weights:
             lambda part: self._backend.perturb_into(
                 part.live.tensor(),
                 part.master,
-                scale=member.sign * sigma,
-                run_seed=run_seed,
+                scale=member.sign * member.sigma,
+                run_seed=member.run_seed,
                 iteration=member.iteration,
                 pair=member.pair,
                 tensor=part.tensor,
@@ -140,13 +140,14 @@ class Weights:
         rows = zip(self.table.parameters, self._own, self.master, strict=True)
         return [Placed(row.tensor, live, master, 0) for row, live, master in rows]
 
-    def update(self, record: Record, *, run_seed: int) -> UpdateReport:
+    def update(self, record: Record) -> UpdateReport:
         """Move the masters by one iteration's record; returns the sum of the tensors' reports. Logs a warning for a
         tensor of which weights have become NaN or infinite.
 
         The live weights are left as they are: call `perturb` or `unperturb` before the next rollout.
         """
-        pairs, coefficients = np.array(record.pairs, np.uint32), record.coefficients
+        coefficients = record.sgd_coefficients()
+        pairs = np.arange(len(coefficients), dtype=np.uint32)
         whole = self._whole()
         reports = self._pass(
             whole,
@@ -155,7 +156,7 @@ class Weights:
                 live_dtype=part.live.tensor().dtype,
                 pairs=pairs,
                 coefficients=coefficients,
-                run_seed=run_seed,
+                run_seed=record.run_seed,
                 iteration=record.iteration,
                 tensor=part.tensor,
             ),

@@ -1,4 +1,4 @@
-"""What reward functions see, and what they say: TRL's contract, as plain data that travels between processes."""
+"""What reward functions receive and what they return: TRL's contract, as plain data that travels between processes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from es_llm.types import Row
 
 RAISED, TIMEOUT, DIED, INVALID = "raised", "timeout", "died", "invalid"
 FAILURE_KINDS: Final = (RAISED, TIMEOUT, DIED, INVALID)
-"""How a function fails on a completion: it raised; took longer than its limit; its process ended (memory, a crash, too
-many processes); or it gave something that is no finite number."""
+"""How a function fails on a completion: it raised an error; it exceeded its time limit; its process ended (memory, a
+crash, too many processes); or it returned something that is no finite number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerState:
-    """Where the run is: the plain attributes of transformers' `TrainerState`, with values that are equal on all ranks.
+    """Where the run is: the plain attributes of transformers' `TrainerState`, with equal values on all ranks.
 
-    What the ranks don't agree on, or would have to send each other, has the value that it has at the beginning: there
-    is no log (`log_history`), and no best model. Each completion is scored by one rank, which counts as the first
-    process: what a function prints or writes there is there once.
+    Attributes on which ranks don't agree, or which ranks would have to send each other, keep their initial values: no
+    log (`log_history`), and no best model. One rank rewards each completion and counts as the first process, so what a
+    function prints or writes for a completion appears once.
     """
 
     global_step: int = 0
@@ -62,17 +62,17 @@ class Batch:
         completion_ids: Sequence[Sequence[int]],
         state: TrainerState | None = None,
     ) -> Batch:
-        """A batch from rows; conversational prompts get conversational completions, as in TRL."""
+        """A batch from rows. Completions of prompts that are messages become messages, as in TRL."""
         names = [name for name in rows[0] if name != "prompt"] if rows else []
         prompts = [row["prompt"] for row in rows]
-        answers: list[Any] = [
+        in_form: list[Any] = [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
             for prompt, text in zip(prompts, completions, strict=True)
         ]
         columns = {name: [row[name] for row in rows] for name in names}
         return Batch(
             prompts=prompts,
-            completions=answers,
+            completions=in_form,
             completion_ids=[list(ids) for ids in completion_ids],
             columns=columns,
             state=state or TrainerState(),
@@ -91,59 +91,51 @@ class Batch:
             state=self.state,
         )
 
-    @staticmethod
-    def joined(parts: Sequence[Batch]) -> Batch:
-        """Batches with the same columns, one behind the other."""
-        first = parts[0]
-        return Batch(
-            prompts=[prompt for part in parts for prompt in part.prompts],
-            completions=[completion for part in parts for completion in part.completions],
-            completion_ids=[ids for part in parts for ids in part.completion_ids],
-            columns={name: [value for part in parts for value in part.columns[name]] for name in first.columns},
-            state=first.state,
-        )
-
 
 @dataclass(frozen=True)
 class Failure:
-    """One completion that a function failed on. `place` counts within the batch; `why` is for people."""
+    """One completion on which a function failed. `index` counts within the batch; `reason` is text for people."""
 
-    place: int
+    index: int
     kind: str
-    why: str
+    reason: str
 
     @property
     def last_line(self) -> str:
-        """Of a traceback the line that says what happened."""
-        return self.why.rstrip().rpartition("\n")[2]
+        """The last line of the reason. In a traceback it names the error."""
+        return self.reason.rstrip().rpartition("\n")[2]
 
 
 @dataclass
-class Scores:
-    """What one function said of a batch.
+class RewardResult:
+    """What one function returned for a batch.
 
-    `values` has one score per completion, None for "no opinion" and for a failure. `extra` is what it gave to
-    `log_extra`, None where it gave nothing; `metrics` what it gave to `log_metric`.
+    rewards: one per completion; None for "no opinion" and for a failure.
+    failures: the completions on which the function failed.
+    extra: column -> values given to `log_extra`; None for a completion without one.
+    metrics: (name, value) given to `log_metric`.
     """
 
-    values: list[float | None]
+    rewards: list[float | None]
     failures: list[Failure] = field(default_factory=list)
     extra: dict[str, list[Any]] = field(default_factory=dict)
     metrics: list[tuple[str, float]] = field(default_factory=list)
 
     @staticmethod
-    def failed(size: int, kind: str, why: str) -> Scores:
-        """It failed on all completions of the batch."""
-        return Scores([None] * size, [Failure(place, kind, why) for place in range(size)])
+    def failed(size: int, kind: str, reason: str) -> RewardResult:
+        """The result of a function that failed on all completions of a batch."""
+        return RewardResult([None] * size, [Failure(index, kind, reason) for index in range(size)])
 
     @staticmethod
-    def joined(parts: Sequence[Scores]) -> Scores:
-        """Scores of batches, one behind the other."""
-        whole = Scores([])
+    def joined(parts: Sequence[RewardResult]) -> RewardResult:
+        """The results of consecutive parts of a batch as one."""
+        whole = RewardResult([])
         for part in parts:
-            start, size = len(whole.values), len(part.values)
-            whole.values += part.values
-            whole.failures += [Failure(start + told.place, told.kind, told.why) for told in part.failures]
+            start, size = len(whole.rewards), len(part.rewards)
+            whole.rewards += part.rewards
+            whole.failures += [
+                Failure(start + failure.index, failure.kind, failure.reason) for failure in part.failures
+            ]
             whole.metrics += part.metrics
             for name in {*whole.extra, *part.extra}:
                 before = whole.extra.get(name, [None] * start)

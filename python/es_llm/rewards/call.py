@@ -1,8 +1,8 @@
-"""Calls one reward function, in whatever process this is.
+"""Calls one reward function, in this process.
 
-Every error becomes failed completions, whatever its class, but for one: in the trainer's own process a
-KeyboardInterrupt is the user's. A child that a function forked and that comes back from it ends here, so that nothing
-is done twice.
+Every error becomes failed completions, whatever its class. The one exception is a KeyboardInterrupt in the trainer's
+own process, which is the user's. If a function forks and the child returns from it, the child ends here, so that no
+work is done twice.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any, Final
 
 from es_llm.errors import RewardError
-from es_llm.rewards.batch import INVALID, RAISED, TIMEOUT, Batch, Failure, Scores
-from es_llm.rewards.loop import Loop, left_over
+from es_llm.rewards.batch import INVALID, RAISED, TIMEOUT, Batch, Failure, RewardResult
+from es_llm.rewards.loop import Loop, end_fork, left_over
 from es_llm.types import RewardFunction
 
 GIVEN: Final = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
-"""What a function gets beside the columns, if it asks for it."""
+"""Arguments that a function may take beside the columns of the data."""
 CANCEL_S: Final = 1.0
-"""A call that is cancelled, since it took too long, has so long to end."""
-_LONGEST: Final = 2000
-"""Characters of a failure's story that are kept."""
-_LONGEST_NAME: Final = 200
-"""Characters of the name of a logged figure or column."""
+"""Seconds that a call may take to end after it was cancelled."""
+_MAX_REASON: Final = 2000
+"""Characters of a failure's reason that are kept."""
+_MAX_NAME: Final = 200
+"""Characters of the name of a logged metric or column that are kept."""
 
 
 def is_async(function: Any) -> bool:
-    """Whether calling it gives something to await."""
+    """True if a call of the function returns something to await."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
-def lacking(function: RewardFunction, columns: Collection[str]) -> list[str]:
-    """The parameters without a default that nobody gives where the data has these columns: each call would fail."""
-    try:  # of what is called itself: a decorator may give its function more than it gets
+def missing_arguments(function: RewardFunction, columns: Collection[str]) -> list[str]:
+    """The parameters without a default for which data with these columns has no argument: each call would fail."""
+    try:  # the signature of the outermost function: a decorator may pass more to its function than it receives
         parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     except (TypeError, ValueError):
         return []
@@ -48,7 +48,7 @@ def lacking(function: RewardFunction, columns: Collection[str]) -> list[str]:
 
 
 def takes(function: RewardFunction, column: str) -> bool:
-    """Whether a function may read a column of the data."""
+    """True if the function may read this column of the data."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -56,76 +56,88 @@ def takes(function: RewardFunction, column: str) -> bool:
     return any(p.kind is inspect.Parameter.VAR_KEYWORD or p.name == column for p in parameters)
 
 
-def call(name: str, function: RewardFunction, batch: Batch, *, one: bool = False, loop: Loop | None = None) -> Scores:
-    """Scores of a batch by one call of the function; with `one` it gives one float for all (a set-level reward).
+def call(
+    name: str, function: RewardFunction, batch: Batch, *, one: bool = False, loop: Loop | None = None
+) -> RewardResult:
+    """The result of one call of the function with the whole batch.
 
-    `loop`: where it is awaited if it is async; None: in a loop for this call alone.
+    Args:
+        name: of the function, for messages.
+        function: to call.
+        batch: what it receives.
+        one: the function returns one float for all completions (a set-level reward).
+        loop: where an async function is awaited; None: in a loop for this call alone.
     """
     log, pid = _Log(len(batch)), os.getpid()
     try:
-        answer = function(**_arguments(function, batch, log))
-        if inspect.isawaitable(answer):
-            answer = _awaited(answer, loop)
-        return log.scores(_spread(name, answer, len(batch)) if one else _listed(name, answer, len(batch)))
+        returned = function(**_arguments(function, batch, log))
+        if inspect.isawaitable(returned):
+            returned = _awaited(returned, loop)
+        return log.result(_spread(name, returned, len(batch)) if one else _listed(name, returned, len(batch)))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return Scores.failed(len(batch), RAISED, _story(error))
+        return RewardResult.failed(len(batch), RAISED, _traceback(error))
     finally:
-        _end_forked(pid)
+        end_fork(pid)
 
 
 def call_each(
     name: str, function: RewardFunction, batch: Batch, before: Callable[[int], None], loop: Loop | None = None
-) -> Scores:
-    """Scores of a batch by one call for each completion; `before` is called with its place before each."""
-    scores = []
-    for place in range(len(batch)):
-        before(place)
+) -> RewardResult:
+    """The result of one call per completion. `before` is called with the index of each completion before its call."""
+    results = []
+    for index in range(len(batch)):
+        before(index)
         try:
-            scores.append(call(name, function, batch.part(place, place + 1), loop=loop))
-        except BaseException as error:  # this process is there for nothing else
-            scores.append(Scores.failed(1, RAISED, _story(error)))
-    return Scores.joined(scores)
+            results.append(call(name, function, batch.part(index, index + 1), loop=loop))
+        except BaseException as error:  # a KeyboardInterrupt: this is a worker, so it isn't the user's
+            results.append(RewardResult.failed(1, RAISED, _traceback(error)))
+    return RewardResult.joined(results)
 
 
-def call_at_once(
+def call_concurrently(
     name: str,
     function: RewardFunction,
     batch: Batch,
     limit_s: float,
     loop: Loop | None = None,
     ended: Callable[[], None] = lambda: None,
-) -> Scores:
-    """Scores of a batch by one call for each completion, all awaited together.
+) -> RewardResult:
+    """The result of one call per completion, with all calls awaited together.
 
-    Those that are left when none has ended for `limit_s` (0: any time) are cancelled; where one doesn't end by that,
-    the loop is `stuck`. `ended` is called in the loop's thread at the end of each.
+    If no call ends for `limit_s` seconds (0: no limit), the remaining ones are cancelled. If a cancelled call doesn't
+    end, the loop becomes `stuck`. `ended` is called in the loop's thread when a call ends.
     """
     pid = os.getpid()
 
-    async def graded(part: Batch) -> Scores:
-        """Whatever is raised ends here: some classes would end the event loop, and with it the whole batch."""
+    async def call_one(part: Batch) -> RewardResult:
+        """Catches everything: some classes of errors would end the event loop, and the whole batch with it."""
         log = _Log(1)
         try:
-            waiting: Any = function(**_arguments(function, part, log))
-            return log.scores(_listed(name, await waiting, 1))
+            awaitable: Any = function(**_arguments(function, part, log))
+            return log.result(_listed(name, await awaitable, 1))
         except BaseException as error:
-            return Scores.failed(1, RAISED, _story(error))
+            return RewardResult.failed(1, RAISED, _traceback(error))
         finally:
-            _end_forked(pid)
+            end_fork(pid)
 
-    async def all_of_them() -> list[Scores]:
-        tasks = [asyncio.ensure_future(graded(batch.part(place, place + 1))) for place in range(len(batch))]
-        late = await left_over(tasks, limit_s, ended)
-        for task in late:
-            task.cancel()
+    async def call_all() -> list[RewardResult]:
+        calls = [asyncio.ensure_future(call_one(batch.part(index, index + 1))) for index in range(len(batch))]
+        late = await left_over(calls, limit_s, ended)
+        for each in late:
+            each.cancel()
         if late and (await asyncio.wait(late, timeout=CANCEL_S))[1] and loop is not None:
             loop.stuck = True
-        failed = Scores.failed(1, TIMEOUT, f"took longer than {limit_s:g} s")
-        return [failed if task in late else task.result() for task in tasks]
+        failed = RewardResult.failed(1, TIMEOUT, f"took longer than {limit_s:g} s")
+        return [failed if each in late else each.result() for each in calls]
 
-    return Scores.joined(_awaited(all_of_them(), loop))
+    return RewardResult.joined(_awaited(call_all(), loop))
+
+
+def printable(value: Any) -> str:
+    """The value as text that every file can hold: surrogates, which have no UTF-8, are escaped."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _awaited(awaitable: Awaitable[Any], loop: Loop | None) -> Any:
@@ -138,19 +150,8 @@ def _awaited(awaitable: Awaitable[Any], loop: Loop | None) -> Any:
         own.close()
 
 
-def _end_forked(pid: int) -> None:
-    """End this process if it isn't `pid`, which called the function."""
-    if os.getpid() != pid:
-        os._exit(1)
-
-
-def printable(value: Any) -> str:
-    """A text that every file can hold: surrogates, which have no UTF-8, as escapes."""
-    return str(value).encode("utf-8", "backslashreplace").decode()
-
-
 class _Log:
-    """What a function logs while it is called."""
+    """What a function logs during a call."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -158,23 +159,23 @@ class _Log:
         self._metrics: list[tuple[str, float]] = []
 
     def extra(self, column: str, values: Sequence[Any]) -> None:
-        """A further column of the table of completions, one value for each."""
+        """Add a column to the table of completions, with one value per completion."""
         listed = list(values)
         if len(listed) != self._size:
             raise RewardError(f"`log_extra`: column {column!r} must have {self._size} values, got {len(listed)}")
-        self._extra[printable(column)[:_LONGEST_NAME]] = [_plain(value) for value in listed]
+        self._extra[printable(column)[:_MAX_NAME]] = [_plain(value) for value in listed]
 
     def metric(self, name: str, value: float) -> None:
-        """A figure, whose mean is logged; NaN for one that is none, which is counted."""
+        """Add a value to a metric, whose mean is logged. A value that is no finite number becomes NaN."""
         number = _number(value)
-        self._metrics.append((printable(name)[:_LONGEST_NAME], math.nan if number is None else number))
+        self._metrics.append((printable(name)[:_MAX_NAME], math.nan if number is None else number))
 
-    def scores(self, answer: tuple[list[float | None], list[Failure]]) -> Scores:
-        return Scores(*answer, extra=self._extra, metrics=self._metrics)
+    def result(self, returned: tuple[list[float | None], list[Failure]]) -> RewardResult:
+        return RewardResult(*returned, extra=self._extra, metrics=self._metrics)
 
 
 def _arguments(function: RewardFunction, batch: Batch, log: _Log) -> Mapping[str, Any]:
-    """TRL's keyword arguments, those that the function takes."""
+    """TRL's keyword arguments, without those that the function doesn't take."""
     given = {
         "prompts": batch.prompts,
         "completions": batch.completions,
@@ -194,29 +195,29 @@ def _arguments(function: RewardFunction, batch: Batch, log: _Log) -> Mapping[str
     return {name: value for name, value in given.items() if name in names}
 
 
-def _listed(name: str, answer: Any, expected: int) -> tuple[list[float | None], list[Failure]]:
-    if isinstance(answer, str | bytes | Mapping) or not isinstance(answer, Iterable):
-        hint = "; does it end without `return`?" if answer is None else ""
-        raise RewardError(f"`{name}` must return a list of rewards, got {_brief(answer)}{hint}")
-    values = answer if isinstance(answer, list | tuple) else list(answer)
+def _listed(name: str, returned: Any, expected: int) -> tuple[list[float | None], list[Failure]]:
+    if isinstance(returned, str | bytes | Mapping) or not isinstance(returned, Iterable):
+        hint = "; does it end without `return`?" if returned is None else ""
+        raise RewardError(f"`{name}` must return a list of rewards, got {_brief(returned)}{hint}")
+    values = returned if isinstance(returned, list | tuple) else list(returned)
     if len(values) != expected:
         raise RewardError(f"`{name}` must return {expected} rewards, one per completion, got {len(values)}")
-    checked = [_number(value) for value in values]
+    rewards = [_number(value) for value in values]
     failures = [
-        Failure(place, INVALID, f"`{name}` gave {_brief(value)}, expected a finite number or None")
-        for place, (number, value) in enumerate(zip(checked, values, strict=True))
-        if number is None and value is not None
+        Failure(index, INVALID, f"`{name}` returned {_brief(value)}, expected a finite number or None")
+        for index, (reward, value) in enumerate(zip(rewards, values, strict=True))
+        if reward is None and value is not None
     ]
-    return checked, failures
+    return rewards, failures
 
 
-def _spread(name: str, answer: Any, size: int) -> tuple[list[float | None], list[Failure]]:
-    """One float for all completions; a list of one is taken too."""
-    if isinstance(answer, list | tuple) and len(answer) == 1:
-        answer = answer[0]
-    number = _number(answer)
-    if number is None and answer is not None:
-        raise RewardError(f"`{name}` must return one float for a member's completions, got {_brief(answer)}")
+def _spread(name: str, returned: Any, size: int) -> tuple[list[float | None], list[Failure]]:
+    """One float for all completions. A list of one float is accepted too."""
+    if isinstance(returned, list | tuple) and len(returned) == 1:
+        returned = returned[0]
+    number = _number(returned)
+    if number is None and returned is not None:
+        raise RewardError(f"`{name}` must return one float for a member's completions, got {_brief(returned)}")
     return [number] * size, []
 
 
@@ -225,13 +226,13 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except Exception:  # what isn't ours may raise anything
+    except Exception:  # a user's object may raise anything
         return None
     return number if math.isfinite(number) else None
 
 
 def _plain(value: Any) -> Any:
-    """Something that every process can read."""
+    """The value itself, or text for a type that other processes may not be able to read."""
     return value if value is None or isinstance(value, int | float | bool) else printable(value)
 
 
@@ -243,8 +244,8 @@ def _brief(value: Any) -> str:
     return text[:200]
 
 
-def _story(error: BaseException) -> str:
+def _traceback(error: BaseException) -> str:
     try:
-        return printable("".join(traceback.format_exception(error)).rstrip()[-_LONGEST:])
+        return printable("".join(traceback.format_exception(error)).rstrip()[-_MAX_REASON:])
     except Exception:
         return type(error).__name__

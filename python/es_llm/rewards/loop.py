@@ -1,8 +1,9 @@
-"""One event loop for everything that is awaited: what a function keeps between its calls stays usable.
+"""One event loop for all async reward functions of a process.
 
-A semaphore, a lock or a client belongs to the loop that it was first awaited in. So the loop lives as long as its
-owner (a worker, or the run where functions are called in the trainer's process), in a thread of its own: tasks that a
-function leaves running go on between calls, and a loop that runs in the caller's thread (a notebook) is no obstacle.
+A semaphore, a lock or a client belongs to the loop in which it was first awaited. So the loop lives as long as its
+owner: a worker, or the run if functions are called in the trainer's process. What a function keeps between calls stays
+usable. The loop has a thread of its own: tasks that a function leaves running continue between calls, and the caller's
+thread may have a loop already, as in a notebook.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from typing import Any, Final
 from es_llm.errors import RewardError
 
 _LOOK_S: Final = 0.5
-"""Seconds after which a waiting caller checks that the loop still runs."""
+"""Seconds between checks, in a waiting caller, that the loop still runs."""
 _END_S: Final = 2.0
-"""Tasks that are cancelled at the end have that time."""
+"""Seconds that cancelled tasks have to end when the loop ends."""
 
 
 class Loop:
-    """An event loop in a thread, which begins with the first `run` and ends with `close` or with the process.
+    """An event loop in a thread. The thread begins with the first `run` and ends with `close` or with the process.
 
-    `stuck` says that a cancelled task doesn't end, so that what it holds is never given back.
+    `stuck` is true if a cancelled task didn't end, so that the locks and semaphores it holds are never released.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class Loop:
 
         Raises:
             RewardError: the function closed the loop.
-            BaseException: whatever the awaitable raises.
+            BaseException: any error that the awaitable raises.
         """
         if self._running is None or not self._running.alive:
             self._running = _Running()
@@ -48,7 +49,7 @@ class Loop:
         return self._running.result(awaitable)
 
     def close(self) -> None:
-        """Cancel what still runs, and end the thread; the next `run` begins another one."""
+        """Cancel all running tasks and end the thread. The next `run` begins another one."""
         if self._finalizer is not None:
             self._finalizer()
         self._running = self._finalizer = None
@@ -71,19 +72,18 @@ class _Running:
         pid = os.getpid()
 
         async def wait() -> tuple[Any, BaseException | None]:
-            """Whatever is raised ends here: some classes would end the loop."""
+            """Catches everything: some classes of errors would end the loop."""
             try:
                 return await awaitable, None
             except BaseException as error:
                 return None, error
             finally:
-                if os.getpid() != pid:  # a child that the function forked came back from it
-                    os._exit(1)
+                end_fork(pid)
 
         future = asyncio.run_coroutine_threadsafe(wait(), self._loop)
         try:
             value, error = self._waited(future)
-        except BaseException:  # the user's interrupt
+        except BaseException:  # the user's KeyboardInterrupt
             future.cancel()
             raise
         if error is not None:
@@ -96,12 +96,12 @@ class _Running:
             if done:
                 return future.result()
             if not self.alive:
-                raise RewardError("the event loop of the rewards was closed while a function was awaited")
+                raise RewardError("the event loop of the rewards was closed while a function was awaited in it")
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         while not self._ending and not self._loop.is_closed():
-            with contextlib.suppress(BaseException):  # of a task that a function left running: SystemExit, say
+            with contextlib.suppress(BaseException):  # a task that a function left running may raise SystemExit
                 self._loop.run_forever()
         if not self._loop.is_closed():
             with contextlib.suppress(BaseException):
@@ -118,18 +118,24 @@ class _Running:
         await asyncio.wait_for(self._loop.shutdown_asyncgens(), _END_S)
 
     def end(self) -> None:
-        """End the thread, unless a function blocks it: then it ends with the process."""
+        """End the thread. If a function blocks it, it ends with the process instead."""
         self._ending = True
         with contextlib.suppress(RuntimeError):  # closed
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(2 * _END_S + 1.0)
 
 
-async def left_over(tasks: Collection[asyncio.Task[Any]], limit_s: float, ended: Callable[[], None]) -> set[Any]:
-    """Await tasks; those that are left when none has ended for `limit_s` seconds (0: any time).
+def end_fork(pid: int) -> None:
+    """End this process unless it is `pid`: a function forked, and this child returned from the function."""
+    if os.getpid() != pid:
+        os._exit(1)
 
-    They may wait for each other, for a semaphore say: a queue that moves isn't late. `ended` is called at the end of
-    each, but never after this has returned.
+
+async def left_over(tasks: Collection[asyncio.Task[Any]], limit_s: float, ended: Callable[[], None]) -> set[Any]:
+    """Await tasks until none has ended for `limit_s` seconds (0: no limit), and return those that are left.
+
+    Tasks may wait for each other, for example for a semaphore, so the limit begins again when a task ends. `ended` is
+    called at the end of each task, but never after this function has returned.
     """
     clock = asyncio.get_running_loop().time
     last, watched = clock(), True

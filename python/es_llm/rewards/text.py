@@ -1,4 +1,4 @@
-"""Completions as text, in either of the shapes that TRL hands to reward functions."""
+"""The text of a completion, in either of the two forms that reward functions receive: text or messages, as in TRL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """Return the text of a plain completion, or the joined contents of a list of messages.
+    """The text of a plain completion, or the joined contents of a list of messages.
 
     Raises:
         TypeError: `completion` is neither.

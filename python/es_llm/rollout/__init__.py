@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from es_llm.errors import ConfigError
-from es_llm.plugins import resolve
+from es_llm.plugins import names_in, resolve
 from es_llm.rollout import engines
 from es_llm.rollout.engine import RolloutEngine
 
@@ -16,7 +15,7 @@ __all__ = ["engine_names", "load_engine"]
 
 def engine_names() -> list[str]:
     """Names of the built-in engines, sorted; imports none of them."""
-    return sorted(module.name for module in pkgutil.iter_modules(engines.__path__))
+    return sorted(_builtin())
 
 
 def load_engine(
@@ -43,8 +42,7 @@ def load_engine(
         ConfigError: there is no such engine, it can't be imported, or it lacks methods of `RolloutEngine`.
         ModelError: the engine can't run this model.
     """
-    builtin = {known: f"{engines.__name__}.{known}:build" for known in engine_names()}
-    build = resolve("engine", name, builtin, attribute="build")
+    build = resolve("engine", name, _builtin(), attribute="build")
     engine: RolloutEngine = build(
         model,
         tokenizer,
@@ -58,3 +56,7 @@ def load_engine(
             f"engine {name!r}: {type(engine).__name__} has no {', '.join(f'`{each}`' for each in missing)}"
         )
     return engine
+
+
+def _builtin() -> dict[str, str]:
+    return names_in(engines.__name__, engines.__path__, "build")

@@ -41,12 +41,10 @@ class LiveMember:
 
     Args:
         weights: those that the engine's targets belong to.
-        run_seed: of the noise.
-        sigma: scale of the noise.
     """
 
-    def __init__(self, weights: Weights, *, run_seed: int, sigma: float) -> None:
-        self._weights, self._run_seed, self._sigma = weights, run_seed, sigma
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
         self._written: tuple[int, int] | str | None = _UNKNOWN
         self.seconds = 0.0
 
@@ -60,7 +58,7 @@ class LiveMember:
         if member is None:
             self._weights.unperturb()
         else:
-            self._weights.perturb(member, run_seed=self._run_seed, sigma=self._sigma)
+            self._weights.perturb(member)
         self._written = wanted
         self.seconds += time.perf_counter() - start
         return True

@@ -1,79 +1,105 @@
-"""Tasks by name. A new task is one new file here with a `build(**options) -> Task`; nothing to register."""
+"""Tasks by name. A task is a function `build(**options) -> Task`: built in, of an installed package, or in a file.
+
+`es_llm.plugins` says how a name is looked up. `--task my_task.py` calls the `build` of that file.
+"""
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import pkgutil
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
 
+from es_llm import plugins
 from es_llm.config.checks import plain_value, type_name
+from es_llm.config.fields import nearest
 from es_llm.errors import ConfigError
 from es_llm.tasks.base import Task
 
-__all__ = ["Task", "load_task", "task_names"]
+__all__ = ["Task", "file_of", "load_task", "task_names"]
 
-_NOT_TASKS = {"base"}
-_OF_MANY = {"reasoning_gym": "mini_sudoku"}
-"""Rooms of many tasks, `reasoning_gym:NAME`, each with the name of one of them."""
-_OF_THE_RUN = {
+_BUILTIN: Final = {
+    "arc": "es_llm.tasks.arc:build",
+    "conciseness": "es_llm.tasks.conciseness:build",
+    "countdown": "es_llm.tasks.countdown:build",
+    "gsm8k": "es_llm.tasks.gsm8k:build",
+    "math": "es_llm.tasks.math:build",
+    "reasoning_gym": "es_llm.tasks.reasoning_gym:build",
+    "rows": "es_llm.tasks.base:rows",
+}
+_WITH_DATASET: Final = {"reasoning_gym": "mini_sudoku"}
+"""Tasks that hold many data sets, `reasoning_gym:NAME`, each with an example of a NAME."""
+_OF_THE_RUN: Final = {
     "chat": "--chat chat, or --chat raw",
     "system_prompt": "--system_prompt TEXT",
     "chat_template_kwargs": "--chat_template_kwargs NAME=VALUE",
 }
-"""Options of `ESConfig` that one may look for among a task's own."""
+"""Options of `ESConfig` that users may look for among the options of a task."""
 
 
 def task_names() -> list[str]:
-    """Names of all tasks, sorted; imports none of them."""
-    return sorted(
-        module.name
-        for module in pkgutil.iter_modules(__path__)
-        if module.name not in _NOT_TASKS and not module.name.startswith("_")
-    )
+    """Names of all built-in tasks, sorted. Imports none of them."""
+    return sorted(_BUILTIN)
 
 
 def load_task(name: str, /, **options: Any) -> Task:
-    """Build the task `name` with the options of its `build`; `data` are rows in place of its own.
+    """Build the task `name` with the options of its `build`. The option `data` holds rows that replace its own.
 
     Raises:
-        ConfigError: no such task, or no such option (with the nearest known names), or a value it refuses.
+        ConfigError: no such task or option (with the nearest known names), or a value that the task refuses.
     """
-    known = task_names()
-    name, colon, dataset = name.partition(":")
-    if name in _OF_MANY and not dataset:
-        example = f"{name}:{_OF_MANY[name]}"
-        raise ConfigError(
-            f"task `{name}` holds many data sets: expected --task {name}:NAME, such as {example}, got {name + colon!r}"
-        )
-    if name not in known or (bool(colon) != (name in _OF_MANY)):
-        raise ConfigError(f"unknown task {name + colon + dataset!r}{_nearest(name, known)}")
-    if colon:
+    task, dataset = _split(name)
+    if dataset:
         options["dataset"] = dataset
-    build = importlib.import_module(f"{__name__}.{name}").build
-    parameters = inspect.signature(build).parameters
-    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    build = plugins.resolve("task", task, _BUILTIN, attribute="build")
+    if isinstance(build, Task):
+        if options:
+            raise ConfigError(f"task {name!r} is a `Task` without options, got {', '.join(map(repr, options))}")
+        return build
+    if not callable(build):
+        raise ConfigError(f"task {name!r} must be a `Task` or a function that returns one, got {build!r}")
     options = {option: value if option == "data" else plain_value(value) for option, value in options.items()}
+    _require_options(task, build, options)
+    with plugins.same_directory():
+        built = build(**options)
+    if not isinstance(built, Task):
+        raise ConfigError(f"task {name!r}: its function must return a `Task`, got {built!r} ({type(built).__name__})")
+    return built
+
+
+def file_of(name: str) -> Path | None:
+    """The file of a task that isn't built in; None for a built-in task."""
+    return None if name.partition(":")[0] in _BUILTIN else plugins.file_of("task", name, attribute="build")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(task, data set) of `reasoning_gym:NAME`; (name, "") of any other task."""
+    task, colon, dataset = name.partition(":")
+    if task in _WITH_DATASET:
+        if not dataset:
+            example = f"{task}:{_WITH_DATASET[task]}"
+            raise ConfigError(
+                f"task `{task}` holds many data sets: expected --task {task}:NAME, such as {example}, got {name!r}"
+            )
+        return task, dataset
+    if colon and task in _BUILTIN:
+        raise ConfigError(f"unknown task {name!r}: `{task}` has no data sets to choose from, expected --task {task}")
+    return name, ""
+
+
+def _require_options(task: str, build: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Check that a task has these options, and that their values have the types of its defaults."""
+    parameters = inspect.signature(build).parameters
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     for option, value in options.items():
-        if option not in parameters:
-            if option in _OF_THE_RUN:
-                where = f"it is one of the run: {_OF_THE_RUN[option]}"
-                raise ConfigError(f"task `{name}` has no option {option!r}; {where}")
-            if free:
-                continue
-            if option == "data":
-                raise ConfigError(f"task `{name}` has its own data; leave `dataset_name` out")
-            raise ConfigError(f"task `{name}` has no option {option!r}{_nearest(option, list(parameters))}")
-        expected = type(parameters[option].default)
-        if type(value) is not expected and expected in (int, float, str, bool):
-            raise ConfigError(f"task `{name}`: `{option}` must be {type_name(expected)}, got {value!r}")
-    task = build(**options)
-    assert isinstance(task, Task), f"{name}.build returned {type(task).__name__}"
-    return task
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"; did you mean {' or '.join(repr(candidate) for candidate in near)}?" if near else ""
-    return f"{hint} (known: {', '.join(known)})"
+        if option in parameters:
+            expected = type(parameters[option].default)
+            if type(value) is not expected and expected in (int, float, str, bool):
+                raise ConfigError(f"task `{task}`: `{option}` must be {type_name(expected)}, got {value!r}")
+        elif option in _OF_THE_RUN:
+            raise ConfigError(f"task `{task}` has no option {option!r}; it is one of the run: {_OF_THE_RUN[option]}")
+        elif option == "data" and not takes_any:
+            raise ConfigError(f"task `{task}` has its own data; leave `dataset_name` out")
+        elif not takes_any:
+            known = f" (known: {', '.join(parameters)})"
+            raise ConfigError(f"task `{task}` has no option {option!r}{nearest(option, parameters)}{known}")

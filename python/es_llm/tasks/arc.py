@@ -1,23 +1,23 @@
-"""Grids in the shape of ARC-AGI: from a few pairs of grids, write a program that makes each output of its input.
+"""Grids in the shape of ARC-AGI: from a few pairs of grids, write a program that turns each input into its output.
 
     es-llm train --task arc --dataset_name path/to/rows.jsonl       # rows with `train` and `test` lists of pairs
 
-The own problems are turns, mirrors, recolourings and frames of small grids. The program runs in a sandbox of Linux (see
-`docs/security.md`).
+The task's own problems are turns, mirrors, recolorings and frames of small grids. The model writes a Python function
+`transform(grid)`, which runs in a sandbox of Linux (see `docs/security.md`).
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from es_llm.data.messages import TextPrompts
-from es_llm.errors import ConfigError
-from es_llm.rewards.arc import arc_accuracy, code_of
-from es_llm.rewards.sandbox import require_sandbox
-from es_llm.tasks.base import Splits, Task, column
+from es_llm.rewards.sandbox import require_sandbox, run_function
+from es_llm.rewards.text import completion_text
+from es_llm.tasks.base import Splits, Task, column, own_problems
 from es_llm.types import Row
 
 Grid = list[list[int]]
@@ -26,31 +26,31 @@ INSTRUCTION = (
     "Each grid holds colours as digits, one row per line. Find the rule that makes each output of its input, and write "
     "it as a Python function transform(grid) that takes and returns a list of rows. Answer with one block of code."
 )
+MAX_CODE: Final = 20_000
+"""Characters of code that are run. Longer code is wrong."""
 
 
 def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None) -> Task:
     """The task.
 
     Args:
-        train_size: own problems to train on.
-        eval_size: own problems held out.
+        train_size: number of own problems to train on.
+        eval_size: number of own problems held out.
         seed: of the own problems.
-        data: other rows, with lists `train` and `test` of pairs `{"input": grid, "output": grid}`.
+        data: rows that replace the own problems, with lists `train` and `test` of pairs
+            `{"input": grid, "output": grid}`.
 
     Raises:
-        ConfigError: a negative size, or a row of `data` lacks something.
+        ConfigError: a negative size, or a row of `data` lacks a column.
         RewardError: this system offers no sandbox.
     """
-    for option, value in (("train_size", train_size), ("eval_size", eval_size), ("seed", seed)):
-        if value < 0:
-            raise ConfigError(f"`{option}` must be >= 0, got {value}")
     require_sandbox()
 
     def adapt(row: Mapping[str, Any]) -> Row:
         return {"prompt": _prompt(column(row, "train"), column(row, "test")), "test": json.dumps(row["test"])}
 
-    own = Splits(train=_problems("train", train_size, seed), eval=_problems("eval", eval_size, seed))
-    train, held_out = (data or own).adapted(adapt)
+    splits = own_problems(_problems, train_size=train_size, eval_size=eval_size, seed=seed, data=data)
+    train, held_out = splits.adapted(adapt)
     return Task(
         name="arc",
         train=train,
@@ -59,6 +59,45 @@ def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: S
         answer_of=code_of,
         text_prompts=TextPrompts(questions=True),
     )
+
+
+def arc_accuracy(completions: Sequence[Any], test: Sequence[str], **columns: Any) -> list[float]:
+    """1.0 where the completion's `transform` turns every test input into its output, else 0.0.
+
+    Args:
+        completions: with Python code in their last fenced block, or nothing but code.
+        test: the pairs as JSON, `[{"input": grid, "output": grid}, ...]`. A grid is a list of rows of digits.
+        columns: other columns, not used.
+
+    Raises:
+        RewardError: this system offers no sandbox.
+    """
+    require_sandbox()
+    return [_reward(completion_text(text), json.loads(pairs)) for text, pairs in zip(completions, test, strict=True)]
+
+
+def code_of(text: str) -> str:
+    """The last fenced block of code, or the whole text if it has none."""
+    blocks = _BLOCK.findall(text)
+    return blocks[-1] if blocks else text
+
+
+_BLOCK: Final = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
+
+
+def _reward(text: str, pairs: list[dict[str, Any]]) -> float:
+    code = code_of(text)
+    if "def transform" not in code or len(code) > MAX_CODE:
+        return 0.0
+    ran = run_function(code, "transform", [pair["input"] for pair in pairs])
+    return float(ran.values is not None and _equal(ran.values, [pair["output"] for pair in pairs]))
+
+
+def _equal(got: Any, expected: Any) -> bool:
+    """True for equal lists of whole numbers. `True` is not 1."""
+    if isinstance(expected, list):
+        return isinstance(got, list) and len(got) == len(expected) and all(map(_equal, got, expected))
+    return type(got) in (int, float) and got == expected
 
 
 def _prompt(shown: list[Any], asked: list[Any]) -> str:
@@ -72,7 +111,7 @@ def _text(grid: Grid) -> str:
 
 
 def _problems(split: str, size: int, seed: int) -> list[Row]:
-    """Problems of our own; the grids of a split are drawn from its own stream."""
+    """Own problems. Each split draws its grids from a random stream of its own."""
     stream = random.Random(f"es_llm/arc/{split}/{seed}")
     rows: list[Row] = []
     for _ in range(size):
@@ -89,10 +128,10 @@ def _grid(stream: random.Random) -> Grid:
 
 
 _RULES: tuple[Callable[[int], Callable[[Grid], Grid]], ...] = (
-    lambda colour: lambda grid: [row[::-1] for row in grid],
-    lambda colour: lambda grid: grid[::-1],
-    lambda colour: lambda grid: [list(row) for row in zip(*grid, strict=True)],
-    lambda colour: lambda grid: [[colour if cell == 0 else cell for cell in row] for row in grid],
-    lambda colour: lambda grid: [[colour] * (len(grid[0]) + 2), *([colour, *row, colour] for row in grid),
-                                 [colour] * (len(grid[0]) + 2)],
+    lambda color: lambda grid: [row[::-1] for row in grid],
+    lambda color: lambda grid: grid[::-1],
+    lambda color: lambda grid: [list(row) for row in zip(*grid, strict=True)],
+    lambda color: lambda grid: [[color if cell == 0 else cell for cell in row] for row in grid],
+    lambda color: lambda grid: [[color] * (len(grid[0]) + 2), *([color, *row, color] for row in grid),
+                                [color] * (len(grid[0]) + 2)],
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""What a task is: rows to train and evaluate on, and functions that score completions.
+"""What a task is: rows to train and to evaluate on, and functions that reward completions.
 
-Knows nothing about models, tokenizers or the optimiser. A row is a mapping with the key `prompt` (text or messages) and
-one key per column that the functions need; the functions receive each column as a list, in TRL's manner.
+Knows nothing about models, tokenizers or the optimizer. A row is a mapping with the key `prompt` (text or messages) and
+one key per column that the reward functions need. The functions receive each column as a list, as in TRL.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ from es_llm.types import RewardFunction, Row
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A named problem. Metrics have the contract of rewards; their figure is the mean over completions.
+    """A named problem.
 
-    `train` may be a stream, `eval` may be empty; `reward_funcs` are empty only for `rows`.
+    name: shown in messages and directory names.
+    train: rows to train on; may be a stream.
+    eval: held-out rows; may be empty.
+    reward_funcs: empty only for the task `rows`, whose rewards the user names.
+    metric_funcs: name -> function with the contract of rewards; evaluation reports its mean over completions.
+    answer_of: returns the answer in the text of a completion, or None. Majority votes compare these answers.
+    text_prompts: what the task's text prompts are. The run's option `chat` decides how they reach the model.
     """
 
     name: str
@@ -28,33 +34,68 @@ class Task:
     reward_funcs: tuple[RewardFunction, ...]
     metric_funcs: Mapping[str, RewardFunction] = field(default_factory=dict)
     answer_of: Callable[[str], str | None] = str.strip
-    """The answer in a completion's text, as majority votes count it; None: it has none."""
     text_prompts: TextPrompts = TextPrompts()
-    """What its prompts are where they are text; the run's `chat` says in which form they reach the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The rows of a data set in place of a task's own. `train` may be a `datasets.IterableDataset`."""
+    """Rows to train and to evaluate on, as a data set has them. `train` may be a `datasets.IterableDataset`."""
 
     train: Iterable[Mapping[str, Any]]
     eval: Iterable[Mapping[str, Any]]
 
     def adapted(self, adapt: Callable[[Mapping[str, Any]], Row]) -> tuple[Iterable[Row], list[Row]]:
-        """Train and eval rows, each made by `adapt`; a stream stays one.
+        """Train and eval rows, each converted by `adapt`. A stream stays a stream.
 
         Raises:
-            ConfigError: a row lacks what the task needs; says which.
+            ConfigError: a row lacks a column or value that the task needs; names the row and the column.
         """
         return _adapted(self.train, adapt, "train"), list(_each(self.eval, adapt, "eval"))
 
 
-def column(row: Mapping[str, Any], *names: str) -> Any:
-    """The first of these columns that the row has.
+def rows(*, data: Splits | None = None) -> Task:
+    """The task `rows`: the rows of a data set as they are, with a `prompt` each. The user names the rewards.
 
     Raises:
-        KeyError: it has none of them.
-        ValueError: it has one of them, without a value.
+        ConfigError: there is no data set.
+    """
+    if data is None:
+        raise ConfigError("task `rows` needs `dataset_name`, got none")
+    return Task(name="rows", train=data.train, eval=list(data.eval), reward_funcs=())
+
+
+def own_problems(
+    problems: Callable[[str, int, int], list[Row]],
+    *,
+    train_size: int,
+    eval_size: int,
+    seed: int,
+    data: Splits | None = None,
+) -> Splits:
+    """The rows of `data`, or without it both splits of a task's own problems.
+
+    Args:
+        problems: returns the rows of (split "train" or "eval", number of rows, seed).
+        train_size: number of problems to train on.
+        eval_size: number of held-out problems.
+        seed: of the problems.
+        data: rows that replace the task's own.
+
+    Raises:
+        ConfigError: a size or the seed is negative.
+    """
+    for option, value in (("train_size", train_size), ("eval_size", eval_size), ("seed", seed)):
+        if value < 0:
+            raise ConfigError(f"`{option}` must be >= 0, got {value}")
+    return data or Splits(train=problems("train", train_size, seed), eval=problems("eval", eval_size, seed))
+
+
+def column(row: Mapping[str, Any], *names: str) -> Any:
+    """The value in the first of these columns that the row has.
+
+    Raises:
+        KeyError: the row has none of the columns.
+        ValueError: the row has one of the columns, but no value in it.
     """
     for name in names:
         if row.get(name) is not None:
@@ -64,17 +105,19 @@ def column(row: Mapping[str, Any], *names: str) -> Any:
     raise KeyError(" or ".join(map(repr, names)))
 
 
-def question(row: Mapping[str, Any], *names: str) -> str:
-    """The text in the first of these columns that the row has.
+def question_prompt(row: Mapping[str, Any], *names: str, ending: str) -> Any:
+    """The row's own `prompt`; without one, the question in the first of these columns, followed by `ending`.
 
     Raises:
-        KeyError: it has none of them.
-        ValueError: it holds no text.
+        KeyError: the row has none of the columns.
+        ValueError: the column holds no text, or blank text.
     """
-    text = column(row, *names)
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{' or '.join(map(repr, names))} must be text, not blank, got {text!r}")
-    return text
+    if row.get("prompt") is not None:
+        return row["prompt"]
+    question = column(row, *names)
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"{' or '.join(map(repr, names))} must be text, not blank, got {question!r}")
+    return question + ending
 
 
 def _adapted(rows: Iterable[Mapping[str, Any]], adapt: Callable[[Mapping[str, Any]], Row], split: str) -> Iterable[Row]:
@@ -96,7 +139,7 @@ def _each(rows: Iterable[Mapping[str, Any]], adapt: Callable[[Mapping[str, Any]]
 
 
 class _AdaptedStream:
-    """A stream whose rows are made by `adapt` as they come."""
+    """A stream that converts each row by `adapt` when it is read."""
 
     def __init__(self, stream: Any, adapt: Callable[[Mapping[str, Any]], Row]) -> None:
         self._stream, self._adapt = stream, adapt

@@ -1,17 +1,23 @@
 """Conciseness: short questions, each with its shortest right answer (Qiu et al., arXiv 2509.24372, section 4).
 
-Two questions to train on and eight held out, as in the paper; the questions are ours.
+Two questions to train on and eight held out, as in the paper. The questions are our own. A completion as long as the
+shortest right answer is best:
+
+    reward = -|len(completion) - len(answer)|, in characters of the completion alone
+
+Reports use a scale on which -2000 is 0 and 0 is 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from es_llm.data.messages import TextPrompts
-from es_llm.rewards.conciseness import conciseness_reward, rescaled_conciseness
-from es_llm.rewards.reading import written
+from es_llm.rewards import inline
+from es_llm.rewards.text import completion_text
 from es_llm.tasks.base import Splits, Task, column
+from es_llm.tasks.reading import answer_text
 from es_llm.types import Row
 
 TRAIN = (("What is the colour of a ripe banana?", "Yellow"), ("How many legs does a spider have?", "8"))
@@ -25,20 +31,22 @@ EVAL = (
     ("Which metal has the symbol Fe?", "Iron"),
     ("Is the sun a star?", "Yes"),
 )
+ZERO: Final = -2000.0
+"""The reward that is reported as 0."""
 
 
 def build(*, data: Splits | None = None) -> Task:
     """The task.
 
     Args:
-        data: other rows, with a `question` (or `prompt`) and its shortest right `answer`.
+        data: rows that replace the own questions, with a `question` (or `prompt`) and its shortest right `answer`.
 
     Raises:
         ConfigError: a row of `data` lacks one of them.
     """
 
     def adapt(row: Mapping[str, Any]) -> Row:
-        return {"prompt": column(row, "question", "prompt"), "answer": written(column(row, "answer"))}
+        return {"prompt": column(row, "question", "prompt"), "answer": answer_text(column(row, "answer"))}
 
     own = Splits(train=_rows(TRAIN), eval=_rows(EVAL))
     train, held_out = (data or own).adapted(adapt)
@@ -50,6 +58,19 @@ def build(*, data: Splits | None = None) -> Task:
         metric_funcs={"rescaled": rescaled_conciseness},
         text_prompts=TextPrompts(questions=True),
     )
+
+
+@inline
+def conciseness_reward(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
+    """-|len(completion) - len(answer)| of each completion, at most 0."""
+    texts = map(completion_text, completions)
+    return [-float(abs(len(text) - len(short))) for text, short in zip(texts, answer, strict=True)]
+
+
+@inline
+def rescaled_conciseness(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
+    """The reward as the paper reports it: 1 - reward / -2000. Below 0 for lengths more than 2,000 off."""
+    return [1.0 - reward / ZERO for reward in conciseness_reward(completions, answer)]
 
 
 def _rows(pairs: tuple[tuple[str, str], ...]) -> list[Row]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from es_llm.errors import ConfigError
 from es_llm.rewards.call import printable
-from es_llm.rewards.scoring import Graded
+from es_llm.rewards.reward_set import BatchRewards
 from es_llm.rollout.engine import Completion
 from es_llm.types import Row
 
@@ -53,7 +53,7 @@ class CompletionLog:
         self,
         rows: Sequence[Row],
         completions: Sequence[Completion],
-        graded: Graded,
+        rewards: BatchRewards,
         *,
         samples: int = 0,
         **about: Any,
@@ -70,13 +70,13 @@ class CompletionLog:
                 "completion": printable(completion.text),
                 "tokens": len(completion.token_ids),
                 "finished": completion.finished,
-                "reward": graded.totals[index],
+                "reward": rewards.rewards[index],
             }
-            values = {name: scores.values[index] for name, scores in graded.scores.items()}
+            values = {name: result.rewards[index] for name, result in rewards.results.items()}
             extra = {
                 (name, column): given[index]
-                for name, scores in graded.scores.items()
-                for column, given in scores.extra.items()
+                for name, result in rewards.results.items()
+                for column, given in result.extra.items()
             }
             self._rows.append(_Row(own, values, extra))
 

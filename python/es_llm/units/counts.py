@@ -1,7 +1,7 @@
 """Counts of completions and rewards: whole numbers that are summed over units, so that the figures made from them are
 equal however units were spread over ranks.
 
-A score counts as round(score * 2^20), clamped to +-10^9, and its square likewise. Negative numbers travel modulo 2^64.
+A reward counts as round(reward * 2^20), clamped to +-10^9, and its square likewise. Sums travel modulo 2^64.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from es_llm.rewards.batch import FAILURE_KINDS, Scores
+from es_llm.rewards.batch import FAILURE_KINDS, RewardResult
 from es_llm.rollout.engine import Completion
 
 _SCALE: Final = 1 << 20
@@ -19,7 +19,7 @@ _MODULUS: Final = 1 << 64
 
 
 class Tally(NamedTuple):
-    """The scores of one function: their number, sum, sum of squares, and the failures of each of `FAILURE_KINDS`."""
+    """The rewards of one function: their number, sum, sum of squares, and the failures of each of `FAILURE_KINDS`."""
 
     size: int = 0
     total: int = 0
@@ -27,10 +27,10 @@ class Tally(NamedTuple):
     failures: tuple[int, ...] = (0,) * len(FAILURE_KINDS)
 
     @staticmethod
-    def of(scores: Scores) -> Tally:
-        """The tally of one batch of scores."""
-        values = [value for value in scores.values if value is not None]
-        kinds = [failure.kind for failure in scores.failures]
+    def of(result: RewardResult) -> Tally:
+        """The tally of one function's rewards of a batch."""
+        values = [value for value in result.rewards if value is not None]
+        kinds = [failure.kind for failure in result.failures]
         return Tally(
             size=len(values),
             total=sum(map(_fixed, values)),
@@ -39,7 +39,7 @@ class Tally(NamedTuple):
         )
 
     def metrics(self, name: str) -> dict[str, float]:
-        """Mean and standard deviation of the scores under TRL's names, and the failures, if any, also by kind."""
+        """Mean and standard deviation of the rewards under TRL's names, and the failures, if any, also by kind."""
         metrics: dict[str, float] = {}
         if self.size:
             mean, square = self.total / _SCALE / self.size, self.squares / _SCALE / self.size
@@ -71,14 +71,14 @@ class Counts:
     tallies: tuple[Tally, ...] = ()
 
     @staticmethod
-    def of(completions: Sequence[Completion], scores: Iterable[Scores] = ()) -> Counts:
-        """The counts of one batch, with the scores of each reward function."""
+    def of(completions: Sequence[Completion], results: Iterable[RewardResult] = ()) -> Counts:
+        """The counts of one batch, with the rewards of each function."""
         return Counts(
             completions=len(completions),
             tokens=sum(len(completion.token_ids) for completion in completions),
             cut_off=sum(not completion.finished for completion in completions),
             empty=sum(not completion.text.strip() for completion in completions),
-            tallies=tuple(map(Tally.of, scores)),
+            tallies=tuple(map(Tally.of, results)),
         )
 
     @property

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from es_llm.rewards.batch import Scores
+from es_llm.rewards.batch import RewardResult
 
 REFUSED: Final = "rewards/log_metric_refused"
 """Metric: number of values given to `log_metric` that were not finite."""
@@ -15,11 +15,11 @@ _LARGEST: Final = 1e300
 """A larger value counts as infinite, so that sums stay finite."""
 
 
-def encode_logged(scores: Iterable[Scores]) -> bytes:
+def encode_logged(results: Iterable[RewardResult]) -> bytes:
     """What functions gave to `log_metric`, as JSON: name -> sum, number of values, number of values that were not
     finite; empty if they gave nothing."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0, 0])
-    for each in scores:
+    for each in results:
         for name, value in each.metrics:
             if abs(value) <= _LARGEST:  # not NaN
                 sums[name][0] += value

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
-from es_llm._core import Member, Population, plan_units
+from es_llm._core import Member, Population, Unit, plan_units
 from es_llm.config import ESConfig
 from es_llm.model.weights import Weights
 from es_llm.rewards.batch import Batch, TrainerState
-from es_llm.rewards.scoring import RewardSet
+from es_llm.rewards.reward_set import RewardSet
 from es_llm.rollout.engine import Completion, LiveMember, RolloutEngine
 from es_llm.team import Team
 from es_llm.types import Row
@@ -48,13 +48,6 @@ class Prompts(Protocol):
         """
 
 
-class Unit(NamedTuple):
-    """Indices of members and prompts that are evaluated together."""
-
-    members: range
-    prompts: range
-
-
 @dataclass(kw_only=True)
 class RunState:
     """Everything that the work on a unit needs."""
@@ -74,9 +67,8 @@ class RunState:
 
     def plan(self, members: int, rows: int) -> list[Unit]:
         """The units for `members` x `rows` prompts."""
-        size = self.unit_rows(rows)
-        units = plan_units(members, rows, size)
-        return [Unit(range(unit.member, unit.member + 1), range(unit.start, unit.stop)) for unit in units]
+        own = self.engine.members_per_unit
+        return plan_units(members, rows, members_per_unit=own, prompts_per_unit=self.unit_rows(rows))
 
     def complete(self, members: Sequence[Member | None], rows: Sequence[Row]) -> list[list[Completion]]:
         """For each member, its completions of a unit's rows, generated `prompts_per_unit` at a time."""

@@ -6,6 +6,7 @@ pub mod fitness;
 pub mod journal;
 pub mod kernels;
 pub mod noise;
+pub mod plan;
 pub mod population;
 pub mod schedule;
 pub mod shaping;

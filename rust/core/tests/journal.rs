@@ -18,16 +18,17 @@ enum Frame {
 
 fn record(iteration: u32, fitness: &[Option<f64>]) -> Record {
     Record {
+        run_seed: 42,
         iteration,
         sigma: 1e-3,
         learning_rate: 5e-4,
         cursor: u64::from(iteration) * 64,
         fitness: fitness.to_vec(),
-        pairs: (0..fitness.len() as u32).collect(),
         coefficients: fitness
             .iter()
-            .map(|value| value.unwrap_or(0.0).clamp(-9.0, 9.0) as f32 / 7.0)
+            .map(|value| value.unwrap_or(0.0).clamp(-9.0, 9.0) / 7.0)
             .collect(),
+        rate_folded: false,
     }
 }
 
@@ -86,7 +87,7 @@ fn what_was_written_is_read() {
     let (bytes, states) = written(&sample(), &path);
     let journal = states.last().unwrap();
     assert_eq!(journal.header, HEADER);
-    assert_eq!(journal.version, 1);
+    assert_eq!(journal.version, 2);
     assert_eq!(
         journal.records[0],
         record(0, &[Some(0.5), None, Some(-1.0)])
@@ -283,7 +284,7 @@ fn records_and_digests_come_in_order() {
         Err(JournalError::DigestDiffers { .. })
     ));
     let odd = Record {
-        pairs: vec![0],
+        coefficients: vec![0.0; 3],
         ..record(1, &fitness)
     };
     assert!(matches!(

@@ -28,13 +28,14 @@ fn journal() -> Vec<u8> {
     let mut writer = JournalWriter::create(&path, r#"{"run": 1}"#).unwrap();
     for iteration in 0..4_u32 {
         let record = Record {
+            run_seed: 7,
             iteration,
             sigma: 1e-3,
             learning_rate: 5e-4,
             cursor: 8,
             fitness: vec![Some(0.5), None, Some(f64::from(iteration))],
-            pairs: vec![0, 2],
             coefficients: vec![0.25, -0.5],
+            rate_folded: false,
         };
         writer.append_record(&record).unwrap();
         writer.append_digest(iteration, 77).unwrap();

@@ -1,13 +1,19 @@
 //! ask / tell / apply, and the fitness table, as their callers see them.
 
-use es_core::fitness::{FailurePolicy, FitnessError, FitnessTable, score};
-use es_core::population::{Population, PopulationError, Record};
-use es_core::schedule::plan_units;
-use es_core::shaping::ShapingRule;
+use std::sync::Arc;
+
+use es_core::fitness::{FailurePolicy, FitnessError, FitnessTable, unit_sums};
+use es_core::plan::Plan;
+use es_core::population::{Member, Population, PopulationError, Record};
+use es_core::shaping::Shaping;
 use proptest::prelude::*;
 
 fn population(size: usize, antithetic: bool, policy: FailurePolicy) -> Population {
-    Population::new(7, size, antithetic, ShapingRule::ZScore, policy).unwrap()
+    Population::new(7, size, antithetic, zscore(), policy).unwrap()
+}
+
+fn zscore() -> Shaping {
+    Shaping::named("zscore").unwrap()
 }
 
 fn some(values: &[f64]) -> Vec<Option<f64>> {
@@ -16,32 +22,27 @@ fn some(values: &[f64]) -> Vec<Option<f64>> {
 
 #[test]
 fn plain_members_have_their_own_pair() {
-    let members = population(3, false, FailurePolicy::Worst).ask();
+    let members = population(3, false, FailurePolicy::Worst).ask(0.5).unwrap();
     let found: Vec<_> = members
         .iter()
         .map(|m| (m.iteration, m.index, m.pair, m.sign))
         .collect();
     assert_eq!(found, [(0, 0, 0, 1), (0, 1, 1, 1), (0, 2, 2, 1)]);
+    let is_whole = |member: &Member| member.run_seed == 7 && member.sigma == 0.5;
+    assert!(members.iter().all(is_whole), "a member is a whole address");
 }
 
 #[test]
 fn antithetic_members_share_pairs() {
-    let members = population(4, true, FailurePolicy::Worst).ask();
+    let members = population(4, true, FailurePolicy::Worst).ask(0.5).unwrap();
     let found: Vec<_> = members.iter().map(|m| (m.index, m.pair, m.sign)).collect();
     assert_eq!(found, [(0, 0, 1), (1, 0, -1), (2, 1, 1), (3, 1, -1)]);
 }
 
 #[test]
 fn sizes_out_of_range_are_refused() {
-    let make = |size, antithetic| {
-        Population::new(
-            0,
-            size,
-            antithetic,
-            ShapingRule::ZScore,
-            FailurePolicy::Worst,
-        )
-    };
+    let make =
+        |size, antithetic| Population::new(0, size, antithetic, zscore(), FailurePolicy::Worst);
     assert!(matches!(make(0, false), Err(PopulationError::Size(0))));
     assert!(matches!(make(1, false), Err(PopulationError::Size(1))));
     assert!(matches!(make(5, true), Err(PopulationError::Odd(5))));
@@ -49,34 +50,48 @@ fn sizes_out_of_range_are_refused() {
 }
 
 #[test]
-fn coefficient_is_rounded_once_from_f64() {
+fn coefficients_are_z_and_the_step_of_sgd_is_rounded_once() {
     let record = population(3, false, FailurePolicy::Worst)
         .tell(&some(&[1.0, 2.0, 4.0]), 1e-3, 5e-4, 12)
         .unwrap();
     let mean = (1.0 + 2.0 + 4.0) / 3.0_f64;
     let squares = (1.0 - mean).powi(2) + (2.0 - mean).powi(2) + (4.0 - mean).powi(2);
     let spread = (squares / 3.0).sqrt() + 1e-8;
-    let expected = [1.0, 2.0, 4.0].map(|reward| (5e-4 / 3.0 * ((reward - mean) / spread)) as f32);
-    assert_eq!(record.coefficients, expected);
-    assert_eq!(record.pairs, [0, 1, 2]);
-    assert_eq!((record.iteration, record.cursor), (0, 12));
+    let z = [1.0, 2.0, 4.0].map(|reward| (reward - mean) / spread);
+    assert_eq!(record.coefficients, z);
+    let steps = z.map(|z| (5e-4 / 3.0 * z) as f32);
+    assert_eq!(record.sgd_coefficients(), steps);
+    assert_eq!(
+        (record.run_seed, record.iteration, record.cursor),
+        (7, 0, 12)
+    );
+    let folded = Record {
+        rate_folded: true,
+        coefficients: steps.map(f64::from).to_vec(),
+        ..record
+    };
+    assert_eq!(
+        folded.sgd_coefficients(),
+        steps,
+        "as version-1 journals have them"
+    );
 }
 
 #[test]
-fn antithetic_pair_takes_the_difference_of_its_scores() {
+fn an_antithetic_pair_takes_the_difference_of_its_z() {
     let fitness = some(&[1.0, 0.0, 0.5, 0.5]);
     let record = population(4, true, FailurePolicy::Worst)
         .tell(&fitness, 1e-3, 0.1, 0)
         .unwrap();
-    let scores = ShapingRule::ZScore.scores(&[1.0, 0.0, 0.5, 0.5]);
-    let expected = [(0.1 / 4.0 * (scores[0] - scores[1])) as f32, 0.0];
-    assert_eq!(record.coefficients, expected);
-    assert_eq!(record.coefficients[1].to_bits(), 0.0_f32.to_bits());
+    let z = zscore().shape(&[1.0, 0.0, 0.5, 0.5]).unwrap();
     assert_eq!(
-        record.pairs,
-        [0, 1],
-        "pairs with coefficient 0 stay in the list"
+        record.coefficients,
+        [z[0] - z[1], 0.0],
+        "a pair without effect stays"
     );
+    let steps = record.sgd_coefficients();
+    assert_eq!(steps, [(0.1 / 4.0 * (z[0] - z[1])) as f32, 0.0]);
+    assert_eq!(steps[1].to_bits(), 0.0_f32.to_bits());
 }
 
 #[test]
@@ -86,28 +101,25 @@ fn failed_members_follow_the_policy() {
 
     let zero = tell(FailurePolicy::Zero).unwrap();
     assert_eq!(zero.fitness, [Some(1.0), None, Some(3.0), None]);
-    let scores = ShapingRule::ZScore.scores(&[1.0, 3.0]);
-    let expected = [
-        (0.1 / 4.0 * scores[0]) as f32,
-        0.0,
-        (0.1 / 4.0 * scores[1]) as f32,
-        0.0,
-    ];
+    let z = zscore().shape(&[1.0, 3.0]).unwrap();
+    let message = "survivors are shaped among themselves, N stays 4";
+    assert_eq!(zero.coefficients, [z[0], 0.0, z[1], 0.0], "{message}");
     assert_eq!(
-        zero.coefficients, expected,
-        "survivors are shaped among themselves, N stays 4"
+        zero.sgd_coefficients()[2],
+        (0.1 / 4.0 * z[1]) as f32,
+        "{message}"
     );
     assert_eq!(tell(FailurePolicy::DropPrompt).unwrap(), zero);
 
     let worst = tell(FailurePolicy::Worst).unwrap();
     assert_eq!(
         worst.fitness, zero.fitness,
-        "the record keeps what was told"
+        "the record keeps the fitness as it came"
     );
-    let told = population(4, false, FailurePolicy::Raise)
+    let filled = population(4, false, FailurePolicy::Raise)
         .tell(&some(&[1.0, 1.0, 3.0, 1.0]), 1e-3, 0.1, 0)
         .unwrap();
-    assert_eq!(worst.coefficients, told.coefficients);
+    assert_eq!(worst.coefficients, filled.coefficients);
 
     let error = tell(FailurePolicy::Raise).unwrap_err();
     assert!(matches!(
@@ -143,12 +155,28 @@ fn tell_refuses_bad_arguments() {
             population.tell(&fitness, bad, 0.1, 0).is_err(),
             "sigma {bad}"
         );
+        assert!(population.ask(bad).is_err(), "sigma {bad}");
         assert!(
             population.tell(&fitness, 0.1, bad, 0).is_err(),
             "learning_rate {bad}"
         );
     }
     assert!(population.tell(&fitness[..1], 0.1, 0.1, 0).is_err());
+    let overflow = population.tell(&fitness, 0.1, 3e38, 0);
+    assert!(overflow.is_ok(), "3e38 / 2 still fits");
+}
+
+#[test]
+fn a_step_that_overflows_is_refused() {
+    let huge = Shaping::Custom("huge".into(), Arc::new(|_| Ok(vec![-1e10, 1e10])));
+    let population = Population::new(7, 2, false, huge, FailurePolicy::Worst).unwrap();
+    let error = population
+        .tell(&some(&[1.0, 2.0]), 0.1, 1e38, 0)
+        .unwrap_err();
+    assert!(
+        matches!(error, PopulationError::Overflow { pair: 0, .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -166,11 +194,7 @@ fn apply_goes_on_only_with_a_record_of_this_iteration_and_shape() {
             ..record.clone()
         },
         Record {
-            pairs: vec![1, 0],
-            ..record.clone()
-        },
-        Record {
-            pairs: vec![0],
+            run_seed: 8,
             ..record.clone()
         },
         Record {
@@ -185,17 +209,17 @@ fn apply_goes_on_only_with_a_record_of_this_iteration_and_shape() {
     live.apply(&record).unwrap();
     assert_eq!(live.iteration(), 1);
     assert!(live.apply(&record).is_err(), "a record counts once");
-    assert_eq!(live.ask()[0].iteration, 1);
+    assert_eq!(live.ask(0.1).unwrap()[0].iteration, 1);
 }
 
 #[test]
 fn a_table_takes_each_unit_once() {
-    let mut table = FitnessTable::new(2, 3, 2, FailurePolicy::Zero).unwrap();
+    let mut table = FitnessTable::new(Plan::new(2, 3, 1, 2).unwrap(), FailurePolicy::Zero);
     table.set(2, &[1.0]).unwrap();
     let refused = |table: &mut FitnessTable, unit, values: &[f64]| {
         table.set(unit, values).unwrap_err().to_string()
     };
-    assert!(refused(&mut table, 2, &[1.0]).contains("unit 2 was told before"));
+    assert!(refused(&mut table, 2, &[1.0]).contains("unit 2 is filled already"));
     assert!(refused(&mut table, 4, &[1.0]).contains("outside the table of 4 units"));
     for values in [
         &[][..],
@@ -207,7 +231,7 @@ fn a_table_takes_each_unit_once() {
     ] {
         let message = refused(&mut table, 0, values);
         assert!(
-            message.contains("unit 0 (member 0, prompts 0 to 2)"),
+            message.contains("unit 0 (members 0..1, prompts 0..2)"),
             "{message}"
         );
     }
@@ -221,23 +245,95 @@ fn a_table_takes_each_unit_once() {
         }
     ));
     assert!(!table.complete());
-    assert!(FitnessTable::new(0, 1, 1, FailurePolicy::Zero).is_err());
 }
 
 #[test]
-fn scores_are_few_numbers() {
+fn unit_sums_are_few_numbers() {
     let rewards = [Some(1.5), None, Some(-2.0), Some(f64::INFINITY)];
-    assert_eq!(score(&rewards, FailurePolicy::Zero), [-0.5, 2.0]);
-    assert_eq!(score(&rewards, FailurePolicy::Worst), [-0.5, -2.0, 2.0]);
-    assert_eq!(score(&rewards[..1], FailurePolicy::Raise), [1.5]);
-    assert_eq!(score(&rewards[..1], FailurePolicy::Worst), [1.5, 1.5]);
+    assert_eq!(unit_sums(&rewards, 1, FailurePolicy::Zero), [-0.5, 2.0]);
     assert_eq!(
-        score(&rewards[1..2], FailurePolicy::Worst),
+        unit_sums(&rewards, 1, FailurePolicy::Worst),
+        [-0.5, -2.0, 2.0]
+    );
+    assert_eq!(unit_sums(&rewards[..1], 1, FailurePolicy::Raise), [1.5]);
+    assert_eq!(
+        unit_sums(&rewards[..1], 1, FailurePolicy::Worst),
+        [1.5, 1.5]
+    );
+    assert_eq!(
+        unit_sums(&rewards[1..2], 1, FailurePolicy::Worst),
         [0.0, f64::INFINITY, 1.0]
     );
-    let cells = score(&rewards, FailurePolicy::DropPrompt);
+    let cells = unit_sums(&rewards, 1, FailurePolicy::DropPrompt);
     assert!(cells[1].is_nan() && cells[3].is_nan());
     assert_eq!((cells[0], cells[2], cells.len()), (1.5, -2.0, 4));
+}
+
+#[test]
+fn unit_sums_of_several_members_stand_side_by_side() {
+    let rewards = [Some(1.5), Some(0.5), Some(-2.0), None];
+    assert_eq!(
+        unit_sums(&rewards, 2, FailurePolicy::Zero),
+        [2.0, -2.0, 0.0, 1.0]
+    );
+    assert_eq!(
+        unit_sums(&rewards, 2, FailurePolicy::Worst),
+        [2.0, -2.0, 0.5, -2.0, 0.0, 1.0]
+    );
+    assert_eq!(
+        unit_sums(&rewards[..2], 2, FailurePolicy::Worst),
+        [1.5, 0.5, 1.5, 0.5]
+    );
+    let mut table = FitnessTable::new(Plan::new(2, 2, 2, 2).unwrap(), FailurePolicy::Zero);
+    for values in [
+        &[1.0][..],
+        &[1.0, 2.0, 0.0, 0.0],
+        &[1.0, 2.0, 0.0, 3.0],
+        &[1.0, 2.0, 1.0],
+    ] {
+        assert!(table.set(0, values).is_err(), "{values:?}");
+    }
+    table.set(0, &[2.0, -2.0, 0.0, 1.0]).unwrap();
+    assert_eq!(table.fitness().unwrap(), [Some(1.0), Some(-1.0)]);
+    assert_eq!(table.failures(), 1);
+}
+
+#[test]
+fn a_plan_covers_each_member_and_prompt_once() {
+    for (members, prompts, members_per_unit, prompts_per_unit) in [
+        (1, 1, 1, 1),
+        (4, 5, 1, 2),
+        (5, 4, 2, 3),
+        (3, 7, 9, 9),
+        (6, 6, 3, 1),
+    ] {
+        let plan = Plan::new(members, prompts, members_per_unit, prompts_per_unit).unwrap();
+        let mut seen = vec![0; (members * prompts) as usize];
+        for (index, unit) in plan.units().enumerate() {
+            assert_eq!(unit.index as usize, index);
+            assert!(unit.members.len() <= members_per_unit as usize);
+            assert!(unit.prompts.len() <= prompts_per_unit as usize);
+            for member in unit.members.clone() {
+                let (units, position) = plan.units_of(member);
+                assert!(units.contains(&index));
+                assert_eq!(unit.members.start + position as u32, member);
+                for prompt in unit.prompts.clone() {
+                    seen[(member * prompts + prompt) as usize] += 1;
+                }
+            }
+        }
+        assert!(seen.iter().all(|&count| count == 1), "{seen:?}");
+        assert_eq!(plan.unit(plan.len()), None);
+    }
+    for (position, name) in ["members", "prompts", "members_per_unit", "prompts_per_unit"]
+        .into_iter()
+        .enumerate()
+    {
+        let [a, b, c, d] = std::array::from_fn(|at| u32::from(at != position));
+        let message = Plan::new(a, b, c, d).unwrap_err().to_string();
+        assert_eq!(message, format!("`{name}` must be at least 1, got 0"));
+    }
+    assert!(Plan::new(u32::MAX, u32::MAX, 1, 1).is_err());
 }
 
 #[test]
@@ -349,16 +445,17 @@ proptest! {
     fn units_in_any_order_give_the_mean_over_all_rewards(
         rewards in proptest::collection::vec(proptest::option::weighted(0.8, -4096_i32..4096), 20),
         per_unit in 1_u32..7,
+        members_per_unit in 1_u32..6,
         order in Just((0..20_usize).collect::<Vec<_>>()).prop_shuffle(),
     ) {
         let rewards: Vec<_> = rewards.iter().map(|reward| reward.map(|value| f64::from(value) / 64.0)).collect();
         for policy in [FailurePolicy::Zero, FailurePolicy::Worst, FailurePolicy::DropPrompt] {
-            let mut table = FitnessTable::new(4, 5, per_unit, policy).unwrap();
-            let units = plan_units(4, 5, per_unit).unwrap();
-            for unit in order.iter().filter_map(|&at| units.get(at)) {
-                let first = 5 * unit.member;
-                let cells = &rewards[(first + unit.start) as usize..(first + unit.stop) as usize];
-                table.set(unit.index as usize, &score(cells, policy)).unwrap();
+            let plan = Plan::new(4, 5, members_per_unit, per_unit).unwrap();
+            let mut table = FitnessTable::new(plan, policy);
+            for unit in order.iter().filter_map(|&index| plan.unit(index)) {
+                let row = |member| unit.prompts.clone().map(move |prompt| 5 * member + prompt);
+                let cells: Vec<_> = unit.members.clone().flat_map(row).map(|cell| rewards[cell as usize]).collect();
+                table.set(unit.index as usize, &unit_sums(&cells, unit.members.len(), policy)).unwrap();
             }
             prop_assert!(table.complete());
             prop_assert_eq!(table.failures(), rewards.iter().filter(|reward| reward.is_none()).count() as u64);
@@ -371,7 +468,7 @@ proptest! {
         fitness in proptest::collection::vec(proptest::option::of(proptest::num::f64::ANY), 2..40),
         centered in any::<bool>(),
     ) {
-        let rule = if centered { ShapingRule::CenteredRank } else { ShapingRule::ZScore };
+        let rule = Shaping::named(if centered { "centered_rank" } else { "zscore" }).unwrap();
         let population = Population::new(0, fitness.len(), false, rule, FailurePolicy::Zero).unwrap();
         let record = population.tell(&fitness, 1e-3, 1e-2, 0).unwrap();
         for (value, coefficient) in fitness.iter().zip(&record.coefficients) {
@@ -388,12 +485,13 @@ fn filled<const N: usize>(
     per_unit: u32,
     policy: FailurePolicy,
 ) -> FitnessTable {
-    let mut table = FitnessTable::new(rows.len() as u32, N as u32, per_unit, policy).unwrap();
-    for unit in plan_units(rows.len() as u32, N as u32, per_unit).unwrap() {
-        let rewards = &rows[unit.member as usize][unit.start as usize..unit.stop as usize];
-        table
-            .set(unit.index as usize, &score(rewards, policy))
-            .unwrap();
+    let plan = Plan::new(rows.len() as u32, N as u32, 1, per_unit).unwrap();
+    let mut table = FitnessTable::new(plan, policy);
+    for unit in plan.units() {
+        let prompts = unit.prompts.start as usize..unit.prompts.end as usize;
+        let rewards = &rows[unit.members.start as usize][prompts];
+        let sums = unit_sums(rewards, 1, policy);
+        table.set(unit.index as usize, &sums).unwrap();
     }
     table
 }

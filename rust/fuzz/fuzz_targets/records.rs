@@ -1,13 +1,16 @@
-//! Any bytes, read as a record that a rank was sent: refused, or a record that is written and read alike.
+//! Any bytes, read as a record that a rank received: refused, or a record that is written and read alike.
 #![no_main]
 
-use es_core::journal::{pack_record, pack_spelled_record, unpack_record};
+use es_core::fitness::FailurePolicy;
+use es_core::population::Population;
+use es_core::shaping::Shaping;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(record) = unpack_record(bytes) {
-        for written in [pack_record(&record), pack_spelled_record(&record)] {
-            assert_eq!(unpack_record(&written).as_ref(), Ok(&record));
-        }
+    let shaping = Shaping::named("zscore").expect("a known rule");
+    let population = Population::new(7, 4, true, shaping, FailurePolicy::Worst).expect("4 members");
+    if let Ok(record) = population.unpack(bytes) {
+        let written = population.pack(&record);
+        assert_eq!(population.unpack(&written).expect("what is written is read"), record);
     }
 });

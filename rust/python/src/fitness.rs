@@ -1,4 +1,4 @@
-//! Scores of units and the fitness table.
+//! Sums of units and the fitness table.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,54 +6,59 @@ use es_core::fitness::{self, FailurePolicy, FitnessError, FitnessTable as Core};
 use pyo3::prelude::*;
 
 use crate::door::{CoreError, to_python};
+use crate::plan::plan;
 
 /// Adds this file's class and function to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(unit_score, m)?)?;
+    m.add_function(wrap_pyfunction!(unit_sums, m)?)?;
     m.add_class::<FitnessTable>()
 }
 
-/// What a unit's rewards come to: the few numbers of it that travel.
+/// The sums of a unit's rewards, given member by member: the few numbers of it that travel.
 #[pyfunction]
+#[pyo3(signature = (rewards, *, members=1, failure_policy))]
 #[expect(
     clippy::needless_pass_by_value,
     reason = "extracted from a Python sequence"
 )]
-fn unit_score(
+fn unit_sums(
     py: Python<'_>,
     rewards: Vec<Option<f64>>,
+    members: usize,
     failure_policy: &str,
 ) -> PyResult<Vec<f64>> {
-    Ok(fitness::score(&rewards, policy(py, failure_policy)?))
+    let policy = policy(py, failure_policy)?;
+    Ok(fitness::unit_sums(&rewards, members, policy))
 }
 
-/// One score per unit of `plan_units`, each told exactly once.
+/// The sums of each unit of a plan, each filled exactly once.
 #[pyclass(frozen, module = "es_llm._core")]
 pub struct FitnessTable(Mutex<Core>);
 
 #[pymethods]
 impl FitnessTable {
     #[new]
+    #[pyo3(signature = (members, prompts, *, members_per_unit=1, prompts_per_unit, failure_policy))]
     fn new(
         py: Python<'_>,
         members: u32,
         prompts: u32,
+        members_per_unit: u32,
         prompts_per_unit: u32,
         failure_policy: &str,
     ) -> PyResult<Self> {
         let policy = policy(py, failure_policy)?;
-        Core::new(members, prompts, prompts_per_unit, policy)
-            .map(|core| Self(Mutex::new(core)))
-            .map_err(|error| to_python(py, &error))
+        let plan = plan(py, members, prompts, members_per_unit, prompts_per_unit)?;
+        Ok(Self(Mutex::new(Core::new(plan, policy))))
     }
 
     #[expect(
         clippy::needless_pass_by_value,
         reason = "extracted from a Python sequence"
     )]
-    fn set(&self, py: Python<'_>, unit: usize, score: Vec<f64>) -> PyResult<()> {
+    fn set(&self, py: Python<'_>, unit: usize, sums: Vec<f64>) -> PyResult<()> {
         self.core()
-            .set(unit, &score)
+            .set(unit, &sums)
             .map_err(|error| to_python(py, &error))
     }
 
@@ -83,7 +88,7 @@ impl FitnessTable {
 
 impl FitnessTable {
     fn core(&self) -> MutexGuard<'_, Core> {
-        // `set` writes a score and its count without a call that can panic in between.
+        // `set` writes a unit's sums in one assignment.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,10 +101,9 @@ impl CoreError for FitnessError {
     fn class(&self) -> &'static str {
         match self {
             Self::UnknownPolicy { .. } => "ConfigError",
-            Self::Plan(_)
-            | Self::Outside { .. }
+            Self::Outside { .. }
             | Self::Twice { .. }
-            | Self::Score { .. }
+            | Self::Sums { .. }
             | Self::Incomplete { .. }
             | Self::Failed { .. } => "PopulationError",
         }

@@ -1,7 +1,7 @@
 //! The journal: writer and reader.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use es_core::journal::{
@@ -76,7 +76,7 @@ impl JournalWriter {
 
     /// What is in the file.
     fn journal(&self, py: Python<'_>) -> PyResult<Journal> {
-        self.with(py, CoreWriter::journal).map(Journal)
+        self.with(py, CoreWriter::journal).map(Journal::new)
     }
 
     /// Closes the file; a second call does nothing.
@@ -130,57 +130,66 @@ impl JournalWriter {
 
 /// A journal that was read and verified.
 #[pyclass(frozen, module = "es_llm._core")]
-pub struct Journal(Core);
+pub struct Journal {
+    core: Core,
+    seed_known: bool,
+}
 
 #[pymethods]
 impl Journal {
     /// Reads and verifies a journal.
     #[staticmethod]
     fn read(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        detached(py, move || Core::read(&path)).map(Self)
+        detached(py, move || Core::read(&path)).map(Self::new)
     }
 
-    /// Verifies the bytes of a journal.
-    #[staticmethod]
-    fn parse(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
-        detached(py, || Core::parse(data, Path::new("<bytes>"))).map(Self)
+    /// This journal, with the run seed that its header names: records of format version 1 don't hold it.
+    fn with_run_seed(&self, run_seed: u64) -> Self {
+        Self {
+            core: self.core.clone().with_run_seed(run_seed),
+            seed_known: true,
+        }
     }
 
     #[getter]
     fn version(&self) -> u16 {
-        self.0.version
+        self.core.version
     }
 
     #[getter]
     fn header(&self) -> &str {
-        &self.0.header
+        &self.core.header
     }
 
     #[getter]
-    fn records(&self) -> Vec<Record> {
-        self.0.records.iter().cloned().map(Record).collect()
+    fn records(&self, py: Python<'_>) -> PyResult<Vec<Record>> {
+        if !self.seed_known {
+            let message = "the records of a journal of version 1 hold no run seed: call `with_run_seed` first";
+            return Err(raise(py, "JournalError", message));
+        }
+        Ok(self.core.records.iter().cloned().map(Record).collect())
     }
 
     /// Iteration -> digest after it.
     #[getter]
     fn digests(&self) -> BTreeMap<u32, u64> {
-        self.0.digests.clone()
+        self.core.digests.clone()
     }
 
     #[getter]
     fn events(&self) -> Vec<String> {
-        self.0.events.clone()
+        self.core.events.clone()
     }
 
     #[getter]
     fn good_bytes(&self) -> u64 {
-        self.0.good_bytes
+        self.core.good_bytes
     }
 
     /// Bytes of an unfinished last frame, ignored by readers and cut off by `JournalWriter.open`.
     #[getter]
     fn torn_bytes(&self) -> u64 {
-        self.0.torn_bytes
+        self.core.torn_bytes
     }
 
     fn __repr__(&self) -> String {
@@ -192,13 +201,20 @@ impl Journal {
             good_bytes,
             torn_bytes,
             ..
-        } = &self.0;
+        } = &self.core;
         format!(
             "Journal(version={version}, records={}, digests={}, events={}, good_bytes={good_bytes}, torn_bytes={torn_bytes})",
             records.len(),
             digests.len(),
             events.len()
         )
+    }
+}
+
+impl Journal {
+    fn new(core: Core) -> Self {
+        let seed_known = core.version > 1;
+        Self { core, seed_known }
     }
 }
 
@@ -211,6 +227,7 @@ impl CoreError for JournalError {
             | Self::Exists { .. }
             | Self::NotAJournal { .. }
             | Self::Version { .. }
+            | Self::OldVersion { .. }
             | Self::NoHeader { .. }
             | Self::Append { .. }
             | Self::Lost { .. }

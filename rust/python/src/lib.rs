@@ -4,7 +4,7 @@
 use es_core::fitness::FailurePolicy;
 use es_core::kernels::Dtype;
 use es_core::schedule::PolicyKind;
-use es_core::shaping::ShapingRule;
+use es_core::shaping::RULES;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -14,6 +14,7 @@ mod fitness;
 mod journal;
 mod kernels;
 mod noise;
+mod plan;
 mod population;
 mod schedule;
 mod team;
@@ -25,6 +26,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     noise::register(m)?;
     kernels::register(m)?;
     population::register(m)?;
+    plan::register(m)?;
     fitness::register(m)?;
     schedule::register(m)?;
     team::register(m)?;
@@ -36,7 +38,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Adds the names that options accept. Each list comes from its enum, so Python repeats none of them.
 fn register_names(m: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = m.py();
-    let rules = ShapingRule::ALL.map(ShapingRule::name);
+    let rules: Vec<_> = RULES.iter().map(|(name, _)| *name).collect();
     m.add("SHAPING_RULES", PyTuple::new(py, rules)?)?;
     let policies = FailurePolicy::ALL.map(FailurePolicy::name);
     m.add("FAILURE_POLICIES", PyTuple::new(py, policies)?)?;

@@ -1,19 +1,19 @@
 //! Members, records and populations.
 
 use std::fmt::Write as _;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use es_core::fitness::FailurePolicy;
-use es_core::journal::{pack_record, pack_spelled_record, unpack_record};
+use es_core::journal::encode_record;
 use es_core::population::{
     Member as CoreMember, Population as Core, PopulationError, Record as CoreRecord,
 };
-use es_core::shaping::{ShapingRule, UnknownShaping};
+use es_core::shaping::{RULES, Shaping, ShapingError};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::door::{CoreError, detached, raise, to_python};
+use crate::door::{CoreError, detached, to_python};
 
 /// Adds this file's classes to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -22,13 +22,18 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Population>()
 }
 
-/// One member of the population: an index, its noise pair and its sign.
+/// One perturbed model: the whole address of its noise, its sign and its scale.
 #[pyclass(frozen, eq, module = "es_llm._core")]
 #[derive(PartialEq)]
 pub struct Member(CoreMember);
 
 #[pymethods]
 impl Member {
+    #[getter]
+    fn run_seed(&self) -> u64 {
+        self.0.run_seed
+    }
+
     #[getter]
     fn iteration(&self) -> u32 {
         self.0.iteration
@@ -50,28 +55,44 @@ impl Member {
         self.0.sign
     }
 
+    /// Scale of the noise.
+    #[getter]
+    fn sigma(&self) -> f64 {
+        self.0.sigma
+    }
+
     fn __hash__(&self) -> u64 {
-        u64::from(self.0.iteration) << 32 | u64::from(self.0.index)
+        self.0.run_seed ^ (u64::from(self.0.iteration) << 32 | u64::from(self.0.index))
     }
 
     fn __repr__(&self) -> String {
         let CoreMember {
+            run_seed,
             iteration,
             index,
             pair,
             sign,
+            sigma,
         } = self.0;
-        format!("Member(iteration={iteration}, index={index}, pair={pair}, sign={sign:+})")
+        format!(
+            "Member(run_seed={run_seed}, iteration={iteration}, index={index}, pair={pair}, sign={sign:+}, \
+             sigma={sigma})"
+        )
     }
 }
 
-/// One iteration of a run: everything that `apply` and the weight update need.
+/// One iteration of a run: everything that `apply` and the update of the weights need.
 #[pyclass(frozen, eq, module = "es_llm._core")]
 #[derive(Clone, PartialEq)]
 pub struct Record(pub CoreRecord);
 
 #[pymethods]
 impl Record {
+    #[getter]
+    fn run_seed(&self) -> u64 {
+        self.0.run_seed
+    }
+
     #[getter]
     fn iteration(&self) -> u32 {
         self.0.iteration
@@ -87,31 +108,6 @@ impl Record {
         self.0.learning_rate
     }
 
-    /// The bytes by which ranks tell each other a record: 8 per member and a few, since the coefficients follow from the
-    /// fitness. `spelled`: with the coefficients, whatever they follow from.
-    #[pyo3(signature = (*, spelled=false))]
-    fn to_bytes<'py>(&self, py: Python<'py>, spelled: bool) -> Bound<'py, PyBytes> {
-        let pack = if spelled {
-            pack_spelled_record
-        } else {
-            pack_record
-        };
-        PyBytes::new(py, &pack(&self.0))
-    }
-
-    /// The record of some bytes.
-    #[staticmethod]
-    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
-        let record = unpack_record(data);
-        record.map(Self).map_err(|reason| {
-            raise(
-                py,
-                "JournalError",
-                &format!("expected a record, got {reason}"),
-            )
-        })
-    }
-
     /// Rows of the training data that were consumed before this iteration.
     #[getter]
     fn cursor(&self) -> u64 {
@@ -124,15 +120,26 @@ impl Record {
         self.0.fitness.clone()
     }
 
+    /// What multiplies the noise of each pair: shaped fitness Z, or Z+ - Z- of an antithetic pair (P,).
     #[getter]
-    fn pairs(&self) -> Vec<u32> {
-        self.0.pairs.clone()
+    fn coefficients<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
+        self.0.coefficients.clone().into_pyarray(py)
     }
 
-    /// One f32 coefficient per pair, learning rate and 1/N folded in.
+    /// True in records of version-1 journals: learning rate / N is folded into the coefficients.
     #[getter]
-    fn coefficients<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
-        self.0.coefficients.clone().into_pyarray(py)
+    fn rate_folded(&self) -> bool {
+        self.0.rate_folded
+    }
+
+    /// All of it as bytes, as the journal holds them.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &encode_record(&self.0))
+    }
+
+    /// f32(learning rate / N * coefficient) of each pair (P,): what plain SGD multiplies the noise with.
+    fn sgd_coefficients<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
+        self.0.sgd_coefficients().into_pyarray(py)
     }
 
     fn __repr__(&self) -> String {
@@ -143,13 +150,14 @@ impl Record {
             .filter(|value| value.is_none())
             .count();
         let mut text = format!(
-            "Record(iteration={}, sigma={}, learning_rate={}, cursor={}, members={}, pairs={}",
+            "Record(run_seed={}, iteration={}, sigma={}, learning_rate={}, cursor={}, members={}, pairs={}",
+            record.run_seed,
             record.iteration,
             record.sigma,
             record.learning_rate,
             record.cursor,
             record.fitness.len(),
-            record.pairs.len()
+            record.coefficients.len()
         );
         if failed > 0 {
             write!(text, ", failed={failed}").expect("a String takes any text");
@@ -165,16 +173,19 @@ pub struct Population(Mutex<Core>);
 #[pymethods]
 impl Population {
     #[new]
-    #[pyo3(signature = (*, run_seed, population_size, antithetic=false, shaping="zscore", failure_policy="worst"))]
+    #[pyo3(signature = (*, run_seed, population_size, antithetic=false, shaping=None, failure_policy="worst"))]
     fn new(
         py: Python<'_>,
         run_seed: u64,
         population_size: usize,
         antithetic: bool,
-        shaping: &str,
+        shaping: Option<&Bound<'_, PyAny>>,
         failure_policy: &str,
     ) -> PyResult<Self> {
-        let shaping: ShapingRule = shaping.parse().map_err(|error| to_python(py, &error))?;
+        let shaping = match shaping {
+            None => Shaping::named(RULES[0].0).map_err(|error| to_python(py, &error))?,
+            Some(rule) => shaping_of(rule)?,
+        };
         let policy: FailurePolicy = failure_policy
             .parse()
             .map_err(|error| to_python(py, &error))?;
@@ -203,14 +214,14 @@ impl Population {
         self.with(|core| core.iteration())
     }
 
-    fn ask(&self) -> Vec<Member> {
-        self.with(|core| core.ask())
-            .into_iter()
-            .map(Member)
-            .collect()
+    #[pyo3(signature = (*, sigma))]
+    fn ask(&self, py: Python<'_>, sigma: f64) -> PyResult<Vec<Member>> {
+        let members = self.with(|core| core.ask(sigma));
+        let members = members.map_err(|error| to_python(py, &error))?;
+        Ok(members.into_iter().map(Member).collect())
     }
 
-    /// The record that these fitness values make. Changes nothing: journal it, then `apply` it.
+    /// The record of these fitness values. Changes nothing: journal it, then `apply` it.
     #[pyo3(signature = (fitness, *, sigma, learning_rate, cursor=0))]
     fn tell(
         &self,
@@ -220,13 +231,23 @@ impl Population {
         learning_rate: f64,
         cursor: u64,
     ) -> PyResult<Record> {
-        detached(py, move || {
-            self.with(|core| core.tell(&fitness, sigma, learning_rate, cursor))
-        })
-        .map(Record)
+        let core = self.copy();
+        detached(py, move || core.tell(&fitness, sigma, learning_rate, cursor)).map(Record)
     }
 
-    /// Goes to the next iteration. The live run and resume share it.
+    /// The bytes by which ranks send each other one of this run's records.
+    fn pack<'py>(&self, py: Python<'py>, record: &Record) -> Bound<'py, PyBytes> {
+        let core = self.copy();
+        PyBytes::new(py, &core.pack(&record.0))
+    }
+
+    /// The record of such bytes.
+    fn unpack(&self, py: Python<'_>, data: &[u8]) -> PyResult<Record> {
+        let core = self.copy();
+        detached(py, move || core.unpack(data)).map(Record)
+    }
+
+    /// Goes to the next iteration. The live run, resume and replay share it.
     fn apply(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
         self.with(|core| core.apply(&record.0))
             .map_err(|error| to_python(py, &error))
@@ -241,6 +262,11 @@ impl Population {
 }
 
 impl Population {
+    /// A copy without the lock: a custom shaping rule may come back to this population.
+    fn copy(&self) -> Core {
+        self.with(|core| core.clone())
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
         // A panic leaves a population unchanged: `apply` sets one field, last.
         work(
@@ -263,14 +289,39 @@ impl CoreError for PopulationError {
             | Self::Overflow { .. }
             | Self::Order { .. }
             | Self::Shape { .. }
-            | Self::Pairs { .. }
+            | Self::Seed { .. }
+            | Self::Packed(_)
             | Self::Exhausted(_) => "PopulationError",
+            Self::Shaping(error) => error.class(),
         }
     }
 }
 
-impl CoreError for UnknownShaping {
+impl CoreError for ShapingError {
     fn class(&self) -> &'static str {
-        "ConfigError"
+        match self {
+            Self::Unknown { .. } => "ConfigError",
+            Self::Failed { .. } | Self::Values { .. } => "PopulationError",
+        }
     }
+}
+
+/// A rule by name, or a Python function: float64 array (M,) of the fitness of the members that count -> M numbers.
+fn shaping_of(rule: &Bound<'_, PyAny>) -> PyResult<Shaping> {
+    let py = rule.py();
+    if let Ok(name) = rule.extract::<String>() {
+        return Shaping::named(&name).map_err(|error| to_python(py, &error));
+    }
+    let name = rule.getattr("__name__").and_then(|name| name.extract());
+    let name = name.unwrap_or_else(|_| "custom".to_owned());
+    let function = rule.clone().unbind();
+    let shape = move |fitness: &[f64]| {
+        Python::attach(|py| {
+            let fitness = PyArray1::from_slice(py, fitness);
+            let shaped = function.call1(py, (fitness,));
+            let values = shaped.and_then(|shaped| shaped.extract::<Vec<f64>>(py));
+            values.map_err(|error| error.to_string())
+        })
+    };
+    Ok(Shaping::Custom(name, Arc::new(shape)))
 }

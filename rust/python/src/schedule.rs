@@ -1,11 +1,10 @@
-//! Units and the schedule.
+//! The schedule.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use es_core::schedule::{
     self as core, Action as CoreAction, Event as CoreEvent, PolicyKind, ScheduleError,
-    Unit as CoreUnit,
 };
 use pyo3::prelude::*;
 
@@ -13,66 +12,9 @@ use crate::door::{CoreError, to_python};
 
 /// Adds this file's classes and functions to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_class::<Unit>()?;
-    m.add_function(wrap_pyfunction!(plan_units, m)?)?;
     m.add_class::<Event>()?;
     m.add_class::<Action>()?;
     m.add_class::<Schedule>()
-}
-
-/// A unit of work: one member and one chunk of prompts [start, stop).
-#[pyclass(frozen, eq, module = "es_llm._core")]
-#[derive(Clone, Copy, PartialEq)]
-pub struct Unit(pub CoreUnit);
-
-#[pymethods]
-impl Unit {
-    #[getter]
-    fn index(&self) -> u32 {
-        self.0.index
-    }
-
-    #[getter]
-    fn member(&self) -> u32 {
-        self.0.member
-    }
-
-    #[getter]
-    fn start(&self) -> u32 {
-        self.0.start
-    }
-
-    #[getter]
-    fn stop(&self) -> u32 {
-        self.0.stop
-    }
-
-    fn __hash__(&self) -> u64 {
-        u64::from(self.0.member) << 32 | u64::from(self.0.index)
-    }
-
-    fn __repr__(&self) -> String {
-        let CoreUnit {
-            index,
-            member,
-            start,
-            stop,
-        } = self.0;
-        format!("Unit(index={index}, member={member}, start={start}, stop={stop})")
-    }
-}
-
-/// The units of an iteration, member by member; depends on nothing but its arguments.
-#[pyfunction]
-fn plan_units(
-    py: Python<'_>,
-    members: u32,
-    prompts: u32,
-    prompts_per_unit: u32,
-) -> PyResult<Vec<Unit>> {
-    let units = core::plan_units(members, prompts, prompts_per_unit)
-        .map_err(|error| to_python(py, &error))?;
-    Ok(units.into_iter().map(Unit).collect())
 }
 
 /// What happened.
@@ -270,8 +212,6 @@ impl CoreError for ScheduleError {
             | Self::UnknownUnit { .. }
             | Self::UnknownWorker { .. }
             | Self::LostWorker { .. }
-            | Self::Zero { .. }
-            | Self::TooMany { .. }
             | Self::Cost { .. }
             | Self::Speed { .. }
             | Self::UnknownPolicy { .. } => "ScheduleError",

@@ -17,7 +17,7 @@ import torch
 from es_llm._core import set_kernel_threads
 from es_llm.comm.launcher import is_launched
 from es_llm.config import ESConfig
-from es_llm.rewards.scoring import Limits
+from es_llm.rewards.workers.protocol import WorkerLimits
 from es_llm.team import Team
 
 logger = logging.getLogger(__name__)
@@ -45,10 +45,10 @@ def warn_of_idle_cores(config: ESConfig, team: Team, device: str) -> None:
         logger.warning("%s: %s", idle, advice(cores, ranks, threads, size=team.size, resumed=resumed))
 
 
-def reward_limits(config: ESConfig, team: Team) -> Limits:
+def reward_limits(config: ESConfig, team: Team) -> WorkerLimits:
     """Limits of reward workers. Their default number is this rank's share of the host's cores, at most 8."""
     workers = min(8, _share_of_cores(team)) if config.reward_workers is None else config.reward_workers
-    return Limits(workers=workers, timeout_s=config.reward_timeout_s, memory_mb=config.reward_memory_mb)
+    return WorkerLimits(workers=workers, timeout_s=config.reward_timeout_s, memory_mb=config.reward_memory_mb)
 
 
 def _share_of_cores(team: Team) -> int:

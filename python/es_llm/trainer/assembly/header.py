@@ -23,7 +23,8 @@ from es_llm.config import ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.config.script import DEFAULT_TASK
 from es_llm.data.loading import content_of
-from es_llm.rewards.loading import file_of
+from es_llm.rewards.loading import file_of as reward_file_of
+from es_llm.tasks import file_of as task_file_of
 from es_llm.trainer.assembly.model import TrainedModel
 from es_llm.trainer.assembly.rows import IGNORED_COLUMNS
 from es_llm.units.run_state import RunState
@@ -69,7 +70,7 @@ class RunHeader:
         """Name of the model and the task, for the default directory of a run."""
         model, script = Path(self._model.name or "model").name or "model", self._script
         task = script and (script.task or Path(script.dataset_name or DEFAULT_TASK).stem)
-        return f"{model}-{task.replace(':', '-')}" if task else model
+        return f"{model}-{Path(task).name.replace(':', '-')}" if task else model
 
     def renew_team(self, header: str | None = None) -> None:
         """Begin a collective call of the run. Ranks compare the header's identity; default: that of the weights now."""
@@ -106,10 +107,15 @@ def _data_identity(run: RunState, script: ScriptArguments | None) -> Mapping[str
     # Rows are compared whole, so their name doesn't count. Of a stream only the first rows are known, so its name
     # counts, unless its files are known.
     name = script.dataset_name if streamed and content is None else None
-    files = [file_of(reference) for reference in script.reward_funcs]
+    task = task_file_of(script.task) if script.task is not None else None
     return {
         **named,
         "script": {**identity_of(script), "dataset_name": name},
         "dataset_files": content if streamed else None,
-        "reward_files": [None if path is None else hashlib.sha256(path.read_bytes()).hexdigest() for path in files],
+        "reward_files": [_sha256(reward_file_of(reference)) for reference in script.reward_funcs],
+        **({"task_file": _sha256(task)} if task is not None else {}),
     }
+
+
+def _sha256(path: Path | None) -> str | None:
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()

@@ -29,11 +29,12 @@ from es_llm.model.files import some
 from es_llm.model.left_out import left_out_of
 from es_llm.model.used import groups
 from es_llm.model.weights import Weights
-from es_llm.rewards.processes import open_standard_descriptors
-from es_llm.rewards.scoring import RewardSet
+from es_llm.rewards.reward_set import RewardSet
+from es_llm.rewards.workers.system import open_standard_descriptors
 from es_llm.rollout import load_engine
 from es_llm.rollout.engine import LiveMember, LogProbs, RolloutEngine
 from es_llm.rollout.form import PromptForm
+from es_llm.shaping import load_shaping
 from es_llm.team import Team
 from es_llm.trainer.assembly.arguments import as_list, require_config, require_model, require_tokenizer
 from es_llm.trainer.assembly.cores import configure_threads, reward_limits
@@ -211,13 +212,13 @@ def _run(
         device=device_of_rank(config.device, team.local_rank),
         master_device=config.master_device,
     )
-    live = LiveMember(weights, run_seed=config.seed, sigma=config.sigma)
+    live = LiveMember(weights)
     engine.attach(live)
     population = _core.Population(
         run_seed=config.seed,
         population_size=config.population_size,
         antithetic=config.antithetic,
-        shaping=config.shaping,
+        shaping=load_shaping(config.shaping),
         failure_policy=config.failure_policy,
     )
     return RunState(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from es_llm.config import ESConfig
-from es_llm.rewards.scoring import RewardSet
+from es_llm.rewards.reward_set import RewardSet
 from es_llm.trainer.learning.answers import Comparison
 from es_llm.trainer.learning.collapse import PAPER_SIGMA, Collapse
 

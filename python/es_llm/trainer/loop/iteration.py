@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from es_llm._core import FitnessTable, Record, UpdateReport, unit_score
+from es_llm._core import FitnessTable, Record, Unit, UpdateReport, unit_sums
 from es_llm.checkpoint.metrics_log import record_metrics
-from es_llm.rewards.scoring import Graded, Pending
+from es_llm.rewards.reward_set import BatchRewards, PendingRewards
 from es_llm.rollout.engine import Completion
 from es_llm.team import Outcome, Round, Table
 from es_llm.trainer.learning.answers import (
@@ -33,7 +33,7 @@ from es_llm.trainer.learning.diagnosis import Evidence
 from es_llm.units.completion_log import CompletionLog
 from es_llm.units.counts import Counts, CountsCodec
 from es_llm.units.logged import encode_logged, logged_metrics, with_logged
-from es_llm.units.run_state import ITERATE, Prefetcher, RunState, Unit
+from es_llm.units.run_state import ITERATE, Prefetcher, RunState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class _Begun(NamedTuple):
     """A unit whose completions are generated: those of each member, and their rewards, which workers still compute."""
 
     completions: list[list[Completion]]
-    pending: list[Pending]
+    pending: list[PendingRewards]
 
 
 class Iteration:
@@ -88,12 +88,12 @@ class Iteration:
         self._run, self._log = run, log
         self.number = run.population.iteration
         run.live.forget()
-        self._members = run.population.ask()
+        self._members = run.population.ask(sigma=run.config.sigma)
         self._rows = run.prompts.batch(self.number)
         self._units = run.plan(len(self._members), len(self._rows))
         steps = run.config.reference_steps
         self._has_reference = steps > 0 and self.number % steps == 0
-        self._reference = Unit(range(0), range(min(TRACED_PROMPTS, len(self._units[0].prompts))))
+        self._reference = range(min(TRACED_PROMPTS, len(self._units[0].prompts)))
         self._prefetcher = Prefetcher(self._begin, lambda: run.team.upcoming(Round(ITERATE, self.number)))
         self._codec = CountsCodec(len(run.rewards.names))
         self.seconds: dict[str, float] = defaultdict(float)
@@ -102,30 +102,31 @@ class Iteration:
     def costs(self) -> list[float]:
         """Expected cost of each unit: its number of completions."""
         costs = [float(len(unit.members) * len(unit.prompts)) for unit in self._units]
-        return [*costs, float(len(self._reference.prompts))] if self._has_reference else costs
+        return [*costs, float(len(self._reference))] if self._has_reference else costs
 
     def evaluate(self, index: int) -> Outcome:
         """The results of one unit: the sums of its rewards, its counts, and its traced answers and logged figures. The
         reference has traced answers alone."""
         run, begun = self._run, self._prefetcher.take(index)
-        graded = [pending.result() for pending in begun.pending]
+        rewards = [pending.result() for pending in begun.pending]
         if index == len(self._units):
-            return Outcome([0.0], [], _pack(_reference_answers(begun, graded), b""))
+            return Outcome([0.0], [], _pack(_reference_answers(begun, rewards), b""))
         unit = self._units[index]
         waited_s = sum(pending.waited_s for pending in begun.pending)
         self.seconds["rewards"] += waited_s
-        self._keep(unit, begun.completions, graded)
-        scores = [[each.scores[name] for name in run.rewards.names] for each in graded]
-        counts = [Counts.of(*each) for each in zip(begun.completions, scores, strict=True)]
+        self._keep(unit, begun.completions, rewards)
+        results = [[each.results[name] for name in run.rewards.names] for each in rewards]
+        counts = [Counts.of(*each) for each in zip(begun.completions, results, strict=True)]
         traced = [
-            encode_answers(completions, each.totals)
-            for member, completions, each in zip(unit.members, begun.completions, graded, strict=True)
+            encode_answers(completions, each.rewards)
+            for member, completions, each in zip(unit.members, begun.completions, rewards, strict=True)
             if member < TRACED_MEMBERS and unit.prompts.start == 0
         ]
+        flat = [reward for each in rewards for reward in each.rewards]
         return Outcome(
-            unit_score([total for each in graded for total in each.totals], run.config.failure_policy),
+            unit_sums(flat, members=len(unit.members), failure_policy=run.config.failure_policy),
             self._codec.encode(*counts, Counts(waited_us=round(waited_s * 1e6))),
-            _pack(b"".join(traced), encode_logged(score for each in scores for score in each)),
+            _pack(b"".join(traced), encode_logged(score for each in results for score in each)),
         )
 
     def record(self, table: Table) -> tuple[Record, Figures]:
@@ -136,7 +137,11 @@ class Iteration:
         """
         run, config = self._run, self._run.config
         fitness = FitnessTable(
-            len(self._members), len(self._rows), run.unit_rows(len(self._rows)), config.failure_policy
+            len(self._members),
+            len(self._rows),
+            members_per_unit=run.engine.members_per_unit,
+            prompts_per_unit=run.unit_rows(len(self._rows)),
+            failure_policy=config.failure_policy,
         )
         for unit, values in enumerate(table.values[: len(self._units)]):
             fitness.set(unit, values)
@@ -168,12 +173,12 @@ class Iteration:
         return compare(answers, pairs, None if reference is None else decode_answers(reference))
 
     def _begin(self, index: int) -> _Begun:
-        """Generate a unit, and submit its completions to be graded."""
+        """Generate a unit, and submit its completions to be rewards."""
         run, is_reference = self._run, index == len(self._units)
-        unit = self._reference if is_reference else self._units[index]
         start, switched = time.perf_counter(), run.live.seconds
-        rows = self._rows[unit.prompts.start : unit.prompts.stop]
-        members = [None] if is_reference else self._members[unit.members.start : unit.members.stop]
+        prompts = self._reference if is_reference else self._units[index].prompts
+        rows = self._rows[prompts.start : prompts.stop]
+        members = [None] if is_reference else [self._members[member] for member in self._units[index].members]
         completions = run.complete(members, rows)
         batches = [run.batch(rows, each, self.number) for each in completions]
         generated, switched = time.perf_counter(), run.live.seconds - switched
@@ -184,17 +189,17 @@ class Iteration:
         self.seconds["rewards"] += time.perf_counter() - generated
         return _Begun(completions, pending)
 
-    def _keep(self, unit: Unit, completions: Sequence[list[Completion]], graded: Sequence[Graded]) -> None:
+    def _keep(self, unit: Unit, completions: Sequence[list[Completion]], rewards: Sequence[BatchRewards]) -> None:
         if self._log is None:
             return
         rows = self._rows[unit.prompts.start : unit.prompts.stop]
-        for member, own, each in zip(unit.members, completions, graded, strict=True):
+        for member, own, each in zip(unit.members, completions, rewards, strict=True):
             self._log.keep(rows, own, each, step=self.number + 1, member=member)
 
 
-def _reference_answers(begun: _Begun, graded: Sequence[Graded]) -> bytes:
+def _reference_answers(begun: _Begun, rewards: Sequence[BatchRewards]) -> bytes:
     (completions,) = begun.completions
-    return encode_answers(completions, graded[0].totals if graded else [None] * len(completions))
+    return encode_answers(completions, rewards[0].rewards if rewards else [None] * len(completions))
 
 
 def _pack(traced: bytes, logged: bytes) -> bytes:

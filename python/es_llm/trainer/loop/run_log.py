@@ -71,7 +71,7 @@ class RunLog:
         """Open the run's directory as its leader; before that, close this rank's copy of the journal."""
         self.leave()
         opened = self._opener.take_over(self.directory) if self.directory else self._opener.open()
-        self._files = RunFiles(opened)
+        self._files = RunFiles(opened, self._run.population)
         self.directory = opened.directory
         return self._files
 
@@ -96,8 +96,8 @@ class RunLog:
     def open_copy(self, directory: RunDirectory, records: Sequence[Record]) -> None:
         """Keep a copy of the journal, if this is the first rank of a host that doesn't see the leader's directory."""
         if self._files is None and self._run.team.local_rank == 0:
-            known = [record.to_bytes() for record in records]
-            self._files = copy_of(lambda: self._opener.copy(directory), known)
+            known = [self._run.population.pack(record) for record in records]
+            self._files = copy_of(lambda: self._opener.copy(directory), self._run.population, known)
 
     @property
     def leading(self) -> RunFiles:

@@ -159,19 +159,19 @@ class Session(Program):
         files.append_record(record)
         self._log.found(self._diagnosis.observe(figures.evidence(record)))
         if figures.failures:
-            examples = {name: failure.why[-300:] for name, failure in self._run.rewards.examples.items()}
+            examples = {name: failure.reason[-300:] for name, failure in self._run.rewards.examples.items()}
             files.append_event(events.failures(record.iteration + 1, figures.failures, examples))
         iteration.seconds["journal"] = time.perf_counter() - start
-        team.publish(record.iteration, record.to_bytes())
+        team.publish(record.iteration, self._run.population.pack(record))
 
     def apply(self, team: Team, iteration: int, payload: bytes) -> None:
         """Move the weights by a record, of this iteration or of a journal."""
-        run, progress, record = self._run, self._progress, Record.from_bytes(payload)
-        start = time.perf_counter()
+        run, progress, start = self._run, self._progress, time.perf_counter()
+        record = run.population.unpack(payload)
         self._log.append_record(record)
         report = None
         if iteration >= progress.started_at:
-            report = run.weights.update(record, run_seed=run.population.run_seed)
+            report = run.weights.update(record)
         run.population.apply(record)
         progress.records.append(record)
         updated = time.perf_counter()

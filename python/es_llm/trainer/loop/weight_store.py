@@ -108,7 +108,7 @@ class WeightStore:
         logger.warning("rank %d rebuilds its weights from step %d and %d records", rank, first, len(records) - first)
         digest = weights.digest() if first == compared else None
         for done, record in enumerate(records[first:], first + 1):
-            weights.update(record, run_seed=self._run.population.run_seed)
+            weights.update(record)
             alive()
             if done == compared:
                 digest = weights.digest()

@@ -1,25 +1,25 @@
 //! Why a table refuses.
 
-use crate::schedule::ScheduleError;
+use std::ops::Range;
 
-/// Why a table can't be made, filled or read.
+use super::FailurePolicy;
+
+/// Why a table can't be filled or read.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum FitnessError {
-    #[error(transparent)]
-    Plan(#[from] ScheduleError),
     #[error("unit {unit} is outside the table of {units} units")]
     Outside { unit: usize, units: usize },
-    #[error("unit {unit} was told before; each unit counts exactly once")]
+    #[error("unit {unit} is filled already; each unit counts exactly once")]
     Twice { unit: usize },
     #[error(
-        "unit {unit} (member {member}, prompts {start} to {stop}): {values:?} are no score under `failure_policy` \"{policy}\""
+        "unit {unit} (members {members:?}, prompts {prompts:?}): {values:?} can't be its sums under `failure_policy` \
+         \"{policy}\""
     )]
-    Score {
+    Sums {
         unit: usize,
-        member: u32,
-        start: u32,
-        stop: u32,
+        members: Range<u32>,
+        prompts: Range<u32>,
         values: Vec<f64>,
         policy: &'static str,
     },
@@ -30,18 +30,18 @@ pub enum FitnessError {
         unit: usize,
     },
     #[error(
-        "{failures} of {rewards} rewards failed, the first is of member {member}, among the prompts {start} to {stop}; \
+        "{failures} of {rewards} rewards failed, the first is of member {member}, among the prompts {prompts:?}; \
          `failure_policy` is \"raise\""
     )]
     Failed {
         failures: u64,
         rewards: u64,
         member: u32,
-        start: u32,
-        stop: u32,
+        prompts: Range<u32>,
     },
     #[error(
-        "`failure_policy` must be one of \"zero\", \"worst\", \"drop_prompt\", \"raise\", got \"{name}\""
+        "`failure_policy` must be one of {}, got {name:?}",
+        FailurePolicy::names()
     )]
     UnknownPolicy { name: String },
 }

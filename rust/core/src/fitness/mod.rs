@@ -1,93 +1,71 @@
-//! The fitness table of one iteration: one score per unit, each told exactly once.
+//! The fitness table of one iteration: the sums of each unit, each filled exactly once.
 //!
-//! Knows nothing about rewards' origin, ranks or weights. Units are numbered, so the order in which results arrive never
-//! matters; sums run in prompt order within a unit and in unit order over a member's units. Rewards of a whole set of
-//! completions use a table with one prompt.
+//! Knows nothing about where rewards come from, about ranks or weights. Units are numbered, so the order in which results
+//! arrive never matters; sums run in prompt order within a unit and in unit order over a member's units. Rewards of a
+//! whole set of completions use a table with one prompt.
 
 mod error;
 mod policy;
-mod score;
+mod sums;
 
 pub use error::FitnessError;
 pub use policy::FailurePolicy;
-pub use score::score;
+pub use sums::unit_sums;
 
-use crate::schedule::{Unit, plan_units};
-use score::{Score, total};
+use crate::plan::Plan;
+use sums::{MemberSums, smallest, total};
 
-/// Scores by unit.
+/// Sums by unit and member.
 #[derive(Clone, Debug)]
 pub struct FitnessTable {
-    units: Vec<Unit>,
-    members: usize,
-    prompts: usize,
+    plan: Plan,
     policy: FailurePolicy,
-    scores: Vec<Option<Score>>,
-    missing: usize,
+    /// The sums of each unit's members.
+    units: Vec<Option<Vec<MemberSums>>>,
 }
 
 impl FitnessTable {
-    /// An empty table for the units of [`plan_units`].
-    ///
-    /// # Errors
-    /// If there is no such plan.
-    pub fn new(
-        members: u32,
-        prompts: u32,
-        prompts_per_unit: u32,
-        policy: FailurePolicy,
-    ) -> Result<Self, FitnessError> {
-        let units = plan_units(members, prompts, prompts_per_unit)?;
-        Ok(Self {
-            members: members as usize,
-            prompts: prompts as usize,
+    /// An empty table for the units of a plan.
+    pub fn new(plan: Plan, policy: FailurePolicy) -> Self {
+        Self {
+            plan,
             policy,
-            scores: vec![None; units.len()],
-            missing: units.len(),
-            units,
-        })
+            units: vec![None; plan.len()],
+        }
     }
 
-    /// Takes a unit's [`score`].
+    /// Takes the [`unit_sums`] of a unit.
     ///
     /// # Errors
-    /// If there is no such unit, it was told before, or the values are no score.
-    pub fn set(&mut self, unit: usize, values: &[f64]) -> Result<(), FitnessError> {
-        let units = self.units.len();
-        let slot = self
-            .scores
-            .get_mut(unit)
-            .ok_or(FitnessError::Outside { unit, units })?;
-        if slot.is_some() {
-            return Err(FitnessError::Twice { unit });
+    /// If there is no such unit, it was filled before, or the values can't be its sums.
+    pub fn set(&mut self, index: usize, values: &[f64]) -> Result<(), FitnessError> {
+        let units = self.plan.len();
+        let unit = self.plan.unit(index);
+        let unit = unit.ok_or(FitnessError::Outside { unit: index, units })?;
+        if self.units[index].is_some() {
+            return Err(FitnessError::Twice { unit: index });
         }
-        let Unit {
-            member,
-            start,
-            stop,
-            ..
-        } = self.units[unit];
-        let score = Score::read(values, (stop - start) as usize, self.policy);
-        *slot = Some(score.ok_or_else(|| FitnessError::Score {
-            unit,
-            member,
-            start,
-            stop,
+        let sums = MemberSums::read(values, unit.members.len(), unit.prompts.len(), self.policy);
+        let refused = || FitnessError::Sums {
+            unit: index,
+            members: unit.members.clone(),
+            prompts: unit.prompts.clone(),
             values: values.to_vec(),
             policy: self.policy.name(),
-        })?);
-        self.missing -= 1;
+        };
+        self.units[index] = Some(sums.ok_or_else(refused)?);
         Ok(())
     }
 
-    /// Whether every unit was told.
+    /// Whether every unit is filled.
     pub fn complete(&self) -> bool {
-        self.missing == 0
+        self.units.iter().all(Option::is_some)
     }
 
-    /// Rewards that failed.
+    /// Number of rewards that failed.
     pub fn failures(&self) -> u64 {
-        self.scores.iter().flatten().map(|score| score.failed).sum()
+        let units = self.units.iter().flatten().flatten();
+        units.map(|sums| sums.failed).sum()
     }
 
     /// Fitness of each member: the mean of its rewards over the prompts, in f64, after the policy. `None` for all members
@@ -96,35 +74,23 @@ impl FitnessTable {
     /// # Errors
     /// If a unit is missing, or a reward failed and the policy is to raise.
     pub fn fitness(&self) -> Result<Vec<Option<f64>>, FitnessError> {
-        if let Some(unit) = self.scores.iter().position(Option::is_none) {
-            let (missing, units) = (self.missing, self.units.len());
+        if let Some(unit) = self.units.iter().position(Option::is_none) {
+            let missing = self.units.iter().filter(|unit| unit.is_none()).count();
+            let units = self.units.len();
             return Err(FitnessError::Incomplete {
                 missing,
                 units,
                 unit,
             });
         }
-        let (failures, rewards) = (self.failures(), (self.members * self.prompts) as u64);
+        let members = self.plan.members();
+        let rewards = u64::from(members) * u64::from(self.plan.prompts());
+        let failures = self.failures();
         if failures > 0 && self.policy == FailurePolicy::Raise {
-            let failed =
-                |score: &Option<Score>| score.as_ref().is_some_and(|score| score.failed > 0);
-            let first = self.scores.iter().position(failed).expect("it was counted");
-            let Unit {
-                member,
-                start,
-                stop,
-                ..
-            } = self.units[first];
-            return Err(FitnessError::Failed {
-                failures,
-                rewards,
-                member,
-                start,
-                stop,
-            });
+            return Err(self.failed(failures, rewards));
         }
         if failures == rewards {
-            return Ok(vec![None; self.members]);
+            return Ok(vec![None; members as usize]);
         }
         Ok(match self.policy {
             FailurePolicy::Raise | FailurePolicy::Zero => self.means_with(0.0),
@@ -133,46 +99,58 @@ impl FitnessTable {
         })
     }
 
+    /// The error that names the first failed reward.
+    fn failed(&self, failures: u64, rewards: u64) -> FitnessError {
+        let failed = |member: &u32| self.sums_of(*member).position(|sums| sums.failed > 0);
+        let first = (0..self.plan.members()).find_map(|member| Some((member, failed(&member)?)));
+        let (member, chunk) = first.unwrap_or_default();
+        let unit = self.plan.unit(self.plan.units_of(member).0.start + chunk);
+        FitnessError::Failed {
+            failures,
+            rewards,
+            member,
+            prompts: unit.map(|unit| unit.prompts).unwrap_or_default(),
+        }
+    }
+
     /// The smallest reward of the table.
     fn smallest(&self) -> f64 {
-        let all = self.scores.iter().flatten();
-        all.map(|score| score.smallest)
-            .fold(f64::INFINITY, f64::min)
+        let sums = self.units.iter().flatten().flatten();
+        smallest(sums.map(|sums| sums.smallest))
     }
 
     fn means_with(&self, failed: f64) -> Vec<Option<f64>> {
-        let sum = |score: &Score| match score.failed {
-            0 => score.sum,
-            count => total([score.sum, count as f64 * failed].into_iter()),
+        let sum = |sums: &MemberSums| match sums.failed {
+            0 => sums.sum,
+            count => total([sums.sum, count as f64 * failed].into_iter()),
         };
-        let mean = |scores: Vec<&Score>| total(scores.into_iter().map(sum)) / self.prompts as f64;
-        self.rows().map(|scores| Some(mean(scores))).collect()
+        let mean = |member| total(self.sums_of(member).map(sum)) / f64::from(self.plan.prompts());
+        (0..self.plan.members())
+            .map(|member| Some(mean(member)))
+            .collect()
     }
 
     fn means_of_whole_prompts(&self) -> Vec<Option<f64>> {
-        let row = |scores: Vec<&Score>| -> Vec<f64> {
-            scores
-                .into_iter()
-                .flat_map(|score| score.rewards.iter().copied())
-                .collect()
+        let row = |member| -> Vec<f64> {
+            let sums = self.sums_of(member);
+            sums.flat_map(|sums| sums.rewards.iter().copied()).collect()
         };
-        let rows: Vec<Vec<f64>> = self.rows().map(row).collect();
-        let whole: Vec<usize> = (0..self.prompts)
+        let rows: Vec<Vec<f64>> = (0..self.plan.members()).map(row).collect();
+        let whole: Vec<usize> = (0..self.plan.prompts() as usize)
             .filter(|&prompt| rows.iter().all(|row| row[prompt].is_finite()))
             .collect();
         if whole.is_empty() {
-            return vec![None; self.members];
+            return vec![None; rows.len()];
         }
         let mean =
             |row: &Vec<f64>| total(whole.iter().map(|&prompt| row[prompt])) / whole.len() as f64;
         rows.iter().map(|row| Some(mean(row))).collect()
     }
 
-    /// Each member's scores.
-    fn rows(&self) -> impl Iterator<Item = Vec<&Score>> {
-        let units = self.units.len() / self.members;
-        self.scores
-            .chunks_exact(units)
-            .map(|scores| scores.iter().flatten().collect())
+    /// A member's sums, in the order of its units.
+    fn sums_of(&self, member: u32) -> impl Iterator<Item = &MemberSums> {
+        let (units, position) = self.plan.units_of(member);
+        let units = self.units[units].iter().flatten();
+        units.map(move |sums| &sums[position])
     }
 }

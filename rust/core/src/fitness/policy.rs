@@ -1,4 +1,4 @@
-//! What a failed reward counts as; the names that configurations use.
+//! What a failed reward counts as, and the names of these policies in the options.
 
 use std::str::FromStr;
 
@@ -20,6 +20,13 @@ pub enum FailurePolicy {
 impl FailurePolicy {
     /// Every policy, in the order of the documentation.
     pub const ALL: [Self; 4] = [Self::Zero, Self::Worst, Self::DropPrompt, Self::Raise];
+
+    /// The names of all policies, for messages.
+    pub(super) fn names() -> String {
+        Self::ALL
+            .map(|policy| format!("{:?}", policy.name()))
+            .join(", ")
+    }
 
     /// The policy's name in configurations.
     pub fn name(self) -> &'static str {

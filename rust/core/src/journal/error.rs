@@ -19,8 +19,14 @@ pub enum JournalError {
     Exists { path: PathBuf },
     #[error("{} is no journal: it doesn't begin with \"ESLLMJ\" and a version", path.display())]
     NotAJournal { path: PathBuf },
-    #[error("journal {} has format version {got}; this package reads version {JOURNAL_VERSION}", path.display())]
+    #[error("journal {} has format version {got}; this package reads versions 1 to {JOURNAL_VERSION}", path.display())]
     Version { path: PathBuf, got: u16 },
+    #[error(
+        "journal {} has format version {got}, which is read and replayed, but no longer continued; this package appends \
+         to version {JOURNAL_VERSION}: rebuild its model with `es-llm replay`, and begin a new run from that model",
+        path.display()
+    )]
+    OldVersion { path: PathBuf, got: u16 },
     #[error("journal {} has no whole header; it was not made by this package, or was cut", path.display())]
     NoHeader { path: PathBuf },
     #[error(

@@ -9,8 +9,6 @@
 
 use crc32fast::Hasher;
 
-use super::JOURNAL_VERSION;
-
 /// Bytes before the first frame.
 pub(super) const MAGIC_BYTES: usize = 8;
 
@@ -44,8 +42,8 @@ pub(super) enum Decoded<'a> {
 }
 
 /// The first bytes of the file: `ESLLMJ` and the version.
-pub(super) fn magic() -> [u8; MAGIC_BYTES] {
-    let [low, high] = JOURNAL_VERSION.to_le_bytes();
+pub(super) fn magic(version: u16) -> [u8; MAGIC_BYTES] {
+    let [low, high] = version.to_le_bytes();
     [b'E', b'S', b'L', b'L', b'M', b'J', low, high]
 }
 

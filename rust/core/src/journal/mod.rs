@@ -10,7 +10,6 @@
 mod disk;
 mod error;
 mod frame;
-mod packed;
 mod payload;
 mod writer;
 
@@ -18,15 +17,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::JournalError;
-pub use packed::{pack_record, pack_spelled_record, unpack_record};
-pub use payload::{decode_record, encode_record};
+pub use payload::encode_record;
 pub use writer::JournalWriter;
 
 use crate::population::Record;
 use frame::{Decoded, Kind};
 
-/// Version of the file format.
-pub const JOURNAL_VERSION: u16 = 1;
+/// Version of the file format that is written; version 1 is still read.
+pub const JOURNAL_VERSION: u16 = 2;
 
 /// A journal that was read and verified.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,12 +57,21 @@ impl Journal {
         Self::parse(&bytes, path)
     }
 
+    /// The records of a version-1 journal hold no run seed: its caller finds it in the header. Other journals stay as they
+    /// are.
+    #[must_use]
+    pub fn with_run_seed(mut self, run_seed: u64) -> Self {
+        let records = self.records.iter_mut().filter(|record| record.rate_folded);
+        records.for_each(|record| record.run_seed = run_seed);
+        self
+    }
+
     /// Verifies the bytes of a journal; `path` is only for messages.
     ///
     /// # Errors
     /// As [`Journal::read`].
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, JournalError> {
-        let mut end = check_magic(bytes, path)?;
+        let (version, mut end) = check_magic(bytes, path)?;
         let corrupt = |end: End, iterations, reason| JournalError::Corrupt {
             path: path.to_owned(),
             offset: end.bytes,
@@ -85,7 +92,7 @@ impl Journal {
             } => {
                 let header = payload::decode_text(payload).map_err(unusable)?;
                 end.pass(payload.len(), &bytes[frame::MAGIC_BYTES..]);
-                Self::new(header, end)
+                Self::new(version, header, end)
             }
             Decoded::Frame { .. } => return Err(unusable("the first frame is no header")),
             Decoded::Damaged(reason) => return Err(unusable(reason)),
@@ -117,9 +124,9 @@ impl Journal {
         Ok(journal)
     }
 
-    fn new(header: String, end: End) -> Self {
+    fn new(version: u16, header: String, end: End) -> Self {
         Self {
-            version: JOURNAL_VERSION,
+            version,
             header,
             records: Vec::new(),
             digests: BTreeMap::new(),
@@ -134,7 +141,10 @@ impl Journal {
         match kind {
             Kind::Header => return Err("a second header"),
             Kind::Record => {
-                let record = payload::decode_record(payload)?;
+                let record = match self.version {
+                    1 => payload::decode_record_v1(payload)?,
+                    _ => payload::decode_record(payload)?,
+                };
                 if record.iteration as usize != self.records.len() {
                     return Err("a record out of order");
                 }
@@ -165,11 +175,11 @@ struct End {
 
 impl End {
     /// Before the first frame.
-    fn of_magic() -> Self {
+    fn of_magic(version: u16) -> Self {
         Self {
             bytes: frame::MAGIC_BYTES as u64,
             frames: 0,
-            chain: crc32fast::hash(&frame::magic()),
+            chain: crc32fast::hash(&frame::magic(version)),
         }
     }
 
@@ -182,24 +192,24 @@ impl End {
     }
 }
 
-fn check_magic(bytes: &[u8], path: &Path) -> Result<End, JournalError> {
-    let magic = frame::magic();
-    let Some(found) = bytes.get(..frame::MAGIC_BYTES) else {
+/// The version that the first bytes name, and where the first frame goes.
+fn check_magic(bytes: &[u8], path: &Path) -> Result<(u16, End), JournalError> {
+    let magic = frame::magic(JOURNAL_VERSION);
+    let Some(&[ref name @ .., low, high]) = bytes.first_chunk::<{ frame::MAGIC_BYTES }>() else {
         return Err(JournalError::NotAJournal {
             path: path.to_owned(),
         });
     };
-    if found[..6] != magic[..6] {
+    if name[..] != magic[..name.len()] {
         return Err(JournalError::NotAJournal {
             path: path.to_owned(),
         });
     }
-    if found != magic {
-        let got = u16::from_le_bytes([found[6], found[7]]);
-        return Err(JournalError::Version {
+    match u16::from_le_bytes([low, high]) {
+        version @ (1 | JOURNAL_VERSION) => Ok((version, End::of_magic(version))),
+        got => Err(JournalError::Version {
             path: path.to_owned(),
             got,
-        });
+        }),
     }
-    Ok(End::of_magic())
 }

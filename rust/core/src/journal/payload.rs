@@ -2,22 +2,20 @@
 
 use crate::population::Record;
 
-/// Bytes of a record before its arrays.
-pub(super) const FIXED: usize = 36;
-
 /// Bytes of a digest.
 const DIGEST: usize = 12;
 
-/// A record's payload:
+/// The payload of a record, in format version 2:
 ///
 /// ```text
-/// iteration u32 | members N u32 | pairs P u32 | sigma f64 | learning_rate f64 | cursor u64
+/// run seed u64 | iteration u32 | members N u32 | pairs P u32 | sigma f64 | learning rate f64 | cursor u64
 /// failed: ceil(N / 8) bytes, member n is bit n % 8 of byte n / 8
-/// fitness f64 x N (0 where failed) | pair u32 x P | coefficient f32 x P
+/// fitness f64 x N (0 where failed) | coefficient f64 x P
 /// ```
 pub fn encode_record(record: &Record) -> Vec<u8> {
-    let (members, pairs) = (record.fitness.len(), record.pairs.len());
-    let mut bytes = Vec::with_capacity(FIXED + members.div_ceil(8) + 8 * members + 8 * pairs);
+    let (members, pairs) = (record.fitness.len(), record.coefficients.len());
+    let mut bytes = Vec::with_capacity(44 + members.div_ceil(8) + 8 * (members + pairs));
+    bytes.extend(record.run_seed.to_le_bytes());
     bytes.extend(record.iteration.to_le_bytes());
     bytes.extend((members as u32).to_le_bytes());
     bytes.extend((pairs as u32).to_le_bytes());
@@ -31,35 +29,26 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
         })
     };
     bytes.extend(record.fitness.chunks(8).map(failed));
-    bytes.extend(
-        record
-            .fitness
-            .iter()
-            .flat_map(|value| value.unwrap_or(0.0).to_le_bytes()),
-    );
-    bytes.extend(record.pairs.iter().flat_map(|pair| pair.to_le_bytes()));
-    bytes.extend(
-        record
-            .coefficients
-            .iter()
-            .flat_map(|value| value.to_le_bytes()),
-    );
+    let fitness = record.fitness.iter().map(|value| value.unwrap_or(0.0));
+    let values = fitness.chain(record.coefficients.iter().copied());
+    bytes.extend(values.flat_map(f64::to_le_bytes));
     bytes
 }
 
-/// Why a record can't be written; what it says also holds for every record that is read.
+/// Refuses a record that can't be written; every record that is read passes too.
 pub(super) fn check_record(record: &Record) -> Result<(), &'static str> {
-    let finite = |value: &Option<f64>| value.is_none_or(f64::is_finite);
-    if record.fitness.len() > u32::MAX as usize || record.pairs.len() > u32::MAX as usize {
-        return Err("a record with too many members");
+    let is_finite = |value: &Option<f64>| value.is_none_or(f64::is_finite);
+    if record.rate_folded {
+        return Err("a record of format version 1");
     }
-    if record.pairs.len() != record.coefficients.len() {
-        return Err("a record with another number of pairs than coefficients");
+    if record.fitness.len() > u32::MAX as usize || record.coefficients.len() > record.fitness.len()
+    {
+        return Err("a record with more pairs than members, or too many members");
     }
     if !record.sigma.is_finite() || !record.learning_rate.is_finite() {
         return Err("a record whose sigma or learning rate isn't finite");
     }
-    if !record.fitness.iter().all(finite)
+    if !record.fitness.iter().all(is_finite)
         || !record.coefficients.iter().all(|value| value.is_finite())
     {
         return Err("a record with a fitness or coefficient that isn't finite");
@@ -71,46 +60,77 @@ pub(super) fn check_record(record: &Record) -> Result<(), &'static str> {
 ///
 /// # Errors
 /// What is wrong with the bytes.
-pub fn decode_record(payload: &[u8]) -> Result<Record, &'static str> {
-    if payload.len() < FIXED {
-        return Err("a record that is too short");
-    }
-    let (fixed, arrays) = payload.split_at(FIXED);
-    let mut fixed = Cursor(fixed);
-    let iteration = u32::from_le_bytes(fixed.take());
-    let members = u32::from_le_bytes(fixed.take()) as usize;
-    let pairs = u32::from_le_bytes(fixed.take()) as usize;
-    let sigma = f64::from_le_bytes(fixed.take());
-    let learning_rate = f64::from_le_bytes(fixed.take());
-    let cursor = u64::from_le_bytes(fixed.take());
-    let expected = members.div_ceil(8) as u64 + 8 * members as u64 + 8 * pairs as u64;
-    if arrays.len() as u64 != expected {
-        return Err("a record whose length doesn't fit its counts");
-    }
-    let (failed, arrays) = arrays.split_at(members.div_ceil(8));
-    let (fitness, arrays) = arrays.split_at(8 * members);
-    let (pairs, coefficients) = arrays.split_at(4 * pairs);
+pub(super) fn decode_record(payload: &[u8]) -> Result<Record, &'static str> {
+    let mut rest = Rest(payload);
+    let run_seed = u64::from_le_bytes(rest.take()?);
+    let (record, [members, pairs]) = decode_fixed(&mut rest, run_seed)?;
+    let fitness = decode_fitness(&mut rest, members)?;
+    let coefficients = rest
+        .array(pairs)?
+        .iter()
+        .map(|bytes| f64::from_le_bytes(*bytes));
     let record = Record {
-        iteration,
-        sigma,
-        learning_rate,
-        cursor,
-        fitness: decode_fitness(failed, fitness),
-        pairs: pairs
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| u32::from_le_bytes(*bytes))
-            .collect(),
-        coefficients: coefficients
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| f32::from_le_bytes(*bytes))
-            .collect(),
+        fitness,
+        coefficients: coefficients.collect(),
+        ..record
     };
+    rest.end()?;
     check_record(&record)?;
     Ok(record)
+}
+
+/// The record of a payload of format version 1, whose header alone holds the run seed:
+///
+/// ```text
+/// as version 2 without the run seed | fitness f64 x N | pair u32 x P: 0, 1, 2, ... | coefficient f32 x P
+/// ```
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub(super) fn decode_record_v1(payload: &[u8]) -> Result<Record, &'static str> {
+    let mut rest = Rest(payload);
+    let (record, [members, pairs]) = decode_fixed(&mut rest, 0)?;
+    let fitness = decode_fitness(&mut rest, members)?;
+    let order = rest
+        .array(pairs)?
+        .iter()
+        .map(|bytes| u32::from_le_bytes(*bytes));
+    if !order.eq(0..pairs as u32) {
+        return Err("a record with other pairs than 0, 1, 2, ...");
+    }
+    let coefficients = rest
+        .array(pairs)?
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes));
+    let record = Record {
+        fitness,
+        coefficients: coefficients.map(f64::from).collect(),
+        ..record
+    };
+    rest.end()?;
+    check_record(&record)?;
+    Ok(Record {
+        rate_folded: true,
+        ..record
+    })
+}
+
+/// A record without its arrays, and how many members and pairs follow.
+fn decode_fixed(rest: &mut Rest<'_>, run_seed: u64) -> Result<(Record, [usize; 2]), &'static str> {
+    let iteration = u32::from_le_bytes(rest.take()?);
+    let members = u32::from_le_bytes(rest.take()?) as usize;
+    let pairs = u32::from_le_bytes(rest.take()?) as usize;
+    let record = Record {
+        run_seed,
+        iteration,
+        sigma: f64::from_le_bytes(rest.take()?),
+        learning_rate: f64::from_le_bytes(rest.take()?),
+        cursor: u64::from_le_bytes(rest.take()?),
+        fitness: Vec::new(),
+        coefficients: Vec::new(),
+        rate_folded: false,
+    };
+    Ok((record, [members, pairs]))
 }
 
 pub(super) fn encode_digest(iteration: u32, digest: u64) -> Vec<u8> {
@@ -121,37 +141,51 @@ pub(super) fn decode_digest(payload: &[u8]) -> Result<(u32, u64), &'static str> 
     if payload.len() != DIGEST {
         return Err("a digest of wrong length");
     }
-    let mut payload = Cursor(payload);
-    Ok((
-        u32::from_le_bytes(payload.take()),
-        u64::from_le_bytes(payload.take()),
-    ))
+    let mut rest = Rest(payload);
+    let iteration = u32::from_le_bytes(rest.take()?);
+    Ok((iteration, u64::from_le_bytes(rest.take()?)))
 }
 
 pub(super) fn decode_text(payload: &[u8]) -> Result<String, &'static str> {
     String::from_utf8(payload.to_vec()).map_err(|_| "text that isn't UTF-8")
 }
 
-fn decode_fitness(failed: &[u8], values: &[u8]) -> Vec<Option<f64>> {
-    let values = values
-        .as_chunks()
-        .0
-        .iter()
-        .map(|bytes| f64::from_le_bytes(*bytes));
-    let alive = |member: usize| failed[member / 8] >> (member % 8) & 1 == 0;
-    values
-        .enumerate()
-        .map(|(member, value)| alive(member).then_some(value))
-        .collect()
+fn decode_fitness(rest: &mut Rest<'_>, members: usize) -> Result<Vec<Option<f64>>, &'static str> {
+    let failed = rest.bytes(members.div_ceil(8))?;
+    let values = rest.array(members)?.iter().enumerate();
+    let is_alive = |member: usize| failed[member / 8] >> (member % 8) & 1 == 0;
+    let value =
+        |(member, bytes): (usize, &[u8; 8])| is_alive(member).then_some(f64::from_le_bytes(*bytes));
+    Ok(values.map(value).collect())
 }
 
-/// Takes arrays of bytes from a slice that is known to be long enough.
-struct Cursor<'a>(&'a [u8]);
+/// Bytes that are taken from the front, each length checked before anything is allocated.
+struct Rest<'a>(&'a [u8]);
 
-impl Cursor<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (taken, rest) = self.0.split_first_chunk().expect("the length was checked");
+impl<'a> Rest<'a> {
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], &'static str> {
+        let (taken, rest) = self
+            .0
+            .split_at_checked(count)
+            .ok_or("a record that is too short")?;
         self.0 = rest;
-        *taken
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self, count: usize) -> Result<&'a [[u8; N]], &'static str> {
+        let size = count.checked_mul(N).ok_or("a record that is too short")?;
+        Ok(self.bytes(size)?.as_chunks().0)
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
+        let taken = self.array(1)?;
+        Ok(taken[0])
+    }
+
+    fn end(&self) -> Result<(), &'static str> {
+        let is_empty = self.0.is_empty();
+        is_empty
+            .then_some(())
+            .ok_or("a record that is longer than its counts say")
     }
 }

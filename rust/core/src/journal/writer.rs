@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, Kind};
-use super::{End, Journal, JournalError, disk, payload};
+use super::{End, JOURNAL_VERSION, Journal, JournalError, disk, payload};
 use crate::population::Record;
 
 /// Appends frames to a journal; every append is on the disk (fdatasync) when it returns.
@@ -31,11 +31,11 @@ impl JournalWriter {
     /// # Errors
     /// If the file exists or can't be made.
     pub fn create(path: &Path, header: &str) -> Result<Self, JournalError> {
-        let mut end = End::of_magic();
+        let mut end = End::of_magic(JOURNAL_VERSION);
         let frame = frame::encode(Kind::Header, header.as_bytes(), end.chain)
             .ok_or_else(|| too_long(path, "the header"))?;
         end.pass(header.len(), &frame);
-        let bytes = [&frame::magic()[..], &frame].concat();
+        let bytes = [&frame::magic(JOURNAL_VERSION)[..], &frame].concat();
         let file = disk::create_whole(path, &bytes).map_err(|source| match source.kind() {
             ErrorKind::AlreadyExists => JournalError::Exists {
                 path: path.to_owned(),
@@ -55,7 +55,7 @@ impl JournalWriter {
     /// An existing journal: verified, cut back to its last good frame, ready to append.
     ///
     /// # Errors
-    /// As [`Journal::read`], or if the file can't be written.
+    /// As [`Journal::read`], if the file can't be written, or has an older format version.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let io = |action| move |source| JournalError::io(path, action, source);
         let mut file = OpenOptions::new()
@@ -65,7 +65,7 @@ impl JournalWriter {
             .map_err(io("open"))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io("read"))?;
-        let journal = Journal::parse(&bytes, path)?;
+        let journal = parse_current(&bytes, path)?;
         if journal.torn_bytes > 0 {
             file.set_len(journal.good_bytes)
                 .map_err(io("cut the torn tail of"))?;
@@ -306,9 +306,21 @@ fn read_again(file: &mut File, path: &Path) -> Result<(Journal, Vec<u8>), Journa
     file.rewind()
         .and_then(|()| file.read_to_end(&mut bytes))
         .map_err(|source| JournalError::io(path, "read", source))?;
-    let journal = Journal::parse(&bytes, path)?;
+    let journal = parse_current(&bytes, path)?;
     bytes.truncate(journal.good_bytes as usize);
     Ok((journal, bytes))
+}
+
+/// A journal that can be appended to.
+fn parse_current(bytes: &[u8], path: &Path) -> Result<Journal, JournalError> {
+    let journal = Journal::parse(bytes, path)?;
+    if journal.version == JOURNAL_VERSION {
+        return Ok(journal);
+    }
+    Err(JournalError::OldVersion {
+        path: path.to_owned(),
+        got: journal.version,
+    })
 }
 
 fn too_long(path: &Path, what: &str) -> JournalError {

@@ -1,10 +1,11 @@
 //! Why a population refuses.
 
 use super::MAX_POPULATION;
+use crate::shaping::ShapingError;
 
-/// Why a population can't be made, or doesn't take fitness or a record.
+/// Why a population can't be made, or refuses fitness or a record.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum PopulationError {
     #[error("`population_size` must be from 2 to {MAX_POPULATION}, got {0}")]
     Size(usize),
@@ -23,13 +24,17 @@ pub enum PopulationError {
         first: usize,
     },
     #[error(
-        "the coefficient of pair {pair} overflows float32: learning_rate {learning_rate}, score {score}"
+        "the step of pair {pair} overflows float32: learning_rate {learning_rate}, coefficient {coefficient}"
     )]
     Overflow {
         pair: usize,
         learning_rate: f64,
-        score: f64,
+        coefficient: f64,
     },
+    #[error(transparent)]
+    Shaping(#[from] ShapingError),
+    #[error("{0}")]
+    Packed(&'static str),
     #[error("expected a record of iteration {expected}, got one of iteration {got}")]
     Order { expected: u32, got: u32 },
     #[error("the record of iteration {iteration} has {got} {what}, this population has {expected}")]
@@ -39,8 +44,14 @@ pub enum PopulationError {
         expected: usize,
         got: usize,
     },
-    #[error("the record of iteration {iteration} lists other pairs than this population has")]
-    Pairs { iteration: u32 },
+    #[error(
+        "the record of iteration {iteration} is of a run with seed {got}, this one has seed {expected}"
+    )]
+    Seed {
+        iteration: u32,
+        expected: u64,
+        got: u64,
+    },
     #[error("iteration {0} is the last that can be counted")]
     Exhausted(u32),
 }

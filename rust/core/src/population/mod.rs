@@ -1,22 +1,23 @@
 //! The population: members and pairs of every iteration, and ask / tell / apply. Holds no weights and draws no noise.
 //!
 //! ```text
-//! ask()          -> N members            pure
+//! ask(sigma)     -> N members            pure
 //! tell(fitness)  -> record               pure: journal the record, then
-//! apply(record)  -> next iteration       the only change; live run and resume share it
+//! apply(record)  -> next iteration       the only change; live run, resume and replay share it
 //! ```
 //! The state is a fold of records: the same records give the same state, whoever made them.
 
 mod error;
+mod packed;
 mod record;
 
 pub use error::PopulationError;
 pub use record::{Member, Record};
 
 use crate::fitness::FailurePolicy;
-use crate::shaping::ShapingRule;
+use crate::shaping::Shaping;
 
-/// Members that a population may have at most; keeps a record below 300 MB.
+/// The largest population; it keeps a record below 300 MB.
 pub const MAX_POPULATION: usize = 1 << 24;
 
 /// Members and seeds of a run, without weights.
@@ -25,7 +26,7 @@ pub struct Population {
     run_seed: u64,
     size: usize,
     antithetic: bool,
-    shaping: ShapingRule,
+    shaping: Shaping,
     failure_policy: FailurePolicy,
     iteration: u32,
 }
@@ -39,7 +40,7 @@ impl Population {
         run_seed: u64,
         population_size: usize,
         antithetic: bool,
-        shaping: ShapingRule,
+        shaping: Shaping,
         failure_policy: FailurePolicy,
     ) -> Result<Self, PopulationError> {
         if !(2..=MAX_POPULATION).contains(&population_size) {
@@ -77,45 +78,42 @@ impl Population {
         }
     }
 
-    /// The iteration that `ask` and `tell` speak of.
+    /// The iteration that `ask` and `tell` are about.
     pub fn iteration(&self) -> u32 {
         self.iteration
     }
 
-    /// The members of this iteration. Antithetic: members 2p (+) and 2p + 1 (-) share pair p.
-    pub fn ask(&self) -> Vec<Member> {
-        let iteration = self.iteration;
-        let member = |index: u32| match (self.antithetic, index % 2) {
-            (false, _) => Member {
-                iteration,
-                index,
-                pair: index,
-                sign: 1,
-            },
-            (true, 0) => Member {
-                iteration,
-                index,
-                pair: index / 2,
-                sign: 1,
-            },
-            (true, _) => Member {
-                iteration,
-                index,
-                pair: index / 2,
-                sign: -1,
-            },
-        };
-        (0..self.size as u32).map(member).collect()
-    }
-
-    /// The record that these fitness values make; `None`, NaN and infinities are members that failed. Changes nothing.
-    ///
-    /// `coefficient = f32(learning_rate / N * Z_n)`, or `f32(learning_rate / N * (Z_plus - Z_minus))` for an
-    /// antithetic pair: computed in f64, rounded once. N is the population size, failed members included.
+    /// The members of this iteration under a noise scale. Antithetic: members 2p (+) and 2p + 1 (-) share pair p.
     ///
     /// # Errors
-    /// If the number of values isn't N, sigma or the learning rate is no positive float32, a coefficient overflows
-    /// float32, or a member failed and the policy is to raise.
+    /// If sigma is no positive float32.
+    pub fn ask(&self, sigma: f64) -> Result<Vec<Member>, PopulationError> {
+        check_scale("sigma", sigma)?;
+        let member = |index: u32| {
+            let (pair, sign) = match (self.antithetic, index % 2) {
+                (false, _) => (index, 1),
+                (true, 0) => (index / 2, 1),
+                (true, _) => (index / 2, -1),
+            };
+            Member {
+                run_seed: self.run_seed,
+                iteration: self.iteration,
+                index,
+                pair,
+                sign,
+                sigma,
+            }
+        };
+        Ok((0..self.size as u32).map(member).collect())
+    }
+
+    /// The record of these fitness values; `None`, NaN and infinities are members that failed. Changes nothing.
+    ///
+    /// The coefficients are the shaped fitness `Z_n`, or `Z_plus - Z_minus` of an antithetic pair, in f64.
+    ///
+    /// # Errors
+    /// If the number of values isn't N, sigma or the learning rate is no positive float32, the step of plain SGD
+    /// overflows float32, the shaping rule fails, or a member failed and the policy is to raise.
     pub fn tell(
         &self,
         fitness: &[Option<f64>],
@@ -135,24 +133,31 @@ impl Population {
             .iter()
             .map(|value| value.filter(|value| value.is_finite()))
             .collect();
-        let scores = self.member_scores(&fitness)?;
-        let coefficients = self.coefficients(&scores, learning_rate)?;
-        let pairs = (0..self.pairs() as u32).collect();
-        Ok(Record {
+        let record = Record {
+            run_seed: self.run_seed,
             iteration: self.iteration,
             sigma,
             learning_rate,
             cursor,
+            coefficients: self.coefficients(&fitness)?,
             fitness,
-            pairs,
-            coefficients,
-        })
+            rate_folded: false,
+        };
+        let steps = record.sgd_coefficients();
+        if let Some(pair) = steps.iter().position(|step| !step.is_finite()) {
+            return Err(PopulationError::Overflow {
+                pair,
+                learning_rate,
+                coefficient: record.coefficients[pair],
+            });
+        }
+        Ok(record)
     }
 
     /// Goes to the next iteration.
     ///
     /// # Errors
-    /// If the record isn't one of this iteration and this population; nothing changes then.
+    /// If the record isn't of this iteration and this population; nothing changes then.
     pub fn apply(&mut self, record: &Record) -> Result<(), PopulationError> {
         let iteration = record.iteration;
         if iteration != self.iteration {
@@ -170,8 +175,12 @@ impl Population {
         if record.fitness.len() != self.size {
             return Err(shape("members", self.size, record.fitness.len()));
         }
-        if record.pairs.len() != self.pairs() {
-            return Err(shape("pairs", self.pairs(), record.pairs.len()));
+        if record.run_seed != self.run_seed {
+            return Err(PopulationError::Seed {
+                iteration,
+                expected: self.run_seed,
+                got: record.run_seed,
+            });
         }
         if record.coefficients.len() != self.pairs() {
             return Err(shape(
@@ -180,78 +189,41 @@ impl Population {
                 record.coefficients.len(),
             ));
         }
-        if record
-            .pairs
-            .iter()
-            .enumerate()
-            .any(|(place, &pair)| pair as usize != place)
-        {
-            return Err(PopulationError::Pairs { iteration });
-        }
         self.iteration = iteration
             .checked_add(1)
             .ok_or(PopulationError::Exhausted(iteration))?;
         Ok(())
     }
 
-    /// One score per member: a failed one has none of its own and gets what the policy says.
-    fn member_scores(&self, fitness: &[Option<f64>]) -> Result<Vec<f64>, PopulationError> {
-        let alive: Vec<f64> = fitness.iter().copied().flatten().collect();
-        let failed = fitness.len() - alive.len();
-        match self.failure_policy {
-            FailurePolicy::Raise if failed > 0 => {
-                let first = fitness
-                    .iter()
-                    .position(Option::is_none)
-                    .expect("one failed");
-                Err(PopulationError::Failed {
-                    count: failed,
-                    members: fitness.len(),
-                    first,
-                })
-            }
-            FailurePolicy::Worst if !alive.is_empty() => {
-                let worst = alive.iter().copied().fold(f64::INFINITY, f64::min);
-                let filled: Vec<f64> = fitness.iter().map(|value| value.unwrap_or(worst)).collect();
-                Ok(self.shaping.scores(&filled))
-            }
-            _ => {
-                let mut scores = self.shaping.scores(&alive).into_iter();
-                let score = |value: &Option<f64>| value.and_then(|_| scores.next()).unwrap_or(0.0);
-                Ok(fitness.iter().map(score).collect())
-            }
-        }
+    /// One coefficient per pair.
+    fn coefficients(&self, fitness: &[Option<f64>]) -> Result<Vec<f64>, PopulationError> {
+        let shaped = self.shaped(fitness)?;
+        let members_per_pair = self.size / self.pairs();
+        let of_pair = |pair: &[f64]| pair.get(1).map_or(pair[0], |minus| pair[0] - minus);
+        Ok(shaped.chunks_exact(members_per_pair).map(of_pair).collect())
     }
 
-    fn coefficients(
-        &self,
-        scores: &[f64],
-        learning_rate: f64,
-    ) -> Result<Vec<f32>, PopulationError> {
-        let factor = learning_rate / self.size as f64;
-        let of_pair = |(pair, scores): (usize, &[f64])| {
-            let score = if let [plus, minus] = *scores {
-                plus - minus
-            } else {
-                scores[0]
-            };
-            let coefficient = (factor * score) as f32;
-            if coefficient.is_finite() {
-                Ok(coefficient)
-            } else {
-                Err(PopulationError::Overflow {
-                    pair,
-                    learning_rate,
-                    score,
-                })
+    /// Z of each member: a failed one has no fitness, and the policy decides what it gets.
+    fn shaped(&self, fitness: &[Option<f64>]) -> Result<Vec<f64>, PopulationError> {
+        let alive: Vec<f64> = fitness.iter().copied().flatten().collect();
+        let first_failed = fitness.iter().position(Option::is_none);
+        match (self.failure_policy, first_failed) {
+            (FailurePolicy::Raise, Some(first)) => Err(PopulationError::Failed {
+                count: fitness.len() - alive.len(),
+                members: fitness.len(),
+                first,
+            }),
+            (FailurePolicy::Worst, _) if !alive.is_empty() => {
+                let worst = alive.iter().copied().fold(f64::INFINITY, f64::min);
+                let filled: Vec<f64> = fitness.iter().map(|value| value.unwrap_or(worst)).collect();
+                Ok(self.shaping.shape(&filled)?)
             }
-        };
-        let members_per_pair = self.size / self.pairs();
-        scores
-            .chunks_exact(members_per_pair)
-            .enumerate()
-            .map(of_pair)
-            .collect()
+            _ => {
+                let mut shaped = self.shaping.shape(&alive)?.into_iter();
+                let z = |value: &Option<f64>| value.and_then(|_| shaped.next()).unwrap_or(0.0);
+                Ok(fitness.iter().map(z).collect())
+            }
+        }
     }
 }
 

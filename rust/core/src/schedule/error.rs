@@ -22,10 +22,6 @@ pub enum ScheduleError {
     UnknownWorker { worker: WorkerId },
     #[error("worker {worker} was lost; it must join again before it works")]
     LostWorker { worker: WorkerId },
-    #[error("`{name}` must be at least 1, got 0")]
-    Zero { name: &'static str },
-    #[error("{members} members x {chunks} prompt chunks are more units than can be counted")]
-    TooMany { members: u32, chunks: u32 },
     #[error("`assignment` must be \"static\" or \"dynamic\", got {name:?}")]
     UnknownPolicy { name: String },
 }

@@ -17,14 +17,12 @@ mod late;
 mod policy;
 mod state;
 mod static_runs;
-mod unit;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use error::ScheduleError;
 pub use policy::PolicyKind;
-pub use unit::{Unit, plan_units};
 
 use late::LateUnits;
 use policy::Policy;

@@ -1,68 +1,124 @@
-//! Shaping: from the fitness of the members to their scores Z. One file per rule; [`ShapingRule`] is the registry.
+//! Shaping: from the fitness of the members to their shaped fitness Z.
 //!
 //! Knows nothing about members, pairs, learning rates or failures: it sees the plain finite fitness of the members
-//! that count, in member order, and gives one score for each. All arithmetic is f64 in member order, so the scores
-//! are the same bits everywhere.
+//! that count, in member order, and gives one Z for each. All arithmetic is f64 in member order, so Z has the same bits
+//! everywhere.
+//!
+//! A new rule is one file with one function, and its line in [`RULES`].
 
 mod centered_rank;
 mod zscore;
 
-use std::str::FromStr;
+use std::fmt;
+use std::sync::Arc;
 
-/// A way to turn fitness into scores. Equal fitness gives exactly zero scores under every rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ShapingRule {
-    /// Z = (R - mean R) / (std R + 1e-8), population std (Qiu et al., arXiv 2509.24372).
-    ZScore,
-    /// Ranks scaled to [-0.5, 0.5], ties share the average rank (Salimans et al., arXiv 1703.03864).
-    CenteredRank,
+/// A shaping rule: fitness of the members that count -> their Z, in the same order. It sees finite values that aren't
+/// all equal.
+pub type Rule = fn(&[f64]) -> Vec<f64>;
+
+/// The rules of this crate by name, in the order of the documentation.
+pub const RULES: &[(&str, Rule)] = &[
+    ("zscore", zscore::shape),
+    ("centered_rank", centered_rank::shape),
+];
+
+/// A rule that is no function of this crate; it may fail, and says why.
+pub type CustomRule = dyn Fn(&[f64]) -> Result<Vec<f64>, String> + Send + Sync;
+
+/// The way a run shapes its fitness. Equal fitness gives Z of exactly 0 under every rule.
+#[derive(Clone)]
+pub enum Shaping {
+    /// One of [`RULES`]: its Z are the same bits on every machine.
+    Named(&'static str, Rule),
+    /// A rule from elsewhere, under the name that messages give it.
+    Custom(String, Arc<CustomRule>),
 }
 
-/// The name of a shaping rule that doesn't exist.
-#[derive(Debug, thiserror::Error)]
-#[error("`shaping` must be one of \"zscore\", \"centered_rank\", got \"{name}\"")]
-pub struct UnknownShaping {
-    /// The name that was given.
-    pub name: String,
+/// Why there is no Z.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages are the documentation")]
+pub enum ShapingError {
+    #[error("`shaping` must be one of {}, got {name:?}", names())]
+    Unknown { name: String },
+    #[error("shaping rule {name:?} failed: {reason}")]
+    Failed { name: String, reason: String },
+    #[error(
+        "shaping rule {name:?} must give one finite number per value: got {got:?} for {fitness:?}"
+    )]
+    Values {
+        name: String,
+        fitness: Vec<f64>,
+        got: Vec<f64>,
+    },
 }
 
-impl ShapingRule {
-    /// Every rule, in the order of the documentation.
-    pub const ALL: [Self; 2] = [Self::ZScore, Self::CenteredRank];
+impl Shaping {
+    /// The rule of a name.
+    ///
+    /// # Errors
+    /// If [`RULES`] has no such name.
+    pub fn named(name: &str) -> Result<Self, ShapingError> {
+        let found = RULES.iter().find(|(known, _)| *known == name);
+        let &(name, rule) = found.ok_or_else(|| ShapingError::Unknown {
+            name: name.to_owned(),
+        })?;
+        Ok(Self::Named(name, rule))
+    }
 
     /// The rule's name in configurations.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            Self::ZScore => "zscore",
-            Self::CenteredRank => "centered_rank",
+            Self::Named(name, _) => name,
+            Self::Custom(name, _) => name,
         }
     }
 
-    /// One score per fitness value, in the same order. The values must be finite.
-    pub fn scores(self, fitness: &[f64]) -> Vec<f64> {
+    /// Whether every machine computes the same bits from the same fitness.
+    pub fn is_portable(&self) -> bool {
+        matches!(self, Self::Named(..))
+    }
+
+    /// Z of each fitness value, in the same order. The values must be finite.
+    ///
+    /// # Errors
+    /// If a custom rule fails, or gives another number of values or one that isn't finite.
+    pub fn shape(&self, fitness: &[f64]) -> Result<Vec<f64>, ShapingError> {
         debug_assert!(fitness.iter().all(|value| value.is_finite()));
         if all_equal(fitness) {
-            // Said here and not left to the arithmetic: the mean of three times 0.1 isn't 0.1.
-            return vec![0.0; fitness.len()];
+            // Here and not left to the arithmetic: the mean of three times 0.1 isn't 0.1.
+            return Ok(vec![0.0; fitness.len()]);
         }
         match self {
-            Self::ZScore => zscore::scores(fitness),
-            Self::CenteredRank => centered_rank::scores(fitness),
+            Self::Named(_, rule) => Ok(rule(fitness)),
+            Self::Custom(name, rule) => {
+                let name = || name.clone();
+                let shaped = rule(fitness).map_err(|reason| ShapingError::Failed {
+                    name: name(),
+                    reason,
+                })?;
+                let is_sound =
+                    shaped.len() == fitness.len() && shaped.iter().all(|z| z.is_finite());
+                is_sound
+                    .then_some(shaped.clone())
+                    .ok_or_else(|| ShapingError::Values {
+                        name: name(),
+                        fitness: fitness.to_vec(),
+                        got: shaped,
+                    })
+            }
         }
     }
 }
 
-impl FromStr for ShapingRule {
-    type Err = UnknownShaping;
-
-    fn from_str(name: &str) -> Result<Self, UnknownShaping> {
-        Self::ALL
-            .into_iter()
-            .find(|rule| rule.name() == name)
-            .ok_or_else(|| UnknownShaping {
-                name: name.to_owned(),
-            })
+impl fmt::Debug for Shaping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shaping({:?})", self.name())
     }
+}
+
+fn names() -> String {
+    let names: Vec<_> = RULES.iter().map(|(name, _)| format!("{name:?}")).collect();
+    names.join(", ")
 }
 
 #[expect(
@@ -78,27 +134,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_round_trip_and_unknown_ones_are_refused() {
-        for rule in ShapingRule::ALL {
-            assert_eq!(rule.name().parse::<ShapingRule>().unwrap(), rule);
+    fn every_rule_is_found_by_its_name_and_others_are_refused() {
+        for (name, _) in RULES {
+            assert_eq!(Shaping::named(name).unwrap().name(), *name);
         }
-        let message = "rank".parse::<ShapingRule>().unwrap_err().to_string();
-        assert!(message.contains("got \"rank\""), "{message}");
+        let message = Shaping::named("rank").unwrap_err().to_string();
+        assert_eq!(
+            message,
+            r#"`shaping` must be one of "zscore", "centered_rank", got "rank""#
+        );
     }
 
     #[test]
     fn equal_fitness_gives_exactly_zero_under_every_rule() {
-        for rule in ShapingRule::ALL {
+        let custom = Shaping::Custom(
+            "one".into(),
+            Arc::new(|fitness| Ok(vec![1.0; fitness.len()])),
+        );
+        let named = RULES.iter().map(|(name, rule)| Shaping::Named(name, *rule));
+        for rule in named.chain([custom]) {
             for value in [0.1, -0.3, 0.0, 1e300, f64::MAX, 5e-324] {
                 for count in [0, 1, 2, 3, 7, 30] {
-                    let scores = rule.scores(&vec![value; count]);
+                    let shaped = rule.shape(&vec![value; count]).unwrap();
                     assert_eq!(
-                        scores,
+                        shaped,
                         vec![0.0; count],
                         "{rule:?} of {count} times {value}"
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_custom_rule_that_fails_or_gives_other_values_is_refused() {
+        let shape = |rule: Arc<CustomRule>| Shaping::Custom("mine".into(), rule).shape(&[1.0, 2.0]);
+        assert_eq!(
+            shape(Arc::new(|_| Ok(vec![-1.0, 1.0]))),
+            Ok(vec![-1.0, 1.0])
+        );
+        let failed = shape(Arc::new(|_| Err("no luck".into()))).unwrap_err();
+        assert_eq!(failed.to_string(), r#"shaping rule "mine" failed: no luck"#);
+        for got in [vec![1.0], vec![1.0, f64::NAN]] {
+            let other = shape(Arc::new(move |_| Ok(got.clone()))).unwrap_err();
+            assert!(matches!(other, ShapingError::Values { .. }), "{other}");
         }
     }
 }

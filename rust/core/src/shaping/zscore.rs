@@ -10,7 +10,7 @@ const LARGE: f64 = 1e150;
 const SHRINK: f64 = f64::from_bits((1023 - 600) << 52);
 
 /// `Z_n = (R_n - mean R) / (std R + 1e-8)`, std with ddof 0; both sums run in member order.
-pub(super) fn scores(fitness: &[f64]) -> Vec<f64> {
+pub(super) fn shape(fitness: &[f64]) -> Vec<f64> {
     let count = fitness.len() as f64;
     let large = fitness.iter().any(|value| value.abs() > LARGE);
     let scale = if large { SHRINK } else { 1.0 };
@@ -35,29 +35,24 @@ mod tests {
         // mean 2, deviations -1 0 1, population variance 2/3
         let spread = (2.0_f64 / 3.0).sqrt() + 1e-8;
         assert_eq!(
-            scores(&[1.0, 2.0, 3.0]),
+            shape(&[1.0, 2.0, 3.0]),
             vec![-1.0 / spread, 0.0, 1.0 / spread]
         );
     }
 
     #[test]
     fn epsilon_tames_a_tiny_spread() {
-        let scores = scores(&[0.0, 2e-12]);
-        assert!(
-            scores.iter().all(|score| score.abs() < 1.1e-4),
-            "{scores:?}"
-        );
+        let shaped = shape(&[0.0, 2e-12]);
+        assert!(shaped.iter().all(|z| z.abs() < 1.1e-4), "{shaped:?}");
     }
 
     #[test]
     fn extreme_values_stay_finite() {
-        let scores = scores(&[f64::MAX, f64::MIN, 0.0, f64::MAX]);
+        let shaped = shape(&[f64::MAX, f64::MIN, 0.0, f64::MAX]);
         assert!(
-            scores
-                .iter()
-                .all(|score| score.is_finite() && score.abs() < 2.0),
-            "{scores:?}"
+            shaped.iter().all(|z| z.is_finite() && z.abs() < 2.0),
+            "{shaped:?}"
         );
-        assert!(scores[1] < scores[2] && scores[2] < scores[0]);
+        assert!(shaped[1] < shaped[2] && shaped[2] < shaped[0]);
     }
 }

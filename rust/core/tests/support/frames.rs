@@ -1,7 +1,7 @@
 //! The journal's frames as `docs/journal.md` describes them, told a second time.
 
 /// Before the first frame.
-pub const MAGIC: &[u8] = b"ESLLMJ\x01\x00";
+pub const MAGIC: &[u8] = b"ESLLMJ\x02\x00";
 /// Bytes of a frame before its payload.
 pub const HEAD: usize = 9;
 

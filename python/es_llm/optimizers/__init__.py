@@ -1,0 +1,76 @@
+"""Optimizers by name: how the masters move along the direction of an iteration. A new one is one new file.
+
+    direction   g = (1/N) * sum over the pairs p of coefficient_p * noise_p          (the same for every optimizer)
+    step        master, state = optimizer.step(master, g, record, state)             (its own rule)
+
+The coefficients are shaped fitness (`Record.coefficients`), N is the number of members, and 1/sigma is folded into the
+learning rate as in Qiu et al. (arXiv 2509.24372). An optimizer in another package is found by an entry point in the group
+`es_llm.optimizers`, or by `file.py:NAME`. Its state is float32 tensors, one of each name for each trained tensor; it is
+rebuilt by replay, saved in snapshots, compared between ranks, and reset with the masters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from es_llm.errors import ConfigError
+from es_llm.plugins import names_in, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from es_llm._core import Record
+    from es_llm.config import ESConfig
+
+
+class Optimizer(ABC):
+    """A rule that moves the masters; one instance serves all tensors of a run.
+
+    Every number must be the same bits on every machine, so a rule uses additions, multiplications, divisions and square
+    roots of torch, each rounded on its own, and nothing that reduces over a tensor.
+    """
+
+    state_names: ClassVar[tuple[str, ...]] = ()
+    """Names of its state tensors. Each begins as zeros, in the shape of the master."""
+
+    def __init__(self, config: ESConfig) -> None:
+        """Take the options that it needs."""
+
+    @abstractmethod
+    def step(
+        self, master: torch.Tensor, direction: torch.Tensor, record: Record, state: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Move `master` by one iteration, and renew the tensors of `state`; all in place.
+
+        Args:
+            master: float32 weights of one tensor.
+            direction: g of the tensor, float32; may be overwritten.
+            record: the iteration; `record.learning_rate` is its rate.
+            state: the tensor's state by name.
+        """
+
+    def fused_coefficients(self, record: Record) -> NDArray[np.float32] | None:
+        """(P,) what the noise of each pair is multiplied with, if the step is the sum of these products and nothing
+        else: then one pass over the master makes direction and step together. None: the step needs the direction."""
+        return None
+
+
+def optimizer_names() -> list[str]:
+    """Names of the optimizers of this package, sorted."""
+    return sorted(names_in(__name__, __path__, "build"))
+
+
+def load_optimizer(name: str, config: ESConfig) -> Optimizer:
+    """The optimizer of a name, for a run with these options.
+
+    Raises:
+        ConfigError: no such optimizer, its file can't be used, or it is no `Optimizer`.
+    """
+    made = resolve("optimizer", name, names_in(__name__, __path__, "build"), attribute="build")(config)
+    if not isinstance(made, Optimizer):
+        raise ConfigError(f"optimizer {name!r} must make an `es_llm.optimizers.Optimizer`, got {type(made).__name__}")
+    return made

@@ -1,0 +1,74 @@
+"""Schedules of hyper-parameters by name: sigma and the learning rate of each iteration. A new one is one new file.
+
+A schedule is a function `factor(config, iteration) -> float`, and the option (`sigma`, `learning_rate`) is multiplied with
+its value. One in another package is found by an entry point in the group `es_llm.schedules`, or by `file.py:NAME`. What an
+iteration used stands in its record, so a replay asks no schedule.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from es_llm.errors import ConfigError
+from es_llm.plugins import names_in, resolve
+
+if TYPE_CHECKING:
+    from es_llm.config import ESConfig
+
+Schedule: TypeAlias = "Callable[[ESConfig, int], float]"
+"""(options, iteration counted from 0) -> factor, finite and > 0. Every rank asks it, so it must be a pure function."""
+
+
+@dataclass(frozen=True)
+class HyperParameters:
+    """What an iteration is made with, and what its record holds."""
+
+    sigma: float
+    learning_rate: float
+
+
+def hyperparameters(config: ESConfig, iteration: int) -> HyperParameters:
+    """The hyper-parameters of an iteration (counted from 0).
+
+    Raises:
+        ConfigError: no such schedule, or it gives no factor.
+    """
+    return HyperParameters(
+        sigma=config.sigma * _factor(config.sigma_scheduler_type, config, iteration),
+        learning_rate=config.learning_rate * _factor(config.lr_scheduler_type, config, iteration),
+    )
+
+
+def schedule_names() -> list[str]:
+    """Names of the schedules of this package, sorted."""
+    return sorted(names_in(__name__, __path__, "factor"))
+
+
+@functools.cache
+def load_schedule(name: str) -> Schedule:
+    """The schedule of a name.
+
+    Raises:
+        ConfigError: no such schedule, or its file can't be used.
+    """
+    loaded: Schedule = resolve("schedule", name, names_in(__name__, __path__, "factor"), attribute="factor")
+    return loaded
+
+
+def _factor(name: str, config: ESConfig, iteration: int) -> float:
+    try:
+        factor: Any = load_schedule(name)(config, iteration)
+        value = float(factor)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"schedule {name!r} failed at iteration {iteration + 1}: {error!r}") from error
+    if not 0.0 < value < math.inf:
+        raise ConfigError(
+            f"schedule {name!r} must give a finite factor > 0, got {factor!r} for iteration {iteration + 1}"
+        )
+    return value

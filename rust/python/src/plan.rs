@@ -1,0 +1,87 @@
+//! Units of work.
+
+use es_core::plan::{Plan, PlanError, Unit as CoreUnit};
+use pyo3::prelude::*;
+use pyo3::types::PyRange;
+
+use crate::door::{CoreError, to_python};
+
+/// Adds this file's class and function to the module.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Unit>()?;
+    m.add_function(wrap_pyfunction!(plan_units, m)?)
+}
+
+/// A unit of work: a range of members and a range of prompts, evaluated as one batch.
+#[pyclass(frozen, eq, module = "es_llm._core")]
+#[derive(PartialEq)]
+pub struct Unit(CoreUnit);
+
+#[pymethods]
+impl Unit {
+    #[getter]
+    fn index(&self) -> u32 {
+        self.0.index
+    }
+
+    /// Indices of its members.
+    #[getter]
+    fn members<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyRange>> {
+        let range = &self.0.members;
+        PyRange::new(py, range.start as isize, range.end as isize)
+    }
+
+    /// Indices of its prompts.
+    #[getter]
+    fn prompts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyRange>> {
+        let range = &self.0.prompts;
+        PyRange::new(py, range.start as isize, range.end as isize)
+    }
+
+    fn __hash__(&self) -> u64 {
+        u64::from(self.0.members.start) << 32 | u64::from(self.0.index)
+    }
+
+    fn __repr__(&self) -> String {
+        let CoreUnit {
+            index,
+            members,
+            prompts,
+        } = &self.0;
+        format!("Unit(index={index}, members={members:?}, prompts={prompts:?})")
+    }
+}
+
+/// The plan of an iteration, from the options that decide it.
+pub fn plan(
+    py: Python<'_>,
+    members: u32,
+    prompts: u32,
+    members_per_unit: u32,
+    prompts_per_unit: u32,
+) -> PyResult<Plan> {
+    Plan::new(members, prompts, members_per_unit, prompts_per_unit)
+        .map_err(|error| to_python(py, &error))
+}
+
+/// The units of an iteration; they depend on nothing but the arguments.
+#[pyfunction]
+#[pyo3(signature = (members, prompts, *, members_per_unit=1, prompts_per_unit))]
+fn plan_units(
+    py: Python<'_>,
+    members: u32,
+    prompts: u32,
+    members_per_unit: u32,
+    prompts_per_unit: u32,
+) -> PyResult<Vec<Unit>> {
+    let plan = plan(py, members, prompts, members_per_unit, prompts_per_unit)?;
+    Ok(plan.units().map(Unit).collect())
+}
+
+impl CoreError for PlanError {
+    fn class(&self) -> &'static str {
+        match self {
+            Self::Zero { .. } | Self::TooMany { .. } => "PopulationError",
+        }
+    }
+}

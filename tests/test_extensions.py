@@ -1,0 +1,148 @@
+"""A shaping rule, an optimizer and a schedule, each one file outside the package, found by path or by entry point, and run
+from the command line: training, resume and replay. Tasks, rewards and engines have tests of their own."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+
+from es_llm.checkpoint.identity import read_journal
+
+from .commands import SMALL, es_llm, result
+
+SHAPING = """
+import numpy as np
+
+def shape(fitness):
+    \"\"\"The sign of what is above the median.\"\"\"
+    return np.sign(fitness - np.median(fitness))
+"""
+OPTIMIZER = """
+from es_llm.optimizers import Optimizer
+
+class HeavyBall(Optimizer):
+    state_names = ("velocity",)
+
+    def step(self, master, direction, record, state):
+        velocity = state["velocity"]
+        velocity.mul_(0.5).add_(direction)
+        master.add_(velocity * record.learning_rate)
+
+build = HeavyBall
+"""
+SCHEDULE = """
+def factor(config, iteration):
+    return 0.5**iteration
+"""
+
+
+def train(directory, *options, **how):
+    process = es_llm(
+        "train", *SMALL, "--eval_on_start", "false", "--max_eval_samples", "2", *options, "--output_dir", str(directory),
+        **how,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return read_journal(str(directory / "journal.es"))[0].records
+
+
+def replayed(directory, target):
+    process = es_llm("replay", str(directory), "--output_dir", str(target))
+    assert process.returncode == 0, process.stderr
+    return result(target)["weights_sha256"]
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Installs a module with an entry point, as a package of somebody else would."""
+
+    def install(group, name, source):
+        (tmp_path / "site").mkdir(exist_ok=True)
+        (tmp_path / "site" / f"foreign_{name}.py").write_text(source)
+        info = tmp_path / "site" / f"foreign_{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: foreign-{name}\nVersion: 1.0\n")
+        attribute = re.search(r"def (shape|factor)|(build) =", source)
+        point = f"foreign_{name}:{attribute[1] or attribute[2]}"
+        (info / "entry_points.txt").write_text(f"[es_llm.{group}]\n{name} = {point}\n")
+        path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path)
+        return name
+
+    return install
+
+
+def test_a_shaping_rule_by_path_and_by_entry_point(tmp_path, installed):
+    (tmp_path / "signs.py").write_text(SHAPING)
+    records = train(tmp_path / "one", "--max_steps", "2", "--shaping", str(tmp_path / "signs.py"))
+    for record in records:
+        fitness = np.array(record.fitness)
+        np.testing.assert_array_equal(record.coefficients, np.sign(fitness - np.median(fitness)))
+    assert any(record.coefficients.any() for record in records)
+    name = installed("shaping_rules", "signs", SHAPING)
+    train(tmp_path / "two", "--max_steps", "2", "--shaping", name, ranks=2)
+    assert result(tmp_path / "two")["weights_sha256"] == result(tmp_path / "one")["weights_sha256"]
+    assert replayed(tmp_path / "one", tmp_path / "again") == result(tmp_path / "one")["weights_sha256"]
+
+
+def test_a_schedule_by_path_and_by_entry_point(tmp_path, installed):
+    (tmp_path / "halving.py").write_text(SCHEDULE)
+    path = str(tmp_path / "halving.py")
+    records = train(tmp_path / "one", "--max_steps", "3", "--lr_scheduler_type", path, "--sigma_scheduler_type", path)
+    assert [(record.sigma, record.learning_rate) for record in records] == [
+        (0.02, 0.02), (0.01, 0.01), (0.005, 0.005)
+    ]  # fmt: skip
+    name = installed("schedules", "halving", SCHEDULE)
+    records = train(tmp_path / "two", "--max_steps", "2", "--lr_scheduler_type", name)
+    assert [(record.sigma, record.learning_rate) for record in records] == [(0.02, 0.02), (0.02, 0.01)]
+    assert replayed(tmp_path / "one", tmp_path / "again") == result(tmp_path / "one")["weights_sha256"]
+
+
+def test_an_optimizer_by_path_and_by_entry_point(tmp_path, installed):
+    (tmp_path / "ball.py").write_text(OPTIMIZER)
+    path = str(tmp_path / "ball.py")
+    train(tmp_path / "one", "--max_steps", "4", "--optim", path)
+    whole = result(tmp_path / "one")["weights_sha256"]
+    train(tmp_path / "sgd", "--max_steps", "4")
+    assert whole != result(tmp_path / "sgd")["weights_sha256"]
+    assert replayed(tmp_path / "one", tmp_path / "again") == whole
+
+    train(tmp_path / "ranks", "--max_steps", "2", "--optim", path, "--save_steps", "2", ranks=2)
+    train(tmp_path / "ranks", "--max_steps", "4", "--optim", path, "--resume_from_checkpoint", str(tmp_path / "ranks"))
+    assert result(tmp_path / "ranks")["weights_sha256"] == whole, "two ranks, a snapshot with the state, one rank"
+    events = [json.loads(event) for event in read_journal(str(tmp_path / "ranks" / "journal.es"))[0].events]
+    assert {"snapshot", "resumed"} <= {event["event"] for event in events}
+
+    name = installed("optimizers", "ball", OPTIMIZER)
+    train(tmp_path / "two", "--max_steps", "4", "--optim", name)
+    assert result(tmp_path / "two")["weights_sha256"] == whole
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--shaping", "def shape(fitness):\n    return [0.0]", "must give one finite number per value"),
+        ("--shaping", "def shapes(fitness):\n    return fitness", "has no 'shape'; did you mean 'shapes'"),
+        ("--lr_scheduler_type", "def factor(config, iteration):\n    return -1", "must give a finite factor > 0, got -1"),
+        ("--optim", "def build(config):\n    return 3", "must make an `es_llm.optimizers.Optimizer`, got int"),
+        ("--optim", "import nothing_of_this_name", "fails to import: ModuleNotFoundError"),
+    ],
+)
+def test_what_is_no_extension_is_refused_with_its_reason(tmp_path, option, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    process = es_llm(
+        "train", *SMALL, "--max_steps", "1", "--eval_on_start", "false", "--max_eval_samples", "2",
+        option, str(tmp_path / "mine.py"), "--output_dir", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert process.returncode != 0
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("option", ["--shaping", "--lr_scheduler_type", "--sigma_scheduler_type", "--optim"])
+def test_unknown_names_are_refused_with_the_known_ones(tmp_path, option):
+    process = es_llm("train", *SMALL, "--max_steps", "1", option, "zscores", "--output_dir", str(tmp_path / "run"))
+    assert process.returncode != 0
+    assert "'zscores'" in process.stderr
+    assert not (tmp_path / "run").exists()
