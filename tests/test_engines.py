@@ -74,6 +74,17 @@ def test_a_run_with_an_engine_of_its_own_weights_exports_them(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_several_members_in_a_unit_give_the_same_run(tmp_path):
+    """The fake's answers don't depend on their batch, so units of any size must give the same weights."""
+    both = tmp_path / "both.py"
+    both.write_text(FILE.read_text().replace("members_per_unit = 1", "members_per_unit = 2"))
+    for name, engine in (("one", FILE), ("two", both)):
+        process = es_llm(*RUN, "--engine", str(engine), "--output_dir", str(tmp_path / name))
+        assert process.returncode == 0, process.stderr
+    assert result(tmp_path / "two")["weights_sha256"] == result(tmp_path / "one")["weights_sha256"]
+    assert rewards(tmp_path / "two") == rewards(tmp_path / "one")
+
+
 def test_kl_needs_log_probabilities(tmp_path):
     words = ["--engine", str(FILE), "--eval_num_samples", "2", "--eval_kl", "--output_dir", str(tmp_path / "run")]
     process = es_llm(*RUN, *words)
