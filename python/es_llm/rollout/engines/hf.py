@@ -45,13 +45,14 @@ class HFEngine:
         model: a transformers model, on any device; its weights may change between calls.
         tokenizer: with a pad token; pads on the left whatever its `padding_side`.
         max_completion_length: new tokens per completion at most.
+        temperature: must be 0: completions are greedy.
         loop: True decodes by our own loop over the forward pass, False by transformers' `generate`, the reference; both
             give the same tokens. None: our own loop if it supports the model.
         chat_template_kwargs: further arguments of the tokenizer's chat template.
         skip_special_tokens: decode completions without special tokens; else only without those at their ends.
 
     Raises:
-        ConfigError: a length below 1.
+        ConfigError: a temperature above 0, or a length below 1.
         ModelError: an encoder-decoder model, a tokenizer without a pad token or with one that the model has
             no embedding for, an end-of-sequence token that can't be one, none anywhere, or a model that can't continue
             a text.
@@ -65,10 +66,13 @@ class HFEngine:
         tokenizer: Any,
         *,
         max_completion_length: int,
+        temperature: float = 0.0,
         loop: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         skip_special_tokens: bool = True,
     ) -> None:
+        if temperature != 0.0:
+            raise ConfigError(f"`temperature` must be 0 (greedy decoding), got {temperature}")
         if max_completion_length < 1:
             raise ConfigError(f"`max_completion_length` must be >= 1, got {max_completion_length}")
         if getattr(model.config, "is_encoder_decoder", False):

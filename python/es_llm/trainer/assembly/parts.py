@@ -169,6 +169,7 @@ def _engine(config: ESConfig, model: TrainedModel) -> RolloutEngine:
         model.module,
         model.tokenizer,
         max_completion_length=config.max_completion_length,
+        temperature=config.temperature,
         chat_template_kwargs=config.chat_template_kwargs,
         skip_special_tokens=config.skip_special_tokens,
     )
