@@ -1,7 +1,7 @@
 """Makes tests/data/journal_v1.bin and journal_v2.bin from fixed values, with nothing but the standard library.
 
-The files pin the versions of the journal: each must be readable for ever. They were written once; this script shows how,
-and is at the same time a second implementation of docs/journal.md. Run it only to check: it refuses to overwrite.
+The files pin the versions of the journal: each must be readable for ever. They were written once; this script shows
+how, and is at the same time a second implementation of docs/journal.md. Run it only to check: it refuses to overwrite.
 """
 
 from __future__ import annotations

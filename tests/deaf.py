@@ -1,4 +1,4 @@
-"""Ranks in threads that hear and say nothing for a while, as a stopped process does."""
+"""Ranks in threads that receive and send nothing for a while, like a stopped process."""
 
 import threading
 

@@ -185,9 +185,7 @@ def test_a_table_follows_the_policy(policy, sums, fitness):
     for row, expected in zip(rewards, sums, strict=True):
         np.testing.assert_array_equal(unit_sums(row, failure_policy=policy), expected)
     for members_per_unit in (1, 2):
-        table = FitnessTable(
-            2, 2, members_per_unit=members_per_unit, prompts_per_unit=2, failure_policy=policy
-        )
+        table = FitnessTable(2, 2, members_per_unit=members_per_unit, prompts_per_unit=2, failure_policy=policy)
         for unit in plan_units(2, 2, members_per_unit=members_per_unit, prompts_per_unit=2):
             cells = [rewards[member][prompt] for member in unit.members for prompt in unit.prompts]
             table.set(unit.index, unit_sums(cells, members=len(unit.members), failure_policy=policy))

@@ -1,5 +1,5 @@
-"""A shaping rule, an optimizer and a schedule, each one file outside the package, found by path or by entry point, and run
-from the command line: training, resume and replay. Tasks, rewards and engines have tests of their own."""
+"""A shaping rule, an optimizer and a schedule, each one file outside the package, found by path or by entry point, and
+run from the command line: training, resume and replay. Tasks, rewards and engines have tests of their own."""
 
 import json
 import os
@@ -40,8 +40,8 @@ def factor(config, iteration):
 
 def train(directory, *options, **how):
     process = es_llm(
-        "train", *SMALL, "--eval_on_start", "false", "--max_eval_samples", "2", *options, "--output_dir", str(directory),
-        **how,
+        "train", *SMALL, "--eval_on_start", "false", "--max_eval_samples", "2", *options,
+        "--output_dir", str(directory), **how,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     return read_journal(str(directory / "journal.es"))[0].records
@@ -124,7 +124,11 @@ def test_an_optimizer_by_path_and_by_entry_point(tmp_path, installed):
     [
         ("--shaping", "def shape(fitness):\n    return [0.0]", "must give one finite number per value"),
         ("--shaping", "def shapes(fitness):\n    return fitness", "has no 'shape'; did you mean 'shapes'"),
-        ("--lr_scheduler_type", "def factor(config, iteration):\n    return -1", "must give a finite factor > 0, got -1"),
+        (
+            "--lr_scheduler_type",
+            "def factor(config, iteration):\n    return -1",
+            "must give a finite factor > 0, got -1",
+        ),
         ("--optim", "def build(config):\n    return 3", "must make an `es_llm.optimizers.Optimizer`, got int"),
         ("--optim", "import nothing_of_this_name", "fails to import: ModuleNotFoundError"),
     ],

@@ -121,7 +121,9 @@ def test_an_old_version_is_not_continued(tmp_path):
         before = file.read()
     path.write_bytes(before + b"torn")
     for begin in (JournalWriter.open, JournalWriter.take_over):
-        with pytest.raises(JournalError, match=r"version 1, which is read and replayed, but no longer continued.*es-llm replay"):
+        with pytest.raises(
+            JournalError, match=r"version 1, which is read and replayed, but no longer continued.*es-llm replay"
+        ):
             begin(path)
     assert path.read_bytes() == before + b"torn"
 

@@ -1,4 +1,4 @@
-"""Mailboxes: everything arrives once, whole and in order; the dead are found, and the others go on."""
+"""Mailboxes: every message arrives once, whole and in order; dead ranks are found, and the others continue."""
 
 import random
 import subprocess
@@ -14,14 +14,14 @@ MESSAGES = 40
 
 
 def letters(sender, to):
-    """What `sender` tells `to`: the same in every process, some of it larger than any buffer of MPI's."""
+    """Messages from `sender` to `to`: the same in every process, some larger than any buffer of MPI."""
     draw = random.Random(1000 * sender + to)
     sizes = [draw.choice([0, 1, 100, 5000, 70_000]) for _ in range(MESSAGES - 1)] + [3_000_000]
     return [bytes([draw.randrange(256)]) * size for size in sizes]
 
 
 def exercise(mailbox):
-    """All ranks send everything before anybody receives."""
+    """All ranks send all messages before any rank receives one."""
     others = [rank for rank in range(mailbox.size) if rank != mailbox.rank]
     for number in range(MESSAGES):
         for to in others:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
+from es_llm._core import ASSIGNMENTS
 from es_llm.comm import SingleMailbox, run_ranks
 from es_llm.errors import CommunicationError, ConfigError, DivergenceError, JournalError, LeftOutError
-from es_llm.team import Fail, Outcome, Program, Round, Team
+from es_llm.team import Loss, Outcome, RecordProgram, Round, RoundKind, Team, report_failure, run_on_leader, run_program
 
 UNITS, STEPS = 9, 5
 
@@ -30,19 +32,19 @@ def expected():
     return weights
 
 
-class Count(Program):
+class Count(RecordProgram):
     """A run small enough to read: the weights are one integer, a record is what is added to it."""
 
     def __init__(self, mailbox, at=None):
         self.mailbox, self.weights, self.records, self.events = mailbox, 1, [], []
-        self.at = at or (lambda place, step: None)
+        self.at = at or (lambda point, step: None)
         self.halting = False
 
     def advance(self, team):
         step = len(self.records)
         if step < STEPS and not self.halting:
             self.at("begin", step)
-            team.begin(Round(0, step), [1.0] * UNITS)
+            team.begin(Round(RoundKind.ITERATION, step), [1.0] * UNITS)
         else:
             self.at("finish", step)
             team.finish(json.dumps([self.weights, self.halting]).encode())
@@ -50,13 +52,13 @@ class Count(Program):
     def evaluate(self, round_, unit):
         assert round_ == (0, len(self.records))
         time.sleep(0.01)  # so that every rank gets some
-        self.at("evaluate", round_.step)
-        return Outcome([value(self.weights, round_.step, unit)], [1, unit])
+        self.at("evaluate", round_.iteration)
+        return Outcome([value(self.weights, round_.iteration, unit)], [1, unit])
 
     def complete(self, team, round_, table):
         assert table.counts == [UNITS, sum(range(UNITS))]
-        self.at("complete", round_.step)
-        team.publish(round_.step, str(int(sum(map(sum, table.values)))).encode())
+        self.at("complete", round_.iteration)
+        team.publish(round_.iteration, str(int(sum(map(sum, table.values)))).encode())
 
     def apply(self, team, iteration, payload):
         assert iteration == len(self.records)
@@ -65,21 +67,21 @@ class Count(Program):
         self.records.append(payload)
         team.digest(iteration, self.weights)
 
-    def heal(self, team, iteration):
+    def rebuild(self, team, iteration):
         self.weights = 1 + sum(map(int, self.records))
-        self.events.append(("heal", iteration))
+        self.events.append(("rebuilt", iteration))
         team.digest(len(self.records) - 1, self.weights)
 
     def agreed(self, iteration, digest):
         assert digest == expected()[iteration + 1]
 
-    def diverged(self, ranks, iteration, *, hopeless):
-        if hopeless:
+    def diverged(self, ranks, iteration, *, again):
+        if again:
             raise DivergenceError(f"ranks {ranks}")
         self.events.append(("diverged", tuple(ranks)))
 
-    def lost(self, rank, why):
-        self.events.append(("lost", rank, why.partition(":")[0]))
+    def lost(self, rank, loss):
+        self.events.append(("lost", rank, type(loss)))
 
     def back(self, rank):
         self.events.append(("back", rank))
@@ -88,29 +90,29 @@ class Count(Program):
         self.halting = True
 
 
-def play(size, at=None, *, policy="dynamic", unit_timeout_s=0.0, program=Count, timeout_s=60):
+def play(size, at=None, *, assignment=None, unit_timeout_s=0.0, program=Count, timeout_s=60):
     """Each rank's (result or error, program); `at(mailbox)` gives the hook of one rank's program."""
 
     def work(mailbox):
         team = Team(mailbox)
-        team.renew(5, policy=policy, unit_timeout_s=unit_timeout_s)
+        team.renew(5, assignment=assignment, unit_timeout_s=unit_timeout_s)
         mine = program(mailbox, at(mailbox, team) if at else None)
         try:
-            return json.loads(team.call(mine)), mine
+            return json.loads(run_program(team, mine)), mine
         except Exception as error:
             return error, mine
 
     return run_ranks(size, work, timeout_s=timeout_s)
 
 
-def on(rank, place, step, action):
-    """The hook that does `action(mailbox)` once, at a place of one rank's program."""
+def on(rank, point, step, action):
+    """The hook that does `action(mailbox)` once, at a point of one rank's program."""
 
     def hook(mailbox, team):
         done = []
 
         def at(here, now):
-            if (mailbox.rank, here, now) == (rank, place, step) and not done:
+            if (mailbox.rank, here, now) == (rank, point, step) and not done:
                 done.append(1)
                 action(mailbox)
 
@@ -119,21 +121,21 @@ def on(rank, place, step, action):
     return hook
 
 
-@pytest.mark.parametrize("policy", ["static", "dynamic"])
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_all_ranks_end_with_the_same_result(size, policy):
-    for result, program in play(size, policy=policy):
+def test_all_ranks_end_with_the_same_result(size, assignment):
+    for result, program in play(size, assignment=assignment):
         assert result == [expected()[-1], False]
         assert program.weights == expected()[-1]
 
 
-@pytest.mark.parametrize("place", ["begin", "evaluate", "complete", "apply", "finish"])
+@pytest.mark.parametrize("point", ["begin", "evaluate", "complete", "apply", "finish"])
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_rank_that_dies_anywhere_is_replaced(place, rank):
-    step = STEPS if place == "finish" else 2
-    results = play(4, on(rank, place, step, lambda mailbox: mailbox.die()))
+def test_a_rank_that_dies_anywhere_is_replaced(point, rank):
+    step = STEPS if point == "finish" else 2
+    results = play(4, on(rank, point, step, lambda mailbox: mailbox.die()))
     here = results[rank]
-    if place in ("begin", "complete", "finish") and rank != 0:
+    if point in ("begin", "complete", "finish") and rank != 0:
         assert here is not None, "it never led"
     else:
         assert here is None
@@ -150,7 +152,7 @@ def test_ranks_that_die_at_random_down_to_one():
         def hook(mailbox, team, moments=moments):
             count = [0]
 
-            def at(place, step):
+            def at(point, step):
                 count[0] += 1
                 if count[0] == moments.get(mailbox.rank):
                     mailbox.die()
@@ -164,9 +166,9 @@ def test_ranks_that_die_at_random_down_to_one():
             assert result == [expected()[-1], False], seed
 
 
-def test_deaths_are_told_to_the_leader():
+def test_the_leader_learns_of_deaths():
     results = play(3, on(2, "evaluate", 1, lambda mailbox: mailbox.die()))
-    assert ("lost", 2, "dead") in results[0][1].events
+    assert ("lost", 2, Loss.Dead) in results[0][1].events
 
 
 def fail(error):
@@ -184,7 +186,7 @@ def test_a_rank_that_raises_is_left_out(rank, caplog):
     for other in {0, 1, 2} - {rank}:
         assert results[other][0] == [expected()[-1], False]
     leader = results[1 if rank == 0 else 0][1]
-    assert ("lost", rank, "failed") in leader.events
+    assert ("lost", rank, Loss.Failed) in leader.events
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -206,7 +208,7 @@ def test_a_failure_may_end_the_job():
 
 def test_when_all_ranks_fail_each_raises_its_own():
     def hook(mailbox, team):
-        def at(place, step):
+        def at(point, step):
             raise ConfigError("everywhere")
 
         return at
@@ -218,7 +220,7 @@ def test_when_all_ranks_fail_each_raises_its_own():
     for result, _ in play(3, hook, program=Begin):
         assert isinstance(result, ConfigError)
     with pytest.raises(ConfigError):
-        Team(SingleMailbox()).call(Begin(None, hook(None, None)))
+        run_program(Team(SingleMailbox()), Begin(None, hook(None, None)))
 
 
 def test_other_options_on_one_rank_are_refused():
@@ -226,30 +228,33 @@ def test_other_options_on_one_rank_are_refused():
         team = Team(mailbox)
         team.renew(mailbox.rank // 2)
         with pytest.raises(CommunicationError, match="rank 2 has other model, options or data than rank 0"):
-            team.call(Count(mailbox))
+            run_program(team, Count(mailbox))
         return True
 
     assert run_ranks(3, work, timeout_s=30) == [True] * 3
 
 
 @pytest.mark.parametrize("unable", [[0], [1], [2], [0, 1], [0, 1, 2]])
-def test_a_rank_that_cannot_begin_tells_why_and_not_that_it_is_another(unable):
-    """It fails before it has come to the identity of the run."""
+def test_a_rank_that_cannot_begin_reports_why(unable):
+    """Its identity isn't that of the others' run yet; that isn't the error to report."""
 
     def work(mailbox):
         team = Team(mailbox)
         if mailbox.rank not in unable:
             team.renew(7)
-        program = Fail(ConfigError(f"no file on {mailbox.rank}")) if mailbox.rank in unable else Count(mailbox)
+        if mailbox.rank in unable:
+            take_part = partial(report_failure, team, ConfigError(f"no file on {mailbox.rank}"))
+        else:
+            take_part = partial(run_program, team, Count(mailbox))
         with pytest.raises(ConfigError, match="no file on") as caught:
-            team.call(program)
+            take_part()
         return str(caught.value)
 
-    for told in run_ranks(3, work, timeout_s=30):
-        assert told in [f"no file on {rank}" for rank in unable]
+    for message in run_ranks(3, work, timeout_s=30):
+        assert message in [f"no file on {rank}" for rank in unable]
 
 
-def test_a_flipped_bit_is_found_and_healed():
+def test_weights_with_a_flipped_bit_are_found_and_rebuilt():
     def flip(program):
         program.weights ^= 1 << 7
 
@@ -262,13 +267,13 @@ def test_a_flipped_bit_is_found_and_healed():
     results = play(3, program=Flipped)
     for result, _ in results:
         assert result == [expected()[-1], False]
-    assert results[1][1].events == [("heal", 2)]
+    assert results[1][1].events == [("rebuilt", 2)]
     assert ("diverged", (1,)) in results[0][1].events
 
 
 def test_weights_that_stay_wrong_end_the_job():
     class Wrong(Count):
-        def heal(self, team, iteration):
+        def rebuild(self, team, iteration):
             team.digest(len(self.records) - 1, 13)
 
         def apply(self, team, iteration, payload):
@@ -290,15 +295,15 @@ def test_a_rank_that_hangs_is_lost_and_may_come_back(rank):
         assert results[other][0] == [expected()[-1], False]
     assert isinstance(results[rank][0], LeftOutError) or results[rank][0] == [expected()[-1], False]
     if rank != 0:
-        assert ("lost", rank, "silent") in results[0][1].events
+        assert ("lost", rank, Loss.Silent) in results[0][1].events
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_ends_the_call_after_the_record(rank):
     def hook(mailbox, team):
-        def at(place, step):
+        def at(point, step):
             if (mailbox.rank, step) == (rank, 1):
-                team.halted = lambda: True
+                team.halt()
 
         return at
 
@@ -308,12 +313,12 @@ def test_a_signal_ends_the_call_after_the_record(rank):
         assert program.weights == expected()[len(program.records)]
 
 
-def test_calls_follow_each_other_and_runs_begin_anew():
+def test_calls_follow_each_other_and_each_may_begin_a_run():
     def work(mailbox):
         team, results = Team(mailbox), []
         for identity in (3, 4):
             team.renew(identity)
-            results.append(json.loads(team.call(Count(mailbox)))[0])
+            results.append(json.loads(run_program(team, Count(mailbox)))[0])
             time.sleep(0.05 * mailbox.rank)
         assert team.traffic[0] > 0 or mailbox.size == 1
         assert team.leads == (mailbox.rank == 0)
@@ -323,12 +328,32 @@ def test_calls_follow_each_other_and_runs_begin_anew():
         assert run_ranks(size, work) == [[expected()[-1]] * 2] * size
 
 
+@pytest.mark.parametrize("error", [None, ConfigError("a full disk")])
+def test_the_leader_alone_works(error):
+    def work(mailbox):
+        team, done = Team(mailbox), []
+
+        def once():
+            done.append(mailbox.rank)
+            if error is not None:
+                raise error
+
+        try:
+            run_on_leader(team, once)
+        except ConfigError as caught:
+            done.append(str(caught))
+        return done
+
+    raised = [] if error is None else ["a full disk"]
+    assert run_ranks(3, work) == [[0, *raised], raised, raised]
+
+
 def test_without_a_second_thread_messages_still_move():
     def work(mailbox):
         mailbox.concurrent = False
         team = Team(mailbox)
         team.renew(1)
-        result = json.loads(team.call(Count(mailbox)))
+        result = json.loads(run_program(team, Count(mailbox)))
         assert not any(thread.name == "es_llm wire" for thread in threading.enumerate())
         return result
 
@@ -371,7 +396,7 @@ watchdog.end()
 
 
 def watched(step, stop_s=0.0):
-    """Exit code and stderr of a process that does this step, and is stopped in it for so long."""
+    """Exit code and stderr of a process that carries out `step`, and is stopped in it for `stop_s` seconds."""
     words = [sys.executable, "-c", WATCHED.replace("STEP", step)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "\n"
@@ -379,24 +404,24 @@ def watched(step, stop_s=0.0):
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(stop_s)
         os.kill(process.pid, signal.SIGCONT)
-    told = process.communicate(timeout=60)[1]
-    return process.returncode, told
+    stderr = process.communicate(timeout=60)[1]
+    return process.returncode, stderr
 
 
 def test_a_step_that_hangs_is_shown():
-    code, told = watched("time.sleep(3)")
+    code, stderr = watched("time.sleep(3)")
     assert code == 0
-    assert "a step takes longer than `unit_timeout_s` 2; the threads are at" in told
-    assert told.count('File "<string>", line') == 2, "of two threads"
+    assert "a step takes longer than `unit_timeout_s` 2; the threads are at" in stderr
+    assert stderr.count('File "<string>", line') == 2, "of two threads"
 
 
 def test_a_step_that_holds_the_gil_is_shown_and_ended():
-    code, told = watched("re.match('(a+)+b', 'a' * 60)")
+    code, stderr = watched("re.match('(a+)+b', 'a' * 60)")
     assert code == -signal.SIGKILL
-    assert "re/__init__.py" in told
-    assert "this process ends" in told
+    assert "re/__init__.py" in stderr
+    assert "this process ends" in stderr
 
 
 def test_a_step_that_was_stopped_is_not_shown():
-    """Its threads run when it goes on: to read their frames then may crash the process."""
+    """Its threads run again when it continues: reading their frames then may crash the process."""
     assert watched("time.sleep(0.5)", stop_s=5.0) == (0, "")

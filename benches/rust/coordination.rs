@@ -11,7 +11,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use es_core::fitness::FailurePolicy;
 use es_core::journal::{Journal, JournalWriter, encode_record};
 use es_core::population::{Population, Record};
-use es_core::schedule::{Action, Event, PolicyKind, Schedule, WorkerId};
+use es_core::schedule::{Action, Event, PolicyKind, RankId, Schedule};
 use es_core::shaping::ShapingRule;
 
 criterion_group! {
@@ -24,46 +24,46 @@ criterion_group! {
 }
 criterion_main!(benches);
 
-/// A schedule of equal units over workers 0, 1, ... of unknown speed, and of speeds that differ fourfold.
-fn schedule(units: u32, workers: u32, policy: PolicyKind) -> Schedule {
-    let workers: Vec<(WorkerId, f64)> = (0..workers).map(|id| (id, 0.0)).collect();
-    Schedule::new(&vec![1.0; units as usize], &workers, policy).unwrap()
+/// A schedule of equal units over ranks 0, 1, ... of unknown speed, and of speeds that differ fourfold.
+fn schedule(units: u32, ranks: u32, policy: PolicyKind) -> Schedule {
+    let ranks: Vec<(RankId, f64)> = (0..ranks).map(|id| (id, 0.0)).collect();
+    Schedule::new(&vec![1.0; units as usize], &ranks, policy).unwrap()
 }
 
-/// Plans and completes all units in simulated time: workers are up to four times as fast as others, report unit by
+/// Plans and completes all units in simulated time: ranks are up to four times as fast as others, report unit by
 /// unit, and say when they hold no more. Gives the decisions taken (one per event).
-fn complete(units: u32, workers: u32, policy: PolicyKind) -> u64 {
-    let mut schedule = schedule(units, workers, policy);
-    let mut queues: Vec<VecDeque<u32>> = vec![VecDeque::new(); workers as usize];
+fn complete(units: u32, ranks: u32, policy: PolicyKind) -> u64 {
+    let mut schedule = schedule(units, ranks, policy);
+    let mut queues: Vec<VecDeque<u32>> = vec![VecDeque::new(); ranks as usize];
     let (mut decisions, mut counted, mut finishes) = (0, 0, 0);
     let mut handle = |now: f64, event, queues: &mut Vec<VecDeque<u32>>| {
         decisions += 1;
         for action in schedule.handle_event(now, event).unwrap() {
             match action {
-                Action::Assign(worker, unit) | Action::Duplicate(worker, unit) => {
-                    queues[worker as usize].push_back(unit);
+                Action::Assign(rank, unit) | Action::Duplicate(rank, unit) => {
+                    queues[rank as usize].push_back(unit);
                 }
-                Action::Cancel(worker, unit) => {
-                    queues[worker as usize].retain(|&held| held != unit);
+                Action::Cancel(rank, unit) => {
+                    queues[rank as usize].retain(|&held| held != unit);
                 }
                 Action::Differs { .. } => panic!("all results are equal"),
                 Action::Finish => finishes += 1,
             }
         }
     };
-    for worker in 0..workers {
-        handle(0.0, Event::WorkerReady(worker), &mut queues);
+    for rank in 0..ranks {
+        handle(0.0, Event::RankReady(rank), &mut queues);
     }
-    // Rounds over the workers: neighbours in time are never neighbours in memory.
+    // Rounds over the ranks: neighbours in time are never neighbours in memory.
     let mut round = 0_u64;
     while queues.iter().any(|queue| !queue.is_empty()) {
         round += 1;
-        for worker in 0..workers {
-            if round.is_multiple_of(1 + u64::from(worker % 4))
-                && let Some(unit) = queues[worker as usize].pop_front()
+        for rank in 0..ranks {
+            if round.is_multiple_of(1 + u64::from(rank % 4))
+                && let Some(unit) = queues[rank as usize].pop_front()
             {
                 counted += 1;
-                handle(round as f64, Event::UnitDone(worker, unit, 0), &mut queues);
+                handle(round as f64, Event::UnitDone(rank, unit, 0), &mut queues);
             }
         }
     }
@@ -71,22 +71,20 @@ fn complete(units: u32, workers: u32, policy: PolicyKind) -> u64 {
     decisions
 }
 
-/// One event in the middle of an iteration: a worker has a result and gets its next unit.
+/// One event in the middle of an iteration: a rank has a result and gets its next unit.
 fn decision(c: &mut Criterion) {
     let mut group = c.benchmark_group("one_decision");
-    for (workers, policy) in [16, 10_000].into_iter().zip([PolicyKind::Dynamic; 2]) {
+    for (ranks, policy) in [16, 10_000].into_iter().zip([PolicyKind::Dynamic; 2]) {
         let ready = || {
-            let mut schedule = schedule(100 * workers, workers, policy);
-            for worker in 0..workers {
-                schedule
-                    .handle_event(0.0, Event::WorkerReady(worker))
-                    .unwrap();
+            let mut schedule = schedule(100 * ranks, ranks, policy);
+            for rank in 0..ranks {
+                schedule.handle_event(0.0, Event::RankReady(rank)).unwrap();
             }
             schedule
         };
-        let (middle, events) = (workers / 2, 50);
+        let (middle, events) = (ranks / 2, 50);
         group.throughput(Throughput::Elements(events));
-        group.bench_function(BenchmarkId::new("workers", workers), |b| {
+        group.bench_function(BenchmarkId::new("ranks", ranks), |b| {
             b.iter_batched_ref(
                 ready,
                 |schedule| {
@@ -94,10 +92,10 @@ fn decision(c: &mut Criterion) {
                     for _ in 0..events {
                         // No time passes, so no speed is known and a batch is one unit.
                         let actions = schedule.handle_event(0.0, Event::UnitDone(middle, unit, 0));
-                        let [Action::Assign(worker, next)] = actions.unwrap()[..] else {
+                        let [Action::Assign(rank, next)] = actions.unwrap()[..] else {
                             panic!("one unit is done, the next one is given");
                         };
-                        assert_eq!(worker, middle);
+                        assert_eq!(rank, middle);
                         unit = next;
                     }
                 },
@@ -110,35 +108,35 @@ fn decision(c: &mut Criterion) {
 fn whole_iteration(c: &mut Criterion) {
     let mut group = c.benchmark_group("plan_and_complete");
     for policy in PolicyKind::ALL {
-        for (units, workers) in [(960, 16), (1_000_000, 10_000)] {
+        for (units, ranks) in [(960, 16), (1_000_000, 10_000)] {
             group.throughput(Throughput::Elements(u64::from(units)));
-            let name = format!("{}_{units}_{workers}", policy.name());
-            group.bench_function(BenchmarkId::new("units_workers", name), |b| {
-                b.iter(|| complete(black_box(units), workers, policy));
+            let name = format!("{}_{units}_{ranks}", policy.name());
+            group.bench_function(BenchmarkId::new("units_ranks", name), |b| {
+                b.iter(|| complete(black_box(units), ranks, policy));
             });
         }
     }
 }
 
-/// Half of the workers die, one after another; the others take everything over.
+/// Half of the ranks die, one after another; the others take everything over.
 fn losses(c: &mut Criterion) {
-    let (units, workers) = (100_000, 1_000);
+    let (units, ranks) = (100_000, 1_000);
     let mut group = c.benchmark_group("lose_half_of");
-    group.throughput(Throughput::Elements(u64::from(workers / 2)));
+    group.throughput(Throughput::Elements(u64::from(ranks / 2)));
     for policy in PolicyKind::ALL {
         group.bench_function(
-            BenchmarkId::new("workers", format!("{}_{workers}", policy.name())),
+            BenchmarkId::new("ranks", format!("{}_{ranks}", policy.name())),
             |b| {
                 b.iter(|| {
-                    let mut schedule = schedule(units, workers, policy);
-                    for worker in 0..workers / 2 {
-                        let ready = Event::WorkerReady(worker);
+                    let mut schedule = schedule(units, ranks, policy);
+                    for rank in 0..ranks / 2 {
+                        let ready = Event::RankReady(rank);
                         assert!(!schedule.handle_event(0.0, ready).unwrap().is_empty());
-                        let lost = Event::WorkerLost(worker);
+                        let lost = Event::RankLost(rank);
                         let actions = schedule.handle_event(0.0, lost).unwrap();
-                        assert!(actions.is_empty(), "nobody was waiting");
+                        assert!(actions.is_empty(), "no rank was waiting");
                     }
-                    let ready = Event::WorkerReady(workers - 1);
+                    let ready = Event::RankReady(ranks - 1);
                     let first = schedule.handle_event(0.0, ready).unwrap();
                     assert!(matches!(first[..], [Action::Assign(..), ..]));
                 });
@@ -224,7 +222,7 @@ fn journal(c: &mut Criterion) {
 fn curve(_: &mut Criterion) {
     println!(
         "\n{:>8} {:>10} {:>8} {:>10} {:>12}",
-        "policy", "units", "workers", "seconds", "ns/decision"
+        "policy", "units", "ranks", "seconds", "ns/decision"
     );
     let sizes = [
         (1_000, 10),
@@ -234,7 +232,7 @@ fn curve(_: &mut Criterion) {
         (4_000_000, 10_000),
     ];
     for policy in PolicyKind::ALL {
-        for (units, workers) in sizes {
+        for (units, ranks) in sizes {
             let mut best = f64::INFINITY;
             let mut decisions = 0;
             for _ in 0..3 {
@@ -243,11 +241,11 @@ fn curve(_: &mut Criterion) {
                     reason = "a bench reads the clock; the core doesn't"
                 )]
                 let start = std::time::Instant::now();
-                decisions = complete(units, workers, policy);
+                decisions = complete(units, ranks, policy);
                 best = best.min(start.elapsed().as_secs_f64());
             }
             println!(
-                "{:>8} {units:>10} {workers:>8} {best:>10.4} {:>12.0}",
+                "{:>8} {units:>10} {ranks:>8} {best:>10.4} {:>12.0}",
                 policy.name(),
                 1e9 * best / decisions as f64
             );

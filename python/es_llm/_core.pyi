@@ -1,12 +1,12 @@
-"""The Rust core: noise, weight kernels, shaping, population, schedule and journal."""
+"""The Rust core: noise, weight kernels, shaping, population, units, team and journal."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, final
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
+from typing_extensions import Self, disjoint_base
 
 __all__ = [
     "ASSIGNMENTS",
@@ -18,17 +18,16 @@ __all__ = [
     "MAX_TENSORS",
     "NOISE_VERSION",
     "SHAPING_RULES",
-    "Action",
-    "Event",
     "FitnessTable",
+    "Instruction",
     "Journal",
     "JournalWriter",
+    "Loss",
     "Member",
     "Population",
     "Record",
-    "Schedule",
+    "Table",
     "TeamRank",
-    "TeamStep",
     "Unit",
     "UpdateReport",
     "Watchdog",
@@ -63,6 +62,13 @@ JOURNAL_VERSION: Final[int]
 MAX_TENSORS: Final[int]
 MAX_ELEMENTS: Final[int]
 MAX_RANK: Final[int]
+
+def _panic_in_core(message: str) -> None:
+    """Panics in Rust, as a defect of the core would: for the test of what callers get.
+
+    Raises:
+        EsError: always.
+    """
 
 # --- noise and kernels -------------------------------------------------------------------------------
 
@@ -308,7 +314,7 @@ class Population:
         population_size: int,
         antithetic: bool = False,
         shaping: str | Callable[[NDArray[np.float64]], Sequence[float]] | None = None,
-        failure_policy: str = "worst",
+        failure_policy: str | None = None,
     ) -> Self:
         """
         Args:
@@ -336,6 +342,12 @@ class Population:
             PopulationError: another number of values than members, a failed one under "raise", a shaping rule that
                 fails, or a step that overflows float32.
         """
+    def tell_table(self, table: FitnessTable, *, sigma: float, learning_rate: float, cursor: int = 0) -> Record:
+        """The record of a full table; see `tell`.
+
+        Raises:
+            PopulationError: see `tell` and `FitnessTable.fitness`.
+        """
     def apply(self, record: Record) -> None:
         """Goes to the next iteration. The live run, resume and replay share it."""
     def pack(self, record: Record) -> bytes:
@@ -347,7 +359,6 @@ class Population:
         Raises:
             PopulationError: they are no record of this population, or give other coefficients here.
         """
-
 
 def unit_sums(rewards: Sequence[float | None], *, members: int = 1, failure_policy: str) -> list[float]:
     """The sums of a unit's rewards, given member by member in prompt order: the few numbers of it that travel. None, NaN
@@ -378,6 +389,12 @@ class FitnessTable:
         Raises:
             PopulationError: no such unit, filled already, or values that can't be its sums.
         """
+    def fill(self, table: Table) -> None:
+        """Take the sums of all units from the table of a complete round, which may have more units behind them.
+
+        Raises:
+            PopulationError: see `set`.
+        """
     @property
     def complete(self) -> bool: ...
     @property
@@ -389,6 +406,8 @@ class FitnessTable:
         Raises:
             PopulationError: a unit is missing, or a reward failed under "raise".
         """
+
+# --- units --------------------------------------------------------------------------------------------
 
 @final
 class Unit:
@@ -408,167 +427,291 @@ def plan_units(members: int, prompts: int, *, members_per_unit: int = 1, prompts
         PopulationError: an argument is 0, or there are too many units.
     """
 
-# --- schedule ---------------------------------------------------------------------------------------
-
-@final
-class Event:
-    """What happened: `Event.WorkerReady(worker)`, `Event.UnitDone(worker, unit, result)`,
-    `Event.WorkerLost(worker)`, `Event.WorkerJoined(worker)`, `Event.Tick()`. `result` stands for the unit's result and
-    is compared with that of a second worker. A worker that holds no more units is free for the next."""
-
-    @staticmethod
-    def WorkerReady(worker: int) -> Event: ...
-    @staticmethod
-    def UnitDone(worker: int, unit: int, result: int = 0) -> Event: ...
-    @staticmethod
-    def WorkerLost(worker: int) -> Event: ...
-    @staticmethod
-    def WorkerJoined(worker: int) -> Event: ...
-    @staticmethod
-    def Tick() -> Event: ...
-
-@final
-class Action:
-    """What to do: kind "assign" or "duplicate" (worker, unit), "cancel" (worker, unit), "differs" (worker, unit, first: the worker
-    whose result counted) or "finish"."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def worker(self) -> int | None: ...
-    @property
-    def unit(self) -> int | None: ...
-    @property
-    def first(self) -> int | None: ...
-
-@final
-class Schedule:
-    """State machine over opaque unit and worker ids: which worker evaluates which unit.
-
-    `costs` are the expected costs of the units 0, 1, ... in any measure; `workers` maps ids to speeds in cost per
-    second (0: unknown); `policy` is "static" (one run of units per worker, as long as its speed says) or "dynamic"
-    (units as workers become ready, the longest first; late ones are given to a second worker near the end)."""
-
-    def __new__(cls, costs: Sequence[float], workers: Mapping[int, float], policy: str = "dynamic") -> Self: ...
-    def handle_event(self, now: float, event: Event) -> list[Action]:
-        """Takes one event and says what to do; "finish" comes once, with the last unit.
-
-        Losing the last worker before the end is a ScheduleError; one that joins later takes all open units."""
-    def is_done(self, unit: int) -> bool:
-        """Whether a result of this unit was counted: asked before `UnitDone`, it tells whether that one counts."""
-    @property
-    def speeds(self) -> dict[int, float]:
-        """Cost per second of each living worker that was measured: the `workers` of the next schedule."""
-    @property
-    def finished(self) -> bool: ...
-
 # --- team ---------------------------------------------------------------------------------------------
 
+@disjoint_base
+class Loss:
+    """Why a rank was lost. Its text is "dead", "silent" or "failed: " and the reason."""
+
+    @final
+    class Dead(Loss):
+        """Its process has ended."""
+
+        __match_args__: Final = ()
+        def __new__(cls) -> Self: ...
+
+    @final
+    class Silent(Loss):
+        """It didn't answer in time; it may come back."""
+
+        __match_args__: Final = ()
+        def __new__(cls) -> Self: ...
+
+    @final
+    class Failed(Loss):
+        """It reported that it can't continue."""
+
+        __match_args__: Final = ("reason",)
+        reason: Final[str]
+        def __new__(cls, reason: str) -> Self: ...
+
 @final
-class TeamStep:
-    """What the main thread of a rank does next; see `es_llm.team.program` for what each kind means."""
+class Table:
+    """The results of a complete round. The values stay in Rust unless they are asked for."""
 
     @property
-    def kind(self) -> str:
-        """ "wait", "evaluate", "apply", "agreed", "heal", "welcome", "note", "lead", "follow", "complete", "halt",
-        "superseded", "lost", "back", "stranger", "differs", "diverged", "finished" or "stopped"."""
+    def values(self) -> list[list[float]]:
+        """Values of each unit."""
     @property
-    def unit(self) -> tuple[int, int, int] | None:
-        """Of "evaluate": kind and step of the round, and the unit."""
+    def counts(self) -> list[int]:
+        """Sums of the counts over all units, modulo 2**64."""
     @property
-    def iteration(self) -> int | None: ...
-    @property
-    def payload(self) -> bytes | None: ...
-    @property
-    def digest(self) -> int | None: ...
-    @property
-    def ranks(self) -> list[int]:
-        """The ranks it is about; of "differs", the one whose result counted and the one whose result differs."""
-    @property
-    def loss(self) -> str | None:
-        """Why a rank was lost: "dead", "silent", or "resigned: " and its words."""
-    @property
-    def worse(self) -> bool:
-        """Of "stranger": its records differ; of "diverged": making the weights anew didn't help."""
+    def figures(self) -> list[tuple[int, bytes]]:
+        """(unit, figures) of the units that have figures."""
+
+@disjoint_base
+class Instruction:
+    """What the main thread of a rank does next; "leader" means that only the leader gets it."""
+
+    @final
+    class Wait(Instruction):
+        """Nothing yet."""
+
+        __match_args__: Final = ()
+        def __new__(cls) -> Self: ...
+
+    @final
+    class Evaluate(Instruction):
+        """Evaluate a unit of the round (kind, iteration); then call `TeamRank.evaluated`."""
+
+        __match_args__: Final = ("kind", "iteration", "unit")
+        kind: Final[int]
+        iteration: Final[int]
+        unit: Final[int]
+        def __new__(cls, kind: int, iteration: int, unit: int) -> Self: ...
+
+    @final
+    class Apply(Instruction):
+        """Apply the record of an iteration."""
+
+        __match_args__: Final = ("iteration", "payload")
+        iteration: Final[int]
+        payload: Final[bytes]
+        def __new__(cls, iteration: int, payload: bytes) -> Self: ...
+
+    @final
+    class Agreed(Instruction):
+        """The weights of all living ranks had this digest after the iteration."""
+
+        __match_args__: Final = ("iteration", "digest")
+        iteration: Final[int]
+        digest: Final[int]
+        def __new__(cls, iteration: int, digest: int) -> Self: ...
+
+    @final
+    class Rebuild(Instruction):
+        """The weights after the iteration are wrong: rebuild them, then call `TeamRank.digest`."""
+
+        __match_args__: Final = ("iteration",)
+        iteration: Final[int]
+        def __new__(cls, iteration: int) -> Self: ...
+
+    @final
+    class Welcome(Instruction):
+        """The leader's message to every rank that joins."""
+
+        __match_args__: Final = ("payload",)
+        payload: Final[bytes]
+        def __new__(cls, payload: bytes) -> Self: ...
+
+    @final
+    class Note(Instruction):
+        """The leader's note for the journal."""
+
+        __match_args__: Final = ("payload",)
+        payload: Final[bytes]
+        def __new__(cls, payload: bytes) -> Self: ...
+
+    @final
+    class Lead(Instruction):
+        """This rank is the leader from now on."""
+
+        __match_args__: Final = ()
+        def __new__(cls) -> Self: ...
+
+    @final
+    class Follow(Instruction):
+        """This rank is no longer the leader."""
+
+        __match_args__: Final = ()
+        def __new__(cls) -> Self: ...
+
+    @final
+    class Complete(Instruction):
+        """Leader: the open round is complete."""
+
+        __match_args__: Final = ("table",)
+        table: Final[Table]
+        def __new__(cls, table: Table) -> Self: ...
+
+    @final
+    class Halt(Instruction):
+        """Leader: a rank was asked to end the call soon."""
+
+        __match_args__: Final = ()
+        def __new__(cls) -> Self: ...
+
+    @final
+    class Superseded(Instruction):
+        """Leader: other ranks know later records, so the open round is void."""
+
+        __match_args__: Final = ()
+        def __new__(cls) -> Self: ...
+
+    @final
+    class Lost(Instruction):
+        """Leader: a rank was lost."""
+
+        __match_args__: Final = ("rank", "loss")
+        rank: Final[int]
+        loss: Final[Loss]
+        def __new__(cls, rank: int, loss: Loss) -> Self: ...
+
+    @final
+    class Back(Instruction):
+        """Leader: a rank that was lost is back."""
+
+        __match_args__: Final = ("rank",)
+        rank: Final[int]
+        def __new__(cls, rank: int) -> Self: ...
+
+    @final
+    class Stranger(Instruction):
+        """Leader: a rank has another identity or, with `records`, other records."""
+
+        __match_args__: Final = ("rank", "records")
+        rank: Final[int]
+        records: Final[bool]
+        def __new__(cls, rank: int, records: bool) -> Self: ...
+
+    @final
+    class Differs(Instruction):
+        """Leader: two ranks computed different results for a unit; the first rank's counts."""
+
+        __match_args__: Final = ("first", "second")
+        first: Final[int]
+        second: Final[int]
+        def __new__(cls, first: int, second: int) -> Self: ...
+
+    @final
+    class Diverged(Instruction):
+        """Leader: the weights of these ranks differ from the others'; `again`: after a rebuild too."""
+
+        __match_args__: Final = ("ranks", "iteration", "again")
+        ranks: Final[list[int]]
+        iteration: Final[int]
+        again: Final[bool]
+        def __new__(cls, ranks: list[int], iteration: int, again: bool) -> Self: ...
+
+    @final
+    class Finished(Instruction):
+        """The call has ended with this result."""
+
+        __match_args__: Final = ("payload",)
+        payload: Final[bytes]
+        def __new__(cls, payload: bytes) -> Self: ...
+
+    @final
+    class Stopped(Instruction):
+        """The call has ended with an error: the leader's message, or empty if no rank is left."""
+
+        __match_args__: Final = ("payload",)
+        payload: Final[bytes]
+        def __new__(cls, payload: bytes) -> Self: ...
 
 @final
 class TeamRank:
-    """One rank of a job as a machine without I/O: messages and losses go in, messages and steps come out. Times are
-    seconds of any clock that never goes back. May be used from two threads."""
+    """One rank of a job as a machine without I/O: messages and losses go in, messages and instructions come out. Times
+    are seconds of any clock that never goes back. Two threads may use it."""
 
     def __new__(cls, rank: int, ranks: int) -> Self: ...
-    def renew(self, identity: int, *, policy: str = "dynamic", unit_timeout_s: float = 0.0) -> None:
-        """Another run begins, on all ranks at the same place."""
-    def enter(self, now: float) -> None:
-        """The next collective call begins."""
-    def enter_unable(self, now: float, reason: str) -> None:
-        """The next collective call begins, and this rank can't take part."""
-    def restore(self, now: float, first: int, records: Sequence[bytes]) -> bool:
-        """Records of the leader's journal, from `first` on: they are applied first. False if others are known already."""
-    def receive(self, now: float, from_: int, payload: bytes, /) -> None:
-        """A message came.
+    def renew(self, identity: int, *, assignment: str | None = None, unit_timeout_s: float = 0.0) -> None:
+        """Begins another run, on all ranks between the same two calls.
 
         Raises:
-            CommunicationError: it is none.
+            ScheduleError: an `assignment` that isn't one of `ASSIGNMENTS` (None: the default).
+        """
+    def enter(self, now: float) -> None:
+        """Begins the next collective call."""
+    def enter_unable(self, now: float, reason: str) -> None:
+        """Begins the next collective call, in which this rank can't take part."""
+    def restore(self, now: float, first: int, records: Sequence[bytes]) -> bool:
+        """Leader: adds the records of its journal, from record `first` on; all ranks apply them. Returns False if other
+        records are known already."""
+    def receive(self, now: float, from_: int, payload: bytes, /) -> None:
+        """Takes a message.
+
+        Raises:
+            CommunicationError: the bytes are no message.
         """
     def lost(self, now: float, rank: int) -> None:
-        """A rank's process is gone."""
+        """Takes note that a rank's process has ended."""
     def tick(self, now: float) -> None:
-        """Time passed; call it a few times a second."""
+        """Checks all time limits; call it a few times a second."""
     def take_sends(self) -> list[tuple[int, bytes]]:
         """Messages to be sent, (to, bytes), in order."""
-    def next(self, now: float) -> TeamStep:
-        """The next step of the main thread; the one before is finished."""
+    def next(self, now: float) -> Instruction:
+        """The next instruction of the main thread, which has carried out the one before."""
     def alive(self, now: float) -> None:
-        """The main thread is getting on with a step that takes long."""
-    def evaluated(
-        self, now: float, values: Sequence[float], counts: Sequence[int], figures: bytes | None = None
-    ) -> None:
-        """The unit of the last "evaluate" gave this."""
+        """Takes note that the main thread makes progress in a long step."""
+    def evaluated(self, now: float, values: Sequence[float], counts: Sequence[int], figures: bytes) -> None:
+        """Takes the result of the unit of the last `Instruction.Evaluate`."""
     @property
     def upcoming(self) -> tuple[int, int, int] | None:
-        """(kind, step, unit) of the unit after the one in work, if it is known already."""
-    def digest(self, now: float, iteration: int, digest: int) -> None: ...
+        """(kind, iteration, unit) of the unit after the one in progress, if it is known already."""
+    def digest(self, now: float, iteration: int, digest: int) -> None:
+        """Takes the digest of this rank's weights after the iteration."""
     def halt(self, now: float) -> None:
         """This rank was asked to end the call soon."""
     def resign(self, now: float, reason: str) -> None:
-        """This rank can't go on."""
-    def begin(self, now: float, kind: int, step: int, costs: Sequence[float]) -> None:
-        """Leader: opens a round.
+        """This rank can't continue."""
+    def begin(self, now: float, kind: int, iteration: int, costs: Sequence[float]) -> None:
+        """Leader: opens a round of units with these expected costs.
 
         Raises:
-            ScheduleError: no units, or a cost that is none.
+            ScheduleError: no units, or a cost that isn't > 0 and finite.
         """
-    def take_table(self) -> tuple[list[list[float]], list[int], list[tuple[int, bytes]]] | None:
-        """Leader, after "complete": values of each unit, the sums of the counts, and (unit, figures) where there are
-        some; None if the round became void."""
-    def publish(self, now: float, iteration: int, payload: bytes) -> bool: ...
-    def lead_anew(self) -> None:
-        """The journal was taken over by a rank that is gone: the leader takes it over anew."""
-    def set_welcome(self, now: float, payload: bytes) -> None: ...
-    def note(self, payload: bytes) -> None: ...
-    def finish(self, now: float, payload: bytes) -> None: ...
-    def stop(self, payload: bytes) -> None: ...
-    @property
-    def leads(self) -> bool: ...
+    def publish(self, now: float, iteration: int, payload: bytes) -> bool:
+        """Leader: sends the record of an iteration to all ranks. Returns False if it isn't the next one, or another rank
+        leads."""
+    def lead_again(self) -> None:
+        """Leader: asks for another `Instruction.Lead`, since the rank that took over the journal is lost."""
+    def set_welcome(self, now: float, payload: bytes) -> None:
+        """Leader: sends a message to all ranks, and to those that join later."""
+    def note(self, payload: bytes) -> None:
+        """Leader: sends a note to all ranks."""
+    def finish(self, now: float, payload: bytes) -> None:
+        """Leader: ends the call with this result."""
+    def stop(self, payload: bytes) -> None:
+        """Leader: ends the call with an error on all ranks."""
     @property
     def over(self) -> bool:
-        """Whether this rank heard that others ended the call."""
+        """Whether this rank knows that the others ended the call."""
     @property
     def expects(self) -> bool:
         """Whether pieces of a record are on their way to this rank, and not late yet."""
     @property
-    def head(self) -> int: ...
-    @property
-    def losses(self) -> dict[int, str]: ...
-    def records(self, first: int = 0) -> list[bytes]: ...
+    def losses(self) -> dict[int, Loss]:
+        """Lost ranks and why each was lost."""
+    def records(self) -> list[bytes]:
+        """The records that this rank knows."""
     @property
     def traffic(self) -> tuple[int, int]:
         """Payload bytes (sent, received) so far."""
 
 @final
 class Watchdog:
-    """Ends this process at a given moment, also while a thread that hangs holds the GIL."""
+    """Ends this process at a deadline, even while a thread that hangs holds the GIL."""
 
     def __new__(cls) -> Self: ...
     def arm(
@@ -578,17 +721,23 @@ class Watchdog:
         message: str = "",
         signal: tuple[float, int] | None = None,
     ) -> None:
-        """The process ends after so many seconds, unless `arm` or `disarm` is called before; None: by SIGKILL. Time during
-        which it is stopped (SIGSTOP, a suspended job) doesn't count. With `signal` = (seconds, number) the calling thread
-        gets that signal before.
+        """Ends the process after `seconds`, unless `arm` or `disarm` is called before that.
+
+        Time during which the process is stopped (SIGSTOP, a suspended job) doesn't count.
+
+        Args:
+            seconds: time until the end.
+            exit_code: of the process; None: it is killed by SIGKILL.
+            message: written to stderr before the end.
+            signal: (seconds, number) of a signal to the calling thread before the end.
 
         Raises:
             ValueError: negative, too large or not finite.
         """
     def keep_signal(self) -> None:
-        """The signal needn't be sent any more."""
+        """Cancels the signal."""
     def disarm(self) -> None:
-        """It goes on."""
+        """Cancels the end."""
 
 # --- journal ----------------------------------------------------------------------------------------
 

@@ -71,8 +71,8 @@ def resolve(
 
 
 def names_in(package: str, path: Iterable[str], attribute: str) -> dict[str, str]:
-    """The built-in names of a room where each file is one extension: `file name -> package.file:attribute`. Imports none
-    of them."""
+    """The built-in names of a room where each file is one extension: `file name -> package.file:attribute`. Imports
+    none of them."""
     names = (module.name for module in pkgutil.iter_modules(path))
     return {name: f"{package}.{name}:{attribute}" for name in names if not name.startswith("_")}
 

@@ -1,9 +1,9 @@
 """Shaping rules by name: the core's own (`_core.SHAPING_RULES`), or a Python function from elsewhere.
 
-A rule is a function: float64 array (M,) of the fitness of the members that count -> their shaped fitness Z, M finite numbers.
-It sees finite values in member order that aren't all equal. One in another package is found by an entry point in the group
-`es_llm.shaping_rules`, or by `file.py:NAME`. Only the leader's Z count (the record holds them), so a rule may use any
-arithmetic.
+A rule is a function: float64 array (M,) of the fitness of the members that count -> their shaped fitness Z, M finite
+numbers. It sees finite values in member order that aren't all equal. One in another package is found by an entry point
+in the group `es_llm.shaping_rules`, or by `file.py:NAME`. Only the leader's Z count (the record holds them), so a rule
+may use any arithmetic.
 """
 
 from __future__ import annotations

@@ -65,13 +65,16 @@ class StopSignals:
 
     @contextmanager
     def tell(self, team: Team) -> Iterator[None]:
-        """Make `team.halted` return whether there was a signal while the block runs; then restore the old handlers."""
+        """Call `team.halt` at the first signal, also at one that came before, while the block runs; then restore the
+        signal handlers."""
         self.listen()
-        self._team, team.halted = team, lambda: bool(self._received)
+        self._team = team
+        if self._received:
+            team.halt()
         try:
             yield
         finally:
-            self._team, team.halted = None, lambda: False
+            self._team = None
             for number, handler in self._old_handlers.items():
                 signal.signal(number, handler)
             self._old_handlers = {}
@@ -82,6 +85,8 @@ class StopSignals:
             os.kill(os.getpid(), number)
             return
         self._received.append(number)
+        if self._team is not None:
+            self._team.halt()
         if has_standard_error() and (self._team is None or self._team.speaks):
             when = "after this iteration" if self._prepared else "before the first iteration"
             message = f"es-llm: {signal.Signals(number).name}: ending {when}; a second signal ends at once\n"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from es_llm.team import Fail, Team
+from es_llm.team import Team, report_failure
 
 Result = TypeVar("Result")
 
@@ -34,5 +34,5 @@ def together(team: Team, work: Callable[[], Result]) -> Result:
     try:
         return work()
     except Exception as error:
-        team.call(Fail(error))
+        report_failure(team, error)
         raise

@@ -1,4 +1,4 @@
-"""Transport between ranks: bytes from one to another, and who died. Knows nothing about what the bytes mean."""
+"""Transport between ranks: sends bytes and reports dead ranks. Knows nothing about what the bytes mean."""
 
 from es_llm.comm.mailbox import Mailbox
 from es_llm.comm.select import select_mailbox

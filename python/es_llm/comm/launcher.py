@@ -1,6 +1,6 @@
-"""What the launcher's variables declare: how many ranks there are, and which one this process is. Loads no MPI.
+"""Reads the launcher's variables: the number of ranks, and the rank of this process. Loads no MPI.
 
-A launcher that mpi4py's MPI doesn't know starts N processes that each believe to be alone: N equal runs side by side.
+A launcher that doesn't belong to mpi4py's MPI starts N processes that each seem to be alone: N equal runs side by side.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _SIZES: Final = {
     "PALS_SIZE": "PALS's mpiexec",
     "FLUX_JOB_SIZE": "flux run",
 }
-"""Number of ranks of the job -> who sets it."""
+"""Variable that holds the number of ranks of the job -> the launcher that sets it."""
 _LOCAL_SIZES: Final = {"MPI_LOCALNRANKS": "MPICH's or Intel MPI's mpiexec", "PALS_LOCAL_SIZE": "PALS's mpiexec"}
-"""Number of ranks of this host."""
+"""Variable that holds the number of ranks of this host -> the launcher that sets it."""
 _OTHERS: Final = ("PMIX_RANK", "PMI_RANK", "PALS_RANKID", "FLUX_TASK_RANK")
-"""Set by launchers that leave the number to their library."""
+"""Variables of launchers that declare no number of ranks."""
 _STEP: Final = "SLURM_STEP_NUM_TASKS"
-"""Tasks of this `srun`. `SLURM_NTASKS` is that of the allocation, in which a process may well be alone; and where an
-mpirun started the ranks, Slurm's variables are those of its daemons."""
+"""Number of tasks of this `srun`. `SLURM_NTASKS` describes the allocation, in which a process may be alone. Under
+mpirun, Slurm's variables describe the daemons of mpirun."""
 _TORCH: Final = ("WORLD_SIZE", "RANK")
 _RANKS: Final = (
     "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PALS_RANKID", "FLUX_TASK_RANK",
@@ -34,11 +34,11 @@ _RANKS: Final = (
 )  # fmt: skip
 
 _OF_MPI: Final = ("OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", *_OTHERS)
-"""Ranks that a launcher of MPI ranks gives."""
+"""Variables that hold the rank, of launchers of MPI ranks."""
 
 
 def launched_rank(environ: Mapping[str, str] = os.environ) -> int:
-    """The rank that the launcher gave this process, known before MPI starts; 0 without a launcher."""
+    """The rank of this process according to the launcher, known before MPI starts; 0 without a launcher."""
     ranks = [rank for name in _RANKS if (rank := _number(environ, name)) is not None]
     return ranks[0] if ranks else 0
 
@@ -51,7 +51,7 @@ def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def declared_sizes(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
-    """Variable -> the number of ranks that it declares; of nested launchers there are several."""
+    """Variable -> the number of ranks that it declares; several with nested launchers."""
     sizes = {name: size for name in _SIZES if (size := _number(environ, name)) is not None}
     if not sizes and (size := _number(environ, _STEP)) is not None:
         sizes[_STEP] = size
@@ -59,16 +59,16 @@ def declared_sizes(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
 
 
 def require_size(size: int, library: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Check that MPI has as many ranks as the launcher started.
+    """Check that MPI has the number of ranks that the launcher started.
 
     Args:
         size: of `MPI.COMM_WORLD`.
         library: the MPI that mpi4py is built with.
-        environ: the process's variables.
+        environ: the variables of the process.
 
     Raises:
-        ConfigError: it hasn't, or the launcher's rank of this process is none of them; names both numbers, the MPI,
-            and what helps.
+        ConfigError: MPI has another number of ranks, or lacks the launcher's rank of this process; the message names
+            both numbers, the MPI and the remedy.
     """
     declared = declared_sizes(environ)
     local = {name: count for name in _LOCAL_SIZES if (count := _number(environ, name)) is not None}
@@ -77,45 +77,47 @@ def require_size(size: int, library: str, environ: Mapping[str, str] = os.enviro
         _require_rank(size, library, environ)
         return
     name, count = max({**declared, **local}.items(), key=lambda item: item[1])
-    who = {**_SIZES, **_LOCAL_SIZES, _STEP: "srun"}[name]
+    launcher = {**_SIZES, **_LOCAL_SIZES, _STEP: "srun"}[name]
     raise ConfigError(
-        f"the launcher declares {count} ranks ({name}={count}, which {who} sets), but MPI has {size}: mpi4py is built "
-        f"with {library}, which this launcher doesn't start, so each process would be a run of its own. "
-        + _mending(name, count, library)
+        f"the launcher declares {count} ranks ({name}={count}, which {launcher} sets), but MPI has {size}: mpi4py is "
+        f"built with {library}, which this launcher doesn't start, so each process would be a run of its own. "
+        + _remedy(name, count, library)
     )
 
 
 def _require_rank(size: int, library: str, environ: Mapping[str, str]) -> None:
-    """Check that each rank that a launcher of MPI ranks gave this process is one of MPI's."""
+    """Check that MPI has the rank that a launcher of MPI ranks gave this process."""
     ranks = {name: rank for name in _OF_MPI if (rank := _number(environ, name)) is not None}
-    if not ranks or min(ranks.values()) < size:  # of nested launchers, one counts
+    if not ranks or min(ranks.values()) < size:  # with nested launchers, one of them counts
         return
     name, rank = max(ranks.items(), key=lambda item: item[1])
     raise ConfigError(
         f"the launcher started this process as rank {rank} ({name}={rank}), but MPI has {size}, expected at least "
         f"{rank + 1}: mpi4py is built with {library}, which this launcher doesn't start, so each process would be a "
-        "run of its own. " + _mending(name, rank + 1, library)
+        "run of its own. " + _remedy(name, rank + 1, library)
     )
 
 
 def refuse_other_launchers(environ: Mapping[str, str] = os.environ) -> None:
-    """Check that no launcher started several processes that MPI knows nothing of, such as torchrun.
+    """Check that no launcher without MPI, such as torchrun, started several processes.
 
     Raises:
-        ConfigError: one did; names what to start instead.
+        ConfigError: one did; the message names the command to use instead.
     """
     size = _number(environ, _TORCH[0])
     if is_launched(environ) or size is None or size <= 1 or _number(environ, _TORCH[1]) is None:
         return
-    who = "torchrun" if "TORCHELASTIC_RUN_ID" in environ else "a launcher such as torchrun, accelerate or deepspeed"
+    torchrun = "TORCHELASTIC_RUN_ID" in environ
+    launcher = "torchrun" if torchrun else "a launcher such as torchrun, accelerate or deepspeed"
     raise ConfigError(
-        f"{who} started {size} processes (WORLD_SIZE={size}), each of which would be the same run: ranks of es_llm are "
-        f"processes under MPI; start `mpirun -n {size} python ...` instead, or give each process `comm` single"
+        f"{launcher} started {size} processes (WORLD_SIZE={size}), each of which would be the same run: ranks of "
+        f"es_llm are processes under MPI; start `mpirun -n {size} python ...` instead, or give each process `comm` "
+        "single"
     )
 
 
-def _mending(name: str, count: int, library: str) -> str:
-    """How ranks and launcher get the same MPI."""
+def _remedy(name: str, count: int, library: str) -> str:
+    """The remedy: how ranks and launcher get the same MPI."""
     own = f"`{'mpirun' if 'Open MPI' in library else 'mpiexec'} -n {count}`"
     build = "build mpi4py for the launcher's MPI (`pip install --no-binary mpi4py mpi4py` with its mpicc on the PATH)"
     single = "`comm` single makes each process a run of its own"

@@ -1,4 +1,4 @@
-"""What the team needs of a transport: bytes from rank to rank, and who died."""
+"""`Mailbox`: the interface between the team and a transport."""
 
 from __future__ import annotations
 
@@ -7,45 +7,46 @@ from abc import ABC, abstractmethod
 
 
 class Mailbox(ABC):
-    """Ranks 0 .. size-1 that send each other bytes; between two ranks messages keep their order.
-
-    `local_size` ranks are on this host; this one is number `local_rank` of them. `job` is the same text on all ranks of
-    the job, and another one in every other job. `concurrent` says whether one thread may use the mailbox while another
-    one computes; two threads never use it at once. `separate` says whether each rank is a process of its own, and
-    `tolerant` whether the others go on when such a process dies.
-    """
+    """One of the ranks 0 .. size-1, which send each other bytes. Messages between two ranks keep their order. Only one
+    thread at a time uses a mailbox."""
 
     rank: int
     size: int
     local_rank: int
+    """Index of this rank among the ranks of its host."""
     local_size: int
+    """Number of ranks of this host."""
     job: str
+    """A text that identifies the job: equal on all its ranks, different in every other job."""
     concurrent: bool
+    """Whether one thread may use the mailbox while another one computes."""
     separate: bool = False
+    """Whether each rank is a process of its own."""
     tolerant: bool = False
+    """Whether the other ranks continue when the process of one dies."""
 
     @abstractmethod
     def send(self, to: int, payload: bytes) -> None:
-        """Send, without waiting. What is sent to a dead rank is dropped."""
+        """Send a message without waiting. Messages to dead ranks are dropped."""
 
     @abstractmethod
     def receive(self) -> list[tuple[int, bytes]]:
-        """All messages that have come, as (from, payload), without waiting."""
+        """All messages that have arrived, as (sender, payload), without waiting."""
 
     @abstractmethod
     def lost(self) -> list[int]:
-        """Ranks found dead since the last call; each is told once."""
+        """Ranks found dead since the last call; each is returned once."""
 
     @abstractmethod
     def pending(self) -> bool:
-        """Whether something that was sent to a living rank hasn't left yet."""
+        """Whether a message to a living rank hasn't left yet."""
 
     @abstractmethod
     def abort(self, exit_code: int) -> None:
         """End every rank of the job now."""
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until what was sent has left, for so long at most; whether it has."""
+        """Wait until all messages have left, for `timeout_s` at most; returns whether they have."""
         end = time.monotonic() + timeout_s
         while self.pending():
             if time.monotonic() > end:
@@ -54,10 +55,10 @@ class Mailbox(ABC):
         return True
 
     def close(self, exit_code: int = 0, *, complete: bool = True) -> None:
-        """Nothing will be sent or received any more. The process is about to end with this code, and may end here.
+        """Leave the job: no message is sent or received from now on. The process may end here.
 
         Args:
-            exit_code: of the process.
-            complete: whether all ranks that live come to this point; they may wait for each other here.
+            exit_code: code with which the process is about to end.
+            complete: whether all living ranks call `close`, so that they may wait for each other.
         """
         return

@@ -1,10 +1,10 @@
-"""Ranks under MPI, through mpi4py. Works with any MPI; the module is imported only when ranks are wanted.
+"""Ranks under MPI, through mpi4py. Works with any MPI; the module is imported only when a launcher starts ranks.
 
-Messages go from rank to rank; no call is collective after the start, so no rank ever waits in MPI for another one. With
-an MPI that tolerates faults (ULFM: `mpirun --with-ft ulfm` of Open MPI 5) a rank that dies is told by `lost`, and the
-others go on, on the same communicator. With any other one the launcher ends the job.
+Messages are point to point; no call is collective after the start, so no rank ever waits in MPI for another one. With
+an MPI that tolerates faults (ULFM: `mpirun --with-ft ulfm` of Open MPI 5) `lost` returns ranks that died, and the
+others continue on the same communicator. With any other MPI the launcher ends the job.
 
-One thread calls MPI at a time, not always the same one: that is MPI_THREAD_SERIALIZED. mpi4py asks for more.
+One thread at a time calls MPI, not always the same one: MPI_THREAD_SERIALIZED. mpi4py requests more.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from es_llm.errors import ConfigError
 
 _TAG: Final = 17
 _FT_FLAG: Final = "OMPI_MCA_mpi_ft_enable"
-"""What `mpirun --with-ft ulfm` of Open MPI sets."""
+"""Variable that `mpirun --with-ft ulfm` of Open MPI sets."""
 _FINALIZE_S: Final = 10.0
 _START_S: Final = 300.0
 _START_VARIABLE: Final = "ES_LLM_START_TIMEOUT_S"
-_DIED: Final = "one of them died before it began; nothing was begun, start again"
+_DIED: Final = "one of them ended early; no work was begun, so start the job again"
 _TRUE: Final = ("1", "true", "yes")
 _LOOK_S: Final = 0.25
-"""A death that no message meets is looked for this often."""
+"""Interval at which this rank asks MPI for dead ranks while no call fails."""
 
 
 class MPIMailbox(Mailbox):
-    """The ranks of `MPI.COMM_WORLD`, on a duplicate of it.
+    """One of the ranks of `MPI.COMM_WORLD`, on a duplicate of it.
 
     Raises:
-        ConfigError: mpi4py or an MPI library is missing; the message says which install line helps.
+        ConfigError: mpi4py or an MPI library is missing; the message names the install line that helps.
     """
 
     def __init__(self) -> None:
-        # MPI's own start waits for ever for a rank that died before it, and holds the GIL.
+        # MPI_Init waits forever for a rank that died before it, and holds the GIL.
         watchdog, limit_s = Watchdog(), float(os.environ.get(_START_VARIABLE, _START_S))
-        watchdog.arm(limit_s, 1, f"es-llm: the ranks haven't met within {limit_s:g} s: {_DIED}\n")
+        watchdog.arm(limit_s, 1, f"es-llm: not all ranks have started within {limit_s:g} s: {_DIED}\n")
         self._mpi = mpi = _import_mpi()
         try:
             self._join()
         except mpi.Exception as error:
-            print(f"es-llm: the ranks can't meet ({error}): {_DIED}", file=sys.stderr, flush=True)
+            print(f"es-llm: the ranks can't connect ({error}): {_DIED}", file=sys.stderr, flush=True)
             mpi.COMM_WORLD.Abort(1)
             raise
         watchdog.disarm()
@@ -63,7 +63,7 @@ class MPIMailbox(Mailbox):
         atexit.register(self._at_exit)
 
     def _join(self) -> None:
-        """The only collective calls of a job. Nothing is begun before them, so nothing is lost if one fails."""
+        """Make the only collective MPI calls of a job. No work is begun before them, so none is lost if one fails."""
         self._world = self._mpi.COMM_WORLD.Dup()
         self._world.Set_errhandler(self._mpi.ERRORS_RETURN)
         self.rank = self._world.Get_rank()
@@ -75,12 +75,12 @@ class MPIMailbox(Mailbox):
 
     @property
     def library(self) -> str:
-        """The MPI that mpi4py is built with, such as "Open MPI v5.0.8"."""
+        """Name of the MPI that mpi4py is built with, such as "Open MPI v5.0.8"."""
         text = str(self._mpi.Get_library_version()).rstrip("\0")
         return " ".join(text.partition("\n")[0].partition(",")[0].split())
 
     def send(self, to: int, payload: bytes) -> None:
-        """Begin to send; `receive` and `pending` see to it that it leaves."""
+        """Begin to send; `receive` and `pending` complete it."""
         if to in self._dead:
             return
         try:
@@ -91,7 +91,7 @@ class MPIMailbox(Mailbox):
             self._sent.append((to, request, payload))
 
     def receive(self) -> list[tuple[int, bytes]]:
-        """Take every message that has come whole. One that its sender began and doesn't go on with holds up nobody."""
+        """All messages that have arrived whole. A message that its sender never completes delays no other sender's."""
         status = self._mpi.Status()
         while True:
             try:
@@ -107,7 +107,7 @@ class MPIMailbox(Mailbox):
         return messages
 
     def _arrived(self) -> list[tuple[int, bytes]]:
-        """The messages that are whole, in the order of each sender."""
+        """The complete messages, in the order of each sender."""
         messages: list[tuple[int, bytes]] = []
         open_: list[tuple[int, Any, bytearray]] = []
         behind: set[int] = set()
@@ -117,7 +117,7 @@ class MPIMailbox(Mailbox):
                     behind.add(source)
                     open_.append((source, request, buffer))
                     continue
-            except self._mpi.Exception as error:  # its sender died in the middle of it
+            except self._mpi.Exception as error:  # the sender died while it sent
                 self._failed(error)
                 continue
             messages.append((source, bytes(buffer)))
@@ -125,44 +125,44 @@ class MPIMailbox(Mailbox):
         return messages
 
     def lost(self) -> list[int]:
-        """Ranks that MPI knows to be dead; none without fault tolerance."""
+        """Ranks that MPI has found dead since the last call; none without fault tolerance."""
         now = time.monotonic()
         if self.tolerant and now - self._looked > _LOOK_S:
-            with contextlib.suppress(self._mpi.Exception):  # it only lets MPI hear of a death
+            with contextlib.suppress(self._mpi.Exception):  # the probe only lets MPI notice a death
                 self._world.Iprobe(self._mpi.ANY_SOURCE, _TAG)
             self._look(now)
         news, self._news = self._news, []
         return news
 
     def pending(self) -> bool:
-        """Whether a request isn't complete."""
+        """Whether a send request isn't complete."""
         self._progress()
         self.lost()
         return bool(self._sent)
 
     def abort(self, exit_code: int) -> None:
-        """`MPI_Abort`: ends every rank of the job."""
+        """End every rank of the job by `MPI_Abort`."""
         sys.stdout.flush()
         sys.stderr.flush()
         self._mpi.COMM_WORLD.Abort(exit_code)
 
     def close(self, exit_code: int = 0, *, complete: bool = True) -> None:
-        """MPI_Finalize waits for ranks that died, hang or can't be reached, maybe for ever: where the job outlives
-        them, the process ends here, without it or after so long."""
+        """Call MPI_Finalize, which may wait forever for ranks that died, hang or can't be reached. With fault tolerance
+        the process therefore ends here: without MPI_Finalize if a rank was lost, else after `_FINALIZE_S` at most."""
         if not self.tolerant or self._mpi.Is_finalized():
             return
         sys.stdout.flush()
         sys.stderr.flush()
         if self._dead or not complete:
             os._exit(exit_code)
-        watchdog = Watchdog()  # no thread of Python's: MPI_Finalize holds the GIL
+        watchdog = Watchdog()  # no Python thread could do this: MPI_Finalize holds the GIL
         watchdog.arm(_FINALIZE_S, exit_code)
         self._mpi.Finalize()
         watchdog.disarm()
 
     def _at_exit(self) -> None:
-        """For programs that don't call `close`: before mpi4py's own MPI_Finalize, in which the others would wait for
-        ever for a rank that an error ended."""
+        """Leave the job in a program that doesn't call `close`. Runs before mpi4py's own MPI_Finalize, in which the
+        other ranks would wait forever for a rank that an error ended."""
         if getattr(sys, "last_value", None) is not None and self.size > 1:
             self.abort(1)
         self.close()
@@ -180,7 +180,7 @@ class MPIMailbox(Mailbox):
         self._sent = waiting
 
     def _failed(self, error: Any) -> None:
-        """A call met a death, or something is wrong with MPI itself."""
+        """Handle an error of MPI: look for dead ranks if the error reports one, else raise it."""
         known = {
             getattr(self._mpi, name)
             for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")
@@ -191,7 +191,7 @@ class MPIMailbox(Mailbox):
         self._look(time.monotonic())
 
     def _look(self, now: float) -> None:
-        """Ask who died, and tell MPI that we know."""
+        """Ask MPI for dead ranks, and acknowledge them."""
         self._looked = now
         failed = self._world.Get_failed()
         count = failed.Get_size()

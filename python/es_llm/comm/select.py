@@ -1,4 +1,4 @@
-"""Which mailbox a process should use."""
+"""Selects the mailbox of a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def select_mailbox(kind: str = "auto") -> Mailbox:
     """The mailbox of this process: `single`, `mpi`, or `auto` (MPI when a launcher started the process).
 
     Raises:
-        ConfigError: MPI is wanted and not there, or has another number of ranks than the launcher started.
+        ConfigError: MPI is needed and missing, or has another number of ranks than the launcher started.
     """
     if kind == "single":
         return SingleMailbox()

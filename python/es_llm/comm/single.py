@@ -1,4 +1,4 @@
-"""One process: the mailbox of a laptop."""
+"""The mailbox of a job of one process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from es_llm.comm.mailbox import Mailbox
 
 
 class SingleMailbox(Mailbox):
-    """A job of one rank, which has nobody to write to."""
+    """The only rank of its job."""
 
     rank = 0
     size = 1
@@ -24,7 +24,7 @@ class SingleMailbox(Mailbox):
         raise AssertionError(f"rank {to} of a job of one rank")
 
     def receive(self) -> list[tuple[int, bytes]]:
-        """Nothing ever comes."""
+        """No message ever arrives."""
         return []
 
     def lost(self) -> list[int]:

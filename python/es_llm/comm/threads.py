@@ -1,4 +1,4 @@
-"""Many ranks as threads of one process: for tests and simulations."""
+"""Ranks as threads of one process, for tests and simulations."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Died(BaseException):
 
 
 def run_ranks(size: int, work: Callable[[ThreadMailbox], Result], timeout_s: float = 120.0) -> list[Result | None]:
-    """Run `work(mailbox)` on `size` ranks at once; their results in rank order, None for ranks that died.
+    """Run `work(mailbox)` on `size` ranks at once; returns the results in rank order, None for ranks that died.
 
     Raises:
-        The first error of any rank, which counts as dead for the others.
+        The first error of any rank; the others count that rank as dead.
         TimeoutError: a rank didn't finish in time.
     """
     shared = _Shared(size)
@@ -46,7 +46,7 @@ def run_ranks(size: int, work: Callable[[ThreadMailbox], Result], timeout_s: flo
     if failures:
         raise failures[0]
     if any(thread.is_alive() for thread in threads):
-        raise TimeoutError(f"ranks didn't finish within {timeout_s} s")
+        raise TimeoutError(f"ranks didn't finish within {timeout_s:g} s")
     return results
 
 
@@ -67,15 +67,15 @@ class ThreadMailbox(Mailbox):
         self.size = self.local_size = len(shared.boxes)
         self.job = shared.job
         self._shared = shared
-        self._told: set[int] = set()
+        self._returned: set[int] = set()
 
     def send(self, to: int, payload: bytes) -> None:
-        """Put it into the other's box."""
+        """Put the message into the other rank's box."""
         self._live()
         self._shared.boxes[to].append((self.rank, bytes(payload)))
 
     def receive(self) -> list[tuple[int, bytes]]:
-        """Empty one's own box."""
+        """Empty this rank's box."""
         self._live()
         box, messages = self._shared.boxes[self.rank], []
         while box:
@@ -84,16 +84,16 @@ class ThreadMailbox(Mailbox):
 
     def lost(self) -> list[int]:
         """Ranks that died or failed."""
-        new = sorted(self._shared.dead - self._told - {self.rank})
-        self._told.update(new)
+        new = sorted(self._shared.dead - self._returned - {self.rank})
+        self._returned.update(new)
         return new
 
     def pending(self) -> bool:
-        """What was sent has arrived."""
+        """Messages arrive at once."""
         return False
 
     def die(self) -> None:
-        """This rank is dead from now on: whatever it tries to send or receive raises `Died`.
+        """Make this rank dead: whenever it sends or receives from now on, `Died` is raised.
 
         Raises:
             Died: always.
@@ -102,7 +102,7 @@ class ThreadMailbox(Mailbox):
         raise Died
 
     def abort(self, exit_code: int) -> None:
-        """All ranks are dead."""
+        """Make all ranks dead."""
         self._shared.dead.update(range(self.size))
         raise SystemExit(exit_code)
 

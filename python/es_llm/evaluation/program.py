@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from es_llm.evaluation.work import Evaluation, EvaluationSets, EvaluationWork
-from es_llm.team import Outcome, Program, Round, Table, Team
+from es_llm.team import Outcome, Round, RoundKind, RoundProgram, Table, Team, run_program
 from es_llm.units.completion_log import CompletionLog
-from es_llm.units.run_state import EVALUATE, RunState
+from es_llm.units.run_state import RunState
 
-_ROUND: Final = Round(EVALUATE, 0)
+_ROUND: Final = Round(RoundKind.EVALUATION, 0)
 """The only round of such a call, which knows no records."""
 
 
@@ -23,14 +23,14 @@ def evaluate(run: RunState, data: EvaluationSets) -> Evaluation:
     config = run.config
     log = CompletionLog(run.team.rank) if config.log_completions and config.output_dir else None
     program = _Evaluate(EvaluationWork(run, data, _ROUND, log), config.num_completions_to_print)
-    metrics = json.loads(run.team.call(program))
+    metrics = json.loads(run_program(run.team, program))
     if log is not None:
         log.write(Path(str(config.output_dir)), "eval")
     answers = [] if program.evaluation is None else program.evaluation.answers
     return Evaluation(metrics=metrics, answers=answers)
 
 
-class _Evaluate(Program):
+class _Evaluate(RoundProgram):
     """Its result are the evaluation's metrics as JSON. `evaluation` is set on the leader."""
 
     def __init__(self, work: EvaluationWork, answers: int) -> None:

@@ -3,10 +3,10 @@
     direction   g = (1/N) * sum over the pairs p of coefficient_p * noise_p          (the same for every optimizer)
     step        master, state = optimizer.step(master, g, record, state)             (its own rule)
 
-The coefficients are shaped fitness (`Record.coefficients`), N is the number of members, and 1/sigma is folded into the
-learning rate as in Qiu et al. (arXiv 2509.24372). An optimizer in another package is found by an entry point in the group
-`es_llm.optimizers`, or by `file.py:NAME`. Its state is float32 tensors, one of each name for each trained tensor; it is
-rebuilt by replay, saved in snapshots, compared between ranks, and reset with the masters.
+The coefficients are shaped fitness (`Record.coefficients`), N is the number of members, and 1/sigma is folded into
+the learning rate as in Qiu et al. (arXiv 2509.24372). An optimizer in another package is found by an entry point in
+the group `es_llm.optimizers`, or by `file.py:NAME`. Its state is float32 tensors, one of each name for each trained
+tensor; it is rebuilt by replay, saved in snapshots, compared between ranks, and reset with the masters.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Optimizer(ABC):
     """Names of its state tensors. Each begins as zeros, in the shape of the master."""
 
     def __init__(self, config: ESConfig) -> None:
-        """Take the options that it needs."""
+        self.config = config
 
     @abstractmethod
     def step(

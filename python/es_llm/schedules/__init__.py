@@ -1,8 +1,8 @@
 """Schedules of hyper-parameters by name: sigma and the learning rate of each iteration. A new one is one new file.
 
-A schedule is a function `factor(config, iteration) -> float`, and the option (`sigma`, `learning_rate`) is multiplied with
-its value. One in another package is found by an entry point in the group `es_llm.schedules`, or by `file.py:NAME`. What an
-iteration used stands in its record, so a replay asks no schedule.
+A schedule is a function `factor(config, iteration) -> float`, and the option (`sigma`, `learning_rate`) is multiplied
+with its value. One in another package is found by an entry point in the group `es_llm.schedules`, or by `file.py:NAME`.
+What an iteration used stands in its record, so a replay asks no schedule.
 """
 
 from __future__ import annotations

@@ -1,11 +1,25 @@
 """The ranks of a job as a team: collective calls that survive dead, hung and failing ranks.
 
-The Rust machine (`es_llm._core.TeamRank`) decides; `Wire` carries its messages; `Team` carries out its steps with a
-`Program`, which knows what the work is.
+The Rust machine (`es_llm._core.TeamRank`) decides; `Wire` carries its messages; a `Program` defines the work, and
+`run_program` carries out the machine's instructions with it.
 """
 
-from es_llm.team.program import Outcome, Program, Round, Table
-from es_llm.team.programs import Fail, Lead
-from es_llm.team.team import Team
+from es_llm._core import Loss, Table
+from es_llm.team.call import report_failure, run_on_leader, run_program
+from es_llm.team.program import Outcome, Program, RecordProgram, RoundProgram
+from es_llm.team.team import Round, RoundKind, Team
 
-__all__ = ["Fail", "Lead", "Outcome", "Program", "Round", "Table", "Team"]
+__all__ = [
+    "Loss",
+    "Outcome",
+    "Program",
+    "RecordProgram",
+    "Round",
+    "RoundKind",
+    "RoundProgram",
+    "Table",
+    "Team",
+    "report_failure",
+    "run_on_leader",
+    "run_program",
+]

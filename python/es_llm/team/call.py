@@ -1,201 +1,228 @@
-"""One collective call: the machine's steps, carried out with the program."""
+"""One collective call: the machine's instructions, carried out with a program."""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple, final
 
-from es_llm._core import TeamRank, TeamStep
+from es_llm import errors
+from es_llm._core import Instruction, Loss
 from es_llm.errors import CommunicationError, EsError, JournalTakenError, LeftOutError
-from es_llm.team.failure import decode_failure, describe_failure, encode_failure, is_fatal
-from es_llm.team.program import Program, Round, Table
-from es_llm.team.wire import Wire
-
-if TYPE_CHECKING:
-    from es_llm.team.team import Team
+from es_llm.team.program import Program, RecordProgram, RoundProgram
+from es_llm.team.team import Round, RoundKind, Team
 
 logger = logging.getLogger(__name__)
 
 _PATIENCE_S: Final = 0.25
-"""A main thread that waits looks this often whether a signal came."""
+"""A waiting main thread checks for signals at this interval."""
 _SETTLE_S: Final = 5.0
-"""Ranks that led while this one slept say so within this time."""
-_RESIGNED: Final = "resigned: "
+"""A rank that led while this one was stopped reports it within this time."""
 
 
-class Call:
-    """Runs `program` on this rank to the end of the call."""
+def run_program(team: Team, program: Program) -> bytes:
+    """Collective: carry out `program` to its end; returns the result that its leader gave to `Team.finish`.
 
-    def __init__(self, team: Team, machine: TeamRank, wire: Wire, program: Program) -> None:
-        self._team, self._machine, self._wire, self._program = team, machine, wire, program
-        self.leading = False
-        self._open: Round | None = None
+    Raises:
+        EsError: the error that a rank's program raised, on all ranks, with `shared` set.
+        CommunicationError: a rank failed and the program isn't tolerant, or the ranks don't fit together.
+        LeftOutError: this rank failed or was too late, and the others ended the call without it.
+    """
+    return _Call(team, program).run()
+
+
+def run_on_leader(team: Team, work: Callable[[], None]) -> None:
+    """Collective: the leader alone does `work`; its error is raised on all ranks, as by `run_program`."""
+    _Call(team, _LeaderWork(work)).run()
+
+
+def report_failure(team: Team, error: Exception) -> None:
+    """Take part in the call that the other ranks make only to report that this rank can't; as `run_program`, it raises
+    the error on all ranks."""
+    _Call(team, _LeaderWork(lambda: None)).run(unable=error)
+
+
+@final
+class _LeaderWork(Program):
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+
+    def advance(self, team: Team) -> None:
+        self._work()
+        team.finish(b"{}")
+
+
+class _Failure(NamedTuple):
+    """Why a rank can't continue, as the other ranks are told. `trace` is empty for an error that concerns all ranks."""
+
+    name: str
+    text: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> _Failure:
+        shared = isinstance(error, EsError) and not isinstance(error, LeftOutError)
+        trace = "" if shared else "".join(traceback.format_exception(error))
+        return cls(type(error).__name__, str(error), trace)
+
+    @classmethod
+    def decode(cls, text: str | bytes) -> _Failure:
+        return cls(*json.loads(text))
+
+    def encode(self) -> str:
+        return json.dumps(self)
+
+    def __str__(self) -> str:
+        return self.trace.rstrip() or f"{self.name}: {self.text}"
+
+    def error(self) -> EsError:
+        """An `EsError` as it was, any other exception as a `CommunicationError`; with `shared` set."""
+        error: EsError
+        if self.trace:
+            error = CommunicationError(f"a rank failed:\n{self.trace}")
+        else:
+            error = getattr(errors, self.name, EsError)(self.text)
+        error.shared = True
+        return error
+
+
+class _Call:
+    """Carries out `program` on this rank, from the beginning of the call to its end."""
+
+    def __init__(self, team: Team, program: Program) -> None:
+        self._team, self._machine, self._program = team, team.machine, program
         self._busy = False
-        self._told: set[int] = set()
+        """Whether the leader has begun a round, or is about to."""
+        self._reported: set[int] = set()
+        """Lost ranks that the program knows of."""
         self._failure: Exception | None = None
         self._taken: JournalTakenError | None = None
-        self._waited = 0.0
+        self._waited_s = 0.0
+        """Time since `_taken` was raised."""
 
-    def run(self) -> bytes:
-        """The call's result; see `Team.call`."""
-        self._enter()
-        while True:
-            if self._team.halted():
-                self._machine.halt(time.monotonic())
-            step = self._machine.next(time.monotonic())
-            self._wire.kick()
-            if step.kind == "finished":
-                return self._finished(step)
-            if step.kind == "stopped":
-                raise self._stopped(step)
-            if self._failure is None:
-                self._try(partial(self._watched, step))
-                self._settle()
-            elif step.kind == "wait":
-                self._wire.wait(_PATIENCE_S)
+    def run(self, unable: Exception | None = None) -> bytes:
+        """The result of the call. `unable`: why this rank can't take part."""
+        self._team.start()
+        try:
+            self._enter(unable)
+            while True:
+                if self._team.halting:
+                    self._machine.halt(time.monotonic())
+                instruction = self._machine.next(time.monotonic())
+                self._team.wire.kick()
+                match instruction:
+                    case Instruction.Finished(payload):
+                        return self._finished(payload)
+                    case Instruction.Stopped(payload):
+                        raise self._stopped(payload)
+                    case Instruction.Wait() if self._failure is not None:
+                        self._team.wire.wait(_PATIENCE_S)
+                    case _ if self._failure is None:
+                        self._try(partial(self._carry_out, instruction))
+                        self._settle()
+        finally:
+            self._team.stop()
 
-    def begin(self, round_: Round, costs: list[float]) -> None:
-        """See `Team.begin`."""
-        self._open = round_
-        self._machine.begin(time.monotonic(), round_.kind, round_.step, costs)
-
-    def _enter(self) -> None:
-        error = self._program.unable
-        if error is None:
+    def _enter(self, unable: Exception | None) -> None:
+        if unable is None:
             self._machine.enter(time.monotonic())
             self._try(lambda: self._program.enter(self._team))
         else:
-            self._failure = error
-            self._machine.enter_unable(time.monotonic(), self._told_failure(error))
+            self._failure = unable
+            self._machine.enter_unable(time.monotonic(), self._logged(unable).encode())
 
-    def _watched(self, step: TeamStep) -> None:
-        if step.kind == "wait" and (self._busy or not self.leading):
-            self._do(step)
-            return
-        self._wire.watchdog.begin()
-        start = time.monotonic()
-        try:
-            self._do(step)
-        finally:
-            self._wire.watchdog.end()
-            self._tell_if_long(time.monotonic() - start)
-
-    def _tell_if_long(self, seconds: float) -> None:
-        limit = self._wire.watchdog.timeout_s
-        if 0 < limit < seconds:
-            logger.error(
-                "rank %d of %d: a step took %.1f s, longer than `unit_timeout_s` %g, and the others may have gone on "
-                "without it; unless it was stopped, raise `unit_timeout_s` or lower `prompts_per_unit`",
-                self._team.rank, self._team.size, seconds, limit,
-            )  # fmt: skip
-
-    def _do(self, step: TeamStep) -> None:
-        program, team = self._program, self._team
-        match step.kind:
-            case "wait":
-                self._advance_or_wait()
-            case "evaluate":
-                assert step.unit is not None
-                kind, number, unit = step.unit
-                outcome = program.evaluate(Round(kind, number), unit)
-                values, counts, figures = outcome
-                self._machine.evaluated(time.monotonic(), list(values), list(counts), figures or None)
-            case "apply":
-                program.apply(team, *_words(step))
-                self._busy = False
-            case "complete":
-                self._complete()
-            case "lead":
-                self.leading, self._busy, self._taken = True, True, None
-                program.lead(team)
-                self._busy = False
-                for rank, why in self._machine.losses.items():
-                    self._lost(rank, why)
-            case "follow":
-                self.leading, self._taken = False, None
-                self._told &= self._machine.losses.keys()  # who is back may be lost again
-                program.follow()
-            case "superseded":
-                self._busy = False
-            case "lost":
-                assert step.loss is not None
-                self._lost(step.ranks[0], step.loss)
-            case _:
-                self._tell(step)
-
-    def _tell(self, step: TeamStep) -> None:
-        program = self._program
-        match step.kind:
-            case "agreed":
-                assert step.iteration is not None
-                assert step.digest is not None
-                program.agreed(step.iteration, step.digest)
-            case "heal":
-                assert step.iteration is not None
-                program.heal(self._team, step.iteration)
-            case "diverged":
-                assert step.iteration is not None
-                program.diverged(step.ranks, step.iteration, hopeless=step.worse)
-            case "welcome":
-                program.welcome(step.payload or b"")
-            case "note":
-                program.note(step.payload or b"")
-            case "back":
-                self._told.discard(step.ranks[0])
-                program.back(step.ranks[0])
-            case "differs":
-                program.differs(step.ranks)
-            case "halt":
-                program.halt()
-            case "stranger":
-                what = "records" if step.worse else "model, options or data"
-                raise CommunicationError(
-                    f"rank {step.ranks[0]} has other {what} than rank {self._team.rank}; expected the same on all ranks"
-                )
-            case kind:
-                raise AssertionError(f"unknown step {kind!r}")
-
-    def _advance_or_wait(self) -> None:
-        if self.leading and not self._busy:
-            self._busy = True
-            self._program.advance(self._team)
-        else:
+    def _carry_out(self, instruction: Instruction) -> None:
+        """Waiting alone isn't watched."""
+        if isinstance(instruction, Instruction.Wait) and (self._busy or not self._team.leads):
             start = time.monotonic()
-            self._wire.wait(_PATIENCE_S)
-            self._waited += min(time.monotonic() - start, _PATIENCE_S)  # more if this process stood still
-
-    def _settle(self) -> None:
-        """The journal was taken over, and nobody told: this rank takes it back, or gives up."""
-        if self._taken is None or self._waited < _SETTLE_S or self._failure is not None:
+            self._team.wire.wait(_PATIENCE_S)
+            self._waited_s += min(time.monotonic() - start, _PATIENCE_S)  # more if this process stood still
             return
-        error, self._taken = self._taken, None
-        if self._program.abandoned(self._team):
-            self._machine.lead_anew()
-        else:
-            self._fail(error)
+        with self._team.watchdog.step(f"rank {self._team.rank} of {self._team.size}"):
+            self._do(instruction)
 
-    def _complete(self) -> None:
-        taken = self._machine.take_table()
-        if taken is not None:
-            assert self._open is not None
-            self._program.complete(self._team, self._open, Table(*taken))
+    def _do(self, instruction: Instruction) -> None:  # noqa: PLR0912 - one arm per instruction
+        program, team = self._program, self._team
+        match instruction:
+            case Instruction.Wait():
+                self._busy = True
+                program.advance(team)
+            case Instruction.Evaluate(kind, iteration, unit):
+                values, counts, figures = self._rounds.evaluate(Round(RoundKind(kind), iteration), unit)
+                self._machine.evaluated(time.monotonic(), values, counts, figures)
+            case Instruction.Complete(table):
+                assert team.round is not None
+                self._rounds.complete(team, team.round, table)
+                self._busy = False
+            case Instruction.Differs(first, second):
+                self._rounds.differs((first, second))
+            case Instruction.Apply(iteration, payload):
+                self._records.apply(team, iteration, payload)
+                self._busy = False
+            case Instruction.Agreed(iteration, digest):
+                self._records.agreed(iteration, digest)
+            case Instruction.Rebuild(iteration):
+                self._records.rebuild(team, iteration)
+            case Instruction.Diverged(ranks, iteration, again):
+                self._records.diverged(ranks, iteration, again=again)
+            case Instruction.Welcome(payload):
+                program.welcome(payload)
+            case Instruction.Note(payload):
+                program.note(payload)
+            case Instruction.Lead():
+                self._lead()
+            case Instruction.Follow():
+                team.leads, self._taken = False, None
+                self._reported &= self._machine.losses.keys()  # a rank that is back may be lost again
+                program.follow()
+            case Instruction.Superseded():
+                self._busy = False
+            case Instruction.Lost(rank, loss):
+                self._lost(rank, loss)
+            case Instruction.Back(rank):
+                self._reported.discard(rank)
+                program.back(rank)
+            case Instruction.Halt():
+                program.halt()
+            case Instruction.Stranger(rank, records):
+                what = "records" if records else "model, options or data"
+                raise CommunicationError(
+                    f"rank {rank} has other {what} than rank {team.rank}; expected the same on all ranks"
+                )
+            case _:
+                raise AssertionError(f"unknown instruction {instruction!r}")
+
+    @property
+    def _rounds(self) -> RoundProgram:
+        assert isinstance(self._program, RoundProgram), "only such a program begins rounds"
+        return self._program
+
+    @property
+    def _records(self) -> RecordProgram:
+        assert isinstance(self._program, RecordProgram), "only such a program publishes records"
+        return self._program
+
+    def _lead(self) -> None:
+        self._team.leads, self._busy, self._taken = True, True, None
+        self._program.lead(self._team)
         self._busy = False
+        for rank, loss in self._machine.losses.items():
+            self._lost(rank, loss)
 
-    def _lost(self, rank: int, why: str) -> None:
-        if rank in self._told:
+    def _lost(self, rank: int, loss: Loss) -> None:
+        if rank in self._reported:
             return
-        if not why.startswith(_RESIGNED):
-            self._program.lost(rank, why)
-            self._told.add(rank)
-            return
-        reason = why.removeprefix(_RESIGNED)
-        text, fatal = describe_failure(reason)
-        if fatal or not self._program.tolerant:
-            raise decode_failure(reason)
-        self._program.lost(rank, f"failed: {text}")
+        if isinstance(loss, Loss.Failed):
+            failure = _Failure.decode(loss.reason)
+            if not failure.trace or not self._program.tolerant:
+                raise failure.error()
+            loss = Loss.Failed(str(failure))
+        self._program.lost(rank, loss)
+        self._reported.add(rank)
 
     def _try(self, work: Callable[[], None]) -> None:
         try:
@@ -203,52 +230,56 @@ class Call:
         except JournalTakenError as error:
             if self._team.size == 1:
                 raise
-            # Another rank led while this one slept, say: it will tell, and then this one leads anew or follows.
-            if self.leading and self._taken is None:
-                self._taken, self._waited = error, 0.0
+            # Another rank may have led while this one was stopped: it will report, and this one leads again or follows.
+            if self._team.leads and self._taken is None:
+                self._taken, self._waited_s = error, 0.0
         except Exception as error:
             self._fail(error)
-        except BaseException as error:  # SystemExit, say: the others must not wait for this rank
+        except BaseException as error:  # such as SystemExit: the others must not wait for this rank
             if self._team.size > 1:
-                self._machine.resign(time.monotonic(), encode_failure(error))
+                self._machine.resign(time.monotonic(), _Failure.of(error).encode())
             raise
 
-    def _fail(self, error: Exception) -> None:
-        """The leader's fatal errors stop all; with any other one this rank resigns, and waits for the end."""
-        text, fatal = self._told_failure(error), is_fatal(error) or not self._program.tolerant
-        if fatal and self.leading:
-            self._machine.stop(text.encode())
-            raise decode_failure(text) from error
-        self._failure = error
-        self._machine.resign(time.monotonic(), text)
+    def _settle(self) -> None:
+        """If the journal was taken over and no rank reports that it leads: reclaim the journal, or fail."""
+        if self._taken is None or self._waited_s < _SETTLE_S or self._failure is not None:
+            return
+        error, self._taken = self._taken, None
+        if self._program.abandoned(self._team):
+            self._machine.lead_again()
+        else:
+            self._fail(error)
 
-    def _told_failure(self, error: Exception) -> str:
-        """The error for the others; a lone rank raises it."""
-        text = encode_failure(error)
+    def _fail(self, error: Exception) -> None:
+        """A fatal error of the leader ends the call on all ranks; after any other one this rank resigns and waits for
+        the end."""
+        failure = self._logged(error)
+        if self._team.leads and (not failure.trace or not self._program.tolerant):
+            self._machine.stop(failure.encode().encode())
+            raise failure.error() from error
+        self._failure = error
+        self._machine.resign(time.monotonic(), failure.encode())
+
+    def _logged(self, error: Exception) -> _Failure:
+        """The failure to report to the others, logged unless it concerns all ranks. A lone rank raises the error."""
         if self._team.size == 1:
             raise error
-        if not is_fatal(error):
-            told, _ = describe_failure(text)
-            logger.error("rank %d of %d failed:\n%s", self._team.rank, self._team.size, told)
-        return text
+        failure = _Failure.of(error)
+        if failure.trace:
+            logger.error("rank %d of %d failed:\n%s", self._team.rank, self._team.size, failure)
+        return failure
 
-    def _finished(self, step: TeamStep) -> bytes:
+    def _finished(self, payload: bytes) -> bytes:
         if self._failure is not None:
-            raise LeftOutError(f"rank {self._team.rank} failed, and the others went on without it") from self._failure
-        if step.payload is None or (not step.payload and self._team.rank in self._machine.losses):
-            raise LeftOutError(f"rank {self._team.rank} was taken for lost, and the others went on without it")
-        return step.payload
+            raise LeftOutError(f"rank {self._team.rank} failed; the others continued without it") from self._failure
+        if not payload and self._team.rank in self._machine.losses:
+            raise LeftOutError(f"rank {self._team.rank} was counted as lost; the others continued without it")
+        return payload
 
-    def _stopped(self, step: TeamStep) -> Exception:
-        if step.payload:
-            return decode_failure(step.payload)
-        assert self._failure is not None, "nobody is left, and this rank didn't fail"
+    def _stopped(self, payload: bytes) -> Exception:
+        if payload:
+            return _Failure.decode(payload).error()
+        assert self._failure is not None, "no rank is left, and this one didn't fail"
         if isinstance(self._failure, EsError):
             self._failure.shared = True
         return self._failure
-
-
-def _words(step: TeamStep) -> tuple[int, bytes]:
-    assert step.iteration is not None
-    assert step.payload is not None
-    return step.iteration, step.payload

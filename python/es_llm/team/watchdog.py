@@ -1,44 +1,48 @@
-"""What becomes of a process whose main thread hangs: it is told where, and doesn't keep the job from ending."""
+"""Watches a main thread for steps that hang: prints where it hangs, and ends the process if the job needs that."""
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
 import io
+import logging
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
 from es_llm import _core
 
+logger = logging.getLogger(__name__)
+
 _LATER: Final = 2.0
-"""A step that takes so many times as long as it may ends its process."""
+"""The process is ended when a step exceeds `timeout_s` by this factor."""
 _SLICE_S: Final = 1.0
-"""What passes beyond that between two looks doesn't count: the process stood still."""
+"""Time beyond this between two looks at the clock doesn't count: the process stood still."""
 _GRACE_S: Final = 10.0
-"""A step that others don't wait for any more may take so long."""
+"""Time that a step gets after the other ranks have ended the job."""
 _LAST_WORDS: Final = (
-    "es-llm: this process ends: a step takes twice `unit_timeout_s`, or longer than the others go on; "
-    "what the journal holds is safe\n"
+    "es-llm: this process ends: a step took twice `unit_timeout_s`, or the other ranks ended the job; "
+    "the journal is safe\n"
 )
 
 
 class Watchdog:
     """Watches the steps of a main thread.
 
-    A step longer than `timeout_s` is shown with the tracebacks of all threads. The others took this rank for lost by
-    then, and go on; it may come back. If it doesn't for as long again, or the others end the job, the process is ended,
-    also while its main thread holds the GIL. If no others are left, nobody waits for it, and it is let alone.
+    For a step longer than `timeout_s` the tracebacks of all threads are printed. By then the other ranks count this one
+    as lost and continue; it may come back. If it doesn't come back within the same time again, or if the others end the
+    job, the process is ended, even if its main thread holds the GIL. If no other rank is left, it is not ended.
 
-    Tracebacks of threads that run can't be read without the GIL: a thread that has it reads them. If none gets it, the
-    main thread reads its own, in the handler of a signal.
+    Tracebacks of running threads can be read only with the GIL, by a thread that gets it. If no thread gets it, the
+    main thread prints its own traceback in a signal handler.
 
     Args:
-        timeout_s: of one step; 0: nothing is watched.
-        deadly: whether the process may be ended: the others must survive that.
+        timeout_s: limit of one step; 0: nothing is watched.
+        deadly: whether the process may be ended; the other ranks must survive that.
     """
 
     def __init__(self, timeout_s: float, *, deadly: bool) -> None:
@@ -47,6 +51,25 @@ class Watchdog:
         self._watching = self._hurried = self._shown = False
         self._left, self._looked = timeout_s, time.monotonic()
         self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def step(self, rank: str) -> Iterator[None]:
+        """Watch a block as one step of the main thread; log an error that names this `rank` if the step took too
+        long."""
+        self.begin()
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.end()
+            seconds = time.monotonic() - start
+            if 0 < self.timeout_s < seconds:
+                logger.error(
+                    "%s: a step took %.1f s, longer than `unit_timeout_s` %g, so the other ranks may have continued "
+                    "without this one; unless the process was stopped, raise `unit_timeout_s` or lower "
+                    "`prompts_per_unit`",
+                    rank, seconds, self.timeout_s,
+                )  # fmt: skip
 
     def begin(self) -> None:
         """The main thread begins a step."""
@@ -58,7 +81,7 @@ class Watchdog:
         self._arm(_LATER * self.timeout_s, None if number is None else (later_s, number))
 
     def again(self) -> None:
-        """The step that is watched is getting on: its time begins anew."""
+        """The step makes progress: restart its time."""
         with self._lock:
             if self._watching and not self._hurried:
                 self.begin()
@@ -72,7 +95,7 @@ class Watchdog:
                     self._killer.disarm()
 
     def look(self) -> None:
-        """Show a step that takes too long; called by another thread, as often as it likes."""
+        """Print the tracebacks if the step takes too long. For another thread, at any interval."""
         with self._lock:
             now = time.monotonic()
             self._left -= min(now - self._looked, _SLICE_S)
@@ -90,13 +113,14 @@ class Watchdog:
             faulthandler.dump_traceback()
 
     def pardon(self) -> None:
-        """No other rank is left to go on without this one; called by another thread, as often as it likes."""
+        """No other rank is left: restart the time after which the process is ended. For another thread, at any
+        interval."""
         with self._lock:
             if self._watching and not self._hurried:
                 self._arm(_LATER * self.timeout_s)
 
     def hurry(self) -> None:
-        """Nobody waits for this step any more; called by another thread, as often as it likes."""
+        """The other ranks ended the job: give the step a few seconds. For another thread, at any interval."""
         with self._lock:
             if self._watching and self._killer is not None and not self._hurried:
                 self._hurried = True
@@ -109,7 +133,7 @@ class Watchdog:
 
 @cache
 def _signal() -> int | None:
-    """A signal at which a thread shows where it is; None if there is none to spare."""
+    """A signal whose handler prints the traceback of its thread; None if no signal is free."""
     number = getattr(signal, "SIGRTMAX", 0) - 1
     if number < 0 or signal.getsignal(number) is not signal.SIG_DFL:
         return None

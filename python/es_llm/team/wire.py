@@ -1,4 +1,4 @@
-"""Between the machine and the mailbox: one thread per rank that moves messages and looks at the clock."""
+"""Moves messages between the machine and the mailbox, in one thread per rank that also watches the clock."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from es_llm.team.watchdog import Watchdog
 
 _QUICK_S: Final = 0.0005
 _SLOW_S: Final = 0.01
-"""Pause between two looks into the mailbox: the shorter one after a message came, then twice as long each time."""
+"""Pause between two looks into the mailbox: the shorter one after a message, then doubled up to the longer one."""
 _IDLE_S: Final = 0.002
 """The longest pause while the main thread waits for a message."""
 _TICK_S: Final = 0.1
 
 
 class Wire:
-    """Moves messages while a call runs. `wait` and `kick` are for the main thread.
+    """Moves messages during a call. `wait` and `kick` are for the main thread.
 
     Where MPI doesn't let two threads call it (`Mailbox.concurrent`) there is no thread: the main thread moves messages
-    between its steps, so units that take long delay the others' messages.
+    between its steps, so long units delay the messages of other ranks.
     """
 
     def __init__(self, machine: TeamRank, mailbox: Mailbox) -> None:
         self._machine = machine
         self._mailbox = mailbox
-        self.watchdog = Watchdog(0.0, deadly=False)
         self._news = threading.Event()
         self._work = threading.Event()
         self._stop = False
@@ -37,15 +36,15 @@ class Wire:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin to move messages."""
-        self._stop, self._error = False, None
+    def start(self, watchdog: Watchdog) -> None:
+        """Begin to move messages, and to check the watchdog."""
+        self._stop, self._error, self._watchdog = False, None, watchdog
         if self._mailbox.size > 1 and self._mailbox.concurrent:
             self._thread = threading.Thread(target=self._loop, name="es_llm wire", daemon=True)
             self._thread.start()
 
     def stop(self, flush_s: float) -> None:
-        """Move no more messages; those that were sent get up to `flush_s` seconds to leave."""
+        """Stop moving messages; those that were sent get up to `flush_s` seconds to leave."""
         self._stop = True
         self._work.set()
         if self._thread is not None:
@@ -56,10 +55,10 @@ class Wire:
             self._mailbox.flush(flush_s)
 
     def kick(self) -> None:
-        """There may be something to send.
+        """Send what the machine may have to send.
 
         Raises:
-            What the thread failed with.
+            The exception that ended the thread.
         """
         if self._error is not None:
             raise self._error
@@ -69,7 +68,7 @@ class Wire:
             self._pump()
 
     def wait(self, timeout_s: float) -> None:
-        """Until there is news, or the time is over."""
+        """Return when there is news, or after the timeout."""
         if self._thread is None:
             self._pump()
             time.sleep(min(timeout_s, _IDLE_S))
@@ -96,7 +95,7 @@ class Wire:
             self._news.set()
 
     def _pump(self) -> bool:
-        """Everything that can be done now; whether there was anything."""
+        """Move all messages that can be moved now; True if there were any."""
         machine, now = self._machine, time.monotonic()
         lost, received = self._mailbox.lost(), self._mailbox.receive()
         for rank in lost:
@@ -106,11 +105,11 @@ class Wire:
         if now - self._ticked > _TICK_S:
             self._ticked = now
             machine.tick(now)
-            self.watchdog.look()
+            self._watchdog.look()
             if machine.over:
-                self.watchdog.hurry()
+                self._watchdog.hurry()
             elif len(machine.losses.keys() - {self._mailbox.rank}) == self._mailbox.size - 1:
-                self.watchdog.pardon()
+                self._watchdog.pardon()
         return self._send() or bool(lost or received)
 
     def _send(self) -> bool:

@@ -16,7 +16,7 @@ from es_llm.config.foreign import unknown_argument
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
 from es_llm.evaluation.program import evaluate
-from es_llm.team import Lead, Team
+from es_llm.team import Team, run_on_leader
 from es_llm.trainer.assembly.parts import EvalData, build_run
 from es_llm.trainer.assembly.training import train
 from es_llm.trainer.loop.output import TrainOutput
@@ -163,7 +163,7 @@ class ESTrainer(TrlFace):
 
     def _lead(self, work: Callable[[], None]) -> None:
         self._parts.header.renew_team()
-        self.team.call(Lead(work))
+        run_on_leader(self.team, work)
 
 
 def _refuse(arguments: Mapping[str, Any]) -> None:

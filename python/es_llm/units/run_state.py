@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from es_llm._core import Member, Population, Unit, plan_units
 from es_llm.config import ESConfig
@@ -14,11 +14,6 @@ from es_llm.rewards.reward_set import RewardSet
 from es_llm.rollout.engine import Completion, LiveMember, RolloutEngine
 from es_llm.team import Team
 from es_llm.types import Row
-
-ITERATE: Final = 0
-EVALUATE: Final = 1
-"""Kinds of rounds (see `Round`): units of an iteration, and of an evaluation."""
-
 
 Begun = TypeVar("Begun")
 

@@ -1,4 +1,4 @@
-//! The schedule: every unit is counted exactly once, whatever happens to the workers.
+//! The schedule: every unit is counted exactly once, whatever happens to the ranks.
 
 use std::collections::BTreeMap;
 
@@ -7,36 +7,36 @@ use proptest::prelude::*;
 
 const POLICIES: [PolicyKind; 2] = PolicyKind::ALL;
 
-/// Equal units over workers of unknown speed.
-fn schedule(units: u32, workers: &[u32], policy: PolicyKind) -> Schedule {
-    let workers: Vec<(u32, f64)> = workers.iter().map(|&id| (id, 0.0)).collect();
-    Schedule::new(&vec![1.0; units as usize], &workers, policy).unwrap()
+/// Equal units over ranks of unknown speed.
+fn schedule(units: u32, ranks: &[u32], policy: PolicyKind) -> Schedule {
+    let ranks: Vec<(u32, f64)> = ranks.iter().map(|&id| (id, 0.0)).collect();
+    Schedule::new(&vec![1.0; units as usize], &ranks, policy).unwrap()
 }
 
-/// What stands for the result of a unit.
+/// The number that stands for the result of a unit.
 fn result(unit: u32) -> u64 {
     u64::from(unit) * 31 + 7
 }
 
-fn done(worker: u32, unit: u32) -> Event {
-    Event::UnitDone(worker, unit, result(unit))
+fn done(rank: u32, unit: u32) -> Event {
+    Event::UnitDone(rank, unit, result(unit))
 }
 
-/// The workers and their transport, as small as it gets: what each worker was told, and what was counted.
+/// A minimal model of the ranks and their transport: the units that each rank holds, and the results that were counted.
 struct World {
     schedule: Schedule,
     now: f64,
-    /// Alive workers and the units each holds, in order.
+    /// Alive ranks and the units each holds, in order.
     tasks: BTreeMap<u32, Vec<u32>>,
-    /// Results of lost workers that are still on their way.
+    /// Results of lost ranks that are still on their way.
     late: Vec<(u32, u32)>,
     counted: Vec<u32>,
     finishes: u32,
 }
 
 impl World {
-    fn new(units: u32, workers: u32, policy: PolicyKind) -> Self {
-        let ids: Vec<u32> = (0..workers).collect();
+    fn new(units: u32, ranks: u32, policy: PolicyKind) -> Self {
+        let ids: Vec<u32> = (0..ranks).collect();
         Self {
             schedule: schedule(units, &ids, policy),
             now: 0.0,
@@ -49,17 +49,17 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         self.now += 0.125;
-        if let Event::UnitDone(worker, unit, _) = event {
+        if let Event::UnitDone(rank, unit, _) = event {
             if !self.schedule.is_done(unit).unwrap() {
                 self.counted[unit as usize] += 1;
             }
             self.tasks
-                .entry(worker)
+                .entry(rank)
                 .and_modify(|held| held.retain(|&other| other != unit));
         }
         let actions = match self.schedule.handle_event(self.now, event) {
             Ok(actions) => actions,
-            Err(ScheduleError::NoWorkers { open }) => {
+            Err(ScheduleError::NoRanks { open }) => {
                 assert!(open > 0 && self.tasks.is_empty(), "{event:?}");
                 return;
             }
@@ -67,21 +67,21 @@ impl World {
         };
         for action in actions {
             match action {
-                Action::Assign(worker, unit) | Action::Duplicate(worker, unit) => {
+                Action::Assign(rank, unit) | Action::Duplicate(rank, unit) => {
                     let held = self
                         .tasks
-                        .get_mut(&worker)
-                        .expect("only living workers get work");
-                    assert!(!held.contains(&unit), "worker {worker} has it already");
+                        .get_mut(&rank)
+                        .expect("only living ranks get work");
+                    assert!(!held.contains(&unit), "rank {rank} has it already");
                     held.push(unit);
                     let count = self.counted[unit as usize];
                     assert_eq!(count, 0, "unit {unit} is done already");
                     let holders = self.tasks.values().filter(|held| held.contains(&unit));
-                    assert!(holders.count() <= 2, "unit {unit} is with three workers");
+                    assert!(holders.count() <= 2, "unit {unit} is with three ranks");
                 }
-                Action::Cancel(worker, unit) => {
-                    let held = self.tasks.get_mut(&worker).expect("it lives");
-                    assert!(held.contains(&unit), "worker {worker} doesn't hold {unit}");
+                Action::Cancel(rank, unit) => {
+                    let held = self.tasks.get_mut(&rank).expect("it lives");
+                    assert!(held.contains(&unit), "rank {rank} doesn't hold {unit}");
                     held.retain(|&other| other != unit);
                 }
                 Action::Differs { unit, .. } => panic!("the results of {unit} are all equal"),
@@ -90,33 +90,36 @@ impl World {
         }
     }
 
-    fn lose(&mut self, worker: u32) {
-        let held = self.tasks.remove(&worker).expect("it lives");
-        self.late.extend(held.first().map(|&unit| (worker, unit)));
-        self.handle(Event::WorkerLost(worker));
+    fn lose(&mut self, rank: u32) {
+        let held = self.tasks.remove(&rank).expect("it lives");
+        self.late.extend(held.first().map(|&unit| (rank, unit)));
+        self.handle(Event::RankLost(rank));
     }
 
-    fn join(&mut self, worker: u32) {
-        self.tasks.insert(worker, Vec::new());
-        self.handle(Event::WorkerJoined(worker));
+    fn join(&mut self, rank: u32) {
+        self.tasks.insert(rank, Vec::new());
+        self.handle(Event::RankJoined(rank));
     }
 
-    /// Every living worker works until nothing is left.
+    /// Every living rank works until nothing is left.
     fn drain(&mut self) {
         for _ in 0..2 * self.counted.len() + 2 {
-            for worker in self.tasks.keys().copied().collect::<Vec<_>>() {
-                let unit = self.tasks[&worker].first().copied();
-                self.handle(unit.map_or(Event::WorkerReady(worker), |unit| done(worker, unit)));
+            for rank in self.tasks.keys().copied().collect::<Vec<_>>() {
+                let unit = self.tasks[&rank].first().copied();
+                self.handle(unit.map_or(Event::RankReady(rank), |unit| done(rank, unit)));
             }
         }
         assert!(self.schedule.finished());
-        assert_eq!(self.finishes, 1, "Finish is said once");
+        assert_eq!(self.finishes, 1, "Finish comes once");
         assert!(
             self.counted.iter().all(|&count| count == 1),
             "{:?}",
             self.counted
         );
-        assert!(self.tasks.values().all(Vec::is_empty), "nobody works on");
+        assert!(
+            self.tasks.values().all(Vec::is_empty),
+            "no rank has work left"
+        );
     }
 }
 
@@ -152,7 +155,7 @@ fn plan_is_member_by_member_in_prompt_chunks() {
     }
 }
 
-/// The units that the worker is given at once.
+/// The units that the rank is given at once.
 fn batch(schedule: &mut Schedule, now: f64, event: Event) -> Vec<u32> {
     let actions = schedule.handle_event(now, event).unwrap();
     let unit = |action: &Action| match *action {
@@ -165,16 +168,13 @@ fn batch(schedule: &mut Schedule, now: f64, event: Event) -> Vec<u32> {
 #[test]
 fn static_runs_are_contiguous_and_as_long_as_the_speeds_say() {
     let mut schedule = schedule(10, &[7, 3, 5], PolicyKind::Static);
-    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(7)), [0, 1, 2]);
-    assert_eq!(
-        batch(&mut schedule, 0.0, Event::WorkerReady(3)),
-        [3, 4, 5, 6]
-    );
-    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(5)), [7, 8, 9]);
+    assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(7)), [0, 1, 2]);
+    assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(3)), [3, 4, 5, 6]);
+    assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(5)), [7, 8, 9]);
 
     let speeds = [(0, 1.0), (1, 3.0), (2, 0.0)];
     let mut schedule = Schedule::new(&[1.0; 12], &speeds, PolicyKind::Static).unwrap();
-    let sizes = [0, 1, 2].map(|worker| batch(&mut schedule, 0.0, Event::WorkerReady(worker)).len());
+    let sizes = [0, 1, 2].map(|rank| batch(&mut schedule, 0.0, Event::RankReady(rank)).len());
     assert_eq!(
         sizes,
         [2, 6, 4],
@@ -183,20 +183,20 @@ fn static_runs_are_contiguous_and_as_long_as_the_speeds_say() {
 
     let costs = [4.0, 1.0, 1.0, 1.0, 1.0];
     let mut schedule = Schedule::new(&costs, &[(0, 0.0), (1, 0.0)], PolicyKind::Static).unwrap();
-    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(0)), [0]);
+    assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(0)), [0]);
 }
 
 #[test]
 fn dynamic_hands_out_the_longest_first_and_batches_by_measured_speed() {
     let costs = [1.0, 1.0, 3.0, 2.0];
     let mut schedule = Schedule::new(&costs, &[(0, 0.0), (1, 0.0)], PolicyKind::Dynamic).unwrap();
-    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(0)), [2]);
-    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(1)), [3]);
+    assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(0)), [2]);
+    assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(1)), [3]);
 
     let mut schedule =
         Schedule::new(&[1.0; 101], &[(0, 0.0), (1, 1.0)], PolicyKind::Dynamic).unwrap();
     assert_eq!(
-        batch(&mut schedule, 0.0, Event::WorkerReady(0)),
+        batch(&mut schedule, 0.0, Event::RankReady(0)),
         [0],
         "one, to measure"
     );
@@ -204,22 +204,22 @@ fn dynamic_hands_out_the_longest_first_and_batches_by_measured_speed() {
     let units = batch(&mut schedule, 1.0 / 3.0, done(0, 0));
     assert_eq!(units, (1..=18).collect::<Vec<u32>>());
     // A quarter of a quarter of 82.
-    let units = batch(&mut schedule, 0.4, Event::WorkerReady(1));
+    let units = batch(&mut schedule, 0.4, Event::RankReady(1));
     assert_eq!(units, (19..=23).collect::<Vec<u32>>());
     let speeds: Vec<_> = schedule.speeds().collect();
     assert_eq!(speeds, [(0, 3.0), (1, 1.0)]);
 }
 
 #[test]
-fn near_the_end_an_idle_worker_takes_a_late_unit_and_the_first_result_counts() {
-    let workers = [(0, 1.0), (1, 1.0)];
-    let mut schedule = Schedule::new(&[1.0; 2], &workers, PolicyKind::Dynamic).unwrap();
-    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(0)), [0]);
-    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(1)), [1]);
+fn near_the_end_an_idle_rank_takes_a_late_unit_and_the_first_result_counts() {
+    let ranks = [(0, 1.0), (1, 1.0)];
+    let mut schedule = Schedule::new(&[1.0; 2], &ranks, PolicyKind::Dynamic).unwrap();
+    assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(0)), [0]);
+    assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(1)), [1]);
     assert_eq!(
         batch(&mut schedule, 1.0, done(1, 1)),
         [0_u32; 0],
-        "worker 0 is on time"
+        "rank 0 is on time"
     );
     assert_eq!(batch(&mut schedule, 1.05, Event::Tick), [0_u32; 0]);
     assert_eq!(batch(&mut schedule, 1.2, Event::Tick), [0], "late");
@@ -237,11 +237,11 @@ fn near_the_end_an_idle_worker_takes_a_late_unit_and_the_first_result_counts() {
 }
 
 #[test]
-fn a_fast_worker_takes_what_a_slow_one_would_finish_later() {
-    let workers = [(0, 1.0), (1, 8.0)];
-    let mut schedule = Schedule::new(&[1.0; 6], &workers, PolicyKind::Dynamic).unwrap();
-    assert_eq!(batch(&mut schedule, 0.0, Event::WorkerReady(0)), [0]);
-    let mut units = batch(&mut schedule, 0.0, Event::WorkerReady(1));
+fn a_fast_rank_takes_what_a_slow_one_would_finish_later() {
+    let ranks = [(0, 1.0), (1, 8.0)];
+    let mut schedule = Schedule::new(&[1.0; 6], &ranks, PolicyKind::Dynamic).unwrap();
+    assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(0)), [0]);
+    let mut units = batch(&mut schedule, 0.0, Event::RankReady(1));
     let mut now = 0.0;
     while let Some(unit) = units.pop() {
         now += 0.125;
@@ -253,15 +253,15 @@ fn a_fast_worker_takes_what_a_slow_one_would_finish_later() {
 #[test]
 fn a_duplicate_survives_the_loss_of_either_holder() {
     for lost in [0, 1] {
-        let workers = [(0, 1.0), (1, 1.0)];
-        let mut schedule = Schedule::new(&[1.0; 2], &workers, PolicyKind::Dynamic).unwrap();
-        for worker in [0, 1] {
-            batch(&mut schedule, 0.0, Event::WorkerReady(worker));
+        let ranks = [(0, 1.0), (1, 1.0)];
+        let mut schedule = Schedule::new(&[1.0; 2], &ranks, PolicyKind::Dynamic).unwrap();
+        for rank in [0, 1] {
+            batch(&mut schedule, 0.0, Event::RankReady(rank));
         }
         batch(&mut schedule, 1.0, done(1, 1));
         assert_eq!(batch(&mut schedule, 2.0, Event::Tick), [0]);
         assert_eq!(
-            schedule.handle_event(2.1, Event::WorkerLost(lost)).unwrap(),
+            schedule.handle_event(2.1, Event::RankLost(lost)).unwrap(),
             []
         );
         let actions = schedule.handle_event(3.0, done(1 - lost, 0)).unwrap();
@@ -272,33 +272,31 @@ fn a_duplicate_survives_the_loss_of_either_holder() {
 #[test]
 fn bad_arguments_and_unknown_ids_are_refused_without_a_change() {
     for policy in POLICIES {
-        let make = |costs: &[f64], workers: &[(u32, f64)]| {
-            Schedule::new(costs, workers, policy)
-                .unwrap_err()
-                .to_string()
+        let make = |costs: &[f64], ranks: &[(u32, f64)]| {
+            Schedule::new(costs, ranks, policy).unwrap_err().to_string()
         };
         assert!(make(&[], &[(1, 0.0)]).contains("at least 1 unit"));
-        assert!(make(&[1.0], &[]).contains("no worker is left"));
-        assert!(make(&[1.0], &[(4, 0.0), (4, 0.0)]).contains("worker 4 is there already"));
+        assert!(make(&[1.0], &[]).contains("no rank is left"));
+        assert!(make(&[1.0], &[(4, 0.0), (4, 0.0)]).contains("rank 4 is there already"));
         for cost in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(make(&[1.0, cost], &[(0, 0.0)]).contains("unit 1 must have"));
         }
         for speed in [-1.0, f64::NAN, f64::INFINITY] {
-            assert!(make(&[1.0], &[(3, speed)]).contains("worker 3 must have"));
+            assert!(make(&[1.0], &[(3, speed)]).contains("rank 3 must have"));
         }
         let mut schedule = schedule(1, &[0], policy);
         let mut refused = |event| schedule.handle_event(0.0, event).unwrap_err();
-        let unknown = ScheduleError::UnknownWorker { worker: 9 };
-        assert_eq!(refused(Event::WorkerReady(9)), unknown);
-        assert_eq!(refused(Event::WorkerLost(9)), unknown);
+        let unknown = ScheduleError::UnknownRank { rank: 9 };
+        assert_eq!(refused(Event::RankReady(9)), unknown);
+        assert_eq!(refused(Event::RankLost(9)), unknown);
         assert_eq!(refused(done(9, 0)), unknown);
         assert_eq!(
             refused(done(0, 1)),
             ScheduleError::UnknownUnit { unit: 1, units: 1 }
         );
         assert_eq!(
-            refused(Event::WorkerJoined(0)),
-            ScheduleError::Repeated { worker: 0 }
+            refused(Event::RankJoined(0)),
+            ScheduleError::Repeated { rank: 0 }
         );
         assert!(!schedule.is_done(0).unwrap() && schedule.is_done(1).is_err());
         assert_eq!(schedule.handle_event(0.0, Event::Tick).unwrap(), []);
@@ -314,23 +312,20 @@ fn bad_arguments_and_unknown_ids_are_refused_without_a_change() {
 }
 
 #[test]
-fn a_waiting_worker_takes_over_from_a_lost_one() {
+fn a_waiting_rank_takes_over_from_a_lost_one() {
     let mut schedule = schedule(3, &[0, 1], PolicyKind::Static);
     let mut handle = |event| schedule.handle_event(0.0, event);
     let assign = |unit| Action::Assign(1, unit);
-    handle(Event::WorkerReady(0)).unwrap();
-    assert_eq!(handle(Event::WorkerReady(1)).unwrap(), [assign(2)]);
+    handle(Event::RankReady(0)).unwrap();
+    assert_eq!(handle(Event::RankReady(1)).unwrap(), [assign(2)]);
     assert_eq!(handle(done(1, 2)).unwrap(), [], "nothing is left for it");
-    assert_eq!(
-        handle(Event::WorkerLost(0)).unwrap(),
-        [assign(0), assign(1)]
-    );
-    assert_eq!(handle(Event::WorkerLost(0)).unwrap(), [], "said twice");
-    let refused = handle(Event::WorkerReady(0)).unwrap_err();
-    assert_eq!(refused, ScheduleError::LostWorker { worker: 0 });
-    // The lost worker's result of unit 0 arrives after all: it counts, and worker 1 needn't go on with it.
+    assert_eq!(handle(Event::RankLost(0)).unwrap(), [assign(0), assign(1)]);
+    assert_eq!(handle(Event::RankLost(0)).unwrap(), [], "lost twice");
+    let refused = handle(Event::RankReady(0)).unwrap_err();
+    assert_eq!(refused, ScheduleError::LostRank { rank: 0 });
+    // The lost rank's result of unit 0 arrives after all: it counts, and rank 1 can drop the unit.
     assert_eq!(handle(done(0, 0)).unwrap(), [Action::Cancel(1, 0)]);
-    assert_eq!(handle(Event::WorkerReady(1)).unwrap(), []);
+    assert_eq!(handle(Event::RankReady(1)).unwrap(), []);
     assert_eq!(handle(done(1, 1)).unwrap(), [Action::Finish]);
     assert_eq!(
         handle(done(1, 1)).unwrap(),
@@ -340,10 +335,10 @@ fn a_waiting_worker_takes_over_from_a_lost_one() {
 }
 
 #[test]
-fn when_all_are_lost_a_worker_that_joins_takes_everything() {
+fn when_all_are_lost_a_rank_that_joins_takes_everything() {
     for policy in POLICIES {
         let mut world = World::new(5, 2, policy);
-        world.handle(Event::WorkerReady(0));
+        world.handle(Event::RankReady(0));
         world.lose(0);
         world.lose(1);
         world.join(8);
@@ -378,40 +373,40 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_events_count_each_unit_once_and_one_living_worker_finishes(
+    fn any_events_count_each_unit_once_and_one_living_rank_finishes(
         units in 1_u32..40,
-        workers in 1_u32..8,
+        ranks in 1_u32..8,
         policy in prop::sample::select(POLICIES.to_vec()),
         moves in proptest::collection::vec((any_move(), any::<prop::sample::Index>()), 0..200),
     ) {
-        let mut world = World::new(units, workers, policy);
+        let mut world = World::new(units, ranks, policy);
         for (step, index) in moves {
             let living: Vec<u32> = world.tasks.keys().copied().collect();
             let pick = || (!living.is_empty()).then(|| living[index.index(living.len())]);
             match step {
-                Move::Ready => pick().into_iter().for_each(|worker| world.handle(Event::WorkerReady(worker))),
+                Move::Ready => pick().into_iter().for_each(|rank| world.handle(Event::RankReady(rank))),
                 Move::Done => {
-                    let task = pick().and_then(|worker| world.tasks[&worker].first().map(|&unit| (worker, unit)));
-                    if let Some((worker, unit)) = task {
-                        world.handle(done(worker, unit));
+                    let task = pick().and_then(|rank| world.tasks[&rank].first().map(|&unit| (rank, unit)));
+                    if let Some((rank, unit)) = task {
+                        world.handle(done(rank, unit));
                     }
                 }
                 Move::Repeat => {
                     let done: Vec<u32> = (0..units).filter(|&unit| world.schedule.is_done(unit).unwrap()).collect();
-                    if let (Some(worker), false) = (pick(), done.is_empty()) {
-                        world.handle(self::done(worker, done[index.index(done.len())]));
+                    if let (Some(rank), false) = (pick(), done.is_empty()) {
+                        world.handle(self::done(rank, done[index.index(done.len())]));
                     }
                 }
                 Move::Late => {
-                    if let Some((worker, unit)) = world.late.pop() {
-                        world.handle(done(worker, unit));
+                    if let Some((rank, unit)) = world.late.pop() {
+                        world.handle(done(rank, unit));
                     }
                 }
                 Move::Tick => world.handle(Event::Tick),
-                Move::Lose => pick().into_iter().for_each(|worker| world.lose(worker)),
+                Move::Lose => pick().into_iter().for_each(|rank| world.lose(rank)),
                 Move::Join => {
                     let away = (0..1000).find(|id| !world.tasks.contains_key(id));
-                    world.join(away.expect("there are more ids than workers"));
+                    world.join(away.expect("there are more ids than ranks"));
                 }
             }
         }
@@ -424,8 +419,8 @@ proptest! {
     #[test]
     fn plan_covers_every_cell_once(members in 1_u32..20, prompts in 1_u32..50, chunk in 1_u32..60) {
         let mut cells = vec![0; (members * prompts) as usize];
-        for (place, unit) in plan_units(members, prompts, chunk).unwrap().into_iter().enumerate() {
-            prop_assert_eq!(unit.index as usize, place);
+        for (index, unit) in plan_units(members, prompts, chunk).unwrap().into_iter().enumerate() {
+            prop_assert_eq!(unit.index as usize, index);
             prop_assert!(unit.start < unit.stop && unit.stop - unit.start <= chunk);
             for prompt in unit.start..unit.stop {
                 cells[(unit.member * prompts + prompt) as usize] += 1;

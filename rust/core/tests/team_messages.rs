@@ -1,8 +1,8 @@
-//! Messages between ranks: what is sent is read, whatever comes is refused or read, and results cost 8 bytes a unit.
+//! Messages between ranks: they are read as they were written, other bytes are refused, and a result takes 8 bytes per unit.
 
 use es_core::team::{
-    Hello, Message, Outcome, Published, Rank, Report, Round, Settings, Step, WeightsDigest,
-    WireError,
+    Assignment, CallEnd, Hello, Message, Outcome, Piece, Published, Rank, Report, Round, Settings,
+    Step, WeightsDigest, WireError,
 };
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..40)
 }
 
-/// Values as they are compared: by their bits would be needed for NaN, so there is none.
+/// Values without NaN, which would not equal itself.
 fn values() -> impl Strategy<Value = Vec<f64>> {
     proptest::collection::vec(-1e300..1e300, 0..4)
 }
@@ -42,10 +42,10 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 }
 
 fn weights_digest() -> impl Strategy<Value = WeightsDigest> {
-    any::<(u32, u64, u32)>().prop_map(|(iteration, digest, healed)| WeightsDigest {
+    any::<(u32, u64, u32)>().prop_map(|(iteration, digest, rebuilds)| WeightsDigest {
         iteration,
         digest,
-        healed,
+        rebuilds,
     })
 }
 
@@ -66,10 +66,10 @@ fn message() -> impl Strategy<Value = Message> {
             results,
         })
     });
-    let told = proptest::collection::vec((any::<u32>(), values()), 0..6);
+    let results = proptest::collection::vec((any::<u32>(), values()), 0..6);
     let counts = proptest::collection::vec(any::<u64>(), 0..4);
     let figures = proptest::collection::vec((any::<u32>(), bytes()), 0..3);
-    let report = (round(), any::<(u32, bool)>(), told, counts, figures);
+    let report = (round(), any::<(u32, bool)>(), results, counts, figures);
     let report = report.prop_map(|(round, (deal, ready), results, counts, figures)| {
         Message::Report(Report {
             round,
@@ -98,13 +98,13 @@ fn message() -> impl Strategy<Value = Message> {
         hello,
         report,
         published,
-        (any::<(u32, u32, u32)>(), bytes()).prop_map(|((leader, iteration, piece), bytes)| {
-            Message::Piece {
+        (any::<(u32, u32, u32)>(), bytes()).prop_map(|((leader, iteration, index), bytes)| {
+            Message::Piece(Piece {
                 leader,
                 iteration,
-                piece,
+                index,
                 bytes,
-            }
+            })
         }),
         weights_digest().prop_map(Message::Digest),
         (any::<u32>(), proptest::collection::vec(bytes(), 0..4))
@@ -112,29 +112,32 @@ fn message() -> impl Strategy<Value = Message> {
         (".*", any::<bool>()).prop_map(|(reason, led)| Message::Resign { reason, led }),
         (any::<(u32, u32)>(), bytes(), proptest::option::of(bytes())).prop_map(
             |((leader, have), payload, last)| {
-                Message::Left {
+                Message::Left(CallEnd {
                     leader,
                     have,
                     payload,
                     last,
-                }
+                })
             }
         ),
         bytes().prop_map(|payload| Message::Welcome { payload }),
         (round(), any::<(u32, bool)>(), units()).prop_map(|(round, (deal, alone), units)| {
-            Message::Assign {
+            Message::Assign(Assignment {
                 round,
                 deal,
                 units,
                 alone,
-            }
+            })
         }),
         (round(), any::<u32>()).prop_map(|(round, unit)| Message::Cancel { round, unit }),
         (any::<u32>(), bytes())
             .prop_map(|(iteration, payload)| Message::Record { iteration, payload }),
         any::<u32>().prop_map(|first| Message::Fetch { first }),
         any::<(u32, u64)>().prop_map(|(iteration, digest)| Message::Agreed { iteration, digest }),
-        any::<(u32, u32)>().prop_map(|(iteration, healed)| Message::Heal { iteration, healed }),
+        any::<(u32, u32)>().prop_map(|(iteration, rebuilds)| Message::Rebuild {
+            iteration,
+            rebuilds
+        }),
         bytes().prop_map(|payload| Message::Note { payload }),
         (any::<u32>(), bytes()).prop_map(|(have, payload)| Message::Finish { have, payload }),
         bytes().prop_map(|payload| Message::Stop { payload }),
@@ -150,7 +153,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_sent_is_read(call in any::<u32>(), message in message()) {
+    fn a_message_is_read_as_it_was_written(call in any::<u32>(), message in message()) {
         let bytes = message.encode(call);
         prop_assert_eq!(Message::decode(&bytes), Ok((call, message)));
     }
@@ -187,16 +190,16 @@ fn a_batch_of_results_costs_eight_bytes_a_unit_and_a_batch_of_units_a_few() {
     });
     assert!(report.encode(1).len() <= 8 * 1000 + 32);
     let units = (0..1000).collect();
-    let assign = Message::Assign {
+    let assign = Message::Assign(Assignment {
         round,
         deal: 5,
         units,
         alone: false,
-    };
+    });
     assert!(assign.encode(1).len() <= 16);
 }
 
-/// Found by fuzzing: ten bytes that said to be 2^26 results took 2 GB.
+/// Found by fuzzing: ten bytes that claimed 2^26 results took 2 GB.
 #[test]
 fn results_without_values_cost_bytes_as_well() {
     let results = (0..100).map(|unit| (unit, Vec::new())).collect();
@@ -215,9 +218,9 @@ fn results_without_values_cost_bytes_as_well() {
     assert_eq!(Message::decode(&many), Err(WireError::Range));
 }
 
-/// A worker with plenty to do tells what it has done before its leader takes it for one that hangs.
+/// A busy rank reports its results before its leader counts it as silent.
 #[test]
-fn results_are_told_well_within_the_time_limit() {
+fn results_are_reported_well_within_the_time_limit() {
     for unit_timeout_s in [0.0, 2.0, 40.0] {
         let settings = Settings {
             unit_timeout_s,
@@ -226,26 +229,26 @@ fn results_are_told_well_within_the_time_limit() {
         let mut rank = Rank::new(1, 2, 7, settings);
         rank.enter(0.0);
         let round = Round { kind: 0, step: 0 };
-        let assign = Message::Assign {
+        let assign = Message::Assign(Assignment {
             round,
             deal: 1,
             units: (0..1000).collect(),
             alone: false,
-        };
-        rank.receive(0.0, 0, &assign.encode(1)).unwrap();
-        let (mut now, mut told, mut longest) = (0.0, 0.0, 0.0_f64);
+        });
+        rank.handle_message(0.0, 0, &assign.encode(1)).unwrap();
+        let (mut now, mut reported, mut longest) = (0.0, 0.0, 0.0_f64);
         for _ in 0..200 {
-            assert!(matches!(rank.next(now), Step::Evaluate { .. }));
+            assert!(matches!(rank.poll_step(now), Step::Evaluate { .. }));
             now += 0.1;
             rank.evaluated(now, Outcome::default());
-            let sent = rank.take_sends();
+            let sent = rank.poll_sends();
             let reports = sent.iter().map(|sent| Message::decode(&sent.1).unwrap().1);
             if reports
                 .into_iter()
                 .any(|message| matches!(message, Message::Report(_)))
             {
-                longest = longest.max(now - told);
-                told = now;
+                longest = longest.max(now - reported);
+                reported = now;
             }
         }
         let limit = if unit_timeout_s > 0.0 {

@@ -1,15 +1,15 @@
-//! What an iteration costs on the wire: each rank sends and receives 16 bytes a member, and a few for each rank.
+//! The traffic of an iteration: each rank sends and receives 16 bytes per member, and a few per rank.
 
 use std::collections::VecDeque;
 
 use es_core::schedule::PolicyKind;
 use es_core::team::{Outcome, Rank, Round, Settings, Step};
 
-/// Bytes that it costs to ask for units, to hand them out and to tell that they are done.
+/// The bytes to ask for a batch of units, to assign it and to report it.
 const A_BATCH: f64 = 64.0;
 
-/// What an iteration may cost a rank: the members' scores to it and from it, and some words with each rank. Batches become
-/// ever smaller towards the end, so there are the more of them the more units a rank has, as a logarithm grows.
+/// The most bytes of an iteration for a rank: the members' scores to it and from it, and some messages to each rank. Batches
+/// become smaller towards the end, so their number grows as the logarithm of the units per rank.
 fn bound(ranks: u32, units: u32) -> u64 {
     let batches = 2.0 + f64::from(units / ranks).log2();
     16 * u64::from(units) + (A_BATCH * batches * f64::from(ranks)) as u64
@@ -20,9 +20,9 @@ struct Job {
     ranks: Vec<Rank>,
     units: u32,
     now: f64,
-    /// Iterations of which the round was opened.
+    /// The number of rounds that were opened.
     opened: u32,
-    /// Records that each rank has applied.
+    /// The number of records that each rank has applied.
     applied: Vec<u32>,
 }
 
@@ -49,13 +49,13 @@ impl Job {
         job
     }
 
-    /// Hands messages over until there is none.
+    /// Delivers messages until there are none.
     fn deliver(&mut self) {
         let mut mail = VecDeque::new();
         loop {
             for (from, rank) in (0..).zip(&mut self.ranks) {
                 mail.extend(
-                    rank.take_sends()
+                    rank.poll_sends()
                         .into_iter()
                         .map(|(to, bytes)| (from, to as usize, bytes)),
                 );
@@ -63,27 +63,29 @@ impl Job {
             let Some((from, to, bytes)) = mail.pop_front() else {
                 return;
             };
-            self.ranks[to].receive(self.now, from, &bytes).unwrap();
+            self.ranks[to]
+                .handle_message(self.now, from, &bytes)
+                .unwrap();
         }
     }
 
-    /// Runs until all ranks have applied so many records.
+    /// Runs until all ranks have applied this number of records.
     fn run(&mut self, iterations: u32) {
         let mut turns = 0;
         while self.applied.iter().any(|&count| count < iterations) {
             turns += 1;
             assert!(turns < 1_000_000, "{:?}", self.applied);
             self.now += 0.1;
-            for place in 0..self.ranks.len() {
-                self.turn(place, iterations);
+            for rank in 0..self.ranks.len() {
+                self.turn(rank, iterations);
                 self.deliver();
             }
         }
     }
 
-    fn turn(&mut self, place: usize, iterations: u32) {
-        let (rank, now) = (&mut self.ranks[place], self.now);
-        match rank.next(now) {
+    fn turn(&mut self, index: usize, iterations: u32) {
+        let (rank, now) = (&mut self.ranks[index], self.now);
+        match rank.poll_step(now) {
             Step::Evaluate { unit, .. } => {
                 let outcome = Outcome {
                     values: vec![f64::from(unit)],
@@ -93,13 +95,13 @@ impl Job {
                 rank.evaluated(now, outcome);
             }
             Step::Apply { iteration, .. } => {
-                self.applied[place] = iteration + 1;
+                self.applied[index] = iteration + 1;
                 rank.digest(now, iteration, 3);
             }
             Step::Complete => {
                 let table = rank.take_table().unwrap();
                 assert_eq!(table.counts, [u64::from(self.units)]);
-                // As a record travels: what it says of itself, and a number for each member.
+                // A record on the wire has a header and a number for each member.
                 let mut record = vec![1; 43];
                 let values = table.values.iter();
                 record.extend(values.flat_map(|values| values[0].to_le_bytes()));
@@ -107,7 +109,7 @@ impl Job {
             }
             Step::Wait
                 if rank.leads()
-                    && self.opened == self.applied[place]
+                    && self.opened == self.applied[index]
                     && self.opened < iterations =>
             {
                 let round = Round {

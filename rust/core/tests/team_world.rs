@@ -1,14 +1,14 @@
 //! Whole jobs in a seeded world: slow ranks, slow and repeated messages, ranks that die, hang and hold wrong weights.
-//! Whatever happens, the ranks that are left end with the records of an undisturbed run, each unit counted once.
+//! Whatever happens, the remaining ranks end with the records of an undisturbed run, each unit counted once.
 //!
-//! `ES_LLM_SEEDS=first..last` runs other seeds than the 17,000 of the normal run; a failure names its seed.
-//! `ES_LLM_TRACE=1` prints all that happens in them.
+//! `ES_LLM_SEEDS=first..last` runs other seeds than the 17,000 of the normal run. A failure names its seed.
+//! `ES_LLM_TRACE=1` prints every event.
 
 mod world;
 
 use world::{Trouble, World};
 
-/// The seeds to run: all of the normal run, or those that were asked for.
+/// The seeds to run: those of the normal run, or those of `ES_LLM_SEEDS`.
 fn seeds(count: u64) -> std::ops::Range<u64> {
     match std::env::var("ES_LLM_SEEDS") {
         Ok(range) => {
@@ -55,7 +55,7 @@ fn ranks_that_hang_or_freeze_are_left_behind_and_may_come_back() {
 }
 
 #[test]
-fn hosts_that_are_cut_off_go_on_and_come_together_again() {
+fn hosts_that_are_cut_off_continue_and_meet_again() {
     for seed in seeds(1000) {
         let trouble = Trouble {
             cuts: 1 + seed % 3,
@@ -69,7 +69,7 @@ fn hosts_that_are_cut_off_go_on_and_come_together_again() {
 }
 
 #[test]
-fn jobs_that_are_killed_go_on_from_the_journal_on_any_number_of_ranks() {
+fn jobs_that_are_killed_continue_from_the_journal_on_any_number_of_ranks() {
     for seed in seeds(2000) {
         let trouble = Trouble {
             restarts: 1 + seed % 4,
@@ -94,7 +94,7 @@ fn ranks_that_resign_and_the_others_end() {
 }
 
 #[test]
-fn wrong_weights_are_found_and_made_anew() {
+fn wrong_weights_are_found_and_rebuilt() {
     for seed in seeds(1000) {
         let trouble = Trouble {
             flips: 1 + seed % 2,
@@ -108,7 +108,7 @@ fn wrong_weights_are_found_and_made_anew() {
 }
 
 #[test]
-fn wrong_weights_beside_ranks_that_hang_hold_nobody_up() {
+fn wrong_weights_beside_ranks_that_hang_do_not_block_the_others() {
     for seed in seeds(1000) {
         let trouble = Trouble {
             flips: 1 + seed % 2,
@@ -139,7 +139,7 @@ fn a_signal_ends_the_call_after_a_record_on_all_ranks() {
 #[test]
 fn all_kinds_of_trouble_at_once() {
     for seed in seeds(2000) {
-        // On several hosts a rank that goes on alone with wrong weights may have records that others lack.
+        // On several hosts, a rank that continues alone with wrong weights may have records that others lack.
         let flips = (seed / 32) % 2;
         let trouble = Trouble {
             kills: seed % 3,

@@ -1,14 +1,22 @@
 //! The one door between Python and the core: releases the GIL, catches panics, maps errors to `es_llm.errors`.
 //!
-//! A binding file implements [`CoreError`] for its module's error enum with an exhaustive match, then sends long calls
-//! through [`detached`] and the errors of short ones through [`to_python`].
+//! A binding file implements [`CoreError`] for its module's error enum with an exhaustive match, then calls the core
+//! through [`detached`] (or [`unfailing`], if the call returns no error). State that lives between calls is a [`Guarded`]
+//! value, which has no other access than the door. `clippy.toml` of this crate bans `Python::detach` everywhere else.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyType;
+
+/// Adds this file's function to the module.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.setattr("_panic_in_core", wrap_pyfunction!(panic_in_core, m)?)
+}
 
 /// An error of the core that knows which class of `es_llm.errors` it becomes.
 pub trait CoreError: Display {
@@ -16,10 +24,17 @@ pub trait CoreError: Display {
     fn class(&self) -> &'static str;
 }
 
+impl CoreError for Infallible {
+    fn class(&self) -> &'static str {
+        match *self {}
+    }
+}
+
 /// Runs `work` without the GIL.
 ///
 /// # Errors
 /// The Python class of the core's error; `EsError` if `work` panics, which is a defect of this package.
+#[expect(clippy::disallowed_methods, reason = "this is the door")]
 pub fn detached<T, E>(py: Python<'_>, work: impl FnOnce() -> Result<T, E> + Send) -> PyResult<T>
 where
     T: Send,
@@ -33,6 +48,48 @@ where
             "EsError",
             &format!("defect in the core, please report: {}", text_of(&*panic)),
         )),
+    }
+}
+
+/// Runs `work`, which returns no error, without the GIL.
+///
+/// # Errors
+/// `EsError` if `work` panics.
+pub fn unfailing<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    detached(py, || Ok::<T, Infallible>(work()))
+}
+
+/// State of the core that Python threads share, one at a time. The lock is taken without the GIL, so a thread that waits
+/// for it keeps no other one from running. After a panic the state is used as it is.
+pub struct Guarded<T>(Mutex<T>);
+
+impl<T: Send> Guarded<T> {
+    pub fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    /// Runs `work`, which returns no error, on the state.
+    pub fn with<R: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut T) -> R + Send,
+    ) -> PyResult<R> {
+        self.attempt(py, |value| Ok::<R, Infallible>(work(value)))
+    }
+
+    /// Runs `work` on the state.
+    pub fn attempt<R, E>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut T) -> Result<R, E> + Send,
+    ) -> PyResult<R>
+    where
+        R: Send,
+        E: CoreError + Send,
+    {
+        detached(py, || {
+            work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        })
     }
 }
 
@@ -53,6 +110,14 @@ pub fn raise(py: Python<'_>, class: &str, message: &str) -> PyErr {
         Ok(class) => PyErr::from_type(class, (message.to_owned(),)),
         Err(error) => error,
     }
+}
+
+/// Panics behind the door as a defect of the core would, so that a test sees what callers get.
+#[pyfunction]
+#[pyo3(name = "_panic_in_core")]
+#[expect(clippy::panic, reason = "it is what the function is for")]
+fn panic_in_core(py: Python<'_>, message: &str) -> PyResult<()> {
+    unfailing(py, || panic!("{message}"))
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> &str {

@@ -1,12 +1,11 @@
 //! Sums of units and the fitness table.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use es_core::fitness::{self, FailurePolicy, FitnessError, FitnessTable as Core};
+use es_core::plan::Plan;
 use pyo3::prelude::*;
 
-use crate::door::{CoreError, to_python};
-use crate::plan::plan;
+use crate::door::{CoreError, Guarded, detached};
+use crate::team::Table;
 
 /// Adds this file's class and function to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -27,13 +26,15 @@ fn unit_sums(
     members: usize,
     failure_policy: &str,
 ) -> PyResult<Vec<f64>> {
-    let policy = policy(py, failure_policy)?;
-    Ok(fitness::unit_sums(&rewards, members, policy))
+    detached(py, || {
+        let policy: FailurePolicy = failure_policy.parse()?;
+        Ok::<_, FitnessError>(fitness::unit_sums(&rewards, members, policy))
+    })
 }
 
 /// The sums of each unit of a plan, each filled exactly once.
 #[pyclass(frozen, module = "es_llm._core")]
-pub struct FitnessTable(Mutex<Core>);
+pub struct FitnessTable(Guarded<Core>);
 
 #[pymethods]
 impl FitnessTable {
@@ -47,9 +48,11 @@ impl FitnessTable {
         prompts_per_unit: u32,
         failure_policy: &str,
     ) -> PyResult<Self> {
-        let policy = policy(py, failure_policy)?;
-        let plan = plan(py, members, prompts, members_per_unit, prompts_per_unit)?;
-        Ok(Self(Mutex::new(Core::new(plan, policy))))
+        let policy = detached(py, || failure_policy.parse::<FailurePolicy>())?;
+        let plan = detached(py, || {
+            Plan::new(members, prompts, members_per_unit, prompts_per_unit)
+        })?;
+        Ok(Self(Guarded::new(Core::new(plan, policy))))
     }
 
     #[expect(
@@ -57,44 +60,35 @@ impl FitnessTable {
         reason = "extracted from a Python sequence"
     )]
     fn set(&self, py: Python<'_>, unit: usize, sums: Vec<f64>) -> PyResult<()> {
-        self.core()
-            .set(unit, &sums)
-            .map_err(|error| to_python(py, &error))
+        self.0.attempt(py, |core| core.set(unit, &sums))
+    }
+
+    /// Takes the sums of all units from the table of a complete round, which may have more units behind them.
+    fn fill(&self, py: Python<'_>, table: &Table) -> PyResult<()> {
+        self.0.attempt(py, |core| core.fill(&table.0.values))
     }
 
     #[getter]
-    fn complete(&self) -> bool {
-        self.core().complete()
+    fn complete(&self, py: Python<'_>) -> PyResult<bool> {
+        self.0.with(py, |core| core.complete())
     }
 
     #[getter]
-    fn failures(&self) -> u64 {
-        self.core().failures()
+    fn failures(&self, py: Python<'_>) -> PyResult<u64> {
+        self.0.with(py, |core| core.failures())
     }
 
-    fn fitness(&self, py: Python<'_>) -> PyResult<Vec<Option<f64>>> {
-        self.core().fitness().map_err(|error| to_python(py, &error))
+    /// Fitness of each member.
+    pub fn fitness(&self, py: Python<'_>) -> PyResult<Vec<Option<f64>>> {
+        self.0.attempt(py, |core| core.fitness())
     }
 
-    fn __repr__(&self) -> String {
-        let core = self.core();
-        format!(
-            "FitnessTable(complete={}, failures={})",
-            core.complete(),
-            core.failures()
-        )
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let state = self.0.with(py, |core| (core.complete(), core.failures()));
+        state.map(|(complete, failures)| {
+            format!("FitnessTable(complete={complete}, failures={failures})")
+        })
     }
-}
-
-impl FitnessTable {
-    fn core(&self) -> MutexGuard<'_, Core> {
-        // `set` writes a unit's sums in one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn policy(py: Python<'_>, name: &str) -> PyResult<FailurePolicy> {
-    name.parse().map_err(|error| to_python(py, &error))
 }
 
 impl CoreError for FitnessError {

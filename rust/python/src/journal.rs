@@ -9,7 +9,7 @@ use es_core::journal::{
 };
 use pyo3::prelude::*;
 
-use crate::door::{CoreError, detached, raise};
+use crate::door::{CoreError, detached, raise, unfailing};
 use crate::population::Record;
 
 /// Adds this file's classes and constants to the module.
@@ -80,14 +80,11 @@ impl JournalWriter {
     }
 
     /// Closes the file; a second call does nothing.
-    fn close(&self, py: Python<'_>) {
-        let writer = || {
-            self.writer
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
-        };
-        py.detach(|| drop(writer()));
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        unfailing(py, || {
+            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(writer.take());
+        })
     }
 
     fn __repr__(&self) -> String {

@@ -1,5 +1,13 @@
 //! `es_llm._core`: the Python face of `es-core`. Conversions only; one file per core module, one door for the GIL and
-//! for errors (`door.rs`). The watchdog alone is more: it must run while somebody holds the GIL.
+//! for errors (`door.rs`). The watchdog alone is more: it must run while another thread holds the GIL.
+
+#![deny(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
 
 use es_core::fitness::FailurePolicy;
 use es_core::kernels::Dtype;
@@ -16,19 +24,18 @@ mod kernels;
 mod noise;
 mod plan;
 mod population;
-mod schedule;
 mod team;
 mod watchdog;
 
-/// The Rust core: noise, weight kernels, shaping, population, schedule and journal.
+/// The Rust core: noise, weight kernels, shaping, population, units, team and journal.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    door::register(m)?;
     noise::register(m)?;
     kernels::register(m)?;
     population::register(m)?;
     plan::register(m)?;
     fitness::register(m)?;
-    schedule::register(m)?;
     team::register(m)?;
     journal::register(m)?;
     watchdog::register(m)?;

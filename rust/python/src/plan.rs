@@ -4,7 +4,7 @@ use es_core::plan::{Plan, PlanError, Unit as CoreUnit};
 use pyo3::prelude::*;
 use pyo3::types::PyRange;
 
-use crate::door::{CoreError, to_python};
+use crate::door::{CoreError, detached};
 
 /// Adds this file's class and function to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -52,18 +52,6 @@ impl Unit {
     }
 }
 
-/// The plan of an iteration, from the options that decide it.
-pub fn plan(
-    py: Python<'_>,
-    members: u32,
-    prompts: u32,
-    members_per_unit: u32,
-    prompts_per_unit: u32,
-) -> PyResult<Plan> {
-    Plan::new(members, prompts, members_per_unit, prompts_per_unit)
-        .map_err(|error| to_python(py, &error))
-}
-
 /// The units of an iteration; they depend on nothing but the arguments.
 #[pyfunction]
 #[pyo3(signature = (members, prompts, *, members_per_unit=1, prompts_per_unit))]
@@ -74,7 +62,9 @@ fn plan_units(
     members_per_unit: u32,
     prompts_per_unit: u32,
 ) -> PyResult<Vec<Unit>> {
-    let plan = plan(py, members, prompts, members_per_unit, prompts_per_unit)?;
+    let plan = detached(py, || {
+        Plan::new(members, prompts, members_per_unit, prompts_per_unit)
+    })?;
     Ok(plan.units().map(Unit).collect())
 }
 

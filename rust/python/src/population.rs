@@ -1,19 +1,20 @@
 //! Members, records and populations.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use es_core::fitness::FailurePolicy;
 use es_core::journal::encode_record;
 use es_core::population::{
     Member as CoreMember, Population as Core, PopulationError, Record as CoreRecord,
 };
-use es_core::shaping::{RULES, Shaping, ShapingError};
+use es_core::shaping::{Shaping, ShapingError};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::door::{CoreError, detached, to_python};
+use crate::door::{CoreError, Guarded, detached, unfailing};
+use crate::fitness::FitnessTable;
 
 /// Adds this file's classes to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -160,7 +161,7 @@ impl Record {
             record.coefficients.len()
         );
         if failed > 0 {
-            write!(text, ", failed={failed}").expect("a String takes any text");
+            let _ = write!(text, ", failed={failed}"); // a String takes any text
         }
         text + ")"
     }
@@ -168,56 +169,55 @@ impl Record {
 
 /// Members and seeds of a run, without weights. State is a fold of records.
 #[pyclass(frozen, module = "es_llm._core")]
-pub struct Population(Mutex<Core>);
+pub struct Population(Guarded<Core>);
 
 #[pymethods]
 impl Population {
     #[new]
-    #[pyo3(signature = (*, run_seed, population_size, antithetic=false, shaping=None, failure_policy="worst"))]
+    #[pyo3(signature = (*, run_seed, population_size, antithetic=false, shaping=None, failure_policy=None))]
     fn new(
         py: Python<'_>,
         run_seed: u64,
         population_size: usize,
         antithetic: bool,
         shaping: Option<&Bound<'_, PyAny>>,
-        failure_policy: &str,
+        failure_policy: Option<&str>,
     ) -> PyResult<Self> {
         let shaping = match shaping {
-            None => Shaping::named(RULES[0].0).map_err(|error| to_python(py, &error))?,
+            None => Shaping::default(),
             Some(rule) => shaping_of(rule)?,
         };
-        let policy: FailurePolicy = failure_policy
-            .parse()
-            .map_err(|error| to_python(py, &error))?;
-        let core = Core::new(run_seed, population_size, antithetic, shaping, policy);
-        core.map(|core| Self(Mutex::new(core)))
-            .map_err(|error| to_python(py, &error))
+        let policy = failure_policy.map_or(Ok(FailurePolicy::default()), str::parse);
+        let policy = detached(py, || policy)?;
+        let core = detached(py, || {
+            Core::new(run_seed, population_size, antithetic, shaping, policy)
+        })?;
+        Ok(Self(Guarded::new(core)))
     }
 
     #[getter]
-    fn run_seed(&self) -> u64 {
-        self.with(|core| core.run_seed())
+    fn run_seed(&self, py: Python<'_>) -> PyResult<u64> {
+        self.0.with(py, |core| core.run_seed())
     }
 
     #[getter]
-    fn population_size(&self) -> usize {
-        self.with(|core| core.population_size())
+    fn population_size(&self, py: Python<'_>) -> PyResult<usize> {
+        self.0.with(py, |core| core.population_size())
     }
 
     #[getter]
-    fn pairs(&self) -> usize {
-        self.with(|core| core.pairs())
+    fn pairs(&self, py: Python<'_>) -> PyResult<usize> {
+        self.0.with(py, |core| core.pairs())
     }
 
     #[getter]
-    fn iteration(&self) -> u32 {
-        self.with(|core| core.iteration())
+    fn iteration(&self, py: Python<'_>) -> PyResult<u32> {
+        self.0.with(py, |core| core.iteration())
     }
 
     #[pyo3(signature = (*, sigma))]
     fn ask(&self, py: Python<'_>, sigma: f64) -> PyResult<Vec<Member>> {
-        let members = self.with(|core| core.ask(sigma));
-        let members = members.map_err(|error| to_python(py, &error))?;
+        let members = self.0.attempt(py, |core| core.ask(sigma))?;
         Ok(members.into_iter().map(Member).collect())
     }
 
@@ -231,30 +231,46 @@ impl Population {
         learning_rate: f64,
         cursor: u64,
     ) -> PyResult<Record> {
-        let core = self.copy();
-        detached(py, move || core.tell(&fitness, sigma, learning_rate, cursor)).map(Record)
+        let core = self.copy(py)?;
+        detached(py, move || {
+            core.tell(&fitness, sigma, learning_rate, cursor)
+        })
+        .map(Record)
+    }
+
+    /// The record of a full table.
+    #[pyo3(signature = (table, *, sigma, learning_rate, cursor=0))]
+    fn tell_table(
+        &self,
+        py: Python<'_>,
+        table: &FitnessTable,
+        sigma: f64,
+        learning_rate: f64,
+        cursor: u64,
+    ) -> PyResult<Record> {
+        self.tell(py, table.fitness(py)?, sigma, learning_rate, cursor)
     }
 
     /// The bytes by which ranks send each other one of this run's records.
-    fn pack<'py>(&self, py: Python<'py>, record: &Record) -> Bound<'py, PyBytes> {
-        let core = self.copy();
-        PyBytes::new(py, &core.pack(&record.0))
+    fn pack<'py>(&self, py: Python<'py>, record: &Record) -> PyResult<Bound<'py, PyBytes>> {
+        let core = self.copy(py)?;
+        let bytes = unfailing(py, || core.pack(&record.0))?;
+        Ok(PyBytes::new(py, &bytes))
     }
 
     /// The record of such bytes.
     fn unpack(&self, py: Python<'_>, data: &[u8]) -> PyResult<Record> {
-        let core = self.copy();
+        let core = self.copy(py)?;
         detached(py, move || core.unpack(data)).map(Record)
     }
 
     /// Goes to the next iteration. The live run, resume and replay share it.
     fn apply(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
-        self.with(|core| core.apply(&record.0))
-            .map_err(|error| to_python(py, &error))
+        self.0.attempt(py, |core| core.apply(&record.0))
     }
 
-    fn __repr__(&self) -> String {
-        self.with(|core| {
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        self.0.with(py, |core| {
             let (seed, size, iteration) = (core.run_seed(), core.population_size(), core.iteration());
             format!("Population(run_seed={seed}, population_size={size}, pairs={}, iteration={iteration})", core.pairs())
         })
@@ -263,18 +279,8 @@ impl Population {
 
 impl Population {
     /// A copy without the lock: a custom shaping rule may come back to this population.
-    fn copy(&self) -> Core {
-        self.with(|core| core.clone())
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
-        // A panic leaves a population unchanged: `apply` sets one field, last.
-        work(
-            &mut self
-                .0
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        )
+    fn copy(&self, py: Python<'_>) -> PyResult<Core> {
+        self.0.with(py, |core| core.clone())
     }
 }
 
@@ -310,7 +316,7 @@ impl CoreError for ShapingError {
 fn shaping_of(rule: &Bound<'_, PyAny>) -> PyResult<Shaping> {
     let py = rule.py();
     if let Ok(name) = rule.extract::<String>() {
-        return Shaping::named(&name).map_err(|error| to_python(py, &error));
+        return detached(py, || Shaping::named(&name));
     }
     let name = rule.getattr("__name__").and_then(|name| name.extract());
     let name = name.unwrap_or_else(|_| "custom".to_owned());

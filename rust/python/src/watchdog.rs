@@ -1,4 +1,4 @@
-//! A thread that ends this process unless it is put off: one that needs no GIL, since whoever hangs may hold it.
+//! A thread that ends this process at a deadline. It needs no GIL, since the thread that hangs may hold it.
 
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -8,35 +8,44 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::door::unfailing;
+
 /// Adds this file's class to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Watchdog>()
 }
 
-/// It looks at the clock this often. What passes beyond that doesn't count: the process stood still.
+/// The interval at which the thread looks at the clock. Time beyond it between two looks doesn't count: the process stood
+/// still.
 const SLICE: Duration = Duration::from_secs(1);
 
-/// How the process ends.
+/// How and when the process ends.
 struct End {
-    /// In how long, as of a moment.
+    /// Time left, as of the last look at the clock.
     left: Duration,
-    of: Instant,
+    looked: Instant,
     /// None: by SIGKILL.
     exit_code: Option<i32>,
-    /// What it says before.
+    /// Written to stderr first.
     message: String,
-    /// Before that a signal goes to the thread that armed it: in how long, which, and to whom.
-    signal: Option<(Duration, i32, libc::pthread_t)>,
+    signal: Option<Signal>,
+}
+
+/// A signal to the thread that armed the watchdog, before the process ends.
+struct Signal {
+    left: Duration,
+    number: i32,
+    thread: libc::pthread_t,
 }
 
 #[derive(Default)]
 struct Shared {
-    /// What happens if nothing else is said before.
+    /// None: disarmed.
     end: Mutex<Option<End>>,
-    news: Condvar,
+    changed: Condvar,
 }
 
-/// Ends this process at a given moment.
+/// Ends this process at a deadline.
 #[pyclass(frozen, module = "es_llm._core")]
 pub struct Watchdog(Arc<Shared>);
 
@@ -57,41 +66,46 @@ impl Watchdog {
         Ok(Self(shared))
     }
 
-    /// The process ends after so many seconds, unless `arm` or `disarm` is called before. Time during which it is stopped
-    /// (SIGSTOP, a suspended job) doesn't count. With `signal` = (seconds, number) this thread gets that signal before.
     #[pyo3(signature = (seconds, exit_code = None, message = "", signal = None))]
     fn arm(
         &self,
+        py: Python<'_>,
         seconds: f64,
         exit_code: Option<i32>,
         message: &str,
         signal: Option<(f64, i32)>,
     ) -> PyResult<()> {
-        // SAFETY: it takes nothing, and gives a number.
-        let me = unsafe { libc::pthread_self() };
+        // SAFETY: the call takes no argument and returns a number.
+        let thread = unsafe { libc::pthread_self() };
         let signal = signal
-            .map(|(seconds, number)| duration(seconds).map(|left| (left, number, me)))
+            .map(|(seconds, number)| {
+                duration(seconds).map(|left| Signal {
+                    left,
+                    number,
+                    thread,
+                })
+            })
             .transpose()?;
-        self.set(Some(End {
+        let end = End {
             left: duration(seconds)?,
-            of: Instant::now(),
+            looked: Instant::now(),
             exit_code,
             message: message.to_owned(),
             signal,
-        }));
-        Ok(())
+        };
+        unfailing(py, || self.set(Some(end)))
     }
 
-    /// The signal needn't be sent any more.
-    fn keep_signal(&self) {
-        let mut end = self.0.end.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(end) = &mut *end {
-            end.signal = None;
-        }
+    fn keep_signal(&self, py: Python<'_>) -> PyResult<()> {
+        unfailing(py, || {
+            if let Some(end) = &mut *self.0.end.lock().unwrap_or_else(PoisonError::into_inner) {
+                end.signal = None;
+            }
+        })
     }
 
-    fn disarm(&self) {
-        self.set(None);
+    fn disarm(&self, py: Python<'_>) -> PyResult<()> {
+        unfailing(py, || self.set(None))
     }
 }
 
@@ -103,43 +117,50 @@ fn duration(seconds: f64) -> PyResult<Duration> {
 impl Watchdog {
     fn set(&self, end: Option<End>) {
         *self.0.end.lock().unwrap_or_else(PoisonError::into_inner) = end;
-        self.0.news.notify_all();
+        self.0.changed.notify_all();
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "it is a clock")]
 impl Shared {
-    /// Waits for the end or for news, a second at most: the owner may be gone by then.
+    /// Waits for the deadline or a change, for `SLICE` at most: the owner may have dropped the watchdog by then.
     fn watch(&self) {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wait = SLICE;
         if let Some(end) = &mut *end {
             let now = Instant::now();
-            let passed = now.saturating_duration_since(end.of).min(SLICE);
-            (end.left, end.of) = (end.left.saturating_sub(passed), now);
+            let passed = now.saturating_duration_since(end.looked).min(SLICE);
+            (end.left, end.looked) = (end.left.saturating_sub(passed), now);
             wait = wait.min(end.left);
-            if let Some((left, number, thread)) = end.signal {
-                let left = left.saturating_sub(passed);
-                end.signal = (!left.is_zero()).then_some((left, number, thread));
-                if left.is_zero() {
-                    // SAFETY: the thread that armed this lives: it is in the step that takes too long.
-                    unsafe { libc::pthread_kill(thread, number) };
+            if let Some(signal) = &mut end.signal {
+                signal.left = signal.left.saturating_sub(passed);
+                if signal.left.is_zero() {
+                    // SAFETY: the thread that armed the watchdog lives: it is in the step that takes too long.
+                    unsafe { libc::pthread_kill(signal.thread, signal.number) };
+                    end.signal = None;
                 } else {
-                    wait = wait.min(left);
+                    wait = wait.min(signal.left);
                 }
             }
             if wait.is_zero() {
-                let mut stderr = std::io::stderr();
-                drop(stderr.write_all(end.message.as_bytes()));
-                // SAFETY: these calls take and return plain numbers, and none of this process's memory is used after.
-                unsafe {
-                    match end.exit_code {
-                        Some(code) => libc::_exit(code),
-                        None => libc::kill(libc::getpid(), libc::SIGKILL),
-                    }
-                };
+                end.now();
             }
         }
-        drop(self.news.wait_timeout(end, wait));
+        drop(self.changed.wait_timeout(end, wait));
+    }
+}
+
+impl End {
+    /// Ends the process.
+    fn now(&self) {
+        let mut stderr = std::io::stderr();
+        drop(stderr.write_all(self.message.as_bytes()));
+        // SAFETY: these calls take and return plain numbers, and none of this process's memory is used after.
+        unsafe {
+            match self.exit_code {
+                Some(code) => libc::_exit(code),
+                None => libc::kill(libc::getpid(), libc::SIGKILL),
+            }
+        };
     }
 }

@@ -77,7 +77,7 @@ class RunHeader:
         text, config = self.text() if header is None else header, self._run.config
         digest = hashlib.sha256(json.dumps(json.loads(text)["identity"], sort_keys=True).encode()).digest()
         identity = int.from_bytes(digest[:8], "little")
-        self._run.team.renew(identity, policy=config.assignment, unit_timeout_s=config.unit_timeout_s)
+        self._run.team.renew(identity, assignment=config.assignment, unit_timeout_s=config.unit_timeout_s)
 
     def _identity(self) -> dict[str, Any]:
         weights = self._run.weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 from es_llm.checkpoint.opening import RunOpener
 from es_llm.config import ESConfig
 from es_llm.errors import JournalTakenError
+from es_llm.team import run_program
 from es_llm.trainer.assembly.cores import warn_of_idle_cores
 from es_llm.trainer.assembly.parts import RunParts
 from es_llm.trainer.loop.output import TrainOutput
@@ -30,7 +31,7 @@ def train(parts: RunParts, config: ESConfig) -> TrainOutput:
     session = Session(run, parts.callbacks, parts.store, log, parts.evaluation_sets())
     header.renew_team(opener.header)
     try:
-        return session.output(team.call(session))
+        return session.output(run_program(team, session))
     except JournalTakenError as error:
         raise log.taken_over(error) from error
     finally:

@@ -7,9 +7,9 @@ import json
 from es_llm.checkpoint.events import Event
 from es_llm.evaluation.history import EvaluationHistory
 from es_llm.evaluation.work import Evaluation, EvaluationSets, EvaluationWork
-from es_llm.team import Outcome, Round, Table, Team
+from es_llm.team import Outcome, Round, RoundKind, Table, Team
 from es_llm.trainer.loop.run_log import RunLog
-from es_llm.units.run_state import EVALUATE, RunState
+from es_llm.units.run_state import RunState
 
 
 class Evaluations:
@@ -33,7 +33,7 @@ class Evaluations:
     def begin(self, team: Team) -> None:
         """Leader: open the round of an evaluation."""
         self._log.start_clock()
-        team.begin(Round(EVALUATE, self._run.population.iteration), self._current().costs)
+        team.begin(Round(RoundKind.EVALUATION, self._run.population.iteration), self._current().costs)
 
     def evaluate(self, unit: int) -> Outcome:
         """The results of one unit."""
@@ -65,6 +65,6 @@ class Evaluations:
     def _current(self) -> EvaluationWork:
         if self._work is None:
             assert self._data is not None, "the leader has rows to evaluate, this rank has none"
-            round_ = Round(EVALUATE, self._run.population.iteration)
+            round_ = Round(RoundKind.EVALUATION, self._run.population.iteration)
             self._work = EvaluationWork(self._run, self._data, round_, self._log.completions)
         return self._work

@@ -19,7 +19,7 @@ from es_llm._core import FitnessTable, Record, Unit, UpdateReport, unit_sums
 from es_llm.checkpoint.metrics_log import record_metrics
 from es_llm.rewards.reward_set import BatchRewards, PendingRewards
 from es_llm.rollout.engine import Completion
-from es_llm.team import Outcome, Round, Table
+from es_llm.team import Outcome, Round, RoundKind, Table
 from es_llm.trainer.learning.answers import (
     TRACED_MEMBERS,
     TRACED_PROMPTS,
@@ -33,7 +33,7 @@ from es_llm.trainer.learning.diagnosis import Evidence
 from es_llm.units.completion_log import CompletionLog
 from es_llm.units.counts import Counts, CountsCodec
 from es_llm.units.logged import encode_logged, logged_metrics, with_logged
-from es_llm.units.run_state import ITERATE, Prefetcher, RunState
+from es_llm.units.run_state import Prefetcher, RunState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Iteration:
         steps = run.config.reference_steps
         self._has_reference = steps > 0 and self.number % steps == 0
         self._reference = range(min(TRACED_PROMPTS, len(self._units[0].prompts)))
-        self._prefetcher = Prefetcher(self._begin, lambda: run.team.upcoming(Round(ITERATE, self.number)))
+        self._prefetcher = Prefetcher(self._begin, lambda: run.team.upcoming(Round(RoundKind.ITERATION, self.number)))
         self._codec = CountsCodec(len(run.rewards.names))
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -143,10 +143,9 @@ class Iteration:
             prompts_per_unit=run.unit_rows(len(self._rows)),
             failure_policy=config.failure_policy,
         )
-        for unit, values in enumerate(table.values[: len(self._units)]):
-            fitness.set(unit, values)
-        record = run.population.tell(
-            fitness.fitness(),
+        fitness.fill(table)
+        record = run.population.tell_table(
+            fitness,
             sigma=config.sigma,
             learning_rate=config.learning_rate,
             cursor=run.prompts.cursor(self.number),

@@ -19,19 +19,19 @@ from es_llm.checkpoint.run_files import RunFiles, other_records
 from es_llm.checkpoint.snapshot import SnapshotIdentity
 from es_llm.errors import EsError
 from es_llm.evaluation.work import EvaluationSets
-from es_llm.team import Outcome, Program, Round, Table, Team
+from es_llm.team import Loss, Outcome, RecordProgram, Round, RoundKind, Table, Team
 from es_llm.trainer.learning.diagnosis import Diagnosis, failures_of
 from es_llm.trainer.loop.evaluations import Evaluations
 from es_llm.trainer.loop.iteration import Figures, Iteration, iteration_metrics
 from es_llm.trainer.loop.output import TrainOutput, result_of
 from es_llm.trainer.loop.run_log import Progress, RunLog
 from es_llm.trainer.loop.weight_store import Rebuilding, SnapshotSchedule, WeightStore
-from es_llm.units.run_state import ITERATE, RunState
+from es_llm.units.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
 
-class Session(Program):
+class Session(RecordProgram):
     """Trains a run from where its journal ends to `max_steps`. It routes what the team reports to the parts that do it.
 
     Args:
@@ -125,7 +125,7 @@ class Session(Program):
         elif not stopping:
             self._callbacks.call("on_step_begin")
             self._log.start_clock()
-            team.begin(Round(ITERATE, step), self._current().costs)
+            team.begin(Round(RoundKind.ITERATION, step), self._current().costs)
             self._snapshots.save_if_due(self._progress)  # while the other ranks evaluate
         else:
             self._snapshots.save_if_due(self._progress, last=True)
@@ -133,7 +133,7 @@ class Session(Program):
 
     def evaluate(self, round_: Round, unit: int) -> Outcome:
         """The results of one unit of an iteration or of an evaluation."""
-        if round_.kind == ITERATE:
+        if round_.kind == RoundKind.ITERATION:
             self._evaluations.forget()
             return self._current().evaluate(unit)
         self._iteration = None
@@ -141,7 +141,7 @@ class Session(Program):
 
     def complete(self, team: Team, round_: Round, table: Table) -> None:
         """Leader: make an evaluation of the results of all units; or a record, on the disk before anything changes."""
-        if round_.kind == ITERATE:
+        if round_.kind == RoundKind.ITERATION:
             self._publish(team, round_, table)
             return
         self._evaluations.complete(team, table)
@@ -152,7 +152,7 @@ class Session(Program):
 
     def _publish(self, team: Team, round_: Round, table: Table) -> None:
         iteration, files = self._current(), self._log.leading
-        assert round_.step == iteration.number, (round_, iteration.number)
+        assert round_.iteration == iteration.number, (round_, iteration.number)
         record, figures = iteration.record(table)
         self._figures[iteration.number] = figures
         start = time.perf_counter()
@@ -218,19 +218,20 @@ class Session(Program):
         """All ranks have the same weights: write their digest."""
         self._log.append_digest(iteration, digest)
 
-    def diverged(self, ranks: Sequence[int], iteration: int, *, hopeless: bool) -> None:
+    def diverged(self, ranks: Sequence[int], iteration: int, *, again: bool) -> None:
         """Ranks have other weights than the majority."""
-        self._rebuilding.diverged(ranks, iteration, hopeless=hopeless)
+        self._rebuilding.diverged(ranks, iteration, again=again)
 
-    def heal(self, team: Team, iteration: int) -> None:
+    def rebuild(self, team: Team, iteration: int) -> None:
         """Rebuild this rank's weights; see `Rebuilding.rebuild`."""
         self._rebuilding.rebuild(team, iteration)
         self._iteration = None
         self._evaluations.forget()
 
-    def lost(self, rank: int, why: str) -> None:
+    def lost(self, rank: int, loss: Loss) -> None:
         """A rank was lost: write that, unless an earlier leader did."""
         if not events.was_lost(self._log.leading.events, rank):
+            why = str(loss)
             short = why.rstrip().rpartition("\n")[2]  # the last line of a traceback
             message = f"rank {rank} was lost ({short}); the others continue"
             self._log.happened(events.lost(self._log.step, rank, why), message)
@@ -240,7 +241,7 @@ class Session(Program):
         if events.was_lost(self._log.leading.events, rank):
             self._log.happened(events.back(self._log.step, rank), f"rank {rank}, silent before, is back")
 
-    def differs(self, ranks: Sequence[int]) -> None:
+    def differs(self, ranks: tuple[int, int]) -> None:
         """Two ranks gave different results for one unit: something isn't deterministic."""
         first, second = ranks
         message = f"ranks {first} and {second} gave different rewards for the same unit; those of rank {first} count"

@@ -166,20 +166,20 @@ class Rebuilding:
         if self._is_compared(iteration):
             team.digest(iteration, self._run.weights.digest())
 
-    def diverged(self, ranks: Sequence[int], iteration: int, *, hopeless: bool) -> None:
+    def diverged(self, ranks: Sequence[int], iteration: int, *, again: bool) -> None:
         """Ranks have other weights than the majority: they rebuild them, or the run stops.
 
         Raises:
             DivergenceError: the run stops.
         """
         message = f"after step {iteration + 1} rank(s) {list(ranks)} hold other weights than the majority"
-        if not hopeless:
+        if not again:
             agreed = last_digest(self._log.leading.digests, iteration)
             first = 1 if agreed is None else agreed + 2
             message += f"; rewards of steps {first} to {iteration + 1} may come from them"
-        if hopeless or self._run.config.on_divergence == "stop":
-            again = ", also after they were rebuilt" if hopeless else ""
-            raise DivergenceError(f"{message}{again}; the journal is right: resume from it")
+        if again or self._run.config.on_divergence == "stop":
+            still = ", also after they were rebuilt" if again else ""
+            raise DivergenceError(f"{message}{still}; the journal is right: resume from it")
         self._log.happened(events.diverged(self._log.step, ranks), f"{message}; they are rebuilt from the journal")
 
     def rebuild(self, team: Team, iteration: int) -> None:

@@ -57,6 +57,17 @@ impl FitnessTable {
         Ok(())
     }
 
+    /// Takes the sums of all units, in order. Values behind those of the last unit are left alone.
+    ///
+    /// # Errors
+    /// As [`FitnessTable::set`]; the units before the refused one are filled.
+    pub fn fill(&mut self, values: &[Vec<f64>]) -> Result<(), FitnessError> {
+        let units = values.iter().take(self.plan.len()).enumerate();
+        units
+            .into_iter()
+            .try_for_each(|(unit, values)| self.set(unit, values))
+    }
+
     /// Whether every unit is filled.
     pub fn complete(&self) -> bool {
         self.units.iter().all(Option::is_some)

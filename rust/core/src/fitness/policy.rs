@@ -5,11 +5,12 @@ use std::str::FromStr;
 use super::FitnessError;
 
 /// What a failed reward counts as. A failure is a value with a policy, never a NaN that reaches a sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FailurePolicy {
     /// In the table: the cell counts as reward 0. For a whole member: its coefficient is exactly 0.
     Zero,
     /// In the table: the smallest reward of the table. For a whole member: the smallest fitness of the others.
+    #[default]
     Worst,
     /// In the table: the prompt is dropped for all members. A whole member has no prompt to drop: as [`Self::Zero`].
     DropPrompt,

@@ -1,14 +1,14 @@
-//! The units in work, by when they should be finished: which of them an idle worker should take as well.
+//! Units that ranks are evaluating, ordered by when they should be finished, and which of them an idle rank should take too.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use super::UnitId;
 
-/// A duplicate is worth it if it should be finished in this part of the time that the unit still needs.
+/// A duplicate must be expected to finish within this part of the time that the unit still needs.
 const WORTH: f64 = 0.9;
 
-/// Units that exactly one worker holds.
+/// Units that exactly one rank holds.
 #[derive(Debug, Default)]
 pub(super) struct LateUnits(BTreeSet<(Time, UnitId)>);
 
@@ -21,10 +21,10 @@ impl LateUnits {
         self.0.remove(&(Time(eta), unit));
     }
 
-    /// The unit that a worker which needs `seconds(unit)` for it had better evaluate as well.
+    /// The unit that an idle rank should evaluate too, if it needs `seconds(unit)` for it.
     ///
-    /// The latest one, if the worker should be finished clearly before its holder; else the one that should have been
-    /// finished the longest ago, if the worker needs less time than it took already (`given`: since when).
+    /// This is the unit that will be finished last, if the rank should finish it clearly before its holder. Otherwise it is the
+    /// unit that is overdue for the longest time, if the rank needs less time than its holder has had since `given(unit)`.
     pub fn pick(
         &self,
         now: f64,
@@ -41,7 +41,7 @@ impl LateUnits {
     }
 }
 
-/// A moment, ordered.
+/// A time with a total order.
 #[derive(Clone, Copy, Debug)]
 struct Time(f64);
 

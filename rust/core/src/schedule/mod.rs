@@ -1,23 +1,23 @@
-//! The schedule of one iteration: which worker evaluates which unit. A state machine: events in, actions out.
+//! The schedule of one iteration: which rank evaluates which unit. A state machine: events in, actions out.
 //!
 //! ```text
-//! WorkerReady  first, before its last unit, and after a Cancel -> Assign, or nothing if there is nothing to do
-//! UnitDone     the result                   -> Assign, if the worker holds no more; Finish with the last unit
-//! WorkerLost   its open units are replanned -> Assign for workers that were waiting
-//! WorkerJoined a new worker, or a lost one  -> nothing; it then says WorkerReady
-//! Tick         time passed                  -> Assign of units that have become late to workers that wait
+//! RankReady   first, before its last unit, and after a Cancel -> Assign, or nothing if there is nothing to do
+//! UnitDone    a result                        -> Assign, if the rank holds no more; Finish with the last unit
+//! RankLost    its units are open again        -> Assign for ranks that were waiting
+//! RankJoined  a new rank, or a lost one again -> nothing; RankReady follows
+//! Tick        time passed                     -> Duplicate of late units for ranks that wait
 //! ```
-//! Knows nothing about members, prompts, results or transport: units and workers are opaque ids, time is an argument,
-//! and any order of events gives the same table because a unit's result doesn't depend on who made it. The first
-//! result of a unit counts; a later one must be equal, or [`Action::Differs`] says so.
+//! The machine knows nothing about members, prompts, results or transport: units and ranks are opaque ids, time is an
+//! argument. Any order of events gives the same table, because the result of a unit does not depend on its rank. The first
+//! result of a unit counts. A later one must be equal, or the machine returns [`Action::Differs`].
 
 mod dynamic;
 mod error;
 mod late;
 mod policy;
+mod rank;
 mod state;
 mod static_runs;
-mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,29 +26,29 @@ pub use policy::PolicyKind;
 
 use late::LateUnits;
 use policy::Policy;
+use rank::RankState;
 use state::{Held, UnitState};
-use worker::Worker;
 
-/// Id of a unit in a schedule: from 0 to the number of units.
+/// The index of a unit in its schedule.
 pub type UnitId = u32;
 
-/// Id of a worker: any number.
-pub type WorkerId = u32;
+/// The number of a rank in its job, from 0.
+pub type RankId = u32;
 
-/// A batch of the dynamic policy is this part of what a worker should get of all open units.
+/// The size of a batch of the dynamic policy, as a part of the share of all open units that a rank should get.
 const BATCH: f64 = 0.25;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A worker wants more work.
-    WorkerReady(WorkerId),
-    /// A worker has the result of a unit; the number stands for the result and is compared, nothing else.
-    UnitDone(WorkerId, UnitId, u64),
-    /// A worker is gone; what it had is open again.
-    WorkerLost(WorkerId),
-    /// A worker came, or came back.
-    WorkerJoined(WorkerId),
+    /// A rank wants more work.
+    RankReady(RankId),
+    /// A rank has the result of a unit. The number stands for the result, and is only compared.
+    UnitDone(RankId, UnitId, u64),
+    /// A rank was lost. Its units are open again.
+    RankLost(RankId),
+    /// A rank joined, perhaps again.
+    RankJoined(RankId),
     /// Time passed.
     Tick,
 }
@@ -56,61 +56,61 @@ pub enum Event {
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Give the unit to the worker, behind those it holds.
-    Assign(WorkerId, UnitId),
-    /// Give a late unit to a second worker, one that holds nothing.
-    Duplicate(WorkerId, UnitId),
-    /// The worker's unit was finished by another: it may drop it, and says `WorkerReady` if it holds no more.
-    Cancel(WorkerId, UnitId),
-    /// Two results of a unit aren't equal: a worker's weights or its machine are not right.
+    /// Give the unit to the rank, behind the units that it holds.
+    Assign(RankId, UnitId),
+    /// Give a late unit to a second rank, which holds nothing.
+    Duplicate(RankId, UnitId),
+    /// Another rank finished this unit: the rank may drop it, and is ready if it holds no more.
+    Cancel(RankId, UnitId),
+    /// Two results of a unit are not equal: the weights or the hardware of a rank are faulty.
     Differs {
         /// The unit.
         unit: UnitId,
-        /// Whose result counted.
-        first: WorkerId,
-        /// Whose result differs from it.
-        second: WorkerId,
+        /// The rank whose result counts.
+        first: RankId,
+        /// The rank whose result differs from it.
+        second: RankId,
     },
-    /// Every unit is done; said once.
+    /// Every unit is done. Returned once.
     Finish,
 }
 
-/// Units and workers of one iteration.
+/// The units and ranks of one iteration.
 #[derive(Debug)]
 pub struct Schedule {
     costs: Vec<f64>,
     units: Vec<UnitState>,
     done: u32,
-    /// Cost of the units that nobody holds.
+    /// The cost of the units that no rank holds.
     open_cost: f64,
-    workers: BTreeMap<WorkerId, Worker>,
-    /// Workers that hold nothing and got nothing.
-    waiting: BTreeSet<WorkerId>,
+    ranks: BTreeMap<RankId, RankState>,
+    /// Ranks that are ready and hold nothing.
+    waiting: BTreeSet<RankId>,
     alive: usize,
-    /// Living workers whose speed is known, and the sum of their speeds.
+    /// The number of living ranks with a known speed, and the sum of their speeds.
     known: (usize, f64),
     policy: Box<dyn Policy>,
-    /// Made when nothing is open any more.
+    /// Built when no unit is open any more.
     late: Option<LateUnits>,
 }
 
 impl Schedule {
-    /// A schedule of units with these expected costs (in any measure) over these workers and their speeds (cost per
+    /// A schedule of units with these expected costs (in any measure) over these ranks and their speeds (cost per
     /// second; 0: unknown).
     ///
     /// # Errors
-    /// If there is no unit or no worker, a worker is named twice, or a cost or speed is no number for it.
+    /// If there is no unit or no rank, a rank is named twice, or a cost or speed is out of range.
     pub fn new(
         costs: &[f64],
-        workers: &[(WorkerId, f64)],
+        ranks: &[(RankId, f64)],
         policy: PolicyKind,
     ) -> Result<Self, ScheduleError> {
         if costs.is_empty() {
             return Err(ScheduleError::NoUnits);
         }
-        if workers.is_empty() {
+        if ranks.is_empty() {
             let open = costs.len() as u32;
-            return Err(ScheduleError::NoWorkers { open });
+            return Err(ScheduleError::NoRanks { open });
         }
         let bad = |cost: &f64| !(cost.is_finite() && *cost > 0.0);
         if let Some(unit) = costs.iter().position(bad) {
@@ -119,12 +119,12 @@ impl Schedule {
         }
         let mut states = BTreeMap::new();
         let mut known = (0, 0.0);
-        for &(worker, speed) in workers {
+        for &(rank, speed) in ranks {
             if !(speed.is_finite() && speed >= 0.0) {
-                return Err(ScheduleError::Speed { worker, speed });
+                return Err(ScheduleError::Speed { rank, speed });
             }
-            if states.insert(worker, Worker::with_speed(speed)).is_some() {
-                return Err(ScheduleError::Repeated { worker });
+            if states.insert(rank, RankState::with_speed(speed)).is_some() {
+                return Err(ScheduleError::Repeated { rank });
             }
             known = (known.0 + usize::from(speed > 0.0), known.1 + speed);
         }
@@ -134,30 +134,30 @@ impl Schedule {
             done: 0,
             open_cost: costs.iter().sum(),
             alive: states.len(),
-            workers: states,
+            ranks: states,
             waiting: BTreeSet::new(),
             known,
-            policy: policy.plan(costs, workers),
+            policy: policy.plan(costs, ranks),
             late: None,
         })
     }
 
-    /// Takes one event and says what to do. `now` is any clock that doesn't go back, in seconds.
+    /// Handles an event, and returns what to do. `now` is any clock that does not go back, in seconds.
     ///
     /// # Errors
-    /// Of an unknown unit or worker: nothing changes. If the last worker is lost before the end ([`NoWorkers`]): the
-    /// loss is noted, and a worker that joins later takes all open units.
+    /// For an unknown unit or rank; nothing changes. If the last rank is lost before the end ([`NoRanks`]): the
+    /// loss is noted, and a rank that joins later takes all open units.
     ///
-    /// [`NoWorkers`]: ScheduleError::NoWorkers
+    /// [`NoRanks`]: ScheduleError::NoRanks
     pub fn handle_event(&mut self, now: f64, event: Event) -> Result<Vec<Action>, ScheduleError> {
         let mut actions = Vec::new();
         match event {
-            Event::WorkerReady(worker) => self.ready(now, worker, &mut actions)?,
-            Event::UnitDone(worker, unit, result) => {
-                self.unit_done(now, worker, unit, result, &mut actions)?;
+            Event::RankReady(rank) => self.ready(now, rank, &mut actions)?,
+            Event::UnitDone(rank, unit, result) => {
+                self.unit_done(now, rank, unit, result, &mut actions)?;
             }
-            Event::WorkerLost(worker) => self.lost(now, worker, &mut actions)?,
-            Event::WorkerJoined(worker) => self.joined(worker)?,
+            Event::RankLost(rank) => self.lost(now, rank, &mut actions)?,
+            Event::RankJoined(rank) => self.joined(rank)?,
             Event::Tick => self.serve_waiting(now, &mut actions),
         }
         Ok(actions)
@@ -177,59 +177,53 @@ impl Schedule {
         Ok(matches!(self.units[unit as usize], UnitState::Done { .. }))
     }
 
-    /// Whether the worker is known and not lost.
-    pub fn is_alive(&self, worker: WorkerId) -> bool {
-        self.workers.get(&worker).is_some_and(|known| !known.lost)
+    /// Whether the rank is known and not lost.
+    pub fn is_alive(&self, rank: RankId) -> bool {
+        self.ranks.get(&rank).is_some_and(|known| !known.lost)
     }
 
-    /// Living workers whose speed was measured, in cost per second: for the next schedule.
-    pub fn speeds(&self) -> impl Iterator<Item = (WorkerId, f64)> {
-        let alive = self.workers.iter().filter(|(_, worker)| !worker.lost);
-        alive.filter_map(|(&id, worker)| Some((id, worker.speed()?)))
+    /// The living ranks with a known speed, in cost per second, for the next schedule.
+    pub fn speeds(&self) -> impl Iterator<Item = (RankId, f64)> {
+        let alive = self.ranks.iter().filter(|(_, rank)| !rank.lost);
+        alive.filter_map(|(&id, rank)| Some((id, rank.speed()?)))
     }
 
-    /// For each worker that evaluates a unit: (worker, unit, since when).
-    pub fn in_work(&self) -> impl Iterator<Item = (WorkerId, UnitId, f64)> {
-        self.workers.iter().filter_map(|(&id, worker)| {
-            let &unit = worker.holds.front()?;
-            Some((id, unit, worker.since()))
+    /// The ranks that evaluate a unit: (rank, unit, start time).
+    pub fn in_work(&self) -> impl Iterator<Item = (RankId, UnitId, f64)> {
+        self.ranks.iter().filter_map(|(&id, rank)| {
+            let &unit = rank.holds.front()?;
+            Some((id, unit, rank.since()))
         })
     }
 
     fn ready(
         &mut self,
         now: f64,
-        id: WorkerId,
+        id: RankId,
         actions: &mut Vec<Action>,
     ) -> Result<(), ScheduleError> {
-        match self.workers.get(&id) {
-            None => Err(ScheduleError::UnknownWorker { worker: id }),
-            Some(worker) if worker.lost => Err(ScheduleError::LostWorker { worker: id }),
-            Some(_) => {
-                self.assign_next(now, id, actions);
-                Ok(())
-            }
+        if self.known(id)?.lost {
+            return Err(ScheduleError::LostRank { rank: id });
         }
+        self.assign_next(now, id, actions);
+        Ok(())
     }
 
     fn unit_done(
         &mut self,
         now: f64,
-        id: WorkerId,
+        id: RankId,
         unit: UnitId,
         result: u64,
         actions: &mut Vec<Action>,
     ) -> Result<(), ScheduleError> {
         self.check_unit(unit)?;
         let cost = self.costs[unit as usize];
-        let worker = self
-            .workers
-            .get_mut(&id)
-            .ok_or(ScheduleError::UnknownWorker { worker: id })?;
-        let before = worker.speed();
-        worker.finish(now, unit, cost);
-        let (after, lost) = (worker.speed(), worker.lost);
-        let free = !lost && worker.holds.is_empty();
+        let rank = self.known(id)?;
+        let before = rank.speed();
+        rank.finish(now, unit, cost);
+        let (after, lost) = (rank.speed(), rank.lost);
+        let free = !lost && rank.holds.is_empty();
         if !lost {
             self.note_speed(before, after);
         }
@@ -243,14 +237,8 @@ impl Schedule {
         Ok(())
     }
 
-    /// Counts the first result of a unit, and compares a later one. Whether it was the first.
-    fn count(
-        &mut self,
-        id: WorkerId,
-        unit: UnitId,
-        result: u64,
-        actions: &mut Vec<Action>,
-    ) -> bool {
+    /// Counts the first result of a unit, and compares a later one. Returns whether it was the first.
+    fn count(&mut self, id: RankId, unit: UnitId, result: u64, actions: &mut Vec<Action>) -> bool {
         match self.units[unit as usize] {
             UnitState::Done {
                 by: first,
@@ -273,8 +261,8 @@ impl Schedule {
                 {
                     late.remove(held.eta, unit);
                 }
-                for other in held.workers().filter(|&other| other != id) {
-                    self.worker(other).drop_unit(unit);
+                for other in held.ranks().filter(|&other| other != id) {
+                    self.rank(other).drop_unit(unit);
                     actions.push(Action::Cancel(other, unit));
                 }
             }
@@ -287,18 +275,15 @@ impl Schedule {
     fn lost(
         &mut self,
         now: f64,
-        id: WorkerId,
+        id: RankId,
         actions: &mut Vec<Action>,
     ) -> Result<(), ScheduleError> {
-        let worker = self
-            .workers
-            .get_mut(&id)
-            .ok_or(ScheduleError::UnknownWorker { worker: id })?;
-        if worker.lost {
+        let rank = self.known(id)?;
+        if rank.lost {
             return Ok(());
         }
-        worker.lost = true;
-        let (held, speed) = (std::mem::take(&mut worker.holds), worker.speed());
+        rank.lost = true;
+        let (held, speed) = (std::mem::take(&mut rank.holds), rank.speed());
         self.alive -= 1;
         self.note_speed(speed, None);
         self.waiting.remove(&id);
@@ -309,21 +294,21 @@ impl Schedule {
         self.policy.lost(id, reopened);
         self.serve_waiting(now, actions);
         if self.alive == 0 && !self.finished() {
-            return Err(ScheduleError::NoWorkers {
+            return Err(ScheduleError::NoRanks {
                 open: self.units.len() as u32 - self.done,
             });
         }
         Ok(())
     }
 
-    /// The units that only this worker held; the others are their second holder's alone now.
-    fn reopen(&mut self, id: WorkerId, held: impl IntoIterator<Item = UnitId>) -> Vec<UnitId> {
+    /// Opens the units that only this rank held, and returns them. Units that two ranks held stay with the other one.
+    fn reopen(&mut self, id: RankId, held: impl IntoIterator<Item = UnitId>) -> Vec<UnitId> {
         let mut reopened = Vec::new();
         for unit in held {
             let UnitState::Held(before) = self.units[unit as usize] else {
-                unreachable!("a worker holds only units in work");
+                continue;
             };
-            let other = before.workers().find(|&other| other != id);
+            let other = before.ranks().find(|&other| other != id);
             self.units[unit as usize] = if let Some(first) = other {
                 if let Some(late) = &mut self.late {
                     late.insert(before.eta, unit);
@@ -345,28 +330,28 @@ impl Schedule {
         reopened
     }
 
-    fn joined(&mut self, id: WorkerId) -> Result<(), ScheduleError> {
+    fn joined(&mut self, id: RankId) -> Result<(), ScheduleError> {
         if self.is_alive(id) {
-            return Err(ScheduleError::Repeated { worker: id });
+            return Err(ScheduleError::Repeated { rank: id });
         }
-        let speed = self.workers.get(&id).and_then(Worker::speed);
-        self.workers
-            .insert(id, Worker::with_speed(speed.unwrap_or(0.0)));
+        let speed = self.ranks.get(&id).and_then(RankState::speed);
+        self.ranks
+            .insert(id, RankState::with_speed(speed.unwrap_or(0.0)));
         self.alive += 1;
         self.note_speed(None, speed);
         self.policy.joined(id);
         Ok(())
     }
 
-    /// Gives a worker its next open units; if there are none and it holds nothing, a late one of another, or it waits.
-    fn assign_next(&mut self, now: f64, id: WorkerId, actions: &mut Vec<Action>) {
+    /// Gives a rank its next open units. If there are none and it holds nothing, it gets a late unit of another, or waits.
+    fn assign_next(&mut self, now: f64, id: RankId, actions: &mut Vec<Action>) {
         let budget = self.budget(id);
         let (mut given, mut last) = (0.0, 0.0);
         while given == 0.0 || given + last <= budget {
             let Some(unit) = self.policy.next(id) else {
                 break;
             };
-            // A late result of a lost worker may have finished it in the meantime.
+            // A late result of a lost rank may have finished it in the meantime.
             if self.units[unit as usize] == UnitState::Open {
                 last = self.costs[unit as usize];
                 given += last;
@@ -383,65 +368,58 @@ impl Schedule {
                 self.units[unit as usize] = UnitState::Held(held);
             }
         }
-        if given == 0.0 && self.worker(id).holds.is_empty() {
+        if given == 0.0 && self.rank(id).holds.is_empty() {
             self.waiting.insert(id);
             self.duplicate(now, id, actions);
         }
     }
 
-    /// Cost of the open units that a worker may take at once.
-    fn budget(&mut self, id: WorkerId) -> f64 {
+    /// The cost of the open units that a rank may take at once.
+    fn budget(&mut self, id: RankId) -> f64 {
         if self.policy.all_at_once() {
             return f64::INFINITY;
         }
-        // One unit until its speed is known: a slow worker shouldn't sit on many.
+        // One unit until its speed is known: a slow rank must not hold many.
         let all = self.usual_speed().unwrap_or(0.0) * self.alive as f64;
-        let speed = self.worker(id).speed();
+        let speed = self.rank(id).speed();
         speed.map_or(0.0, |speed| BATCH * self.open_cost * speed / all)
     }
 
-    /// Serves the workers that wait.
+    /// Serves the ranks that wait.
     fn serve_waiting(&mut self, now: f64, actions: &mut Vec<Action>) {
         for id in self.waiting.clone() {
             self.assign_next(now, id, actions);
         }
     }
 
-    /// Gives an idle worker a unit that another should have finished, or will finish later than it can.
-    fn duplicate(&mut self, now: f64, id: WorkerId, actions: &mut Vec<Action>) {
+    /// Gives an idle rank a unit that another rank should have finished, or would finish later than this one.
+    fn duplicate(&mut self, now: f64, id: RankId, actions: &mut Vec<Action>) {
         let Some(usual) = self.usual_speed().filter(|_| self.policy.duplicates()) else {
             return;
         };
-        if self.late.is_none() {
-            self.late = Some(self.late_units(usual));
-        }
-        let speed = self.worker(id).speed().unwrap_or(usual);
+        let mut late = self.late.take().unwrap_or_else(|| self.late_units(usual));
+        let speed = self.rank(id).speed().unwrap_or(usual);
         let seconds = |unit: UnitId| self.costs[unit as usize] / speed;
         let given = |unit: UnitId| match self.units[unit as usize] {
             UnitState::Held(held) => held.given,
             _ => now,
         };
-        let late = self.late.as_ref().expect("made above");
-        let Some(unit) = late.pick(now, seconds, given) else {
-            return;
-        };
-        let UnitState::Held(held) = self.units[unit as usize] else {
-            unreachable!("late units are in work");
-        };
-        self.late
-            .as_mut()
-            .expect("made above")
-            .remove(held.eta, unit);
-        self.assign(now, id, unit);
-        actions.push(Action::Duplicate(id, unit));
-        let second = Some(id);
-        self.units[unit as usize] = UnitState::Held(Held { second, ..held });
+        if let Some(unit) = late.pick(now, seconds, given)
+            && let UnitState::Held(held) = self.units[unit as usize]
+        {
+            late.remove(held.eta, unit);
+            self.assign(now, id, unit);
+            actions.push(Action::Duplicate(id, unit));
+            let second = Some(id);
+            self.units[unit as usize] = UnitState::Held(Held { second, ..held });
+        }
+        self.late = Some(late);
     }
 
-    /// The units that one worker holds; where no speed was known when it was given, the usual one of today counts.
+    /// The units that exactly one rank holds. If no speed was known when a unit was given, the usual one of now counts.
     fn late_units(&mut self, usual: f64) -> LateUnits {
         let mut late = LateUnits::default();
-        for &unit in self.workers.values().flat_map(|worker| &worker.holds) {
+        for &unit in self.ranks.values().flat_map(|rank| &rank.holds) {
             if let UnitState::Held(held) = &mut self.units[unit as usize]
                 && held.second.is_none()
             {
@@ -454,14 +432,14 @@ impl Schedule {
         late
     }
 
-    /// Puts a unit behind those that a worker holds; the answer is when it should be finished.
-    fn assign(&mut self, now: f64, id: WorkerId, unit: UnitId) -> f64 {
+    /// Puts a unit behind those that a rank holds. Returns when it should be finished.
+    fn assign(&mut self, now: f64, id: RankId, unit: UnitId) -> f64 {
         let (cost, usual) = (self.costs[unit as usize], self.usual_speed());
         self.waiting.remove(&id);
-        self.worker(id).assign(now, unit, cost, usual)
+        self.rank(id).assign(now, unit, cost, usual)
     }
 
-    /// Mean speed of the living workers whose speed is known.
+    /// The mean speed of the living ranks with a known speed.
     fn usual_speed(&self) -> Option<f64> {
         (self.known.0 > 0).then(|| self.known.1 / self.known.0 as f64)
     }
@@ -474,8 +452,14 @@ impl Schedule {
         }
     }
 
-    fn worker(&mut self, id: WorkerId) -> &mut Worker {
-        self.workers.get_mut(&id).expect("the caller knows it")
+    fn known(&mut self, id: RankId) -> Result<&mut RankState, ScheduleError> {
+        let unknown = ScheduleError::UnknownRank { rank: id };
+        self.ranks.get_mut(&id).ok_or(unknown)
+    }
+
+    /// The state of a rank that the schedule knows.
+    fn rank(&mut self, id: RankId) -> &mut RankState {
+        self.ranks.entry(id).or_default()
     }
 
     fn check_unit(&self, unit: UnitId) -> Result<(), ScheduleError> {

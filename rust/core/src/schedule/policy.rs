@@ -1,18 +1,18 @@
-//! What a policy decides: which open units a worker gets next. A new policy is one new file and one line here.
+//! The policies: each decides which open units a rank gets next.
 
 use std::fmt::Debug;
 use std::str::FromStr;
 
 use super::dynamic::Dynamic;
 use super::static_runs::StaticRuns;
-use super::{ScheduleError, UnitId, WorkerId};
+use super::{RankId, ScheduleError, UnitId};
 
-/// The policies there are.
+/// The available policies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PolicyKind {
-    /// Each worker has one run of consecutive units, as long as its speed says.
+    /// Each rank gets one run of consecutive units, with a length in proportion to its speed.
     Static,
-    /// Units are handed out as workers become ready, the longest first; late ones are duplicated near the end.
+    /// Ranks get units as they become ready, the longest first. Late units are duplicated near the end.
     #[default]
     Dynamic,
 }
@@ -29,10 +29,10 @@ impl PolicyKind {
         }
     }
 
-    /// The policy's plan of these units, by expected cost, over these workers and their speeds.
-    pub(super) fn plan(self, costs: &[f64], workers: &[(WorkerId, f64)]) -> Box<dyn Policy> {
+    /// Plans units with these expected costs over these ranks and their speeds.
+    pub(super) fn plan(self, costs: &[f64], ranks: &[(RankId, f64)]) -> Box<dyn Policy> {
         match self {
-            Self::Static => Box::new(StaticRuns::new(costs, workers)),
+            Self::Static => Box::new(StaticRuns::new(costs, ranks)),
             Self::Dynamic => Box::new(Dynamic::new(costs)),
         }
     }
@@ -49,21 +49,21 @@ impl FromStr for PolicyKind {
     }
 }
 
-/// Holds every unit that no worker holds. [`super::Schedule`] checks the ids, knows who holds which unit and skips
-/// units that are done already.
+/// Holds every unit that no rank holds. [`super::Schedule`] checks the ids, knows which rank holds which unit, and skips
+/// units that are done.
 pub(super) trait Policy: Debug + Send {
-    /// Takes the next unit for this worker out of the plan.
-    fn next(&mut self, worker: WorkerId) -> Option<UnitId>;
+    /// Takes the next unit for this rank out of the plan.
+    fn next(&mut self, rank: RankId) -> Option<UnitId>;
 
-    /// A worker is gone; these are the units that it alone held, and they are open again.
-    fn lost(&mut self, worker: WorkerId, held: Vec<UnitId>);
+    /// A rank was lost. The units that it alone held are open again.
+    fn lost(&mut self, rank: RankId, held: Vec<UnitId>);
 
-    /// A worker came; it is unknown or was lost before.
-    fn joined(&mut self, worker: WorkerId);
+    /// A rank joined. It is unknown, or was lost before.
+    fn joined(&mut self, rank: RankId);
 
-    /// Whether a worker gets all its units at once, or by and by.
+    /// Whether a rank gets all its units at once.
     fn all_at_once(&self) -> bool;
 
-    /// Whether late units are given to a second worker.
+    /// Whether late units are given to a second rank.
     fn duplicates(&self) -> bool;
 }

@@ -1,27 +1,27 @@
-//! What has become of a unit.
+//! The state of a unit.
 
-use super::WorkerId;
+use super::RankId;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum UnitState {
     Open,
     Held(Held),
-    Done { by: WorkerId, result: u64 },
+    Done { by: RankId, result: u64 },
 }
 
-/// Who evaluates a unit.
+/// The ranks that evaluate a unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Held {
-    pub first: WorkerId,
-    /// A worker that evaluates it as well because it is late.
-    pub second: Option<WorkerId>,
-    /// When the first worker got it, and when it should be finished.
+    pub first: RankId,
+    /// A rank that evaluates it too because it is late.
+    pub second: Option<RankId>,
+    /// When the first rank got it, and when it should be finished.
     pub given: f64,
     pub eta: f64,
 }
 
 impl Held {
-    pub fn workers(self) -> impl Iterator<Item = WorkerId> {
+    pub fn ranks(self) -> impl Iterator<Item = RankId> {
         [Some(self.first), self.second].into_iter().flatten()
     }
 }

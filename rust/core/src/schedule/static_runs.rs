@@ -1,30 +1,30 @@
-//! The static policy: one run of consecutive units per worker, so that a worker's units share members. The runs cost as
-//! much as the workers' speeds say.
+//! The static policy: one run of consecutive units per rank, so that the units of a rank share members. The cost of each run
+//! is in proportion to the speed of its rank.
 //!
-//! Units of a lost worker go to the others, those with the least left first. A worker that joins gets what nobody has,
-//! and else waits for the next loss.
+//! Units of a lost rank go to the others, first to those with the fewest left. A rank that joins gets units only if no rank has
+//! them, or at the next loss.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use super::policy::Policy;
-use super::{UnitId, WorkerId};
+use super::{RankId, UnitId};
 
-/// Consecutive units, run after run.
+/// Runs of consecutive units.
 type Runs = VecDeque<Range<UnitId>>;
 
 #[derive(Debug)]
 pub(super) struct StaticRuns {
-    runs: BTreeMap<WorkerId, Runs>,
-    /// Units that were left when the last worker was lost.
+    runs: BTreeMap<RankId, Runs>,
+    /// Units that were open when the last rank was lost.
     orphans: Runs,
 }
 
 impl StaticRuns {
-    pub(super) fn new(costs: &[f64], workers: &[(WorkerId, f64)]) -> Self {
-        let known: Vec<f64> = workers
+    pub(super) fn new(costs: &[f64], ranks: &[(RankId, f64)]) -> Self {
+        let known: Vec<f64> = ranks
             .iter()
-            .map(|worker| worker.1)
+            .map(|rank| rank.1)
             .filter(|&speed| speed > 0.0)
             .collect();
         let usual = if known.is_empty() {
@@ -33,22 +33,22 @@ impl StaticRuns {
             known.iter().sum::<f64>() / known.len() as f64
         };
         let speed = |speed: f64| if speed > 0.0 { speed } else { usual };
-        let all_speeds: f64 = workers.iter().map(|worker| speed(worker.1)).sum();
+        let all_speeds: f64 = ranks.iter().map(|rank| speed(rank.1)).sum();
         let per_speed = costs.iter().sum::<f64>() / all_speeds;
         let mut runs = BTreeMap::new();
         let (mut start, mut planned, mut passed) = (0, 0.0, 0.0);
-        for (place, &(worker, own)) in workers.iter().enumerate() {
+        for (index, &(rank, own)) in ranks.iter().enumerate() {
             planned += per_speed * speed(own);
             let mut stop = start;
-            // A unit belongs to the run in which its middle lies; the last run takes what rounding left.
+            // A unit belongs to the run in which its middle lies. The last run takes what rounding left.
             while let Some(&cost) = costs.get(stop)
-                && (place + 1 == workers.len() || passed + cost / 2.0 <= planned)
+                && (index + 1 == ranks.len() || passed + cost / 2.0 <= planned)
             {
                 passed += cost;
                 stop += 1;
             }
             let run = start as UnitId..stop as UnitId;
-            runs.insert(worker, Runs::from_iter((start < stop).then_some(run)));
+            runs.insert(rank, Runs::from_iter((start < stop).then_some(run)));
             start = stop;
         }
         Self {
@@ -59,8 +59,8 @@ impl StaticRuns {
 }
 
 impl Policy for StaticRuns {
-    fn next(&mut self, worker: WorkerId) -> Option<UnitId> {
-        let runs = self.runs.get_mut(&worker)?;
+    fn next(&mut self, rank: RankId) -> Option<UnitId> {
+        let runs = self.runs.get_mut(&rank)?;
         let unit = runs.front_mut()?.next();
         if runs.front().is_some_and(|run| run.start == run.end) {
             runs.pop_front();
@@ -68,8 +68,8 @@ impl Policy for StaticRuns {
         unit
     }
 
-    fn lost(&mut self, worker: WorkerId, held: Vec<UnitId>) {
-        let mut open = self.runs.remove(&worker).unwrap_or_default();
+    fn lost(&mut self, rank: RankId, held: Vec<UnitId>) {
+        let mut open = self.runs.remove(&rank).unwrap_or_default();
         for unit in held.into_iter().rev() {
             open.push_front(unit..unit + 1);
         }
@@ -77,7 +77,7 @@ impl Policy for StaticRuns {
             self.orphans.append(&mut open);
             return;
         }
-        let mut heirs: Vec<(u32, WorkerId)> = self
+        let mut heirs: Vec<(u32, RankId)> = self
             .runs
             .iter()
             .map(|(&id, runs)| (count(runs), id))
@@ -85,15 +85,13 @@ impl Policy for StaticRuns {
         heirs.sort_unstable();
         let sizes = shares(count(&open), heirs.len() as u32);
         for ((_, heir), size) in heirs.into_iter().zip(sizes) {
-            self.runs
-                .get_mut(&heir)
-                .expect("listed above")
-                .append(&mut take(&mut open, size));
+            let runs = self.runs.entry(heir).or_default();
+            runs.append(&mut take(&mut open, size));
         }
     }
 
-    fn joined(&mut self, worker: WorkerId) {
-        self.runs.insert(worker, std::mem::take(&mut self.orphans));
+    fn joined(&mut self, rank: RankId) {
+        self.runs.insert(rank, std::mem::take(&mut self.orphans));
     }
 
     fn all_at_once(&self) -> bool {
@@ -105,17 +103,18 @@ impl Policy for StaticRuns {
     }
 }
 
-/// Sizes of `parts` runs of `total` units: equal but for one unit, the larger ones first.
+/// The sizes of `parts` runs of `total` units. They differ by one unit at most, and the larger ones come first.
 fn shares(total: u32, parts: u32) -> impl Iterator<Item = u32> {
     (0..parts).map(move |part| total / parts + u32::from(part < total % parts))
 }
 
-/// Takes the first `size` units, which must be there.
+/// Takes the first `size` units, or all if there are fewer.
 fn take(units: &mut Runs, size: u32) -> Runs {
     let mut taken = Runs::new();
     let mut missing = size;
-    while missing > 0 {
-        let run = units.front_mut().expect("shares add up to the whole");
+    while missing > 0
+        && let Some(run) = units.front_mut()
+    {
         let stop = run.end.min(run.start + missing);
         missing -= stop - run.start;
         taken.push_back(run.start..stop);

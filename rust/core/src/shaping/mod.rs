@@ -110,6 +110,13 @@ impl Shaping {
     }
 }
 
+impl Default for Shaping {
+    fn default() -> Self {
+        let (name, rule) = RULES[0];
+        Self::Named(name, rule)
+    }
+}
+
 impl fmt::Debug for Shaping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Shaping({:?})", self.name())

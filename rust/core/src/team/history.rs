@@ -1,28 +1,27 @@
 //! The records that a rank has, from the first on, with a checksum over each prefix.
 
-/// Records by iteration. What they say is the caller's matter.
+/// Records by iteration, as opaque bytes.
 #[derive(Debug, Default)]
 pub struct History {
     records: Vec<Vec<u8>>,
-    /// Checksum over records 0..=i, for each i.
+    /// The checksum over records 0..=i, for each i.
     checksums: Vec<u64>,
 }
 
 impl History {
-    /// How many there are: the iteration that comes next.
+    /// The number of records, which is the next iteration.
     pub fn len(&self) -> u32 {
         self.records.len() as u32
     }
 
-    /// Whether there is none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
     /// Appends the next record.
     pub fn push(&mut self, record: Vec<u8>) {
-        let before = self.checksum(self.len()).expect("its own length");
-        self.checksums.push(mix(before, &record));
+        self.checksums.push(mix(self.checksum_of_all(), &record));
         self.records.push(record);
     }
 
@@ -36,22 +35,27 @@ impl History {
         self.records.get(first as usize..).unwrap_or_default()
     }
 
-    /// Whether these records, from `first` on, are those that are known, as far as any is; none is missing before them.
+    /// Whether these records, from `first` on, equal the known ones as far as both reach, and no record is missing between.
     pub fn agrees(&self, first: u32, records: &[Vec<u8>]) -> bool {
         let mut both = self.since(first).iter().zip(records);
         first <= self.len() && both.all(|(known, record)| known == record)
     }
 
-    /// Checksum over the first `count` records, if there are as many: equal for equal prefixes.
+    /// The checksum over the first `count` records, equal for equal prefixes; `None` if there are fewer records.
     pub fn checksum(&self, count: u32) -> Option<u64> {
         match count {
             0 => Some(0),
             count => self.checksums.get(count as usize - 1).copied(),
         }
     }
+
+    /// The checksum over all records.
+    pub fn checksum_of_all(&self) -> u64 {
+        self.checksums.last().copied().unwrap_or(0)
+    }
 }
 
-/// Continues a checksum; not cryptographic.
+/// Continues a checksum with these bytes. Not cryptographic.
 pub(super) fn mix(seed: u64, bytes: &[u8]) -> u64 {
     let word = |state: u64, word: u64| {
         let mixed = (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);

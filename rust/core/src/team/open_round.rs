@@ -1,31 +1,31 @@
-//! The round that a leader has open: its schedule, and the table as it fills.
+//! The round that a leader has open: its schedule, and its table as it fills.
 
 use std::collections::BTreeMap;
 
-use crate::schedule::{Action, Event, PolicyKind, Schedule, ScheduleError, UnitId, WorkerId};
+use crate::schedule::{Action, Event, PolicyKind, RankId, Schedule, ScheduleError, UnitId};
 
 use super::history::mix;
 use super::message::{Outcome, Report, Round};
-use super::worker::add;
+use super::work::add;
 
-/// The results of a round: values by unit, counts summed up.
+/// The results of a round.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
-    /// Values of each unit.
+    /// The values of each unit.
     pub values: Vec<Vec<f64>>,
-    /// Sum of the counts over all units, each unit once.
+    /// The sums of the counts over all units, each unit counted once.
     pub counts: Vec<u64>,
-    /// The figures of units that have some.
+    /// The figures of the units that have some.
     pub figures: BTreeMap<UnitId, Vec<u8>>,
 }
 
 #[derive(Debug)]
 pub(super) struct OpenRound {
     pub round: Round,
-    costs: Vec<f64>,
+    pub costs: Vec<f64>,
     schedule: Schedule,
     table: Table,
-    /// Counts of the units that were told one by one, which a batch may tell again.
+    /// The counts of units that were reported one by one, and that a batch may report again.
     single: BTreeMap<UnitId, Vec<u64>>,
 }
 
@@ -33,14 +33,13 @@ impl OpenRound {
     pub fn new(
         round: Round,
         costs: Vec<f64>,
-        workers: &[(WorkerId, f64)],
+        ranks: &[(RankId, f64)],
         policy: PolicyKind,
     ) -> Result<Self, ScheduleError> {
-        let schedule = Schedule::new(&costs, workers, policy)?;
+        let schedule = Schedule::new(&costs, ranks, policy)?;
         let table = Table {
             values: vec![Vec::new(); costs.len()],
-            counts: Vec::new(),
-            figures: BTreeMap::new(),
+            ..Table::default()
         };
         Ok(Self {
             round,
@@ -51,23 +50,19 @@ impl OpenRound {
         })
     }
 
-    pub fn costs(&self) -> &[f64] {
-        &self.costs
-    }
-
     pub fn finished(&self) -> bool {
         self.schedule.finished()
     }
 
-    pub fn is_alive(&self, worker: WorkerId) -> bool {
-        self.schedule.is_alive(worker)
+    pub fn is_alive(&self, rank: RankId) -> bool {
+        self.schedule.is_alive(rank)
     }
 
-    pub fn speeds(&self) -> impl Iterator<Item = (WorkerId, f64)> {
+    pub fn speeds(&self) -> impl Iterator<Item = (RankId, f64)> {
         self.schedule.speeds()
     }
 
-    pub fn in_work(&self) -> impl Iterator<Item = (WorkerId, UnitId, f64)> {
+    pub fn in_work(&self) -> impl Iterator<Item = (RankId, UnitId, f64)> {
         self.schedule.in_work()
     }
 
@@ -75,46 +70,27 @@ impl OpenRound {
         std::mem::take(&mut self.table)
     }
 
-    /// An event without results. That nobody is left is no error here: the leader itself may come back.
+    /// Handles an event without results. It is no error that no rank is left: the leader itself may come back.
     pub fn event(&mut self, now: f64, event: Event) -> Vec<Action> {
         self.schedule.handle_event(now, event).unwrap_or_default()
     }
 
-    /// Takes a report of a living worker.
-    pub fn report(&mut self, now: f64, from: WorkerId, report: &Report) -> Vec<Action> {
-        let known = |unit: UnitId| (unit as usize) < self.costs.len();
-        let units = report.results.iter().map(|(unit, _)| *unit);
-        if !units
-            .chain(report.figures.iter().map(|(unit, _)| *unit))
-            .all(known)
-        {
+    /// Handles a report of a rank that takes part.
+    pub fn report(&mut self, now: f64, from: RankId, report: &Report) -> Vec<Action> {
+        let units: Vec<UnitId> = report.results.iter().map(|result| result.0).collect();
+        let figures = report.figures.iter().map(|figures| &figures.0);
+        if !units.iter().chain(figures).all(|&unit| self.knows(unit)) {
             return Vec::new();
         }
-        let done = |unit| self.schedule.is_done(unit).expect("checked above");
-        let (old, new): (Vec<_>, Vec<_>) = report.results.iter().partition(|(unit, _)| done(*unit));
-        if let [(unit, _)] = new[..]
-            && old.is_empty()
-        {
-            self.single.insert(*unit, report.counts.clone());
-        }
+        let (old, new): (Vec<_>, Vec<_>) = units.into_iter().partition(|&unit| self.is_done(unit));
         if !new.is_empty() {
-            let mut counts = report.counts.clone();
-            for (unit, _) in &old {
-                for (count, told) in counts
-                    .iter_mut()
-                    .zip(self.single.get(unit).into_iter().flatten())
-                {
-                    *count = count.wrapping_sub(*told);
-                }
-            }
-            add(&mut self.table.counts, &counts);
-            self.table.figures.extend(
-                report
-                    .figures
-                    .iter()
-                    .filter(|(unit, _)| !done(*unit))
-                    .cloned(),
-            );
+            self.add_counts(&report.counts, &old, &new);
+            let figures = report.figures.iter();
+            let new: Vec<_> = figures
+                .filter(|(unit, _)| !self.is_done(*unit))
+                .cloned()
+                .collect();
+            self.table.figures.extend(new);
         }
         let mut actions = Vec::new();
         for (unit, values) in &report.results {
@@ -122,24 +98,24 @@ impl OpenRound {
         }
         let served = |action: &Action| matches!(action, Action::Assign(to, _) | Action::Duplicate(to, _) if *to == from);
         if report.ready && !actions.iter().any(served) {
-            actions.extend(self.event(now, Event::WorkerReady(from)));
+            actions.extend(self.event(now, Event::RankReady(from)));
         }
         actions
     }
 
-    /// Takes what a worker had before this leader knew it.
+    /// Handles the results that a rank had before this leader knew it.
     pub fn results(
         &mut self,
         now: f64,
-        from: WorkerId,
+        from: RankId,
         results: &[(UnitId, Outcome)],
     ) -> Vec<Action> {
         let mut actions = Vec::new();
         for (unit, outcome) in results {
-            let Ok(done) = self.schedule.is_done(*unit) else {
+            if !self.knows(*unit) {
                 continue;
-            };
-            if !done {
+            }
+            if !self.is_done(*unit) {
                 self.single.insert(*unit, outcome.counts.clone());
                 add(&mut self.table.counts, &outcome.counts);
                 if !outcome.figures.is_empty() {
@@ -151,8 +127,31 @@ impl OpenRound {
         actions
     }
 
-    fn count(&mut self, now: f64, from: WorkerId, unit: UnitId, values: &[f64]) -> Vec<Action> {
-        if !self.schedule.is_done(unit).unwrap_or(true) {
+    fn knows(&self, unit: UnitId) -> bool {
+        (unit as usize) < self.costs.len()
+    }
+
+    /// Whether the unit needs no result. Unknown units never do.
+    fn is_done(&self, unit: UnitId) -> bool {
+        self.schedule.is_done(unit).unwrap_or(true)
+    }
+
+    /// Adds the counts of a report without those of its units that were counted before.
+    fn add_counts(&mut self, reported: &[u64], old: &[UnitId], new: &[UnitId]) {
+        let mut counts = reported.to_vec();
+        if let ([unit], []) = (new, old) {
+            self.single.insert(*unit, counts.clone());
+        }
+        for known in old.iter().filter_map(|unit| self.single.get(unit)) {
+            for (count, known) in counts.iter_mut().zip(known) {
+                *count = count.wrapping_sub(*known);
+            }
+        }
+        add(&mut self.table.counts, &counts);
+    }
+
+    fn count(&mut self, now: f64, from: RankId, unit: UnitId, values: &[f64]) -> Vec<Action> {
+        if !self.is_done(unit) {
             self.table.values[unit as usize] = values.to_vec();
         }
         let bytes: Vec<u8> = values

@@ -1,117 +1,117 @@
-//! What the main thread of a rank is told.
+//! The instructions of a rank's machine to its main thread.
 
 use crate::schedule::UnitId;
 
 use super::{RankId, Round};
 
-/// Why a rank doesn't count any more.
+/// Why a rank counts as lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// Its process is gone.
+    /// Its process ended.
     Dead,
-    /// It said that it can't go on.
+    /// It failed, for this reason.
     Resigned(String),
-    /// It didn't answer in time; it may come back.
+    /// It was silent, or busy with one unit, for too long. It may come back.
     Silent,
 }
 
 /// What the main thread of a rank does next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Nothing yet.
+    /// Nothing to do yet.
     Wait,
-    /// Evaluate this unit; then call [`Rank::evaluated`].
+    /// Evaluate this unit, then call [`super::Rank::evaluated`].
     Evaluate {
-        /// The round it belongs to.
+        /// The round of the unit.
         round: Round,
-        /// Its number in the round.
+        /// Its index in the round.
         unit: UnitId,
     },
-    /// Journal this record unless it is there already, update the weights, apply it.
+    /// Write this record to the journal unless it is there already, then update the weights by it.
     Apply {
-        /// Its iteration.
+        /// The iteration of the record.
         iteration: u32,
-        /// What the leader published.
+        /// The record as the leader published it.
         payload: Vec<u8>,
     },
-    /// All living ranks have this digest: journal it.
+    /// All ranks that take part have this digest: write it to the journal.
     Agreed {
-        /// The iteration.
+        /// The iteration after which it was computed.
         iteration: u32,
         /// The digest.
         digest: u64,
     },
-    /// Make the weights anew from the base and the records, then call [`Rank::digest`] for the last iteration after which
-    /// all ranks call it: this one, or one that was applied since.
+    /// Rebuild the weights from the base and the records, then call [`super::Rank::digest`] for the last iteration at which
+    /// ranks compare digests: this one, or one that was applied since.
     Heal {
         /// The iteration whose digest was wrong.
         iteration: u32,
     },
-    /// What the leader tells those who come.
+    /// What the leader sends to every rank that takes part.
     Welcome {
-        /// The leader's words.
+        /// The leader's bytes.
         payload: Vec<u8>,
     },
-    /// For the journal.
+    /// An entry for the journal of this host.
     Note {
-        /// The leader's words.
+        /// The leader's bytes.
         payload: Vec<u8>,
     },
-    /// This rank leads from now on.
+    /// This rank leads from now on: take the journal over.
     Lead,
-    /// This rank doesn't lead any more.
+    /// This rank no longer leads.
     Follow,
-    /// Leader: the round's table is complete and may be used.
+    /// Leader: the table of the round is complete, see [`super::Rank::take_table`].
     Complete,
     /// Leader: a rank was asked to end the call soon.
     Halt,
-    /// Leader: another rank knows later records; the open round is void.
+    /// Leader: another rank knows later records, so the open round is void.
     Superseded,
     /// Leader: a rank was lost.
     Lost {
-        /// Which.
+        /// The lost rank.
         rank: RankId,
-        /// Why.
+        /// Why it counts as lost.
         loss: Loss,
     },
-    /// Leader: a rank that was lost is back.
+    /// Leader: a rank that counted as lost is back.
     Back {
-        /// Which.
+        /// The rank.
         rank: RankId,
     },
     /// Leader: a rank with another model, other data or other records wants to take part.
     Stranger {
-        /// Which.
+        /// The rank.
         rank: RankId,
-        /// Whether it is its records that differ.
+        /// Whether its records differ.
         records: bool,
     },
     /// Leader: two results of a unit differ.
     Differs {
         /// The unit.
         unit: UnitId,
-        /// Whose result counted.
+        /// The rank whose result counts.
         first: RankId,
-        /// Whose result differs.
+        /// The rank whose result differs from it.
         second: RankId,
     },
-    /// Leader: these ranks' weights differ from the others', or, if `hopeless`, do so again.
+    /// Leader: the weights of these ranks differ from the majority's.
     Diverged {
-        /// Which.
+        /// The ranks.
         ranks: Vec<RankId>,
-        /// After which iteration.
+        /// The iteration after which digests were compared.
         iteration: u32,
-        /// Whether making them anew didn't help.
+        /// Whether they still differ after the ranks rebuilt them.
         hopeless: bool,
     },
     /// The call is over.
     Finished {
-        /// Its result.
+        /// The result of the call.
         payload: Vec<u8>,
     },
     /// The call ends with an error.
     Stopped {
-        /// The leader's words.
+        /// The leader's bytes; empty if this rank failed and no other rank is left.
         payload: Vec<u8>,
     },
 }

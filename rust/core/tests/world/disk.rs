@@ -1,31 +1,31 @@
-//! The journals of a simulated job, one on each host. As in a real one, whoever takes a journal over is the only one that
-//! can append to it from then on.
+//! The journals of a simulated job, one per host. As in a real job, only the rank that took a journal over last can append
+//! to it.
 
 /// A host's journal.
 #[derive(Debug, Default)]
 pub struct Disk {
     pub records: Vec<Vec<u8>>,
-    /// Of the last one that took it over.
+    /// The number of the last takeover.
     owner: u64,
-    /// Whom the lock names: who is about to take it over, or did last.
+    /// The rank that the lock names: it is about to take the journal over, or was the last one to do so.
     pub locked: Option<u32>,
-    /// Whether a leader of this job wrote it: the others of this host see it then.
+    /// Whether a leader of this job wrote it, so that the other ranks of this host see it.
     pub led: bool,
 }
 
-/// What one process knows of a journal that it writes, or wrote.
+/// What a process knows about a journal that it writes or wrote.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer {
     owner: u64,
     have: usize,
 }
 
-/// Somebody else took the journal over.
+/// Another rank took the journal over.
 #[derive(Debug)]
 pub struct Taken;
 
 impl Disk {
-    /// Opens it, and makes it and these records one: appends what it lacks, returns what they lack.
+    /// Takes the journal over. Appends those of the known records that it lacks, and returns its records beyond them.
     pub fn take_over(&mut self, known: &[Vec<u8>]) -> (Writer, Vec<Vec<u8>>) {
         let both = self.records.len().min(known.len());
         assert_eq!(
@@ -42,23 +42,23 @@ impl Disk {
         (writer, self.records[known.len().max(both)..].to_vec())
     }
 
-    /// The record of an iteration; one that is there already is left alone.
+    /// Appends the record of an iteration unless it is there already.
     pub fn append(
         &mut self,
         writer: &mut Writer,
         iteration: u32,
         record: &[u8],
     ) -> Result<(), Taken> {
-        let place = iteration as usize;
+        let index = iteration as usize;
         assert!(
-            place <= writer.have,
-            "expected record {}, got {place}",
+            index <= writer.have,
+            "expected record {}, got {index}",
             writer.have
         );
-        if place < writer.have {
+        if index < writer.have {
             assert_eq!(
-                self.records[place], record,
-                "record {place} is another one on the disk"
+                self.records[index], record,
+                "record {index} differs from the one on the disk"
             );
             return Ok(());
         }
@@ -68,7 +68,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Something that isn't a record.
+    /// Appends an entry that is not a record.
     pub fn write(&self, writer: Writer) -> Result<(), Taken> {
         if writer.owner == self.owner {
             Ok(())

@@ -1,11 +1,11 @@
-//! What the ranks of a simulated job work on: results, records and weights, all drawn from seeds.
+//! The work of a simulated job: results, records and weights, all computed from seeds.
 
 use es_core::team::{Outcome, Round};
 
-/// Two calls, each a run of so many iterations.
+/// The number of iterations of each of two calls. Each call is a run of its own.
 pub const ITERATIONS: [u32; 2] = [5, 2];
 
-/// A small generator; every draw of a world comes from its seed.
+/// A small random generator. A world draws everything from one.
 pub struct Draw(pub u64);
 
 impl Draw {
@@ -26,7 +26,7 @@ impl Draw {
         (self.word() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Mostly near `low`, sometimes up to `high`.
+    /// A number that is mostly near `low`, and sometimes up to `high`.
     pub fn skewed(&mut self, low: f64, high: f64) -> f64 {
         low * (high / low).powf(self.unit().powi(3))
     }
@@ -38,28 +38,27 @@ pub fn mix(word: u64) -> u64 {
     word ^ word >> 31
 }
 
-/// Some units have figures.
+/// The figures of a unit; some units have none.
 pub fn figures(weights: u64, unit: u32) -> Vec<u8> {
     let size = unit.saturating_sub(1) as usize % 3;
     mix(weights + u64::from(unit)).to_le_bytes()[..size].to_vec()
 }
 
-/// What a unit's result is under these weights; some have more values than others.
+/// The result of a unit with these weights. Some units have more values than others.
 pub fn outcome(weights: u64, round: Round, unit: u32) -> Outcome {
-    let place = u64::from(unit) << 32 ^ u64::from(round.kind) << 24 ^ u64::from(round.step);
-    let seed = mix(weights ^ place);
+    let address = u64::from(unit) << 32 ^ u64::from(round.kind) << 24 ^ u64::from(round.step);
+    let seed = mix(weights ^ address);
     let width = 1 + usize::from(unit % 5 == 3);
     Outcome {
         values: (0..width as u64)
-            .map(|place| (mix(seed + place) >> 12) as f64)
+            .map(|index| (mix(seed + index) >> 12) as f64)
             .collect(),
         counts: vec![1, u64::from(unit) + 1],
         figures: figures(weights, unit),
     }
 }
 
-/// The record that a table makes. Two that are made of the same table needn't be the same bytes: the mark differs, and has
-/// no influence on the weights.
+/// The record of a table. Records of the same table may differ in their mark, which has no influence on the weights.
 pub fn record(values: &[Vec<f64>], mark: u64) -> Vec<u8> {
     let numbers = values.iter().flatten().map(|value| value.to_bits());
     [mark]
@@ -80,7 +79,7 @@ pub fn base(run: usize) -> u64 {
     1 + run as u64
 }
 
-/// Weights after each iteration of an undisturbed run.
+/// The weights after each iteration of an undisturbed run.
 pub fn expected(run: usize, units: u32) -> Vec<u64> {
     let mut all = vec![base(run)];
     for step in 0..ITERATIONS[run] {

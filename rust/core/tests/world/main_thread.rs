@@ -1,4 +1,4 @@
-//! What the main thread of a simulated rank does: the steps that its machine names, and the leader's program.
+//! The main thread of a simulated rank: it carries out the steps of its machine, and the leader's program.
 
 use es_core::team::{Loss, Round, Step, Table};
 
@@ -6,14 +6,14 @@ use super::disk::Writer;
 use super::job::{ITERATIONS, apply, base, figures, outcome, record};
 use super::{What, World};
 
-/// A leader whose journal was taken over waits so often for another one to speak, so many seconds each time.
+/// A leader whose journal was taken waits this number of times for the rank that took it, `PATIENCE` seconds each time.
 const WAITS: u32 = 20;
 const PATIENCE: f64 = 0.25;
 
-/// What it says if none does.
+/// The error with which it ends the job if no rank sends a message.
 const TAKEN: &[u8] = b"taken";
 
-/// What a main thread is about: it takes a while, and meanwhile messages come.
+/// The current work of a main thread. It takes some time, in which messages arrive.
 #[derive(Clone, Debug)]
 pub enum Work {
     Evaluate {
@@ -23,7 +23,7 @@ pub enum Work {
     Begin {
         round: Round,
     },
-    /// It holds the lock, and is about to take the journal over.
+    /// It holds the lock and will take the journal over.
     Lock,
     TakeOver {
         first: u32,
@@ -38,29 +38,29 @@ pub enum Work {
     },
 }
 
-/// What a rank's program knows.
+/// The state of a rank's program.
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct Program {
     pub weights: u64,
     pub applied: u32,
     pub leading: bool,
-    /// Whether it has a round open as leader, or ended the call.
+    /// Whether it has a round open as leader, or has ended the call.
     pub busy: bool,
-    /// After how many iterations it has evaluated, as leader.
+    /// The number of iterations after which it evaluated last as leader.
     pub evaluated: Option<u32>,
-    /// Whether it was told, as leader, to end the call soon.
+    /// Whether it was asked as leader to end the call soon.
     pub halting: bool,
-    /// Whether it raised an error: it takes no more steps than the last one.
+    /// Whether it raised an error. Then it carries out only the last step.
     pub failed: bool,
     pub work: Option<Work>,
     pub writer: Option<Writer>,
-    /// How often it still waits for who took its journal over.
+    /// The number of times that it still waits for the rank that took its journal.
     pub taken: Option<u32>,
 }
 
 impl World {
-    /// One turn of a rank's main thread: it finishes what it did, and does the next step.
+    /// One turn of a rank's main thread: it finishes its current work and begins the next step.
     pub fn main(&mut self, rank: u32) {
         match self.program(rank).work.take() {
             Some(Work::Lock) => {
@@ -72,9 +72,9 @@ impl World {
             None => {}
         }
         let mut step = Step::Wait;
-        self.machine(rank, |machine, now| step = machine.next(now));
+        self.machine(rank, |machine, now| step = machine.poll_step(now));
         let now = self.now;
-        if self.told && step != Step::Wait {
+        if self.traced && step != Step::Wait {
             eprintln!("{now:9.3} {rank}: {step:?}");
         }
         let mut seconds = 0.001;
@@ -109,7 +109,7 @@ impl World {
                 seconds = pace * (0.8 + 0.4 * self.draw.unit());
             }
             Step::Apply { iteration, payload } => self.apply(rank, iteration, &payload),
-            Step::Heal { .. } => self.heal(rank),
+            Step::Heal { .. } => self.rebuild(rank),
             Step::Halt => self.program(rank).halting = true,
             Step::Complete => self.complete(rank),
             Step::Lead => self.lock(rank),
@@ -120,7 +120,7 @@ impl World {
             Step::Superseded => self.program(rank).busy = false,
             Step::Finished { payload } => return self.finished(rank, &payload),
             Step::Stopped { payload } if payload == TAKEN => return self.gone(rank),
-            // One that resigned and takes all others for lost leaves with its own error.
+            // A rank that resigned and for which all others are lost leaves with its own error.
             Step::Stopped { payload } if payload.is_empty() && self.resigned(rank) => {
                 return self.gone(rank);
             }
@@ -140,7 +140,7 @@ impl World {
             } if self.trouble.flips > 0 => {
                 let _ = self.write(rank);
             }
-            // What a rank with wrong weights said before they were compared.
+            // Results of a rank with wrong weights, from before weights were compared.
             Step::Differs { .. } if self.trouble.flips > 0 => {}
             step => panic!("rank {rank}: {step:?}"),
         }
@@ -155,7 +155,7 @@ impl World {
         &mut self.processes[rank as usize].program
     }
 
-    /// Seconds for which a main thread hangs: mostly none.
+    /// The seconds for which a main thread hangs, mostly 0.
     fn hang(&mut self) -> f64 {
         let hangs = self.draw.chance(self.trouble.hangs);
         f64::from(u8::from(hangs)) * self.timeout * (0.5 + 2.0 * self.draw.unit())
@@ -163,7 +163,7 @@ impl World {
 
     fn finish_work(&mut self, rank: u32, work: Work) {
         if matches!(work, Work::TakeOver { .. }) {
-            // Sometimes there is something to write down first.
+            // Sometimes it writes an event first.
             if self.draw.chance(0.3) && self.write(rank) {
                 return;
             }
@@ -190,11 +190,12 @@ impl World {
                 machine.publish(now, iteration, record);
             }
             Work::Finish { payload } => machine.finish(now, payload),
-            Work::Lock => unreachable!("it has a step of its own"),
+            Work::Lock => unreachable!("a turn of its own"),
         });
     }
 
-    /// The leader has nothing open. It evaluates before each iteration, and iterates to the end of this call.
+    /// The leader has no round open: it opens an evaluation before each iteration, then the iteration, and ends the call after
+    /// the last one.
     fn advance(&mut self, rank: u32) {
         let end = ITERATIONS[self.processes[rank as usize].run()];
         let program = self.program(rank);
@@ -211,7 +212,7 @@ impl World {
 
     fn lock(&mut self, rank: u32) {
         let process = &mut self.processes[rank as usize];
-        let disk = self.disks.entry(process.place()).or_default();
+        let disk = self.disks.entry(process.journal()).or_default();
         (disk.locked, disk.led) = (Some(rank), true);
         let program = &mut process.program;
         (program.work, program.writer) = (Some(Work::Lock), None);
@@ -220,7 +221,7 @@ impl World {
 
     fn take_over(&mut self, rank: u32) {
         let process = &mut self.processes[rank as usize];
-        let disk = self.disks.entry(process.place()).or_default();
+        let disk = self.disks.entry(process.journal()).or_default();
         let known = process.machine.history().since(0);
         let (writer, lacking) = disk.take_over(known);
         let first = known.len() as u32;
@@ -229,12 +230,12 @@ impl World {
         program.writer = Some(writer);
     }
 
-    /// The first rank of a host that doesn't see the leader's journal keeps a copy.
+    /// The first rank of a host that does not see the leader's journal keeps a copy of it.
     fn keep_copy(&mut self, rank: u32, leader: u32) {
         let host = self.processes[rank as usize].host;
         let first = self.processes.iter().position(|other| other.host == host);
         let process = &mut self.processes[rank as usize];
-        let disk = self.disks.entry(process.place()).or_default();
+        let disk = self.disks.entry(process.journal()).or_default();
         let local = first == Some(rank as usize);
         if local && leader != host && !disk.led && process.program.writer.is_none() {
             let applied = process.program.applied as usize;
@@ -245,21 +246,24 @@ impl World {
 
     fn apply(&mut self, rank: u32, iteration: u32, record: &[u8]) {
         let process = &mut self.processes[rank as usize];
-        let place = process.place();
+        let journal = process.journal();
         let program = &mut process.program;
-        assert_eq!(iteration, program.applied, "records come in their order");
+        assert_eq!(iteration, program.applied, "records are applied in order");
         if let Some(writer) = &mut program.writer {
-            let disk = self.disks.get_mut(&place).expect("it is written");
+            let disk = self.disks.get_mut(&journal).expect("it is written");
             if disk.append(writer, iteration, record).is_err() {
-                assert!(!program.leading, "a leader applies what it can't write");
+                assert!(
+                    !program.leading,
+                    "a leader applies a record that it can't write"
+                );
                 program.writer = None;
             }
         }
-        let here = self.disks.iter().filter(|(other, _)| other.0 == place.0);
+        let here = self.disks.iter().filter(|(other, _)| other.0 == journal.0);
         let mut kept = here.map(|(_, disk)| disk.records.get(iteration as usize));
         assert!(
             kept.any(|kept| kept == Some(&record.to_vec())),
-            "it is on a disk first"
+            "the record is on a disk first"
         );
         program.weights = apply(program.weights, record);
         program.applied += 1;
@@ -268,27 +272,27 @@ impl World {
             program.weights ^= 1 << rank;
         }
         if (iteration + 1).is_multiple_of(self.digest_steps) {
-            self.tell_digest(rank);
+            self.report_digest(rank);
         }
     }
 
-    /// From the records; it says the digest after the last iteration of which all ranks say it.
-    fn heal(&mut self, rank: u32) {
+    /// Rebuilds the weights from the records, and reports the digest of the last iteration at which ranks compare digests.
+    fn rebuild(&mut self, rank: u32) {
         let process = &mut self.processes[rank as usize];
         let (applied, start) = (process.program.applied, base(process.run()));
         let records = &process.machine.history().since(0)[..applied as usize];
-        let (told, since) = records.split_at((applied - applied % self.digest_steps) as usize);
-        let digest = told
+        let (compared, since) = records.split_at((applied - applied % self.digest_steps) as usize);
+        let digest = compared
             .iter()
             .fold(start, |weights, record| apply(weights, record));
         process.program.weights = since
             .iter()
             .fold(digest, |weights, record| apply(weights, record));
-        let iteration = told.len() as u32 - 1;
+        let iteration = compared.len() as u32 - 1;
         self.machine(rank, |machine, now| machine.digest(now, iteration, digest));
     }
 
-    fn tell_digest(&mut self, rank: u32) {
+    fn report_digest(&mut self, rank: u32) {
         let (iteration, weights) = (self.program(rank).applied - 1, self.program(rank).weights);
         self.machine(rank, |machine, now| machine.digest(now, iteration, weights));
     }
@@ -305,14 +309,14 @@ impl World {
             return;
         }
         let table = self.table(rank, 0);
-        // On several disks there may be a record that was made twice, which a real job makes of the same bytes.
+        // On several disks there may be a record that was made twice. A real job makes it of the same bytes.
         let mark = if self.hosts > 1 { 0 } else { self.draw.word() };
         let record = record(&table.values, mark);
         let process = &mut self.processes[rank as usize];
-        let place = process.place();
+        let journal = process.journal();
         let program = &mut process.program;
         let writer = program.writer.as_mut().expect("it leads");
-        let disk = self.disks.get_mut(&place).expect("it is written");
+        let disk = self.disks.get_mut(&journal).expect("it is written");
         if disk.append(writer, step, &record).is_ok() {
             let iteration = step;
             program.work = Some(Work::Publish { iteration, record });
@@ -322,7 +326,7 @@ impl World {
         }
     }
 
-    /// The complete table of a round, which is that of an undisturbed run.
+    /// Takes the complete table of a round, and checks that it equals that of an undisturbed run.
     fn table(&mut self, rank: u32, kind: u32) -> Table {
         let step = self.program(rank).applied;
         let right = self.right(rank, step);
@@ -335,20 +339,20 @@ impl World {
         for (unit, values) in (0..).zip(&table.values) {
             if self.compared() {
                 assert_eq!(*values, outcome(right, round, unit).values, "unit {unit}");
-                let told = table.figures.get(&unit).cloned().unwrap_or_default();
-                assert_eq!(told, figures(right, unit), "unit {unit}");
+                let found = table.figures.get(&unit).cloned().unwrap_or_default();
+                assert_eq!(found, figures(right, unit), "unit {unit}");
             }
         }
         table
     }
 
-    /// An event or a digest goes into the journal, if this rank writes one. Whether that is another's by now.
+    /// Writes an event or a digest to the journal if this rank has one. Returns whether another rank has taken that journal.
     fn write(&mut self, rank: u32) -> bool {
         let process = &self.processes[rank as usize];
         let refused = process
             .program
             .writer
-            .is_some_and(|writer| self.disks[&process.place()].write(writer).is_err());
+            .is_some_and(|writer| self.disks[&process.journal()].write(writer).is_err());
         let taken = refused && process.program.leading;
         if taken {
             self.journal_taken(rank);
@@ -356,17 +360,17 @@ impl World {
         taken
     }
 
-    /// Another rank led while this one slept: it will tell, and then this one leads anew or follows.
+    /// Another rank led while this one slept. A message of that rank will let this one lead again or follow.
     fn journal_taken(&mut self, rank: u32) {
         self.program(rank).taken.get_or_insert(WAITS);
     }
 
-    /// Nobody told: if who took the journal over is gone, or follows this rank, it is this rank's again; else this rank ends
-    /// the job, as far as others listen.
+    /// No such message arrived. If the rank that took the journal has ended or follows this one, this one takes it back. Otherwise
+    /// this rank ends the job for all ranks that it reaches.
     fn give_up(&mut self, rank: u32) {
         let process = &self.processes[rank as usize];
         let losses = process.machine.losses();
-        let locked = self.disks[&process.place()].locked;
+        let locked = self.disks[&process.journal()].locked;
         if locked.is_some_and(|other| !losses.contains_key(&other) || self.dead.contains(&other)) {
             self.program(rank).taken = None;
             self.machine(rank, |machine, _| machine.lead_anew());
@@ -403,7 +407,7 @@ impl World {
         if !resigned && !payload.is_empty() {
             self.ends[process.run()].insert(applied);
         }
-        let locked = self.disks.get_mut(&process.place());
+        let locked = self.disks.get_mut(&process.journal());
         if let Some(disk) = locked.filter(|disk| disk.locked == Some(rank)) {
             disk.locked = None;
         }
@@ -415,7 +419,7 @@ impl World {
         }
     }
 
-    /// What a rank ends a run with is that of an undisturbed one, and on a disk.
+    /// Checks that a rank ends a run with the weights of an undisturbed one, and with records that are on a disk.
     fn check_end(&self, rank: u32) {
         let process = &self.processes[rank as usize];
         let program = &process.program;
@@ -427,20 +431,20 @@ impl World {
         let mut disks = self
             .disks
             .iter()
-            .filter(|(place, _)| place.0 == process.run());
+            .filter(|(journal, _)| journal.0 == process.run());
         assert!(
             disks.any(|(_, disk)| disk.records.starts_with(known)),
-            "rank {rank} knows what is on a disk"
+            "the records of rank {rank} are on a disk"
         );
     }
 
-    /// The weights of an undisturbed run after so many iterations of the run that this rank is in.
+    /// The weights of an undisturbed run after `applied` iterations of the run that this rank is in.
     pub fn right(&self, rank: u32, applied: u32) -> u64 {
         self.expected[self.processes[rank as usize].run()][applied as usize]
     }
 
-    /// Whether weights that flip are compared with others before anything comes of them. A rank that all others seem to
-    /// have left, since they hang, has nobody to compare its own with, nor has one that comes when the others are done.
+    /// Whether flipped weights are compared with others before they have an effect. A rank for which all others hang has none to
+    /// compare its weights with, and neither has a rank that arrives when the others are done.
     fn compared(&self) -> bool {
         self.trouble.flips == 0 || self.timeout == 0.0 && self.digest_steps == 1
     }

@@ -1,4 +1,4 @@
-//! A world in which simulated ranks work, and in which everything can go wrong.
+//! A simulated world of ranks in which everything can go wrong.
 
 mod disk;
 mod job;
@@ -17,7 +17,7 @@ use main_thread::Program;
 use moment::{Moment, What};
 pub use trouble::Trouble;
 
-/// Simulated seconds after which a job that hasn't ended is stuck.
+/// A job that has not ended after this number of simulated seconds is stuck.
 const STUCK: f64 = 1e5;
 
 const IDENTITY: u64 = 7;
@@ -28,14 +28,14 @@ struct Process {
     machine: Rank,
     program: Program,
     host: u32,
-    /// Seconds of one unit.
+    /// The seconds that it needs for one unit.
     pace: f64,
     waiting: bool,
-    /// Inside a call; else messages wait.
+    /// Whether it is inside a call. Otherwise messages wait.
     inside: bool,
     calls: usize,
     mailbox: VecDeque<(u32, Vec<u8>)>,
-    /// Counts its main thread's turns, so that an old one is known as such.
+    /// The number of its main thread's turns, so that an event of an old turn is recognized.
     turn: u64,
     frozen_until: f64,
     flip: bool,
@@ -48,8 +48,8 @@ impl Process {
         self.calls - 1
     }
 
-    /// Where its host's journal of that run is.
-    fn place(&self) -> (usize, u32) {
+    /// The key of its host's journal of that run.
+    fn journal(&self) -> (usize, u32) {
         (self.run(), self.host)
     }
 }
@@ -64,23 +64,23 @@ pub struct World {
     settings: Settings,
     /// The journals, by run and host.
     disks: BTreeMap<(usize, u32), Disk>,
-    /// With how many records the ranks ended each run.
+    /// The numbers of records with which ranks ended each run.
     ends: [BTreeSet<u32>; ITERATIONS.len()],
     hosts: u32,
     dead: BTreeSet<u32>,
-    /// When the last message of a link arrives: none overtakes another.
+    /// When the last message of each link arrives. No message overtakes another.
     links: BTreeMap<(u32, u32), f64>,
-    /// Until when a host is cut off.
+    /// The time until which each host is cut off.
     cut_until: BTreeMap<u32, f64>,
     units: u32,
-    /// After how many iterations the weights are compared.
+    /// The weights are compared after every N iterations.
     digest_steps: u32,
     /// The weights of undisturbed runs.
     expected: Vec<Vec<u64>>,
     trouble: Trouble,
     timeout: f64,
-    /// Whether all that happens is printed.
-    told: bool,
+    /// Whether every event is printed.
+    traced: bool,
 }
 
 impl World {
@@ -125,13 +125,13 @@ impl World {
                 .collect(),
             trouble,
             timeout,
-            told: std::env::var_os("ES_LLM_TRACE").is_some(),
+            traced: std::env::var_os("ES_LLM_TRACE").is_some(),
         };
         world.start(ranks);
         world
     }
 
-    /// A job begins: all of its processes, and what will happen to them.
+    /// Begins a job: all of its processes, and the events that will happen to them.
     fn start(&mut self, ranks: u32) {
         self.processes.clear();
         for rank in 0..ranks {
@@ -153,7 +153,7 @@ impl World {
         self.plan(ranks);
     }
 
-    /// The whole job is killed, and another one goes on from the journal of its first rank's host.
+    /// Kills the whole job. Another job continues from the journal of its first rank's host.
     fn restart(&mut self) {
         self.moments.clear();
         self.links.clear();
@@ -167,7 +167,7 @@ impl World {
         self.start(ranks);
     }
 
-    /// What will happen, and when.
+    /// Plans the events of a job.
     fn plan(&mut self, ranks: u32) {
         for rank in 0..ranks {
             let time = self.now + self.draw.skewed(0.01, 5.0);
@@ -199,7 +199,7 @@ impl World {
             let (time, rank) = (start + long * self.draw.unit(), any(&mut self.draw));
             self.at(time, What::Halt { rank });
         }
-        // A rank alone has nobody to compare its weights with.
+        // A single rank can't compare its weights.
         for _ in 0..self.trouble.flips * u64::from(ranks > 1) {
             let rank = any(&mut self.draw);
             self.processes[rank as usize].flip = true;
@@ -217,7 +217,7 @@ impl World {
     }
 
     pub fn run(mut self) {
-        let _told = Seed(self.seed);
+        let _named = Seed(self.seed);
         while let Some(Moment { time, what, .. }) = self.moments.pop() {
             self.now = self.now.max(time);
             assert!(
@@ -255,24 +255,24 @@ impl World {
     }
 
     fn situation(&self) -> String {
-        let tell = |rank: u32| {
+        let describe = |rank: u32| {
             let process = &self.processes[rank as usize];
             format!(
-                "rank {rank} call {} done {} inside {} applied {} head {} lost {:?}",
+                "rank {rank} call {} done {} inside {} applied {} leader {:?} lost {:?}",
                 process.calls,
                 process.done,
                 process.inside,
                 process.program.applied,
-                process.machine.head(),
+                process.machine.leader(),
                 process.machine.losses()
             )
         };
-        let ranks: Vec<String> = self.alive().map(tell).collect();
+        let ranks: Vec<String> = self.alive().map(describe).collect();
         format!("at {:.1}: {}", self.now, ranks.join("; "))
     }
 
     fn happen(&mut self, what: What) {
-        self.tell(&what);
+        self.trace(&what);
         match what {
             What::Arrive { to, from, bytes } => {
                 let process = &mut self.processes[to as usize];
@@ -285,14 +285,14 @@ impl World {
             What::Main { .. } => {}
             What::Tick { rank } => {
                 if self.processes[rank as usize].inside {
-                    self.machine(rank, Rank::tick);
+                    self.machine(rank, Rank::handle_tick);
                 }
                 let pause = 0.1 + 0.2 * self.draw.unit();
                 self.at(self.now + pause, What::Tick { rank });
             }
             What::Kill { rank } => self.kill(rank),
             What::Noticed { rank, dead } => {
-                self.machine(rank, |machine, now| machine.lost(now, dead));
+                self.machine(rank, |machine, now| machine.handle_loss(now, dead));
             }
             What::Freeze { rank, seconds } => {
                 self.processes[rank as usize].frozen_until = self.now + seconds;
@@ -322,8 +322,8 @@ impl World {
         }
     }
 
-    fn tell(&self, what: &What) {
-        if !self.told {
+    fn trace(&self, what: &What) {
+        if !self.traced {
             return;
         }
         let now = self.now;
@@ -356,7 +356,7 @@ impl World {
     fn kill(&mut self, rank: u32) {
         let others = |&other: &u32| other != rank && !self.resigned(other);
         let left: Vec<u32> = self.alive().filter(others).collect();
-        // A rank alone has nobody to compare its weights with.
+        // A single rank can't compare its weights.
         let trusted = |&rank: &u32| {
             let process = &self.processes[rank as usize];
             let applied = process.program.applied;
@@ -369,7 +369,7 @@ impl World {
         {
             return;
         }
-        // Of what it sent last, some never arrives; on each link that is the end of it.
+        // Some of its last messages never arrive: on each link, all from one message on.
         let moments = std::mem::take(&mut self.moments).into_sorted_vec();
         let mut cut = BTreeMap::new();
         for moment in moments.into_iter().rev() {
@@ -387,7 +387,7 @@ impl World {
         self.gone(rank);
     }
 
-    /// A rank's process ends, and the others notice it.
+    /// The process of a rank ends, and the others notice it.
     fn gone(&mut self, rank: u32) {
         self.dead.insert(rank);
         for other in self.alive().collect::<Vec<_>>() {
@@ -402,12 +402,12 @@ impl World {
         }
     }
 
-    /// The machine's messages go on their way, and its main thread looks again if it waits.
+    /// Calls the machine and sends its messages. If the main thread waits, it asks for its next step again.
     fn machine(&mut self, rank: u32, call: impl FnOnce(&mut Rank, f64)) {
         let now = self.now;
         let process = &mut self.processes[rank as usize];
         call(&mut process.machine, now);
-        for (to, bytes) in process.machine.take_sends() {
+        for (to, bytes) in process.machine.poll_sends() {
             self.send(rank, to, &bytes);
         }
         let process = &self.processes[rank as usize];
@@ -448,7 +448,9 @@ impl World {
                 return;
             };
             self.machine(rank, |machine, now| {
-                machine.receive(now, from, &bytes).expect("it is a message");
+                machine
+                    .handle_message(now, from, &bytes)
+                    .expect("it is a message");
             });
         }
     }
@@ -463,7 +465,7 @@ impl World {
 
     fn check(&self) {
         for (run, ends) in self.ends.iter().enumerate() {
-            let disks = || self.disks.iter().filter(|(place, _)| place.0 == run);
+            let disks = || self.disks.iter().filter(|(journal, _)| journal.0 == run);
             for iteration in 0..ITERATIONS[run] as usize {
                 let kept = disks().filter_map(|(_, disk)| disk.records.get(iteration));
                 let different: BTreeSet<&Vec<u8>> = kept.collect();
@@ -472,8 +474,8 @@ impl World {
                     "{run}.{iteration} is the same on all disks"
                 );
             }
-            // A call that was asked to end soon has fewer records, and the same on all ranks. Only who led while the
-            // others took it for hanging may know one more: it is in the journal, and the resumed run goes on from there.
+            // A call that was asked to end soon has fewer records, the same on all ranks. Only a rank that led while the
+            // others counted it as silent may know one more: it is in the journal, from which a resumed run continues.
             let all = ends.iter().eq([&ITERATIONS[run]]) || ends.is_empty();
             assert!(all || self.trouble.halts > 0, "run {run}: {ends:?}");
             let slept = self.timeout > 0.0;
@@ -482,14 +484,17 @@ impl World {
     }
 }
 
-/// Names the seed of a world in which anything panics, the machine itself too.
+/// Prints the seed of a world in which anything panics, also the machine itself.
 struct Seed(u64);
 
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let seed = self.0;
-            eprintln!("seed {seed}: again by ES_LLM_SEEDS={seed}..{}", seed + 1);
+            eprintln!(
+                "seed {seed}: repeat it with ES_LLM_SEEDS={seed}..{}",
+                seed + 1
+            );
         }
     }
 }

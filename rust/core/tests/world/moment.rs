@@ -1,4 +1,4 @@
-//! What happens in a world, and when.
+//! The events of a world and their times.
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
@@ -25,7 +25,7 @@ pub enum What {
         rank: u32,
         seconds: f64,
     },
-    /// A host's links to all others.
+    /// The links of a host to all others are cut.
     Cut {
         host: u32,
         seconds: f64,
@@ -43,7 +43,7 @@ pub enum What {
 }
 
 impl What {
-    /// The rank it happens to; none: to the whole job.
+    /// The rank that the event concerns; none if it concerns the whole job.
     pub fn rank(&self) -> Option<u32> {
         match *self {
             Self::Arrive { to: rank, .. }
@@ -60,7 +60,7 @@ impl What {
     }
 }
 
-/// Something that happens at a time; earlier ones are greater, as the heap wants it.
+/// An event at a time. Earlier ones are greater, as the heap needs it.
 #[derive(Clone, Debug)]
 pub struct Moment {
     pub time: f64,

@@ -1,28 +1,28 @@
-//! What can go wrong in a world.
+//! The faults of a world.
 
-/// What can happen to a job.
+/// The faults of a job.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trouble {
-    /// Ranks that are killed, one by one.
+    /// The number of ranks that are killed, one by one.
     pub kills: u64,
-    /// Ranks that stop for longer than the time limit.
+    /// The number of times that a rank stands still for longer than the time limit.
     pub freezes: u64,
-    /// How often a host is cut off from all others, for longer than the time limit.
+    /// The number of times that a host is cut off from all others for longer than the time limit.
     pub cuts: u64,
-    /// Share of units and other steps that take longer than the time limit.
+    /// The share of units and other steps that take longer than the time limit.
     pub hangs: f64,
-    /// Ranks that resign.
+    /// The number of ranks that resign.
     pub resigns: u64,
-    /// Signals that ask a rank to end the call soon.
+    /// The number of signals that ask a rank to end the call soon.
     pub halts: u64,
-    /// Bits that flip in a rank's weights.
+    /// The number of bits that flip in a rank's weights.
     pub flips: u64,
-    /// After how many iterations the weights are compared, at most. 0 is each.
+    /// The weights are compared after every N iterations, N drawn up to this number. 0: after each.
     pub digest_steps: u64,
-    /// Share of messages that arrive twice.
+    /// The share of messages that arrive twice.
     pub repeats: f64,
-    /// Hosts at most: ranks of different ones don't see each other's journal. 0 is one.
+    /// The most hosts. Ranks of different hosts do not see each other's journal. 0: one host.
     pub hosts: u64,
-    /// How often the whole job is killed, and goes on from its journal on any number of ranks.
+    /// The number of times that the whole job is killed, and continues from its journal on any number of ranks.
     pub restarts: u64,
 }

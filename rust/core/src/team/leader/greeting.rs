@@ -1,163 +1,124 @@
-//! How a leader takes up ranks that say hello, and learns of records that they know and it doesn't.
+//! The ranks that take part under a leader, and the records that each of them has been sent.
 
-use crate::schedule::Event;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::team::incoming::broadcast;
 use crate::team::message::{Hello, Message};
-use crate::team::{Rank, RankId, Step};
+use crate::team::shared::Shared;
+use crate::team::{Loss, RankId, Step};
 
-impl Rank {
-    /// A rank says hello.
-    pub(in crate::team) fn greeted(&mut self, now: f64, from: RankId, mut hello: Hello) {
-        if std::mem::take(&mut hello.led) && from != self.me {
-            // What this leader opened is its successor's by now, and the round may be of long ago.
-            if let Some(leader) = &mut self.leader {
-                leader.round = None;
-                leader.complete = false;
-            }
-            self.lead_anew();
+#[derive(Debug, Default)]
+pub(in crate::team) struct Greeting {
+    /// Ranks that sent a hello to this leader and have not been lost since.
+    pub greeted: BTreeSet<RankId>,
+    /// The hellos of ranks that have later records than this leader, which has asked for them.
+    pub ahead: BTreeMap<RankId, Hello>,
+    /// The number of records that each rank has been sent whole since its hello. Links lose nothing.
+    sent: BTreeMap<RankId, u32>,
+    /// The number of records that all greeted ranks have been sent.
+    published: u32,
+    welcome: Option<Vec<u8>>,
+}
+
+impl Greeting {
+    /// All ranks have this number of records.
+    pub fn new(published: u32) -> Self {
+        Self {
+            published,
+            ..Self::default()
         }
-        let mine = self.history.len();
-        let known = self.history.checksum(hello.have.min(mine));
+    }
+
+    /// Checks a hello. Returns whether its rank can take part: it has the same identity and a prefix of this leader's
+    /// records. A rank with later records waits until this leader has them too.
+    pub fn admit(&mut self, shared: &mut Shared, from: RankId, hello: &Hello) -> bool {
+        let mine = shared.history.len();
+        let known = shared.history.checksum(hello.have.min(mine));
         let records = hello.have <= mine && known != Some(hello.history);
-        if hello.identity != self.identity || records {
-            self.todo.push_back(Step::Stranger {
-                rank: from,
-                records,
-            });
-            return;
+        if hello.identity != shared.identity || records {
+            let rank = from;
+            shared.steps.push_back(Step::Stranger { rank, records });
+            return false;
         }
-        let Some(leader) = &mut self.leader else {
-            return;
-        };
         if hello.have > mine {
-            leader.later.insert(from, hello);
-            self.post(from, &Message::Fetch { first: mine });
-            return;
+            self.ahead.insert(from, hello.clone());
+            shared.post(from, &Message::Fetch { first: mine });
         }
-        let again = !leader.greeted.insert(from);
-        leader.deal_anew([from]);
-        if let Some(said) = hello.digest {
-            leader.digests.note(from, said);
-        }
-        if from != self.me {
-            self.introduce(from, hello.have);
-        }
-        let leader = self.leader.as_mut().expect("it leads");
-        if let Some(round) = &mut leader.round {
-            if again && round.is_alive(from) {
-                // It knows nothing any more of what it was given.
-                let actions = round.event(now, Event::WorkerLost(from));
-                self.deliver(&actions);
-            }
-            self.join(now, from, hello);
-        }
-        // One that followed another leader paid no heed to it.
-        self.ask_to_heal(from);
-        self.judge(now);
+        hello.have <= mine
     }
 
-    /// A rank that takes this one for its leader is asked to say hello, if its hello was lost: said to one that took it
-    /// for silent, say, and didn't lead yet.
-    pub(in crate::team) fn invite(&mut self, rank: RankId) {
-        let leader = self.leader.as_ref().expect("it leads");
-        if !leader.greeted.contains(&rank) && !leader.later.contains_key(&rank) {
-            self.post(rank, &Message::Evict);
+    /// Asks a rank for a hello unless this leader has one: it may have been lost when the rank sent it to this one before
+    /// this one led.
+    pub fn invite(&self, shared: &mut Shared, rank: RankId) {
+        if !self.greeted.contains(&rank) && !self.ahead.contains_key(&rank) {
+            shared.post(rank, &Message::Evict);
         }
     }
 
-    /// Tells a rank what it doesn't know.
-    pub(in crate::team) fn introduce(&mut self, rank: RankId, have: u32) {
-        let leader = self.leader.as_ref().expect("it leads");
-        let (welcome, done) = (leader.welcome.clone(), leader.done.is_some());
-        if let Some(payload) = welcome {
-            self.post(rank, &Message::Welcome { payload });
-        }
-        self.leader.as_mut().expect("it leads").whole.remove(&rank);
-        self.send_records(rank, have);
-        if let (true, Some(payload)) = (done, self.finished.clone()) {
-            let have = self.history.len();
-            self.post(rank, &Message::Finish { have, payload });
-        }
+    /// A rank takes no part any more.
+    pub fn remove(&mut self, rank: RankId) {
+        self.greeted.remove(&rank);
+        self.sent.remove(&rank);
+        self.ahead.remove(&rank);
     }
 
-    /// Sends a rank the records from `first` on that are not on their way to it already.
-    pub(in crate::team) fn send_records(&mut self, rank: RankId, first: u32) {
-        let leader = self.leader.as_mut().expect("it leads");
-        let sent = leader.whole.insert(rank, self.history.len()).unwrap_or(0);
+    /// Sends a rank that has `have` records the welcome and what it lacks. It may know nothing of what it was sent before.
+    pub fn introduce(&mut self, shared: &mut Shared, rank: RankId, have: u32) {
+        if let Some(payload) = self.welcome.clone() {
+            shared.post(rank, &Message::Welcome { payload });
+        }
+        self.sent.remove(&rank);
+        self.send_records(shared, rank, have);
+    }
+
+    /// Sends a rank the records from `first` on, except those that it was sent whole already.
+    pub fn send_records(&mut self, shared: &mut Shared, rank: RankId, first: u32) {
+        let have = shared.history.len();
+        let sent = self.sent.insert(rank, have).unwrap_or(0);
         let first = first.max(sent);
-        for (iteration, payload) in (first..).zip(self.history.since(first).to_vec()) {
-            self.post(rank, &Message::Record { iteration, payload });
+        for (iteration, payload) in (first..).zip(shared.history.since(first).to_vec()) {
+            shared.post(rank, &Message::Record { iteration, payload });
         }
     }
 
-    /// A rank takes part in the open round, with what it has of it.
-    pub(in crate::team) fn join(&mut self, now: f64, rank: RankId, hello: Hello) {
-        let leader = self.leader.as_mut().expect("it leads");
-        let Some(round) = &mut leader.round else {
-            return;
+    /// Publishes the records that were not published yet. Ranks that have them ignore them.
+    pub fn publish_records(&mut self, shared: &mut Shared) {
+        let have = shared.history.len();
+        let first = std::mem::replace(&mut self.published, have);
+        let ranks = self.others(shared);
+        for iteration in first..have {
+            broadcast(shared, iteration, &ranks);
+        }
+    }
+
+    /// Sends the welcome to the ranks that take part, and to each rank that comes later.
+    pub fn set_welcome(&mut self, shared: &mut Shared, payload: Vec<u8>) {
+        let message = Message::Welcome {
+            payload: payload.clone(),
         };
-        let mut actions = round.event(now, Event::WorkerJoined(rank));
-        if leader.paused {
-            return;
-        }
-        if let Some((of, results)) = hello.results
-            && of == round.round
-        {
-            actions.extend(round.results(now, rank, &results));
-        }
-        actions.extend(round.event(now, Event::WorkerReady(rank)));
-        self.deliver(&actions);
+        shared.post_all(self.others(shared), &message);
+        self.welcome = Some(payload);
     }
 
-    /// Records that another rank has and this one lacked.
-    pub(in crate::team) fn catch_up(
-        &mut self,
-        now: f64,
-        from: RankId,
-        first: u32,
-        records: Vec<Vec<u8>>,
-    ) {
-        let (known, place) = (self.history.len(), self.todo.len());
-        for (iteration, record) in (first..).zip(records) {
-            if iteration == self.history.len() {
-                self.learn(record);
-            }
-        }
-        let more = self.history.len() > known;
-        if more && !self.todo.contains(&Step::Lead) {
-            // Another rank led while this one slept, and has the journal: it is taken over before they are applied.
-            self.todo.insert(place, Step::Lead);
-        }
-        self.void_what_was_begun();
-        let leader = self.leader.as_mut().expect("it leads");
-        let hellos = std::mem::take(&mut leader.later);
-        if self.leave_if_over() {
-            return;
-        }
-        self.share_records(now);
-        for (rank, hello) in hellos {
-            if rank == from || hello.have <= self.history.len() {
-                self.greeted(now, rank, hello);
-            } else {
-                self.leader
-                    .as_mut()
-                    .expect("it leads")
-                    .later
-                    .insert(rank, hello);
-            }
-        }
+    /// The ranks that take part, with their speeds (0: unknown).
+    pub fn speeds(&self, shared: &Shared) -> Vec<(RankId, f64)> {
+        let speed = |rank| shared.speeds.get(rank).copied().unwrap_or(0.0);
+        let greeted = self.greeted.iter();
+        greeted.map(|rank| (*rank, speed(rank))).collect()
     }
 
-    /// Sends the last records to all ranks; those that have them ignore them.
-    pub(in crate::team) fn share_records(&mut self, now: f64) {
-        let Some(leader) = &mut self.leader else {
-            return;
-        };
-        let first = std::mem::replace(&mut leader.shared, self.history.len());
-        let ranks = self.greeted_others();
-        for iteration in first..self.history.len() {
-            self.broadcast(iteration, &ranks);
-        }
-        self.settle(now);
+    /// The ranks that take part, without the leader.
+    pub fn others(&self, shared: &Shared) -> Vec<RankId> {
+        let greeted = self.greeted.iter().copied();
+        greeted.filter(|&rank| rank != shared.me()).collect()
+    }
+
+    /// The ranks that take part, and those that failed and wait for the end of the call.
+    pub fn listeners(&self, shared: &Shared) -> Vec<RankId> {
+        let mut ranks = self.others(shared);
+        let failed = |lost: &(&RankId, &Loss)| matches!(lost.1, Loss::Resigned(_));
+        let failed = shared.roster.lost.iter().filter(failed);
+        ranks.extend(failed.map(|lost| *lost.0));
+        ranks
     }
 }

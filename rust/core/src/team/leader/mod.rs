@@ -1,404 +1,295 @@
-//! What the leader does: greet, hand out, count, publish, compare, end.
+//! What a leader knows and does: it greets ranks, deals out units, collects results, publishes records, compares digests
+//! and ends the call.
+//!
+//! Before a table counts as complete, every rank that takes part must have sent this leader a hello (else one may know a
+//! later record), and the digests of these ranks must agree (else results may come from wrong weights).
 
+mod dealing;
 mod greeting;
-mod handing_out;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::schedule::{Event, ScheduleError};
 
 use crate::team::digests::{Digests, Verdict};
-use crate::team::message::{Hello, Message, Round};
-use crate::team::open_round::OpenRound;
-use crate::team::{Loss, Rank, RankId, Step, Table};
+use crate::team::message::{CallEnd, Hello, Message, Round, WeightsDigest};
+use crate::team::shared::Shared;
+use crate::team::{Loss, RankId, Step};
+use dealing::Dealing;
+use greeting::Greeting;
 
 #[derive(Debug, Default)]
 pub(super) struct Leader {
-    /// Ranks that said hello to this leader and haven't been lost since.
-    greeted: BTreeSet<RankId>,
-    /// Deals so far, and the one in which each rank's units are assigned: a new one makes what was assigned void.
-    deals: u32,
-    deal_of: BTreeMap<RankId, u32>,
-    /// When it heard each rank last.
-    heard: BTreeMap<RankId, f64>,
-    /// Ranks that have later records than this one, and what they said.
-    later: BTreeMap<RankId, Hello>,
-    round: Option<OpenRound>,
-    /// Whether the table was handed over.
-    complete: bool,
-    /// Up to which record each rank was sent them whole since its hello: links lose nothing.
-    whole: BTreeMap<RankId, u32>,
-    /// Records that all greeted ranks were sent.
-    shared: u32,
+    pub greeting: Greeting,
+    pub dealing: Dealing,
     digests: Digests,
-    /// Whether digests differ: until they agree nothing is handed out and nothing counted.
-    paused: bool,
-    welcome: Option<Vec<u8>>,
-    /// Ranks that know the call's result, once it is said.
+    /// When this leader last heard each rank.
+    pub heard: BTreeMap<RankId, f64>,
+    /// The ranks that know the result of the call, once it is announced.
     done: Option<BTreeSet<RankId>>,
 }
 
+/// What a leader that has no other instruction for its main thread does next.
+pub(super) enum Turn {
+    Wait,
+    /// The table of the round is complete.
+    Complete,
+    /// All ranks know the result of the call.
+    End(CallEnd),
+}
+
+/// For the main thread. The methods of [`super::Rank`] with the same names describe them.
 impl Leader {
-    /// All ranks know `shared` records.
-    pub fn new(shared: u32) -> Self {
+    /// A leader whose ranks have all records that `shared` has.
+    pub fn new(shared: &Shared) -> Self {
         Self {
-            shared,
+            greeting: Greeting::new(shared.history.len()),
             ..Self::default()
         }
     }
 
-    /// What these ranks were assigned is void.
-    fn deal_anew(&mut self, ranks: impl IntoIterator<Item = RankId>) {
-        self.deals += 1;
-        for rank in ranks {
-            self.deal_of.insert(rank, self.deals);
-        }
+    pub fn begin(
+        &mut self,
+        now: f64,
+        shared: &mut Shared,
+        round: Round,
+        costs: &[f64],
+    ) -> Result<(), ScheduleError> {
+        let ranks = self.greeting.speeds(shared);
+        self.dealing.open(now, shared, round, costs, &ranks)
     }
 
-    /// A rank spoke.
-    pub fn hear(&mut self, now: f64, rank: RankId) {
-        self.heard.insert(rank, now);
+    pub fn restore(&mut self, shared: &mut Shared, records: impl Iterator<Item = Vec<u8>>) {
+        for record in records {
+            shared.learn(record);
+        }
+        self.void_what_was_begun(shared);
+        self.greeting.publish_records(shared);
+    }
+
+    pub fn publish(&mut self, shared: &mut Shared, payload: Vec<u8>) {
+        shared.learn(payload);
+        self.greeting.publish_records(shared);
+    }
+
+    pub fn finish(&mut self, shared: &mut Shared, payload: Vec<u8>) {
+        let (have, leader) = (shared.history.len(), shared.me());
+        let message = Message::Finish {
+            have,
+            payload: payload.clone(),
+        };
+        shared.post_all(self.greeting.listeners(shared), &message);
+        shared.result = Some(CallEnd {
+            leader,
+            have,
+            payload,
+            last: None,
+        });
+        self.dealing.close();
+        self.done = Some(BTreeSet::from([leader]));
+    }
+
+    /// What to do when there is nothing else to do. `applied` is the number of records that the main thread knows.
+    pub fn poll(&mut self, shared: &mut Shared, applied: u32) -> Turn {
+        let present = shared.roster.present();
+        if let (Some(done), Some(result)) = (&self.done, shared.result.clone()) {
+            if !present.is_subset(done) {
+                return Turn::Wait;
+            }
+            shared.post_all(self.greeting.listeners(shared), &Message::Release);
+            return Turn::End(result);
+        }
+        let known = present.is_subset(&self.greeting.greeted) && self.digests.settled();
+        if known && self.dealing.complete(shared, applied) {
+            return Turn::Complete;
+        }
+        Turn::Wait
     }
 }
 
-impl Rank {
-    /// Opens a round of units with these expected costs. Ranks that come later join it. Nothing happens if this rank
-    /// doesn't lead (any more).
-    ///
-    /// # Errors
-    /// If there is no unit or a cost is no number for it.
-    pub fn begin(&mut self, now: f64, round: Round, costs: &[f64]) -> Result<(), ScheduleError> {
-        if self.leader.is_none() || self.outdated() {
-            return Ok(());
+/// For messages of other ranks, and of this one to itself.
+impl Leader {
+    pub fn handle_hello(&mut self, now: f64, shared: &mut Shared, from: RankId, mut hello: Hello) {
+        if std::mem::take(&mut hello.led) && from != shared.me() {
+            // It took the journal over while this leader had it, and the open round may be long out of date.
+            self.dealing.close();
+            shared.take_over();
         }
-        let workers = self.workers();
-        let opened = OpenRound::new(round, costs.to_vec(), &workers, self.settings.policy)?;
-        let leader = self.leader.as_mut().expect("it leads");
-        leader.round = Some(opened);
-        leader.complete = false;
-        leader.deal_anew(workers.iter().map(|worker| worker.0));
-        if !leader.paused {
-            self.set_to_work(now);
-        }
-        self.settle(now);
-        Ok(())
-    }
-
-    /// The leader takes the journal over anew: another rank did so, and is gone or leads no more. Nothing happens if this
-    /// rank doesn't lead (any more).
-    pub fn lead_anew(&mut self) {
-        if self.leads() && !self.todo.contains(&Step::Lead) {
-            self.todo.push_back(Step::Lead);
-        }
-    }
-
-    /// The complete table, after [`Step::Complete`]; none if the round has become void in the meantime.
-    pub fn take_table(&mut self) -> Option<Table> {
-        let leader = self.leader.as_mut().filter(|leader| leader.complete)?;
-        leader.round.as_mut().map(OpenRound::take_table)
-    }
-
-    /// The record of an iteration, which is on the disk: all ranks get it, and apply it. Not if this rank has learnt of
-    /// one in the meantime, or doesn't lead any more: then it is in the journal that the next leader takes over. The answer
-    /// says so.
-    pub fn publish(&mut self, now: f64, iteration: u32, payload: Vec<u8>) -> bool {
-        let next = self.leads() && iteration == self.history.len();
-        if next {
-            self.learn(payload);
-            self.share_records(now);
-        }
-        next
-    }
-
-    /// What ranks must be told before anything else, those that are there and those that come.
-    pub fn set_welcome(&mut self, now: f64, payload: Vec<u8>) {
-        for rank in self.greeted_others() {
-            self.post(
-                rank,
-                &Message::Welcome {
-                    payload: payload.clone(),
-                },
-            );
-        }
-        if let Some(leader) = &mut self.leader {
-            leader.welcome = Some(payload);
-        }
-        self.settle(now);
-    }
-
-    /// Something for the other nodes' journals.
-    pub fn note(&mut self, payload: &[u8]) {
-        for rank in self.greeted_others() {
-            self.post(
-                rank,
-                &Message::Note {
-                    payload: payload.to_vec(),
-                },
-            );
-        }
-    }
-
-    /// The call's result: [`Step::Finished`] comes when all living ranks know it. Nothing happens if this rank doesn't
-    /// lead (any more).
-    pub fn finish(&mut self, now: f64, payload: Vec<u8>) {
-        if self.leader.is_none() || self.outdated() {
+        if !self.greeting.admit(shared, from, &hello) {
             return;
         }
-        for rank in self.listeners() {
-            self.post(
-                rank,
-                &Message::Finish {
-                    have: self.history.len(),
-                    payload: payload.clone(),
-                },
-            );
+        let again = !self.greeting.greeted.insert(from);
+        if let Some(digest) = hello.digest {
+            self.digests.note(from, digest);
         }
-        self.finished = Some(payload);
-        self.finished_by = self.me;
-        self.worker.forget();
-        if let Some(leader) = &mut self.leader {
-            leader.round = None;
-            leader.done = Some(BTreeSet::from([self.me]));
+        if from != shared.me() {
+            self.introduce(shared, from, hello.have);
         }
-        self.settle(now);
+        let results = hello.results;
+        self.dealing.join(now, shared, from, results, again);
+        // A rank that followed another leader ignored an earlier request.
+        self.ask_to_rebuild(shared, from);
+        self.judge(now, shared);
     }
 
-    /// Whether this rank has learnt of records that its main thread doesn't know yet, so that what it begins is void: it
-    /// is told so behind them.
-    fn outdated(&mut self) -> bool {
-        let outdated = self.applied < self.history.len();
-        if outdated {
-            self.todo.push_back(Step::Superseded);
-        }
-        outdated
-    }
-
-    /// The call ends with an error on all ranks.
-    pub fn stop(&mut self, payload: &[u8]) {
-        for rank in self.others() {
-            self.post(
-                rank,
-                &Message::Stop {
-                    payload: payload.to_vec(),
-                },
-            );
+    pub fn handle_digest(
+        &mut self,
+        now: f64,
+        shared: &mut Shared,
+        from: RankId,
+        digest: WeightsDigest,
+    ) {
+        if let Some(hello) = self.greeting.ahead.get_mut(&from) {
+            // This leader does not have the record of its iteration yet.
+            hello.digest = Some(digest);
+        } else if digest.iteration < shared.history.len() {
+            self.digests.note(from, digest);
+            self.judge(now, shared);
         }
     }
 
-    /// Records were learnt: a round of before them is void, and so is an end that was said without them.
-    pub(super) fn void_what_was_begun(&mut self) {
-        let (next, more) = (self.history.len(), self.finished.is_none());
-        let Some(leader) = &mut self.leader else {
-            return;
-        };
-        let round = leader.round.take_if(|open| open.round.step < next);
-        let end = leader.done.take_if(|_| more);
-        if round.is_some() || end.is_some() {
-            self.todo.push_back(Step::Superseded);
-        }
-    }
-
-    /// What a rank says to its leader.
-    pub(super) fn lead(&mut self, now: f64, from: RankId, message: Message) {
-        let Some(leader) = &mut self.leader else {
-            return;
-        };
-        match message {
-            Message::Report(report) => {
-                let Some(round) = leader
-                    .round
-                    .as_mut()
-                    .filter(|round| round.round == report.round)
-                else {
-                    return;
-                };
-                // Of another deal, only a unit by itself is sure to be counted right.
-                let dealt = leader.deal_of.get(&from) == Some(&report.deal);
-                let right = dealt || report.results.len() <= 1;
-                if right && round.is_alive(from) && !leader.paused {
-                    let actions = round.report(now, from, &report);
-                    self.deliver(&actions);
-                }
+    /// Records that another rank has and this one lacked. The caller then checks whether they end the call, and else lets this
+    /// leader share them.
+    pub fn handle_records(&mut self, shared: &mut Shared, first: u32, records: Vec<Vec<u8>>) {
+        let (known, position) = (shared.history.len(), shared.steps.len());
+        for (iteration, record) in (first..).zip(records) {
+            if iteration == shared.history.len() {
+                shared.learn(record);
             }
-            Message::Digest(said) => {
-                if let Some(hello) = leader.later.get_mut(&from) {
-                    // Of an iteration that this rank has yet to catch up with.
-                    hello.digest = Some(said);
-                } else if said.iteration < self.history.len() {
-                    leader.digests.note(from, said);
-                    self.judge(now);
-                }
+        }
+        if shared.history.len() > known && !shared.steps.contains(&Step::Lead) {
+            // Another rank led while this one slept and has the journal. It is taken over before the records are applied.
+            shared.steps.insert(position, Step::Lead);
+        }
+        self.void_what_was_begun(shared);
+    }
+
+    /// Publishes the records that `from` sent, and greets the ranks whose hellos waited for them.
+    pub fn share_records(&mut self, now: f64, shared: &mut Shared, from: RankId) {
+        self.greeting.publish_records(shared);
+        for (rank, hello) in std::mem::take(&mut self.greeting.ahead) {
+            if rank == from || hello.have <= shared.history.len() {
+                self.handle_hello(now, shared, rank, hello);
+            } else {
+                self.greeting.ahead.insert(rank, hello);
             }
-            Message::Records { first, records } => self.catch_up(now, from, first, records),
-            // One of an end that was said before a later record was known doesn't count.
-            Message::Done { have } if have == self.history.len() => {
-                if let Some(done) = &mut leader.done {
-                    done.insert(from);
-                }
-            }
-            Message::Halt => self.todo.push_back(Step::Halt),
-            _ => {}
         }
     }
 
-    /// A rank of this leader's is gone.
-    pub(super) fn worker_lost(&mut self, now: f64, rank: RankId, loss: Loss) {
+    pub fn handle_done(&mut self, shared: &Shared, from: RankId, have: u32) {
+        // With another number of records, the rank means an announcement that is void by now.
+        if let Some(done) = self.done.as_mut().filter(|_| have == shared.history.len()) {
+            done.insert(from);
+        }
+    }
+
+    /// A rank was lost.
+    pub fn lose(&mut self, now: f64, shared: &mut Shared, rank: RankId, loss: Loss) {
         if loss == Loss::Silent {
-            self.post(rank, &Message::Evict);
+            shared.post(rank, &Message::Evict);
         }
-        self.todo.push_back(Step::Lost { rank, loss });
-        self.dismiss(now, rank);
+        shared.steps.push_back(Step::Lost { rank, loss });
+        self.dismiss(now, shared, rank);
     }
 
     /// A rank takes no part any more.
-    pub(super) fn dismiss(&mut self, now: f64, rank: RankId) {
-        if let Some(leader) = &mut self.leader {
-            leader.greeted.remove(&rank);
-            leader.whole.remove(&rank);
-            leader.later.remove(&rank);
-            self.tell_round(now, Event::WorkerLost(rank));
-            self.judge(now);
-        }
+    pub fn dismiss(&mut self, now: f64, shared: &mut Shared, rank: RankId) {
+        self.greeting.remove(rank);
+        self.dealing.event(now, shared, Event::RankLost(rank));
+        self.judge(now, shared);
     }
 
-    /// Late units, and ranks that take too long or say nothing.
-    pub(super) fn lead_tick(&mut self, now: f64) {
-        self.tell_round(now, Event::Tick);
-        let timeout = self.settings.unit_timeout_s;
-        if timeout <= 0.0 {
-            return;
+    /// Deals out late units. Returns the ranks that are silent or busy with one unit for too long, and whether this rank's own
+    /// main thread hangs. Then others evaluate its units until it sends another hello.
+    pub fn handle_tick(&mut self, now: f64, shared: &mut Shared) -> (BTreeSet<RankId>, bool) {
+        self.dealing.event(now, shared, Event::Tick);
+        let (limit_s, me) = (shared.settings.unit_timeout_s, shared.me());
+        if limit_s <= 0.0 {
+            return (BTreeSet::new(), false);
         }
-        let awaited = self.awaited();
-        let leader = self.leader.as_mut().expect("it leads");
-        let too_long = |since: f64| now - since > timeout;
-        let in_work = leader.round.iter().flat_map(OpenRound::in_work);
-        let mut late: BTreeSet<RankId> = in_work
-            .filter(|work| too_long(work.2))
-            .map(|work| work.0)
-            .collect();
-        for rank in awaited.into_iter().filter(|&rank| rank != self.me) {
-            if too_long(*leader.heard.entry(rank).or_insert(now)) {
+        let too_long = |since: f64| now - since > limit_s;
+        let in_work = self.dealing.in_work().filter(|work| too_long(work.1));
+        let mut late: BTreeSet<RankId> = in_work.map(|work| work.0).collect();
+        let hangs = late.remove(&me);
+        if hangs {
+            self.dealing.event(now, shared, Event::RankLost(me));
+        }
+        for rank in shared.roster.present() {
+            if rank != me && too_long(*self.heard.entry(rank).or_insert(now)) {
                 late.insert(rank);
             }
         }
-        for rank in late {
-            if rank == self.me {
-                // Its main thread hangs; the others take its units, and it joins again when it comes back.
-                self.tell_round(now, Event::WorkerLost(rank));
-                self.greet = true;
-            } else {
-                self.lose(now, rank, Loss::Silent);
-            }
+        (late, hangs)
+    }
+
+    /// This process stood still, so no rank is to blame for having been silent.
+    pub fn forgive(&mut self, now: f64) {
+        self.heard.values_mut().for_each(|heard| *heard = now);
+    }
+}
+
+impl Leader {
+    /// Tells a rank that has `have` records what it does not know.
+    fn introduce(&mut self, shared: &mut Shared, rank: RankId, have: u32) {
+        self.greeting.introduce(shared, rank, have);
+        if let (Some(_), Some(result)) = (&self.done, &shared.result) {
+            let payload = result.payload.clone();
+            let have = shared.history.len();
+            shared.post(rank, &Message::Finish { have, payload });
         }
     }
 
-    /// This process itself stood still: nobody is to blame for having been silent.
-    pub(super) fn forgive(&mut self, now: f64) {
-        if let Some(leader) = &mut self.leader {
-            leader.heard.values_mut().for_each(|heard| *heard = now);
+    /// This rank learned records: a round of before them is void, and so is a result that was announced without them.
+    fn void_what_was_begun(&mut self, shared: &mut Shared) {
+        let round = self.dealing.close_before(shared.history.len());
+        let result = self.done.take_if(|_| shared.result.is_none());
+        if round || result.is_some() {
+            shared.steps.push_back(Step::Superseded);
         }
-    }
-
-    /// The living ranks that haven't left this call.
-    fn awaited(&self) -> BTreeSet<RankId> {
-        let mut living = self.living();
-        living.retain(|rank| !self.left.contains(rank));
-        living
-    }
-
-    /// The leader's next step, when there is nothing else to do.
-    pub(super) fn leader_step(&mut self) -> Step {
-        let living = self.awaited();
-        let Some(leader) = &mut self.leader else {
-            return Step::Wait;
-        };
-        if let Some(done) = &leader.done {
-            if !living.is_subset(done) {
-                return Step::Wait;
-            }
-            for rank in self.listeners() {
-                self.post(rank, &Message::Release);
-            }
-            self.end(self.finished.clone().expect("said with `done`"));
-            return self.todo.pop_front().expect("the end");
-        }
-        let current = |open: &&OpenRound| open.round.step == self.applied;
-        let round = leader.round.as_ref().filter(current);
-        let finished = round.is_some_and(OpenRound::finished);
-        let known = living.is_subset(&leader.greeted) && leader.digests.settled();
-        if finished && known && !leader.complete {
-            leader.complete = true;
-            let round = leader.round.as_ref().expect("it is finished");
-            self.speeds.extend(round.speeds());
-            return Step::Complete;
-        }
-        Step::Wait
     }
 
     /// Compares the digests as far as they are known.
-    fn judge(&mut self, now: f64) {
-        let living = self.awaited();
-        if (self.leader.as_ref()).is_some_and(|leader| leader.digests.disputed()) {
-            self.pause();
+    fn judge(&mut self, now: f64, shared: &mut Shared) {
+        let ranks = self.greeting.speeds(shared);
+        if self.digests.disputed() {
+            self.dealing.pause(&ranks, shared.settings.policy);
         }
-        let Some(leader) = &mut self.leader else {
+        let present = shared.roster.present();
+        let Some(iteration) = self.digests.iteration() else {
             return;
         };
-        if !living.is_subset(&leader.greeted) {
+        if !present.is_subset(&self.greeting.greeted) {
             return;
         }
-        let Some(iteration) = leader.digests.iteration() else {
-            return;
-        };
-        let (ranks, hopeless) = match leader.digests.judge(&living) {
+        let (ranks, hopeless) = match self.digests.judge(&present) {
             Verdict::Open => return,
             Verdict::Agreed(digest) => {
-                for rank in self.greeted_others() {
-                    self.post(rank, &Message::Agreed { iteration, digest });
-                }
-                self.todo.push_back(Step::Agreed { iteration, digest });
-                return self.resume(now);
+                let message = Message::Agreed { iteration, digest };
+                shared.post_all(self.greeting.others(shared), &message);
+                shared.steps.push_back(Step::Agreed { iteration, digest });
+                return self.dealing.resume(now, shared, &ranks);
             }
             Verdict::Differ(ranks) => (ranks, false),
             Verdict::Hopeless(ranks) => (ranks, true),
         };
-        let named = ranks.clone();
-        self.todo.push_back(Step::Diverged {
-            ranks: named,
+        shared.steps.push_back(Step::Diverged {
+            ranks: ranks.clone(),
             iteration,
             hopeless,
         });
         for rank in ranks.into_iter().filter(|_| !hopeless) {
-            self.ask_to_heal(rank);
+            self.ask_to_rebuild(shared, rank);
         }
     }
 
-    /// A rank whose weights were found wrong is asked to make them anew, until it says that it did.
-    fn ask_to_heal(&mut self, rank: RankId) {
-        let leader = self.leader.as_ref().expect("it leads");
-        if let Some((iteration, healed)) = leader.digests.awaited(rank) {
-            self.deliver_to(rank, Message::Heal { iteration, healed });
-        }
-    }
-
-    /// Results of the open round may come from wrong weights: it begins anew when the weights are right.
-    fn pause(&mut self) {
-        let (workers, policy) = (self.workers(), self.settings.policy);
-        let leader = self.leader.as_mut().expect("it leads");
-        if !std::mem::replace(&mut leader.paused, true)
-            && let Some(open) = &leader.round
-        {
-            let anew = OpenRound::new(open.round, open.costs().to_vec(), &workers, policy);
-            leader.round = Some(anew.expect("it was opened before"));
-            leader.complete = false;
-            leader.deal_anew(workers.iter().map(|worker| worker.0));
-        }
-    }
-
-    fn resume(&mut self, now: f64) {
-        let leader = self.leader.as_mut().expect("it leads");
-        if std::mem::replace(&mut leader.paused, false) {
-            self.set_to_work(now);
+    /// Asks a rank to rebuild its weights if they were wrong and it has not reported a digest since.
+    fn ask_to_rebuild(&mut self, shared: &mut Shared, rank: RankId) {
+        if let Some((iteration, rebuilds)) = self.digests.awaited(rank) {
+            let message = Message::Rebuild {
+                iteration,
+                rebuilds,
+            };
+            shared.send(rank, message);
         }
     }
 }

@@ -1,339 +1,274 @@
-//! What ranks tell each other, as bytes. Only scalars and the journal's records: never weights, never text of prompts or
-//! completions.
+//! The messages of ranks to each other, as bytes. They hold scalars and the journal's records: never weights, never text
+//! of prompts or completions.
 //!
 //! ```text
-//! call varint | kind u8 | fields        integers as varints (7 bits a byte, the lowest first), floats as 8 bytes
+//! call varint | kind u8 | fields        integers as varints (7 bits per byte, lowest first), floats as 8 bytes
 //! ```
-//! `call` numbers the collective calls of a job, so that a late message of an earlier one is known as such.
+//! `call` numbers the collective calls of a job, so that a late message of an earlier call is recognized.
+//! `docs/coordination.md` lists the messages with their senders and receivers.
 
 mod fields;
 
-use crate::schedule::UnitId;
+use crate::schedule::{RankId, UnitId};
 
-use super::RankId;
-use super::wire::{Reader, WireError, Writer};
+use super::wire::{Field, Reader, WireError, Writer};
 
 /// One round of work: all units of an iteration, or of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Round {
-    /// What is done: 0 an iteration, and any other number as the caller likes.
+    /// The kind of work: 0 is an iteration, the caller chooses the meaning of any other number.
     pub kind: u32,
-    /// Records that were applied to the weights it is done with.
+    /// The number of records in the weights that the units are evaluated with.
     pub step: u32,
 }
 
-/// The result of one unit: what the table needs, and counts that are only ever summed up.
+/// The result of one unit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// Numbers that the table keeps per unit.
     pub values: Vec<f64>,
-    /// Numbers that are added up over all units.
+    /// Numbers that are summed over all units.
     pub counts: Vec<u64>,
-    /// Figures of the caller's own, as it writes them; kept per unit, and mostly none.
+    /// Figures in the caller's own encoding, kept per unit; mostly empty.
     pub figures: Vec<u8>,
 }
 
-/// What a rank says of its master weights.
+/// The digest of a rank's master weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WeightsDigest {
-    /// After which iteration.
+    /// The iteration after which it was computed.
     pub iteration: u32,
-    /// Their digest.
+    /// The digest.
     pub digest: u64,
-    /// How often they had been made anew by then: what was said before doesn't speak of those made since.
-    pub healed: u32,
+    /// The number of times this rank had rebuilt its weights by then. A digest from before a rebuild does not
+    /// describe the weights after it.
+    pub rebuilds: u32,
 }
 
-/// What a rank says when it comes, or when it has a new leader.
+/// How a rank introduces itself when it enters a call, and to each new leader.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Hello {
-    /// Records it has, and a checksum over them.
+    /// The number of records it has.
     pub have: u32,
-    /// See [`super::History::checksum`].
+    /// The checksum over them, see [`super::History::checksum`].
     pub history: u64,
-    /// Stands for everything that must be the same on all ranks.
+    /// A number for everything that must be the same on all ranks.
     pub identity: u64,
-    /// The digest it made last.
+    /// The last digest of its weights.
     pub digest: Option<WeightsDigest>,
-    /// Whether it led in this call, and says so to this leader for the first time: what belongs to the one who leads must be
-    /// taken over again.
+    /// True if it led in this call and this leader does not know it yet: the journal must be taken over again.
     pub led: bool,
-    /// What it has of the round it was in.
+    /// Its results of the round it works on.
     pub results: Option<(Round, Vec<(UnitId, Outcome)>)>,
 }
 
-/// Results of units, and whether their worker wants more.
+/// Units to evaluate. They follow earlier units of the same deal, and replace those of an earlier deal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The round of the units.
+    pub round: Round,
+    /// The deal in which they are assigned.
+    pub deal: u32,
+    /// The units.
+    pub units: Vec<UnitId>,
+    /// Whether to report each by itself.
+    pub alone: bool,
+}
+
+/// Results of units, and whether their rank wants more units.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// The round they belong to.
+    /// The round of the units.
     pub round: Round,
     /// The deal in which the units were assigned.
     pub deal: u32,
-    /// Whether the worker will soon hold nothing.
+    /// Whether the rank is out of units, or evaluates its last one.
     pub ready: bool,
-    /// The units' values.
+    /// The values of each unit.
     pub results: Vec<(UnitId, Vec<f64>)>,
-    /// Their counts, summed up.
+    /// The sums of the units' counts.
     pub counts: Vec<u64>,
-    /// The figures of units that have some.
+    /// The figures of the units that have some.
     pub figures: Vec<(UnitId, Vec<u8>)>,
 }
 
-/// A record that its leader published: it comes in pieces, over the ranks that get it.
+/// The announcement of a record, which then arrives in pieces by way of the other ranks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
-    /// Which.
+    /// The iteration of the record.
     pub iteration: u32,
-    /// Its checksum.
+    /// The checksum of the record.
     pub checksum: u64,
-    /// Its bytes.
+    /// The number of its bytes.
     pub length: u32,
-    /// The ranks that get it: their order says who passes on which piece to whom.
+    /// The ranks that get it. Their order determines which rank passes which piece on, and to whom.
     pub ranks: Vec<RankId>,
-    /// The piece that this rank is the first to have, if it is.
+    /// The piece that the receiver is the first to have, if there is one.
     pub piece: Option<Vec<u8>>,
 }
 
-/// Everything that ranks say.
+/// A piece of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The leader that published the record.
+    pub leader: RankId,
+    /// The iteration of the record.
+    pub iteration: u32,
+    /// The index of the piece in the record.
+    pub index: u32,
+    /// The bytes of the piece.
+    pub bytes: Vec<u8>,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallEnd {
+    /// The leader that announced the result.
+    pub leader: RankId,
+    /// The number of records at the end.
+    pub have: u32,
+    /// The result.
+    pub payload: Vec<u8>,
+    /// The last record, if there is one.
+    pub last: Option<Vec<u8>>,
+}
+
+/// Everything that ranks send each other.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields are named")]
 pub enum Message {
-    /// To the leader: I am here.
+    /// To the leader: this rank takes part.
     Hello(Hello),
     /// To the leader: results.
     Report(Report),
-    /// To the leader: the digest of my master weights after an iteration.
+    /// To the leader: the digest of this rank's master weights.
     Digest(WeightsDigest),
-    /// To the leader: records it asked for.
+    /// To the leader: the records it asked for.
     Records { first: u32, records: Vec<Vec<u8>> },
-    /// To the leader: I know how the call ended, after these many records.
+    /// To the leader: this rank knows the result of the call, and has this number of records.
     Done { have: u32 },
-    /// To all: I can't go on; why, and whether I may have taken the journal over in this call.
+    /// To all: this rank failed. `led`: it may have taken the journal over in this call.
     Resign { reason: String, led: bool },
-    /// To all: I know how the call ended, as its `leader` said, with these many records of which this is the last, and
-    /// leave it.
-    Left {
-        leader: RankId,
-        have: u32,
-        payload: Vec<u8>,
-        last: Option<Vec<u8>>,
-    },
-    /// From the leader: what a rank must know to take part.
+    /// To all: this rank knows how the call ended, and leaves it.
+    Left(CallEnd),
+    /// From the leader: what a rank needs to know to take part.
     Welcome { payload: Vec<u8> },
-    /// From the leader: units to evaluate, behind those you hold of the same deal, instead of those of an earlier one;
-    /// `alone`: report each by itself.
-    Assign {
-        round: Round,
-        deal: u32,
-        units: Vec<UnitId>,
-        alone: bool,
-    },
-    /// From the leader: another rank has the result.
+    /// From the leader: units to evaluate.
+    Assign(Assignment),
+    /// From the leader: another rank evaluated this unit.
     Cancel { round: Round, unit: UnitId },
-    /// From the leader: the next record.
+    /// From the leader: the next record, whole.
     Record { iteration: u32, payload: Vec<u8> },
-    /// From the leader: there is a record, in pieces.
+    /// From the leader: a record comes in pieces.
     Published(Published),
-    /// To those behind me in the tree of this piece of a record that `leader` published.
-    Piece {
-        leader: RankId,
-        iteration: u32,
-        piece: u32,
-        bytes: Vec<u8>,
-    },
-    /// From the leader: send me your records from `first` on. To the leader: send me yours.
+    /// From any rank: a piece of a published record.
+    Piece(Piece),
+    /// To and from the leader: send me your records from `first` on.
     Fetch { first: u32 },
     /// From the leader: all ranks have this digest.
     Agreed { iteration: u32, digest: u64 },
-    /// From the leader: your weights, which had been made anew so often, are wrong; make them anew.
-    Heal { iteration: u32, healed: u32 },
-    /// From the leader: for the journals of other nodes.
+    /// From the leader: the weights you reported after this number of rebuilds are wrong; rebuild them.
+    Rebuild { iteration: u32, rebuilds: u32 },
+    /// From the leader: an entry for the journals of other hosts.
     Note { payload: Vec<u8> },
-    /// From the leader: the call's result, after these many records.
+    /// From the leader: the result of the call, after this number of records.
     Finish { have: u32, payload: Vec<u8> },
-    /// From the leader: everybody knows it; go.
+    /// From the leader: all ranks know the result, leave the call.
     Release,
     /// From the leader: the call ends with this error.
     Stop { payload: Vec<u8> },
-    /// From the leader: you were taken for lost; say hello.
+    /// From the leader: you count as lost; send a hello to take part again.
     Evict,
-    /// To the leader, and from it to all: I live.
+    /// To the leader, and from the leader to all: this rank lives.
     Beat,
-    /// To the leader: I was asked to end the call soon.
+    /// To the leader: this rank was asked to end the call soon.
     Halt,
 }
 
 impl Message {
-    /// Its bytes.
+    /// Whether a rank handles this message only while it leads.
+    pub(super) fn is_for_leader(&self) -> bool {
+        matches!(
+            self,
+            Self::Hello(_)
+                | Self::Report(_)
+                | Self::Digest(_)
+                | Self::Records { .. }
+                | Self::Done { .. }
+                | Self::Halt
+        )
+    }
+
+    /// The bytes of this message in a call.
     pub fn encode(&self, call: u32) -> Vec<u8> {
         let mut out = Writer::default();
-        out.word(u64::from(call));
-        match self {
-            Self::Hello(hello) => {
-                out.kind(1);
-                out.hello(hello);
-            }
-            Self::Report(report) => {
-                out.kind(2);
-                out.report(report);
-            }
-            Self::Digest(digest) => {
-                out.kind(3);
-                out.weights_digest(*digest);
-            }
-            Self::Records { first, records } => {
-                out.kind(4);
-                out.word(u64::from(*first));
-                out.word(records.len() as u64);
-                for record in records {
-                    out.bytes(record);
-                }
-            }
-            Self::Done { have } => out.numbers(5, &[*have]),
-            Self::Resign { reason, led } => out.flagged(6, *led, reason.as_bytes()),
-            Self::Welcome { payload } => out.blob(7, payload),
-            Self::Assign {
-                round,
-                deal,
-                units,
-                alone,
-            } => {
-                out.kind(8);
-                out.round(*round);
-                out.word(u64::from(*deal));
-                out.word(u64::from(*alone));
-                out.units(units);
-            }
-            Self::Cancel { round, unit } => {
-                out.kind(9);
-                out.round(*round);
-                out.word(u64::from(*unit));
-            }
-            Self::Record { iteration, payload } => {
-                out.numbers(10, &[*iteration]);
-                out.bytes(payload);
-            }
-            Self::Fetch { first } => out.numbers(11, &[*first]),
-            Self::Agreed { iteration, digest } => out.pair(12, *iteration, *digest),
-            Self::Heal { iteration, healed } => out.numbers(13, &[*iteration, *healed]),
-            Self::Note { payload } => out.blob(14, payload),
-            Self::Finish { have, payload } => {
-                out.numbers(15, &[*have]);
-                out.bytes(payload);
-            }
-            Self::Release => out.kind(16),
-            Self::Stop { payload } => out.blob(17, payload),
-            Self::Evict => out.kind(18),
-            Self::Beat => out.kind(19),
-            Self::Halt => out.kind(21),
-            Self::Published(published) => {
-                out.kind(22);
-                out.published(published);
-            }
-            Self::Piece {
-                leader,
-                iteration,
-                piece,
-                bytes,
-            } => {
-                out.numbers(23, &[*leader, *iteration, *piece]);
-                out.bytes(bytes);
-            }
-            Self::Left {
-                leader,
-                have,
-                payload,
-                last,
-            } => {
-                out.numbers(20, &[*leader, *have]);
-                out.bytes(payload);
-                out.option(last.as_ref(), |out, last| out.bytes(last));
-            }
-        }
+        call.write(&mut out);
+        self.write(&mut out);
         out.0
     }
 
-    /// The call and the message of some bytes.
+    /// Reads a call number and a message.
     ///
     /// # Errors
-    /// If the bytes are no message.
+    /// If the bytes are not a message.
     pub fn decode(bytes: &[u8]) -> Result<(u32, Self), WireError> {
         let mut from = Reader::new(bytes);
-        let call = from.small()?;
-        let message = match from.kind()? {
-            1 => Self::Hello(from.hello()?),
-            2 => Self::Report(from.report()?),
-            3 => Self::Digest(from.weights_digest()?),
-            4 => {
-                let (first, count) = (from.small()?, from.count()?);
-                let records = (0..count).map(|_| from.bytes()).collect::<Result<_, _>>()?;
-                Self::Records { first, records }
-            }
-            5 => Self::Done {
-                have: from.small()?,
-            },
-            6 => Self::Resign {
-                led: from.flag()?,
-                reason: String::from_utf8_lossy(&from.bytes()?).into_owned(),
-            },
-            7 => Self::Welcome {
-                payload: from.bytes()?,
-            },
-            8 => Self::Assign {
-                round: from.round()?,
-                deal: from.small()?,
-                alone: from.flag()?,
-                units: from.units()?,
-            },
-            9 => Self::Cancel {
-                round: from.round()?,
-                unit: from.small()?,
-            },
-            10 => Self::Record {
-                iteration: from.small()?,
-                payload: from.bytes()?,
-            },
-            11 => Self::Fetch {
-                first: from.small()?,
-            },
-            12 => {
-                let (iteration, digest) = from.pair()?;
-                Self::Agreed { iteration, digest }
-            }
-            13 => Self::Heal {
-                iteration: from.small()?,
-                healed: from.small()?,
-            },
-            14 => Self::Note {
-                payload: from.bytes()?,
-            },
-            15 => Self::Finish {
-                have: from.small()?,
-                payload: from.bytes()?,
-            },
-            16 => Self::Release,
-            17 => Self::Stop {
-                payload: from.bytes()?,
-            },
-            18 => Self::Evict,
-            19 => Self::Beat,
-            20 => Self::Left {
-                leader: from.small()?,
-                have: from.small()?,
-                payload: from.bytes()?,
-                last: from.flag()?.then(|| from.bytes()).transpose()?,
-            },
-            21 => Self::Halt,
-            22 => Self::Published(from.published()?),
-            23 => Self::Piece {
-                leader: from.small()?,
-                iteration: from.small()?,
-                piece: from.small()?,
-                bytes: from.bytes()?,
-            },
-            kind => return Err(WireError::Kind(kind)),
-        };
+        let call = from.get()?;
+        let kind = from.byte()?;
+        let message = Self::read(kind, &mut from)?;
         from.end()?;
         Ok((call, message))
     }
+}
+
+/// Writes and reads messages by a table: the kind byte of each, and its fields in the order of their bytes.
+macro_rules! messages {
+    ($($kind:literal $name:ident $(($inner:ident))? $({ $($field:ident),+ })?;)+) => {
+        impl Message {
+            fn write(&self, out: &mut Writer) {
+                match self {
+                    $(Self::$name $(($inner))? $({ $($field),+ })? => {
+                        out.message($kind, &[$($inner)? $($($field),+)?]);
+                    })+
+                }
+            }
+
+            fn read(kind: u8, from: &mut Reader<'_>) -> Result<Self, WireError> {
+                Ok(match kind {
+                    $($kind => {
+                        $(let $inner = from.get()?;)?
+                        $($(let $field = from.get()?;)+)?
+                        Self::$name $(($inner))? $({ $($field),+ })?
+                    })+
+                    kind => return Err(WireError::Kind(kind)),
+                })
+            }
+        }
+    };
+}
+
+messages! {
+    1 Hello(hello);
+    2 Report(report);
+    3 Digest(digest);
+    4 Records { first, records };
+    5 Done { have };
+    6 Resign { led, reason };
+    7 Welcome { payload };
+    8 Assign(assignment);
+    9 Cancel { round, unit };
+    10 Record { iteration, payload };
+    11 Fetch { first };
+    12 Agreed { iteration, digest };
+    13 Rebuild { iteration, rebuilds };
+    14 Note { payload };
+    15 Finish { have, payload };
+    16 Release;
+    17 Stop { payload };
+    18 Evict;
+    19 Beat;
+    20 Left(end);
+    21 Halt;
+    22 Published(published);
+    23 Piece(piece);
 }

@@ -1,29 +1,29 @@
-//! What the schedule knows of one worker: the units it holds, and how fast it is.
+//! What a schedule knows about a rank: the units that it holds, and its speed.
 
 use std::collections::VecDeque;
 
 use super::UnitId;
 
-/// Less than that many seconds is no time to measure a speed in.
+/// The shortest time in seconds in which a speed can be measured.
 const SHORTEST: f64 = 1e-9;
 
 #[derive(Debug, Default)]
-pub(super) struct Worker {
+pub(super) struct RankState {
     pub lost: bool,
-    /// Units it was given and hasn't finished, in the order in which it evaluates them.
+    /// The units that it has not finished, in the order in which it evaluates them.
     pub holds: VecDeque<UnitId>,
-    /// Cost per second before this schedule; 0 is unknown.
+    /// Its cost per second before this schedule; 0 is unknown.
     prior: f64,
-    /// Cost finished in this schedule, and the seconds it took.
+    /// The cost that it finished in this schedule, and the seconds that it took.
     cost: f64,
     busy: f64,
-    /// Until when `busy` counts; meaningful while it holds something.
+    /// The time up to which `busy` counts. Has a meaning while it holds a unit.
     mark: f64,
-    /// When it should have finished all it holds.
+    /// When it should have finished all units that it holds.
     eta: f64,
 }
 
-impl Worker {
+impl RankState {
     pub fn with_speed(prior: f64) -> Self {
         Self {
             prior,
@@ -31,7 +31,7 @@ impl Worker {
         }
     }
 
-    /// Cost per second, if it ever finished something that took time.
+    /// Its cost per second, if it ever finished a unit that took time.
     pub fn speed(&self) -> Option<f64> {
         if self.busy > SHORTEST && self.cost > 0.0 {
             Some(self.cost / self.busy)
@@ -40,8 +40,7 @@ impl Worker {
         }
     }
 
-    /// It was given a unit; the answer is when it should be finished with it.
-    /// Without any speed to go by that is never.
+    /// Gives it a unit. Returns when it should be finished, which is never if no speed is known.
     pub fn assign(&mut self, now: f64, unit: UnitId, cost: f64, usual_speed: Option<f64>) -> f64 {
         if self.holds.is_empty() {
             self.mark = now;
@@ -53,12 +52,12 @@ impl Worker {
         self.eta
     }
 
-    /// Since when it evaluates the first unit that it holds.
+    /// When it began to evaluate the first unit that it holds.
     pub fn since(&self) -> f64 {
         self.mark
     }
 
-    /// It finished a unit. Whether it held it.
+    /// It finished a unit. Returns whether it held the unit.
     pub fn finish(&mut self, now: f64, unit: UnitId, cost: f64) -> bool {
         let held = self.drop_unit(unit);
         if held {
@@ -69,9 +68,9 @@ impl Worker {
         held
     }
 
-    /// It no longer has to evaluate a unit. Whether it held it.
+    /// Takes a unit away from it. Returns whether it held the unit.
     pub fn drop_unit(&mut self, unit: UnitId) -> bool {
-        let place = self.holds.iter().position(|&held| held == unit);
-        place.is_some_and(|place| self.holds.remove(place).is_some())
+        let index = self.holds.iter().position(|&held| held == unit);
+        index.is_some_and(|index| self.holds.remove(index).is_some())
     }
 }
