@@ -30,7 +30,7 @@ from measure import copy_bandwidth, in_turn, machine, noise_rate, peak_bytes, se
 from peer import PeerLoop
 
 from es_llm import _core
-from es_llm.checkpoint.replay import replay
+from es_llm.checkpoint.replay import replay_records
 from es_llm.model.device import free_memory
 from es_llm.model.weights import Weights
 from es_llm.noise.backend import backend_for
@@ -263,7 +263,9 @@ def bench_replay(setting: Setting, iterations: int, update: float) -> None:
     seconds = []
 
     def work() -> None:
-        seconds.append(seconds_of(lambda: replay(journal, weights, population), setting.device))
+        seconds.append(
+            seconds_of(lambda: replay_records(journal.records, weights, population, journal.digests), setting.device)
+        )
 
     peak = peak_bytes(work, setting.device)
     check_update(before, weights, journal.records, run_seed=RUN_SEED)

@@ -66,7 +66,7 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
     Raises:
         ResumeError: fields differ; the message names each one with both values.
     """
-    before, now = _comparable(saved["identity"]), _comparable(own["identity"])
+    before, now = normalized(saved["identity"]), normalized(own["identity"])
     if "reward_files" not in saved["identity"]:  # earlier versions recorded only the names
         for identity in (before, now):
             for name in _OF_FILES:
@@ -83,17 +83,19 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
 
 
 def reference_name(reference: str) -> str:
-    """The name of a task or a reward function without the directory of its file: `file.py:function`, or `file.py`."""
+    """The name of an engine, task or reward function without its file's directory: `file.py:name`, or `file.py`."""
     return PurePath(reference.replace(os.sep, "/")).name
 
 
 _OF_FILES = ("dataset_files", "reward_files")
 
 
-def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
-    """A copy of an identity for comparison: the files of tasks and reward functions have no directories in it."""
+def normalized(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity as plain JSON, without the directories of files: of the engine, the task and reward functions."""
     copy: dict[str, Any] = json.loads(json.dumps(identity))
-    script = copy.get("script")
+    config, script = copy.get("config"), copy.get("script")
+    if isinstance(config, dict) and "engine" in config:
+        config["engine"] = reference_name(config["engine"])
     if isinstance(script, dict):
         script["reward_funcs"] = [reference_name(reference) for reference in script.get("reward_funcs", [])]
         if isinstance(script.get("task"), str):

@@ -19,9 +19,9 @@ DTYPES: Final[dict[str, torch.dtype]] = {
 
 @final
 class Live:
-    """One parameter of the module, by name; its memory is looked up at every use."""
+    """A tensor of live weights, by the name of its parameter; its memory is looked up at every use."""
 
-    def __init__(self, name: str, weight: torch.nn.Parameter) -> None:
+    def __init__(self, name: str, weight: torch.Tensor) -> None:
         self.name = name
         self._weight = weight
         self._type = weight.dtype

@@ -1,8 +1,8 @@
 """Master weights, the truth, and live weights, what the engine runs: on a CPU or a CUDA device.
 
-`master` is float32 and changes only by `update`. The live weights are the module's own parameters; they are
-always written from the masters (never undone by subtraction), so nothing drifts. Knows nothing of prompts,
-rewards or ranks. Formulas, per element, with the member's noise z:
+`master` is float32 and changes only by `update`. The live weights are the tensors that an engine runs, by default the
+module's own parameters; they are always written from the masters (never undone by subtraction), so nothing drifts.
+Knows nothing of prompts, rewards or ranks. Formulas, per element, with the member's noise z:
 
     perturb      live = round(fma(sign * sigma, z, master))
     unperturb    live = round(master)
@@ -28,6 +28,7 @@ from es_llm.errors import ModelError
 from es_llm.model.device import master_place
 from es_llm.model.live import DTYPES, Live, cast_parameters, check_parameters
 from es_llm.model.table import ParameterTable
+from es_llm.model.targets import Placed, Target, own_targets, place_targets
 from es_llm.noise.backend import NoiseBackend, backend_for
 from es_llm.noise.pending import Pending
 
@@ -47,7 +48,8 @@ class Weights:
             float32 stays so. Tied weights stay tied.
         dtype: live type, "float32", "bfloat16" or "float16"; None keeps the type of each parameter.
         frozen: name patterns (`fnmatch`) of parameters that keep their values; they are cast too.
-        unused: names of parameters that no forward pass reads; they keep their values too.
+        targets: the tensors that an engine runs; default: the module's own parameters. A parameter without a target
+            keeps its values too.
         only: names of the parameters that are trained, as a journal has them; default: all others.
         device: where the module is moved to and the live weights are; None keeps the module where it is.
         master_device: "device" keeps the masters there too, "cpu" in host memory (pinned, and streamed through the
@@ -55,7 +57,8 @@ class Weights:
 
     Raises:
         ModelError: parameters that can't be trained: another device or type, not contiguous, overlapping,
-            not finite (also after rounding to `dtype`), or what `ParameterTable.from_module` refuses.
+            not finite (also after rounding to `dtype`), or what `ParameterTable.from_module` refuses; or targets that
+            don't fit the parameters.
         ConfigError: another `master_device`.
         KernelError: a device that the kernels don't work on.
     """
@@ -66,16 +69,18 @@ class Weights:
         *,
         dtype: str | None = None,
         frozen: Sequence[str] = (),
-        unused: Collection[str] = (),
+        targets: Sequence[Target] | None = None,
         only: Collection[str] | None = None,
         device: torch.device | None = None,
         master_device: str = "auto",
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise ModelError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        named = dict(module.named_parameters())
+        targets = own_targets(module) if targets is None else targets
+        unused = named.keys() - {target.name for target in targets}
         self.table = ParameterTable.from_module(module, frozen, unused=unused, only=only)
         check_parameters(module, dtype)
-        named = dict(module.named_parameters())
         trained = [named.pop(parameter.name) for parameter in self.table.parameters]
         self.device = _numbered(device if device is not None else trained[0].device)
         place = master_place(
@@ -84,19 +89,18 @@ class Weights:
         self._backend: NoiseBackend = _backend(self.device, place)
         self.master: list[torch.Tensor] = [_master(weight, place, self.device) for weight in trained]
         cast_parameters(module, dtype, self.device)
-        self._live = [
-            Live(parameter.name, weight) for parameter, weight in zip(self.table.parameters, trained, strict=True)
-        ]
+        self._own = [Live(row.name, weight) for row, weight in zip(self.table.parameters, trained, strict=True)]
+        self._placed = place_targets(self.table, targets, self.master)
         self._frozen = [Live(name, weight) for name, weight in named.items()]
         self._told: set[str] = set()
         self.unperturb()
-        for live in (*self._live, *self._frozen):
+        for live in (*(placed.live for placed in self._placed), *self._frozen):
             live.require_finite()
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The live types in use, in the order "float32", "bfloat16", "float16"."""
-        used = {live.dtype for live in self._live}
+        used = {placed.live.dtype for placed in self._placed}
         return tuple(name for name in DTYPES if name in used)
 
     def perturb(self, member: Member) -> int:
@@ -105,22 +109,36 @@ class Weights:
         Returns how many of them are NaN or infinite, and logs a warning for the first such member of each tensor.
         """
         counts = self._pass(
-            lambda tensor, live, master: self._backend.perturb_into(
-                live.tensor(),
-                master,
+            self._placed,
+            lambda part: self._backend.perturb_into(
+                part.live.tensor(),
+                part.master,
                 scale=member.sign * member.sigma,
                 run_seed=member.run_seed,
                 iteration=member.iteration,
                 pair=member.pair,
-                tensor=tensor,
-            )
+                tensor=part.tensor,
+                element=part.element,
+            ),
         )
-        return self._told_counts(counts, lambda live: f"in {live.dtype}, of {member}")
+        return self._told_counts(self._placed, counts, lambda live: f"in {live.dtype}, of {member}")
 
     def unperturb(self) -> int:
         """Write live = round(master); returns how many are NaN or infinite, warning as `perturb` does."""
-        counts = self._pass(lambda _, live, master: self._backend.round_into(live.tensor(), master))
-        return self._told_counts(counts, lambda live: f"in {live.dtype}, without noise")
+        return self._round(self._placed)
+
+    def write_module(self) -> None:
+        """Write the module's own parameters = round(master), whatever tensors the engine runs."""
+        self._round(self._whole())
+
+    def _round(self, parts: Sequence[Placed]) -> int:
+        counts = self._pass(parts, lambda part: self._backend.round_into(part.live.tensor(), part.master))
+        return self._told_counts(parts, counts, lambda live: f"in {live.dtype}, without noise")
+
+    def _whole(self) -> list[Placed]:
+        """The module's own parameters, each with its whole master."""
+        rows = zip(self.table.parameters, self._own, self.master, strict=True)
+        return [Placed(row.tensor, live, master, 0) for row, live, master in rows]
 
     def update(self, record: Record) -> UpdateReport:
         """Move the masters by one iteration's record; returns the sum of the tensors' reports. Logs a warning for a
@@ -130,19 +148,21 @@ class Weights:
         """
         coefficients = record.sgd_coefficients()
         pairs = np.arange(len(coefficients), dtype=np.uint32)
+        whole = self._whole()
         reports = self._pass(
-            lambda tensor, live, master: self._backend.accumulate(
-                master,
-                live_dtype=live.tensor().dtype,
+            whole,
+            lambda part: self._backend.accumulate(
+                part.master,
+                live_dtype=part.live.tensor().dtype,
                 pairs=pairs,
                 coefficients=coefficients,
                 run_seed=record.run_seed,
                 iteration=record.iteration,
-                tensor=tensor,
-            )
+                tensor=part.tensor,
+            ),
         )
         where = f"after the update of step {record.iteration + 1}"
-        self._told_counts([report.nonfinite for report in reports], lambda _: where)
+        self._told_counts(whole, [report.nonfinite for report in reports], lambda _: where)
         return sum(reports[1:], start=reports[0])
 
     def reset(self, module: torch.nn.Module) -> None:
@@ -185,7 +205,7 @@ class Weights:
 
     def digest(self) -> int:
         """64-bit digest of the masters' bits: the sum over the tensors modulo 2**64. Frozen weights are not in."""
-        digests = self._pass(lambda tensor, _, master: self._backend.digest(master, tensor=tensor))
+        digests = self._pass(self._whole(), lambda part: self._backend.digest(part.master, tensor=part.tensor))
         return sum(digests) % _DIGEST_MODULUS
 
     def sha256(self) -> str:
@@ -196,23 +216,23 @@ class Weights:
         """SHA-256 of the frozen parameters in the module's order, as little-endian words of their own types."""
         return _sha256([live.tensor() for live in self._frozen])
 
-    def _pass(self, work: Callable[[int, Live, torch.Tensor], T | Pending[T]]) -> list[T]:
-        """What `work` gives for each (tensor id, live, master), in table order. The device is waited for once, at the
-        end; also if the work fails, so that nothing goes on behind an exception's back."""
+    def _pass(self, parts: Sequence[Placed], work: Callable[[Placed], T | Pending[T]]) -> list[T]:
+        """What `work` gives for each part, in order. The device is waited for once, at the end; also if the work fails,
+        so that nothing runs behind an exception's back."""
         results: list[T | Pending[T]] = []
         try:
-            for parameter, live, master in zip(self.table.parameters, self._live, self.master, strict=True):
-                results.append(work(parameter.tensor, live, master))
+            for part in parts:
+                results.append(work(part))
         finally:
             settled = self._backend.settle(results)
         return settled
 
-    def _told_counts(self, counts: Sequence[int], where: Callable[[Live], str]) -> int:
-        """Their sum; the first time that a tensor's isn't 0, say where."""
-        for live, count in zip(self._live, counts, strict=True):
-            if count and live.name not in self._told:
-                self._told.add(live.name)
-                logger.warning("`%s`: %d weights are NaN or infinite, %s", live.name, count, where(live))
+    def _told_counts(self, parts: Sequence[Placed], counts: Sequence[int], where: Callable[[Live], str]) -> int:
+        """Their sum; the first time that a parameter's isn't 0, log where."""
+        for part, count in zip(parts, counts, strict=True):
+            if count and part.live.name not in self._told:
+                self._told.add(part.live.name)
+                logger.warning("`%s`: %d weights are NaN or infinite, %s", part.live.name, count, where(part.live))
         return sum(counts)
 
 
