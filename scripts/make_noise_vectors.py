@@ -7,12 +7,13 @@ Run it once per noise version. The file pins the bits: later versions of the cod
 
 import zlib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from es_llm._core import NOISE_KINDS, LowRank, Noise, Slice, Terms
 from es_llm.noise import reference
-from es_llm.noise.address import KINDS, NoiseAddress
 
 HEADER = """\
 # Known answers of noise version 1. One per line: kind, inputs, "=", outputs; groups of inputs are parted by ":".
@@ -42,6 +43,34 @@ HEADER = """\
 # long_accumulate  count run_seed iteration tensor element : pairs : coefficients = crc32
 """
 
+
+class Address(NamedTuple):
+    """The address of one value."""
+
+    run_seed: int
+    iteration: int
+    pair: int
+    tensor: int
+    element: int
+
+    @property
+    def noise(self) -> Noise:
+        return Noise(self.run_seed, self.iteration, self.pair)
+
+    def slice(self, size: int) -> Slice:
+        return Slice(self.tensor, size, element=self.element)
+
+    def terms(self, pairs: list[int], coefficients: NDArray[np.float32]) -> Terms:
+        return Terms(self.run_seed, self.iteration, coefficients, pairs)
+
+    def counters(self) -> NDArray[np.uint32]:
+        return reference.counters(self.noise, self.tensor, self.element, 1, "dense")
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.run_seed & 0xFFFF_FFFF, self.run_seed >> 32
+
+
 # Published with Random123 for Philox4x32-10 (kat_vectors): counter, key, words.
 PUBLISHED = [
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
@@ -50,14 +79,14 @@ PUBLISHED = [
 ]
 WORDS = [0, 1, 2, 3, 0x3FFFFFFF, 0x40000000, 0x60000000, 0x7FFFFFFF, 0x80000000, 0xBFFFFFFF, 0xFFFFFF00, 0xFFFFFFFF]
 ADDRESSES = [
-    NoiseAddress(0, 0, 0, 0, 0),
-    NoiseAddress(42, 1, 2, 3, 0),
-    NoiseAddress(43, 1, 2, 3, 0),
-    NoiseAddress(42, 1, 2, 3, 5),
-    NoiseAddress(2**64 - 1, 2**32 - 1, 2**32 - 1, 2**20 - 1, 2**42 - 9),
-    NoiseAddress(1 << 32, 7, 0, 1, 2**32 - 3),
-    NoiseAddress(0x0123456789ABCDEF, 1000, 511, 290, 2**34 - 2),
-    NoiseAddress(0x0123456789ABCDEF, 1000, 511, 291, 2**40 + 7),
+    Address(0, 0, 0, 0, 0),
+    Address(42, 1, 2, 3, 0),
+    Address(43, 1, 2, 3, 0),
+    Address(42, 1, 2, 3, 5),
+    Address(2**64 - 1, 2**32 - 1, 2**32 - 1, 2**20 - 1, 2**42 - 9),
+    Address(1 << 32, 7, 0, 1, 2**32 - 3),
+    Address(0x0123456789ABCDEF, 1000, 511, 290, 2**34 - 2),
+    Address(0x0123456789ABCDEF, 1000, 511, 291, 2**40 + 7),
 ]
 # element, columns, stride.
 SHARDS = [
@@ -83,10 +112,10 @@ BLOCKS = [
 ]
 # Count, address. Odd offsets; across the border of 2^32 blocks; beyond 2^32 elements; up to the last element.
 LONG = [
-    (5001, NoiseAddress(42, 3, 5, 1, 7)),
-    (6007, NoiseAddress(0x0123456789ABCDEF, 1000, 511, 290, 2**34 - 2503)),
-    (5003, NoiseAddress(2**64 - 1, 7, 2**32 - 1, 2, 2**32 + 5)),
-    (5555, NoiseAddress(43, 2**32 - 1, 0, 2**20 - 1, 2**42 - 5555)),
+    (5001, Address(42, 3, 5, 1, 7)),
+    (6007, Address(0x0123456789ABCDEF, 1000, 511, 290, 2**34 - 2503)),
+    (5003, Address(2**64 - 1, 7, 2**32 - 1, 2, 2**32 + 5)),
+    (5555, Address(43, 2**32 - 1, 0, 2**20 - 1, 2**42 - 5555)),
 ]
 # Signed zeros, subnormals, ties of bfloat16 and float16, the ends of their ranges, infinity and NaN.
 SPECIAL = """
@@ -101,13 +130,13 @@ def main() -> None:
     for counter, key, words in PUBLISHED:
         print(f"philox {counter} : {key} = {words}")
     for address in ADDRESSES:
-        counter = address.counters(1)
+        counter = address.counters()
         print(f"philox {digits(counter)} : {key_of(address)} = {digits(reference.philox4x32(counter, address.key))}")
     for i, w in enumerate(WORDS):
         block = np.array([[w, WORDS[-1 - i], WORDS[(i + 5) % len(WORDS)], w]], np.uint32)
         print(f"normal {digits(block)} = {digits(reference.normals(block))}")
     for address in ADDRESSES:
-        print(f"noise {place(address)} = {digits(reference.noise(address, 9))}")
+        print(f"noise {join(address)} = {digits(reference.values(address.noise, address.slice(9)))}")
     for dtype in ("bfloat16", "float16"):
         values = np.array([int(word, 16) for word in SPECIAL.split()], np.uint32).view(np.float32)
         print(f"round {dtype} : {digits(values)} = {digits(reference.rounded(values, dtype))}")
@@ -115,7 +144,7 @@ def main() -> None:
         kernels(number, address)
     for address in ADDRESSES:
         for kind in ("low_rank_a", "low_rank_b"):
-            print(f"factor {kind} {place(address)} = {digits(reference.noise(address, 5, kind=kind))}")
+            print(f"factor {kind} {join(address)} = {digits(reference.values(address.noise, address.slice(5), kind))}")
     for number, address in enumerate(ADDRESSES):
         shards(number, address)
     for number, (address, block) in enumerate(zip(ADDRESSES, BLOCKS, strict=True)):
@@ -124,88 +153,83 @@ def main() -> None:
         long_run(count, address)
 
 
-def kernels(number: int, address: NoiseAddress) -> None:
+def small(seed: int, number: int, count: int) -> NDArray[np.float32]:
+    """Masters."""
+    return reference.values(Noise(seed, number, 0), Slice(0, count)) * np.float32(0.02)
+
+
+def kernels(number: int, address: Address) -> None:
     """Perturbed, accumulated and digested weights at one address."""
-    small = NoiseAddress(7, number, 0, 0)
-    master = reference.noise(small, 9) * np.float32(0.02)
+    master, at = small(7, number, 9), address.slice(9)
     for dtype, scale in (("float32", 1e-3), ("bfloat16", -1e-3), ("float16", 0.5)):
-        live = reference.perturbed(master, scale=scale, dtype=dtype, address=address)
-        print(f"perturb {dtype} {digits(np.float32([scale]))} {place(address)} : {digits(master)} = {digits(live)}")
+        live = reference.perturbed(master, address.noise, scale, at, dtype)
+        print(f"perturb {dtype} {digits(np.float32([scale]))} {join(address)} : {digits(master)} = {digits(live)}")
     pairs = [0, 1, number + 2, 2**32 - 1]
     coefficients = np.float32([1e-3, -3e-4, 0.25, 1e-9])
-    words = (address.run_seed, address.iteration, address.tensor, address.element)
-    names = dict(zip(("run_seed", "iteration", "tensor", "element"), words, strict=True))
-    moved = reference.accumulated(master, pairs=pairs, coefficients=coefficients, **names)
-    inputs = f"{join(words)} : {join(pairs)} : {digits(coefficients)} : {digits(master)}"
-    print(f"accumulate {inputs} = {digits(moved)}")
-    total = reference.digest(master, tensor=address.tensor, element=address.element)
-    print(f"digest {address.tensor} {address.element} : {digits(master)} = {total:016x}")
+    moved = reference.accumulated(master, address.terms(pairs, coefficients), at)
+    words = join((address.run_seed, address.iteration, address.tensor, address.element))
+    print(f"accumulate {words} : {join(pairs)} : {digits(coefficients)} : {digits(master)} = {digits(moved)}")
+    print(f"digest {address.tensor} {address.element} : {digits(master)} = {reference.digest(master, at):016x}")
 
 
-def shards(number: int, address: NoiseAddress) -> None:
+def shards(number: int, address: Address) -> None:
     """Three rows of three values."""
     element, columns, stride = SHARDS[number]
-    at = NoiseAddress(address.run_seed, address.iteration, address.pair, address.tensor, element)
-    rows = {"columns": columns, "stride": stride}
-    where = join(rows.values())
-    master = reference.noise(NoiseAddress(8, number, 0, 0), 9) * np.float32(0.02)
+    address = address._replace(element=element)
+    at = Slice(address.tensor, 9, element=element, columns=columns, stride=stride)
+    where = join((columns, stride))
+    master = small(8, number, 9)
     for dtype, scale in (("float32", -1e-3), ("bfloat16", 1e-3), ("float16", 0.5)):
-        live = reference.perturbed(master, scale=scale, dtype=dtype, address=at, **rows)
+        live = reference.perturbed(master, address.noise, scale, at, dtype)
         print(
-            f"shard_perturb {dtype} {digits(np.float32([scale]))} {place(at)} {where}"
+            f"shard_perturb {dtype} {digits(np.float32([scale]))} {join(address)} {where}"
             f" : {digits(master)} = {digits(live)}"
         )
     pairs, coefficients = [3, number, 2**32 - 1], np.float32([1e-3, -3e-4, 0.25])
-    names = {"run_seed": at.run_seed, "iteration": at.iteration, "tensor": at.tensor, "element": at.element}
-    moved = reference.accumulated(master, pairs=pairs, coefficients=coefficients, **names, **rows)
-    inputs = f"{join(names.values())} {where} : {join(pairs)} : {digits(coefficients)} : {digits(master)}"
+    moved = reference.accumulated(master, address.terms(pairs, coefficients), at)
+    words = join((address.run_seed, address.iteration, address.tensor, address.element))
+    inputs = f"{words} {where} : {join(pairs)} : {digits(coefficients)} : {digits(master)}"
     print(f"shard_accumulate {inputs} = {digits(moved)}")
-    total = reference.digest(master, tensor=at.tensor, element=at.element, **rows)
-    print(f"shard_digest {at.tensor} {at.element} {where} : {digits(master)} = {total:016x}")
+    total = reference.digest(master, at)
+    print(f"shard_digest {address.tensor} {address.element} {where} : {digits(master)} = {total:016x}")
 
 
-def low_rank(number: int, address: NoiseAddress, numbers: tuple[int, ...]) -> None:
+def low_rank(number: int, address: Address, numbers: tuple[int, ...]) -> None:
     """Perturbed and accumulated weights of one block of a matrix."""
-    block = dict(zip(("rank", "row", "column"), numbers[:3], strict=True))
-    rows, columns = numbers[3:]
-    at = NoiseAddress(address.run_seed, address.iteration, address.pair, address.tensor)
-    words = join((at.run_seed, at.iteration, at.pair, at.tensor, *numbers))
-    values = reference.noise(NoiseAddress(9, number, 0, 0), rows * columns) * np.float32(0.02)
-    master = values.reshape(rows, columns)
+    rank, row, column, rows, columns = numbers
+    at = LowRank(address.tensor, (rows, columns), rank, row=row, column=column)
+    master = small(9, number, rows * columns).reshape(rows, columns)
     for dtype, scale in (("float32", 1e-3), ("bfloat16", -1e-3), ("float16", 0.5)):
-        live = reference.perturbed_low_rank(master, scale=scale, dtype=dtype, address=at, **block)
+        live = reference.perturbed(master, address.noise, scale, at, dtype)
+        words = join((*address[:4], *numbers))
         print(f"low_rank_perturb {dtype} {digits(np.float32([scale]))} {words} : {digits(master)} = {digits(live)}")
     pairs, coefficients = [2, number + 4, 2**32 - 1], np.float32([1e-3, -3e-4, 0.25])
-    names = {"run_seed": at.run_seed, "iteration": at.iteration, "tensor": at.tensor}
-    moved = reference.accumulated_low_rank(master, pairs=pairs, coefficients=coefficients, **names, **block)
-    inputs = f"{join((*names.values(), *numbers))} : {join(pairs)} : {digits(coefficients)} : {digits(master)}"
+    moved = reference.accumulated(master, address.terms(pairs, coefficients), at)
+    words = join((address.run_seed, address.iteration, address.tensor, *numbers))
+    inputs = f"{words} : {join(pairs)} : {digits(coefficients)} : {digits(master)}"
     print(f"low_rank_accumulate {inputs} = {digits(moved)}")
 
 
-def long_run(count: int, address: NoiseAddress) -> None:
+def long_run(count: int, address: Address) -> None:
     """Many values of every kernel at one address."""
-    for kind in KINDS:
-        print(f"long_noise {count} {kind} {place(address)} = {crc32(reference.noise(address, count, kind=kind))}")
-    master = np.float32(0.02) * reference.noise(NoiseAddress(10, 0, 0, 0), count)
+    at = address.slice(count)
+    for kind in NOISE_KINDS:
+        print(f"long_noise {count} {kind} {join(address)} = {crc32(reference.values(address.noise, at, kind))}")
+    master = np.float32(0.02) * reference.values(Noise(10, 0, 0), Slice(0, count))
     for dtype, scale in (("float32", 1e-3), ("bfloat16", -1e-3), ("float16", 0.5)):
-        live = reference.perturbed(master, scale=scale, dtype=dtype, address=address)
-        print(f"long_perturb {count} {dtype} {digits(np.float32([scale]))} {place(address)} = {crc32(live)}")
+        live = reference.perturbed(master, address.noise, scale, at, dtype)
+        print(f"long_perturb {count} {dtype} {digits(np.float32([scale]))} {join(address)} = {crc32(live)}")
     pairs, coefficients = [0, 9, 2**32 - 1], np.float32([1e-3, -3e-4, 0.25])
-    words = (address.run_seed, address.iteration, address.tensor, address.element)
-    names = dict(zip(("run_seed", "iteration", "tensor", "element"), words, strict=True))
-    moved = reference.accumulated(master, pairs=pairs, coefficients=coefficients, **names)
-    print(f"long_accumulate {count} {join(words)} : {join(pairs)} : {digits(coefficients)} = {crc32(moved)}")
+    moved = reference.accumulated(master, address.terms(pairs, coefficients), at)
+    words = join((address.run_seed, address.iteration, address.tensor, address.element))
+    print(f"long_accumulate {count} {words} : {join(pairs)} : {digits(coefficients)} = {crc32(moved)}")
 
 
 def crc32(values: NDArray[np.float32] | NDArray[np.uint16]) -> str:
     return f"{zlib.crc32(values.astype(values.dtype.newbyteorder('<')).tobytes()):08x}"
 
 
-def place(address: NoiseAddress) -> str:
-    return join((address.run_seed, address.iteration, address.pair, address.tensor, address.element))
-
-
-def key_of(address: NoiseAddress) -> str:
+def key_of(address: Address) -> str:
     return digits(np.array(address.key, np.uint32))
 
 

@@ -11,23 +11,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from es_llm import _core
-from es_llm.errors import KernelError, NoiseAddressError
+from es_llm._core import LowRank, Noise, Slice, Terms
+from es_llm.errors import KernelError
 from es_llm.model.device import free_memory
 from es_llm.noise import cuda, reference
-from es_llm.noise.address import NoiseAddress
 from es_llm.noise.backend import backend_for
-from es_llm.noise.checks import members_of
 from es_llm.noise.cpu import CpuBackend
 from es_llm.noise.launch import Launcher
-from es_llm.noise.shard import Shard
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture
 from tests.vectors import CHECKS, AtOnce, OfTensors
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 WORDS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
-ADDRESS = {"run_seed": 2**63 + 5, "iteration": 2**32 - 1, "pair": 2**31 + 7, "tensor": 77}
-UPDATE = {name: ADDRESS[name] for name in ("run_seed", "iteration", "tensor")}
+NOISE = Noise(2**63 + 5, 2**32 - 1, 2**31 + 7)
 BORDER = 2**34
 """The first element whose block index needs more than 32 bits."""
 
@@ -49,6 +46,25 @@ def backend(request):
 def on(backend, tensor):
     """A copy on the backend's device."""
     return tensor.clone().to(backend.device)
+
+
+def terms(coefficients, pairs=None):
+    return Terms(NOISE.run_seed, NOISE.iteration, np.float32(coefficients), pairs)
+
+
+def run(count, element=0, tensor=77):
+    return Slice(tensor, count, element=element)
+
+
+def row_slices(at):
+    """(part of the values, slice) of each row."""
+    return [
+        (
+            slice(row * at.columns, (row + 1) * at.columns),
+            Slice(at.tensor, at.columns, element=at.element + row * at.stride),
+        )
+        for row in range(at.rows)
+    ]
 
 
 def same(left, right):
@@ -79,8 +95,8 @@ def test_known_answers(check, backend):
 @pytest.mark.parametrize("element", [0, 1, 6, 2046, BORDER - 3000, 3 * BORDER - 1029, 2**42 - 4500])
 def test_fill(backend, kind, element):
     out = torch.empty(4500, device=backend.device)
-    backend.fill(out, **ADDRESS, element=element, kind=kind)
-    expected = reference.noise(NoiseAddress(**ADDRESS, element=element), 4500, kind=kind)
+    backend.fill(out, NOISE, run(4500, element), kind)
+    expected = reference.values(NOISE, run(4500, element), kind)
     assert same(out, torch.from_numpy(expected))
 
 
@@ -89,9 +105,9 @@ def test_fill(backend, kind, element):
 def test_perturbed_weights(backend, dtype, count, element):
     master = weights(count)
     expected = torch.empty(count, dtype=dtype)
-    CpuBackend().perturb_into(expected, master, scale=-0.25, **ADDRESS, element=element)
+    CpuBackend().perturb(expected, master, NOISE, -0.25, run(count, element))
     live = torch.empty(count, dtype=dtype, device=backend.device)
-    wrong = backend.perturb_into(live, on(backend, master), scale=-0.25, **ADDRESS, element=element)
+    wrong = backend.perturb(live, on(backend, master), NOISE, -0.25, run(count, element))
     assert same(live, expected)
     assert wrong == count - int(torch.isfinite(expected).sum())
 
@@ -103,13 +119,13 @@ def test_what_is_not_finite(backend, dtype, word):
         master = weights(count)
         master.clamp_(-60000, 60000).view(torch.int32)[count - 2] = np.uint32(word).astype(np.int32).item()
         expected = torch.empty(count, dtype=dtype)
-        CpuBackend().round_into(expected, master)
+        CpuBackend().round(expected, master)
         live = torch.empty(count, dtype=dtype, device=backend.device)
-        assert backend.round_into(live, on(backend, master)) == count - int(torch.isfinite(expected).sum())
+        assert backend.round(live, on(backend, master)) == count - int(torch.isfinite(expected).sum())
         if dtype is not torch.float32 or word & 0x7FFFFFFF <= 0x7F800000:
             assert same(live, expected)
         with np.errstate(all="ignore"):
-            wrong = backend.perturb_into(live, on(backend, master), scale=0.0, **ADDRESS)
+            wrong = backend.perturb(live, on(backend, master), NOISE, 0.0, run(count))
         assert wrong == count - int(torch.isfinite(expected).sum())
 
 
@@ -119,14 +135,14 @@ def test_weights_that_are_not_finite_spoil_no_report(backend, dtype, coefficient
     master = weights(600)
     odd = torch.tensor([torch.nan, -torch.nan, torch.inf, -torch.inf, 7e4, -7e4, 3.4e38, -3.4e38])
     master[::7] = odd.repeat(11)[:86]
-    update = {"pairs": [5], "coefficients": np.float32([coefficient]), **UPDATE}
+    update = terms([coefficient], [5])
     with np.errstate(all="ignore"):
-        total = reference.accumulated(np.zeros_like(master.numpy()), **update)
+        total = reference.intended(update, run(600))
         moved, wrong, *sums = reference.update_report(master.numpy(), total, str(dtype).removeprefix("torch."))
     assert np.isfinite(sums).all()
     for kernels, values in ((backend, on(backend, master)), (CpuBackend(), master.clone())):
         with np.errstate(all="ignore"):
-            report = kernels.accumulate(values, live_dtype=dtype, **update)
+            report = kernels.accumulate(values, update, run(600), dtype)
         assert (report.moved, report.nonfinite) == (moved, wrong)
         assert report.update_norm == pytest.approx(sums[0] ** 0.5, rel=1e-9)
         cosine = sums[2] / (sums[0] ** 0.5 * sums[1] ** 0.5) if sums[0] and sums[1] else np.nan
@@ -139,10 +155,10 @@ def test_weights_that_are_not_finite_spoil_no_report(backend, dtype, coefficient
 def test_updates(backend, dtype, count, element, pairs):
     master = weights(count)
     coefficients = np.float32([1e-4, -3e-5, 0.0, 1e-42])[np.arange(pairs) % 4]
-    update = {"pairs": [7, 2**32 - 1, *range(pairs - 2)][:pairs], "coefficients": coefficients, **UPDATE}
+    update, at = terms(coefficients, [7, 2**32 - 1, *range(pairs - 2)][:pairs]), run(count, element)
     moved, expected = on(backend, master), master.clone()
-    report = backend.accumulate(moved, live_dtype=dtype, **update, element=element)
-    known = CpuBackend().accumulate(expected, live_dtype=dtype, **update, element=element)
+    report = backend.accumulate(moved, update, at, dtype)
+    known = CpuBackend().accumulate(expected, update, at, dtype)
     assert same(moved, expected)
     assert (report.elements, report.moved, report.nonfinite) == (known.elements, known.moved, known.nonfinite)
     assert report.update_norm == pytest.approx(known.update_norm, rel=1e-12)
@@ -152,23 +168,24 @@ def test_updates(backend, dtype, count, element, pairs):
 def test_an_update_of_zero_changes_no_bit(backend):
     master = weights(2000)
     moved = on(backend, master)
-    zeros = np.zeros(2, np.float32)
-    report = backend.accumulate(moved, live_dtype="float32", pairs=[0, 1], coefficients=zeros, **UPDATE)
+    report = backend.accumulate(moved, terms([0, 0]), run(2000), torch.float32)
     assert same(moved, master)
     assert (report.moved, report.update_norm) == (0, 0)
-    report = backend.accumulate(moved, live_dtype="float32", pairs=[], coefficients=zeros[:0], **UPDATE)
+    report = backend.accumulate(moved, terms([]), run(2000), torch.float32)
     assert same(moved, master)
 
 
 @pytest.mark.parametrize(("count", "element"), [(1, 0), (4096, 4), (2500, 0), (2049, 3), (3000, BORDER - 1001)])
 def test_digests(backend, count, element):
     master = weights(count)
-    expected = CpuBackend().digest(master, tensor=2**20 - 1, element=element)
-    assert backend.digest(on(backend, master), tensor=2**20 - 1, element=element) == expected
+    at = run(count, element, tensor=2**20 - 1)
+    assert backend.digest(on(backend, master), at) == CpuBackend().digest(master, at)
 
 
 shards = st.builds(
-    lambda rows, columns, gap, element: Shard(rows * columns, element, columns, columns + gap),
+    lambda rows, columns, gap, element: Slice(
+        77, rows * columns, element=element, columns=columns, stride=columns + gap
+    ),
     rows=st.integers(1, 5),
     columns=st.integers(1, 40) | st.sampled_from([48, 96, 256, 512, 700, 1000, 2048]),
     gap=st.integers(0, 9) | st.sampled_from([64, 2**33 - 100]),
@@ -180,26 +197,19 @@ shards = st.builds(
 @given(shard=shards, dtype=st.sampled_from(DTYPES), pairs=st.integers(1, 3))
 def test_shards_are_parts_of_the_whole(backend, shard, dtype, pairs):
     """Row by row the reference's noise, at the elements of the row."""
-    place = {"element": shard.element, "columns": shard.columns, "stride": shard.stride}
-    master = weights(shard.size)
-    rows = [
-        (slice(row * shard.columns, (row + 1) * shard.columns), shard.element + row * shard.stride)
-        for row in range(shard.rows)
-    ]
-    coefficients = np.float32([1e-3, -2e-3, 5e-4])[:pairs]
-    update = {"pairs": list(range(pairs)), "coefficients": coefficients, **UPDATE}
+    master, update = weights(shard.size), terms([1e-3, -2e-3, 5e-4][:pairs])
     live, moved = torch.empty(shard.size, dtype=dtype, device=backend.device), on(backend, master)
-    backend.perturb_into(live, on(backend, master), scale=0.01, **ADDRESS, **place)
-    backend.accumulate(moved, live_dtype=dtype, **update, **place)
+    backend.perturb(live, on(backend, master), NOISE, 0.01, shard)
+    backend.accumulate(moved, update, shard, dtype)
     digest = 0
     expected, after = torch.empty(shard.size, dtype=dtype), master.clone()
-    for part, element in rows:
-        CpuBackend().perturb_into(expected[part], master[part], scale=0.01, **ADDRESS, element=element)
-        CpuBackend().accumulate(after[part], live_dtype=dtype, **update, element=element)
-        digest += CpuBackend().digest(after[part], tensor=77, element=element)
+    for part, at in row_slices(shard):
+        CpuBackend().perturb(expected[part], master[part], NOISE, 0.01, at)
+        CpuBackend().accumulate(after[part], update, at, dtype)
+        digest += CpuBackend().digest(after[part], at)
     assert same(live, expected)
     assert same(moved, after)
-    assert backend.digest(moved, tensor=77, **place) == digest % 2**64
+    assert backend.digest(moved, shard) == digest % 2**64
 
 
 class Counted:
@@ -221,16 +231,15 @@ class Counted:
 
 @pytest.mark.parametrize(("columns", "used"), [(96, 0.75), (512, 1), (1376, 0.75), (4096, 1), (5000, 0.75)])
 def test_short_rows_waste_few_lanes(columns, used):
-    """Columns of an output projection on 8 devices, say, in rows of 4096."""
-    shard, kernels = Shard(8 * columns, 0, columns, 4096), Counted()
+    """Columns of an output projection that is split over devices, for example."""
+    shard, kernels = Slice(77, 8 * columns, columns=columns, stride=8192), Counted()
     launch = Launcher(torch.device("cpu"), kernels)
-    master, members = torch.zeros(shard.size), launch.members(members_of([1], np.ones(1, np.float32)))
-    address = NoiseAddress(**ADDRESS)
-    launch.perturb(master, master, launch.counter(), scale=1.0, shard=shard, address=address)
+    master = torch.zeros(shard.size)
+    launch.perturb(master, master, launch.counter(), NOISE, 1.0, shard)
     assert shard.size >= used * kernels.lanes
-    launch.digest(master, shard=shard, tensor=1)
+    launch.digest(master, shard)
     assert shard.size >= used * kernels.lanes
-    launch.accumulate(master, members, live_dtype="float32", shard=shard, address=address)
+    launch.accumulate(master, terms([1]), shard, "float32")
     assert shard.size >= min(used, 96 / 256) * kernels.lanes
 
 
@@ -243,31 +252,31 @@ def check_both_ends(backend, count):
     master = torch.zeros(count, device=backend.device)
     master[-4000:] = tail.to(backend.device)
     live = torch.empty(count, dtype=torch.bfloat16, device=backend.device)
-    update = {"pairs": [3, 1], "coefficients": np.float32([1e-3, -2e-3]), "live_dtype": torch.bfloat16, **UPDATE}
-    assert backend.perturb_into(live, master, scale=0.5, **ADDRESS) == 1
+    update = terms([1e-3, -2e-3], [3, 1])
+    assert backend.perturb(live, master, NOISE, 0.5, run(count)) == 1
     for part, values, element in ends:
         expected = torch.empty(4000, dtype=torch.bfloat16)
-        CpuBackend().perturb_into(expected, values, scale=0.5, **ADDRESS, element=element)
+        CpuBackend().perturb(expected, values, NOISE, 0.5, run(4000, element))
         assert same(live[part], expected)
-    report = backend.accumulate(master, **update)
+    report = backend.accumulate(master, update, run(count), torch.bfloat16)
     assert (report.elements, report.nonfinite) == (count, 1)
     digests = 0
     for part, values, element in ends:
-        CpuBackend().accumulate(values, **update, element=element)
+        at = run(4000, element)
+        CpuBackend().accumulate(values, update, at, torch.bfloat16)
         assert same(master[part], values)
-        assert backend.digest(master[part], tensor=77, element=element) == CpuBackend().digest(
-            values, tensor=77, element=element
-        )
+        assert backend.digest(master[part], at) == CpuBackend().digest(values, at)
     for first, last in ((0, count // 2 + 1), (count // 2 + 1, count)):
-        digests += backend.digest(master[first:last], tensor=77, element=first)
-    assert backend.digest(master, tensor=77) == digests % 2**64
-    assert backend.round_into(live, master) == 1
+        digests += backend.digest(master[first:last], run(last - first, first))
+    assert backend.digest(master, run(count)) == digests % 2**64
+    assert backend.round(live, master) == 1
     assert same(live[-4000:], tail.bfloat16())
-    matrix, block = (count // 8, 8), {"scale": 0.5, "rank": 1, **ADDRESS}
-    assert backend.perturb_low_rank_into(live.view(matrix), master.view(matrix), **block) == 1
+    matrix = (count // 8, 8)
+    assert backend.perturb(live.view(matrix), master.view(matrix), NOISE, 0.5, LowRank(77, matrix, 1)) == 1
     for part, values, element in ends:
         expected = torch.empty(500, 8, dtype=torch.bfloat16)
-        CpuBackend().perturb_low_rank_into(expected, values.view(500, 8), **block, row=element // 8)
+        block = LowRank(77, (500, 8), 1, row=element // 8)
+        CpuBackend().perturb(expected, values.view(500, 8), NOISE, 0.5, block)
         assert same(live[part], expected.view(-1))
 
 
@@ -295,23 +304,21 @@ def test_beyond_2_to_the_31_elements():
 )
 def test_low_rank_noise(backend, shape, rank, pairs, first, dtype):
     master = weights(shape[0] * shape[1]).reshape(shape)
-    numbers = list(range(5, 5 + pairs))
-    coefficients = np.float32([1e-2, -2e-3, 5e-4])[:pairs]
-    block = {"rank": rank, "row": first[0], "column": first[1]}
-    update = {**UPDATE, "pairs": numbers, "coefficients": coefficients}
-    acc = reference.low_rank_sum(shape, **update, **block)
+    block = LowRank(77, shape, rank, row=first[0], column=first[1])
+    update = terms([1e-2, -2e-3, 5e-4][:pairs], range(5, 5 + pairs))
+    acc = reference.low_rank_sum(update, block)
     moved = on(backend, master)
-    report = backend.accumulate_low_rank(moved, live_dtype=dtype, **update, **block)
+    report = backend.accumulate(moved, update, block, dtype)
     assert same(moved, torch.from_numpy(reference.moved(master.numpy(), acc)))
     assert report.elements == master.numel()
     known = reference.update_report(master.numpy(), acc, str(dtype).removeprefix("torch."))
     assert (report.moved, report.nonfinite) == known[:2]
     assert report.update_norm == pytest.approx(np.sqrt(known[2]), rel=1e-12)
     live = torch.empty(shape, dtype=dtype, device=backend.device)
-    wrong = backend.perturb_low_rank_into(live, on(backend, master), scale=-0.5, **ADDRESS, **block)
-    acc = reference.low_rank_sum(shape, **UPDATE, pairs=[ADDRESS["pair"]], coefficients=np.float32([-0.5]), **block)
+    wrong = backend.perturb(live, on(backend, master), NOISE, -0.5, block)
+    acc = reference.low_rank_sum(terms([-0.5], [NOISE.pair]), block)
     expected = torch.empty(shape, dtype=dtype)
-    CpuBackend().round_into(expected, master + torch.from_numpy(acc))
+    CpuBackend().round(expected, master + torch.from_numpy(acc))
     assert same(live, expected)
     assert wrong == master.numel() - int(torch.isfinite(expected).sum())
 
@@ -336,89 +343,23 @@ REFUSED = {
 def test_refused_tensors(backend, message):
     live, master = REFUSED[message](lambda *shape, **kind: torch.zeros(*shape, device=backend.device, **kind))
     with pytest.raises(KernelError, match=message):
-        backend.round_into(live, master)
+        backend.round(live, master)
+    if message == "same number of elements":
+        message = "`live` must have the 4 values of its slice, got 5"
     with pytest.raises(KernelError, match=message):
-        backend.perturb_into(live, master, scale=1.0, **ADDRESS)
-
-
-@pytest.mark.parametrize(
-    ("error", "message", "arguments"),
-    [
-        (NoiseAddressError, "2\\*\\*42", {"element": 2**42 - 7}),
-        (NoiseAddressError, "element", {"element": -1}),
-        (NoiseAddressError, "2\\*\\*42", {"columns": 2, "stride": 2**41}),
-        (NoiseAddressError, "`tensor`", {"tensor": 2**20}),
-        (NoiseAddressError, "`iteration`", {"iteration": -1}),
-        (KernelError, "go together", {"columns": 2}),
-        (KernelError, "divide", {"columns": 3, "stride": 9}),
-        (KernelError, "`stride`", {"columns": 4, "stride": 3}),
-    ],
-)
-def test_refused_addresses(backend, error, message, arguments):
-    master = torch.ones(8, device=backend.device)
-    live = torch.zeros_like(master)
-    with pytest.raises(error, match=message):
-        backend.perturb_into(live, master, scale=1.0, **{**ADDRESS, **arguments})
-    update = {"pairs": [1], "coefficients": np.ones(1, np.float32), **UPDATE, **arguments}
-    with pytest.raises(error, match=message):
-        backend.accumulate(master, live_dtype="float32", **update)
-    assert same(master, torch.ones(8))
-    assert same(live, torch.zeros(8))
-
-
-def test_refused_members(backend):
-    master = torch.ones(8, 2, device=backend.device)
-    ones = np.ones(2, np.float32)
-    for pairs, coefficients, error, message in (
-        ([1], ones, KernelError, "same length"),
-        ([1, 2], ones.astype(np.float64), KernelError, "float32"),
-        ([1, 2**32], ones, NoiseAddressError, "`pairs`"),
-    ):
-        update = {"live_dtype": "float32", "pairs": pairs, "coefficients": coefficients, **UPDATE}
-        with pytest.raises(error, match=message):
-            backend.accumulate(master, **update)
-        with pytest.raises(error, match=message):
-            backend.accumulate_low_rank(master, rank=1, **update)
-    for shape, rank, row, error, message in (
-        ((16,), 1, 0, KernelError, "matrix"),
-        ((8, 2), 0, 0, KernelError, "`rank`"),
-        ((8, 2), 1, 2**42 - 7, NoiseAddressError, "2\\*\\*42"),
-    ):
-        with pytest.raises(error, match=message):
-            backend.perturb_low_rank_into(
-                torch.empty(shape, device=backend.device),
-                master.reshape(shape),
-                rank=rank,
-                scale=1.0,
-                row=row,
-                **ADDRESS,
-            )
-    with pytest.raises(KernelError, match="`kind`"):
-        backend.fill(torch.empty(4, device=backend.device), kind="sparse", **ADDRESS)
-    assert same(master, torch.ones(8, 2))
+        backend.perturb(live, master, NOISE, 1.0, run(master.numel()))
 
 
 def test_empty_tensors(backend):
     empty = torch.empty(0, device=backend.device)
-    backend.fill(empty, **ADDRESS)
-    assert backend.round_into(torch.empty_like(empty), empty) == 0
-    assert backend.perturb_into(torch.empty_like(empty), empty, scale=1.0, **ADDRESS) == 0
-    assert backend.digest(empty, tensor=1) == 0
-    none = np.zeros(0, np.float32)
-    assert backend.accumulate(empty, live_dtype="float32", pairs=[], coefficients=none, **UPDATE).elements == 0
-
-
-def test_the_pieces_of_a_shard():
-    for shard in (Shard(100, 3, 100, 100), Shard(60, 8, 6, 9), Shard(90, 1, 45, 50)):
-        for limit in (16, 32, 1000):
-            taken = []
-            for first, piece in shard.pieces(limit):
-                assert piece.size <= max(limit, 1)
-                for i in range(piece.size):
-                    taken.append((first + i, piece.element + i // piece.columns * piece.stride + i % piece.columns))
-            assert taken == [
-                (i, shard.element + i // shard.columns * shard.stride + i % shard.columns) for i in range(shard.size)
-            ]
+    backend.fill(empty, NOISE, run(0))
+    assert backend.round(torch.empty_like(empty), empty) == 0
+    assert backend.perturb(torch.empty_like(empty), empty, NOISE, 1.0, run(0)) == 0
+    assert backend.digest(empty, run(0)) == 0
+    assert backend.accumulate(empty, terms([]), run(0), torch.float32).elements == 0
+    matrix = torch.empty(0, 3, device=backend.device)
+    assert backend.perturb(torch.empty_like(matrix), matrix, NOISE, 1.0, LowRank(1, (0, 3), 1)) == 0
+    assert backend.accumulate(matrix, terms([1]), LowRank(1, (0, 3), 1), torch.float32).elements == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="Triton is not for here")

@@ -10,21 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from es_llm._core import LowRank, Noise, Slice, Terms
 from es_llm.errors import KernelError
-from es_llm.noise.address import NoiseAddress
-from es_llm.noise.checks import members_of
 from es_llm.noise.cuda import triton_kernels
 from es_llm.noise.launch import Launcher
-from es_llm.noise.shard import Shard
 from tests.interpreted import required
 
 triton = required("triton")
 compiler = required("triton.backends.compiler")
 
-ADDRESS = NoiseAddress(2**63 + 5, 2**32 - 1, 2**31 + 7, 77)
-MEMBERS = members_of([1, 2**32 - 1], np.ones(2, np.float32))
-EVEN, UNEVEN = Shard(4096, 2**40, 4096, 4096), Shard(99, 2**34 - 5, 33, 2**35 + 1)
-SHORT = Shard(8 * 96, 96, 96, 4096)
+NOISE = Noise(2**63 + 5, 2**32 - 1, 2**31 + 7)
+TERMS = Terms(2**63 + 5, 2**32 - 1, np.ones(2, np.float32), [1, 2**32 - 1])
+EVEN, UNEVEN = Slice(77, 4096, element=2**40), Slice(77, 99, element=2**34 - 5, columns=33, stride=2**35 + 1)
+SHORT = Slice(77, 8 * 96, element=96, columns=96, stride=4096)
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -91,11 +89,9 @@ def compiled(tmp_path):
 def dense(shard, dtype):
     def launches(launch):
         master, live = torch.empty(shard.size), torch.empty(shard.size, dtype=dtype)
-        members = launch.members(MEMBERS)
-        name = str(dtype).removeprefix("torch.")
-        launch.perturb(live, master, launch.counter(), scale=-0.5, shard=shard, address=ADDRESS)
-        launch.round_into(live, master, launch.counter())
-        launch.accumulate(master, members, live_dtype=name, shard=shard, address=ADDRESS)
+        launch.perturb(live, master, launch.counter(), NOISE, -0.5, shard)
+        launch.round(live, master, launch.counter())
+        launch.accumulate(master, TERMS, shard, str(dtype).removeprefix("torch."))
 
     return launches
 
@@ -103,8 +99,8 @@ def dense(shard, dtype):
 def noise(shard):
     def launches(launch):
         master = torch.empty(shard.size)
-        launch.fill(master, shard, ADDRESS, "low_rank_a")
-        launch.digest(master, shard=shard, tensor=2**20 - 1)
+        launch.fill(master, NOISE, shard, "low_rank_a")
+        launch.digest(master, shard)
 
     return launches
 
@@ -112,15 +108,14 @@ def noise(shard):
 def low_rank(dtype):
     def launches(launch):
         master, live = torch.empty(5, 64), torch.empty(5, 64, dtype=dtype)
-        members = launch.members(MEMBERS)
-        lines = launch.low_rank_lines(members, rank=3, address=ADDRESS, first=(1, 0), shape=(5, 64))
-        launch.perturb_low_rank(live, master, launch.counter(), lines)
-        launch.accumulate_low_rank(master, lines, live_dtype=str(dtype).removeprefix("torch."))
+        block = LowRank(77, (5, 64), 3, row=1)
+        launch.perturb(live, master, launch.counter(), NOISE, -0.5, block)
+        launch.accumulate(master, TERMS, block, str(dtype).removeprefix("torch."))
 
     return launches
 
 
-WRITTEN = {"fill": 32, "factors": 32, "perturb": 36, "accumulate": 2 * 36, "round_into": 0, "digest": 0}
+WRITTEN = {"fill": 32, "factors": 32, "perturb": 36, "accumulate": 2 * 36, "round": 0, "digest": 0}
 """Fused multiplications in the source of a dense kernel, for a thread's values of a tile: 32 per block of noise."""
 
 
@@ -182,7 +177,7 @@ def test_what_the_compiler_makes(compiled, tmp_path, architecture, name):
     assert made
     for kernel in made:
         check_arithmetic(kernel, name)
-        if kernel.name in ("perturb", "round_into", "accumulate"):
+        if kernel.name in ("perturb", "round", "accumulate"):
             check_rounding(kernel, name.split("-")[-1])
         if kernel.name == "accumulate":
             check_report(kernel, values=32 if name.startswith("low") else 8)

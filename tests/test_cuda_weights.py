@@ -1,13 +1,15 @@
 """A model's weights on the CUDA backends: the bits of the CPU, and one wait for each pass over the tensors."""
 
+import numpy as np
 import pytest
 import torch
 
 from es_llm import _core
 from es_llm.model import weights
+from es_llm.model.table import ParameterTable
 from es_llm.model.weights import Weights
 from es_llm.noise.cuda import CudaBackend
-from es_llm.noise.pending import Pending
+from es_llm.noise.deferred import Deferred
 from es_llm.noise.streamed import StreamedBackend
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture
@@ -28,30 +30,37 @@ def on_triton(request, monkeypatch, like_the_device):  # noqa: F811 - the fixtur
     return backend
 
 
-def training(made):
+def training(trained):
     """Live weights of a member after an update, digest and sha256."""
     population = _core.Population(run_seed=7, population_size=4)
     record = population.tell([0.0, 1.0, 0.5, -0.25], sigma=0.02, learning_rate=0.05)
-    report = made.update(record, run_seed=7)
+    report = trained.update(record)
     population.apply(record)
-    made.perturb(population.ask()[1], run_seed=7, sigma=0.02)
-    live = [live.tensor().cpu().view(torch.int16).clone() for live in made._live]
-    made.unperturb()
-    return live, made.digest(), made.sha256(), (report.elements, report.moved, report.nonfinite)
+    trained.perturb(population.ask(sigma=0.02)[1])
+    live = [live.tensor().cpu().view(torch.int16).clone() for live in trained._live]
+    trained.unperturb()
+    return live, trained.digest(), trained.sha256(), (report.elements, report.moved, report.nonfinite)
 
 
 def equal(left, right):
     return all(torch.equal(a, b) for a, b in zip(left[0], right[0], strict=True)) and left[1:] == right[1:]
 
 
-@pytest.fixture(scope="module")
-def expected():
-    """The training on the CPU's own backend."""
-    return training(Weights(tiny_model("qwen2"), dtype="bfloat16"))
+def made(perturbation, **options):
+    model = tiny_model("qwen2")
+    table = ParameterTable.from_module(model, perturbation=perturbation)
+    return Weights(model, table, dtype="bfloat16", **options)
+
+
+@pytest.fixture(scope="module", params=["dense", "low_rank"])
+def expected(request):
+    """A perturbation, and the training on the CPU's own backend."""
+    return request.param, training(made(request.param))
 
 
 def test_the_same_training_in_the_interpreter(expected, on_triton):
-    assert equal(training(Weights(tiny_model("qwen2"), dtype="bfloat16")), expected)
+    perturbation, trained = expected
+    assert equal(training(made(perturbation)), trained)
 
 
 @pytest.mark.gpu
@@ -59,8 +68,9 @@ def test_the_same_training_in_the_interpreter(expected, on_triton):
 def test_the_same_training_on_a_gpu(expected, master_device):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    perturbation, trained = expected
     there = {"device": torch.device("cuda"), "master_device": master_device}
-    assert equal(training(Weights(tiny_model("qwen2"), dtype="bfloat16", **there)), expected)
+    assert equal(training(made(perturbation, **there)), trained)
 
 
 @pytest.fixture
@@ -75,37 +85,45 @@ def traffic(monkeypatch):
     ):
         usual = getattr(owner, name)
 
-        def told(*arguments, _usual=usual, _name=name):
+        def recorded(*arguments, _usual=usual, _name=name):
             seen.append(_name)
             return _usual(*arguments)
 
-        monkeypatch.setattr(owner, name, told)
+        monkeypatch.setattr(owner, name, recorded)
     return seen
 
 
-def test_a_pass_reads_the_device_once(on_triton, traffic):
-    made = Weights(torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(5))), dtype="bfloat16")
+@pytest.mark.parametrize("perturbation", ["dense", "low_rank"])
+def test_a_pass_reads_the_device_once(on_triton, traffic, perturbation):
+    module = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(5)))
+    weights = Weights(module, ParameterTable.from_module(module, perturbation=perturbation), dtype="bfloat16")
     population = _core.Population(run_seed=7, population_size=4)
     record = population.tell([0.0, 1.0, 0.5, -0.25], sigma=0.02, learning_rate=0.05)
     passes = {
-        "perturb": lambda: made.perturb(population.ask()[0], run_seed=7, sigma=0.02),
-        "unperturb": made.unperturb,
-        "update": lambda: made.update(record, run_seed=7),
-        "digest": made.digest,
+        "perturb": lambda: weights.perturb(population.ask(sigma=0.02)[0]),
+        "unperturb": weights.unperturb,
+        "update": lambda: weights.update(record),
+        "digest": weights.digest,
     }
+    sending = {"update", "perturb"} if perturbation == "low_rank" else {"update"}
     for name, start in passes.items():
         traffic.clear()
         start()
-        assert sorted(traffic) == ["from_numpy"] * (2 if name == "update" else 0) + ["tolist"], name
+        assert sorted(traffic) == ["from_numpy"] * (2 if name in sending else 0) + ["tolist"], name
 
 
-def test_members_are_sent_when_they_change(on_triton, traffic):
-    update = {"run_seed": 1, "iteration": 0, "live_dtype": "float32", "tensor": 0}
-    one, two = (torch.tensor([value, 2.0]).numpy() for value in (1.0, -1.0))
+def test_terms_are_sent_when_they_change(on_triton, traffic):
+    one, two = (_core.Terms(1, 0, np.float32([value, 2.0])) for value in (1.0, -1.0))
     traffic.clear()
-    for pairs, coefficients in (([1, 2], one), ([1, 2], one.copy()), ([1, 2], two), ([2, 1], two), ([1, 2], one)):
-        on_triton.accumulate(torch.zeros(16), pairs=pairs, coefficients=coefficients, **update)
-    assert traffic == ["from_numpy"] * 8
+    for terms in (one, one, two, two, one):
+        on_triton.accumulate(torch.zeros(16), terms, _core.Slice(0, 16), torch.float32)
+    assert traffic == ["from_numpy"] * 6
+    traffic.clear()
+    for noise, scale in ((3, 1.0), (3, 1.0), (4, 1.0), (4, -1.0)):
+        master = torch.zeros(4, 4)
+        at = _core.LowRank(0, (4, 4), 1)
+        on_triton.perturb(torch.empty(4, 4), master, _core.Noise(1, 0, noise), scale, at)
+    assert traffic == ["from_numpy"] * 6
 
 
 def test_a_pass_that_fails_ends_with_a_wait(monkeypatch):
@@ -116,19 +134,19 @@ def test_a_pass_that_fails_ends_with_a_wait(monkeypatch):
             self.ended = []
             self._calls = 0
 
-        def round_into(self, _live, _master):
+        def round(self, _live, _master):
             self._calls += 1
             if self._calls == 3:
                 raise KeyboardInterrupt
-            return Pending(torch.zeros(1, dtype=torch.int64), lambda numbers: numbers[0])
+            return Deferred(torch.zeros(1, dtype=torch.int64), lambda numbers: numbers[0])
 
         def settle(self, results):
             self.ended.append(len(results))
             return [0] * len(results)
 
-    made = Weights(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
+    trained = Weights(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
     failing = Failing()
-    monkeypatch.setattr(made, "_backend", failing)
+    monkeypatch.setattr(trained, "_backend", failing)
     with pytest.raises(KeyboardInterrupt):
-        made.unperturb()
+        trained.unperturb()
     assert failing.ended == [2]

@@ -64,19 +64,19 @@ def test_refused_devices(gpus, name, count, message):
 )
 def test_the_place_of_the_masters(gpus, name, masters, coming, expected):
     gpus(1)
-    place = device.master_place(name, torch.device("cuda:0"), masters=masters, coming=coming)
+    place = device.master_device_of(name, torch.device("cuda:0"), masters=masters, coming=coming)
     assert str(place) == expected
-    assert device.master_place(name, torch.device("cpu"), masters=masters, coming=coming).type == "cpu"
+    assert device.master_device_of(name, torch.device("cpu"), masters=masters, coming=coming).type == "cpu"
 
 
 def test_a_refused_place_of_the_masters():
     with pytest.raises(ConfigError, match="`master_device`"):
-        device.master_place("disk", torch.device("cpu"), masters=1, coming=0)
+        device.master_device_of("disk", torch.device("cpu"), masters=1, coming=0)
 
 
 def test_memory_that_torch_keeps_for_later_is_free(gpus):
     there = torch.device("cuda:0")
     gpus(1, free=10 * GIB, reserved=50 * GIB, allocated=4 * GIB)
     assert device.free_memory(there) == 56 * GIB
-    assert device.master_place("auto", there, masters=27 * GIB, coming=2 * GIB) == there
-    assert device.master_place("auto", there, masters=28 * GIB, coming=2 * GIB).type == "cpu"
+    assert device.master_device_of("auto", there, masters=27 * GIB, coming=2 * GIB) == there
+    assert device.master_device_of("auto", there, masters=28 * GIB, coming=2 * GIB).type == "cpu"

@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
-from es_llm.errors import ModelError
+from es_llm._core import LowRank
+from es_llm.errors import KernelError, ModelError
+from es_llm.model.selection import Selection
 from es_llm.model.table import ParameterTable
 from tests.tiny_models import ARCHITECTURES, tiny_model
 
@@ -28,12 +30,46 @@ def test_order_is_that_of_the_module_and_tied_weights_come_once(name):
 def test_two_models_of_one_architecture_have_equal_tables(name):
     one, two = (ParameterTable.from_module(tiny_model(name, seed=seed)) for seed in (0, 1))
     assert one == two
-    assert one.difference(two) is None
 
 
 def test_json_round_trip():
     table = ParameterTable.from_module(tiny_model("qwen3"))
     assert ParameterTable.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+def test_low_rank_noise_is_for_matrices():
+    model = tiny_model("qwen2")
+    table = ParameterTable.from_module(model, perturbation="low_rank", rank=2)
+    for parameter in table.parameters:
+        if len(parameter.shape) == 2:
+            assert parameter.perturbed == LowRank(parameter.tensor, parameter.shape, 2)
+        else:
+            assert parameter.perturbed == parameter.whole
+    names = [parameter.name for parameter in table.parameters if isinstance(parameter.perturbed, LowRank)]
+    assert "model.embed_tokens.weight" in names  # the tied head, once
+    assert 0 < len(names) < len(table.parameters)
+    dense = ParameterTable.from_module(model)
+    assert [row.whole for row in table.parameters] == [row.whole for row in dense.parameters]
+
+
+def test_the_json_of_dense_tables_is_as_in_old_journals():
+    entries = ParameterTable.from_module(tiny_model("qwen2")).to_json()
+    assert entries[0] == {"name": "model.embed_tokens.weight", "shape": [89, 32]}
+    assert {tuple(entry) for entry in entries} == {("name", "shape")}
+
+
+def test_the_json_of_a_low_rank_table_names_the_perturbation_of_each_tensor():
+    table = ParameterTable.from_module(tiny_model("qwen2"), perturbation="low_rank", rank=3)
+    entries = json.loads(json.dumps(table.to_json()))
+    assert entries[0] == {"name": "model.embed_tokens.weight", "shape": [89, 32], "perturbation": "low_rank", "rank": 3}
+    assert {"name": "model.norm.weight", "shape": [32]} in entries
+    assert ParameterTable.from_json(entries) == table != ParameterTable.from_module(tiny_model("qwen2"))
+
+
+@pytest.mark.parametrize(("options", "message"), [({"perturbation": "sparse"}, "sparse"), ({"rank": 0}, "`rank`")])
+def test_an_unknown_perturbation_is_refused(options, message):
+    with pytest.raises(KernelError, match=message):
+        ParameterTable.from_module(tiny_model("llama"), **{"perturbation": "low_rank", **options})
 
 
 @pytest.mark.parametrize(
@@ -44,20 +80,11 @@ def test_json_that_is_no_table_is_refused(entries):
         ParameterTable.from_json(entries)
 
 
-def test_difference_names_the_first():
-    qwen2, untied, qwen3 = (ParameterTable.from_module(tiny_model(name)) for name in ("qwen2", "qwen2-untied", "qwen3"))
-    assert "lm_head.weight" in qwen2.difference(untied)
-    assert "26 tensors here and 27 there" in qwen2.difference(untied)
-    assert "q_proj.bias` here and `model.layers.0.self_attn.k_proj.weight` there" in qwen2.difference(qwen3)
-    wider = ParameterTable.from_module(tiny_model("qwen2", intermediate_size=56))
-    assert "has shape [48, 32] here and [56, 32] there" in qwen2.difference(wider)
-
-
 def test_frozen_names_and_requires_grad_are_out():
     model = tiny_model("llama")
     everything = ParameterTable.from_module(model)
     model.lm_head.weight.requires_grad_(False)
-    table = ParameterTable.from_module(model, frozen=["*norm.weight", "model.embed_tokens.weight"])
+    table = ParameterTable.from_module(model, Selection(exclude=["*norm.weight", "model.embed_tokens.weight"]))
     names = [p.name for p in table.parameters]
     assert names == [
         p.name
@@ -69,18 +96,36 @@ def test_frozen_names_and_requires_grad_are_out():
 
 def test_a_tied_weight_is_frozen_under_any_of_its_names():
     model = tiny_model("qwen2")
-    names = {p.name for p in ParameterTable.from_module(model, frozen=["lm_head.weight"]).parameters}
+    names = {p.name for p in ParameterTable.from_module(model, Selection(exclude=["lm_head.weight"])).parameters}
     assert "model.embed_tokens.weight" not in names
 
 
+def test_only_the_trainable_ones_and_frozen_wins():
+    model = tiny_model("qwen2")
+    names = [name for name, _ in model.named_parameters()]
+
+    def chosen(include, exclude=()):
+        return [row.name for row in ParameterTable.from_module(model, Selection(include, exclude)).parameters]
+
+    assert chosen(["*q_proj*", "model.norm.weight"]) == [n for n in names if "q_proj" in n or n == "model.norm.weight"]
+    assert chosen(["*q_proj*"], ["*.bias"]) == [n for n in names if n.endswith("q_proj.weight")]
+    assert chosen(["lm_head.weight"]) == ["model.embed_tokens.weight"]  # tied: by any name
+    model.model.norm.weight.requires_grad_(False)
+    assert chosen(["model.norm.weight", "*q_proj.bias"]) == [n for n in names if n.endswith("q_proj.bias")]
+
+
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_names():
-    with pytest.raises(ModelError, match=r"'lm_haed\.weight' matches no parameter.*lm_head\.weight"):
-        ParameterTable.from_module(tiny_model("llama"), frozen=["lm_haed.weight"])
+    for option, selection in (
+        ("frozen", Selection(exclude=["lm_haed.weight"])),
+        ("trainable", Selection(include=["*norm.weight", "lm_haed.weight"])),
+    ):
+        with pytest.raises(ModelError, match=rf"`{option}`: .*'lm_haed\.weight' matches no parameter.*lm_head\.weight"):
+            ParameterTable.from_module(tiny_model("llama"), selection)
 
 
 def test_no_trainable_parameter_is_refused():
-    with pytest.raises(ModelError, match="no trainable parameter: 21 in all, 21 frozen"):
-        ParameterTable.from_module(tiny_model("llama"), frozen=["*"])
+    with pytest.raises(ModelError, match="no trainable parameter: 21 in all, 21 excluded by `trainable` or `frozen`"):
+        ParameterTable.from_module(tiny_model("llama"), Selection(exclude=["*"]))
     with pytest.raises(ModelError, match="no trainable parameter: 0 in all"):
         ParameterTable.from_module(torch.nn.ReLU())
 

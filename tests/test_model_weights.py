@@ -9,7 +9,10 @@ import torch
 from es_llm import _core
 from es_llm.errors import KernelError, ModelError
 from es_llm.model.live import DTYPES
+from es_llm.model.selection import Selection
+from es_llm.model.table import ParameterTable
 from es_llm.model.weights import Weights
+from es_llm.noise import reference
 from tests.tiny_models import ARCHITECTURES, tiny_model
 
 RUN_SEED = 2**63 + 11
@@ -41,7 +44,7 @@ def noise_of(weights, iteration, pair):
     out = []
     for parameter in weights.table.parameters:
         values = np.empty(parameter.elements, np.float32)
-        _core.fill(values, run_seed=RUN_SEED, iteration=iteration, pair=pair, tensor=parameter.tensor)
+        _core.fill(values, _core.Noise(RUN_SEED, iteration, pair), parameter.whole)
         out.append(values.reshape(parameter.shape))
     return out
 
@@ -132,7 +135,7 @@ def test_the_cast_keeps_buffers_and_ties(name, dtype):
     buffers = {key: value.clone() for key, value in model.named_buffers()}
     weights = Weights(model, dtype=dtype)
     assert {w.dtype for w in model.parameters()} == {DTYPES[dtype or "float32"]}
-    assert weights.dtypes == (dtype or "float32",)
+    assert {live.dtype for live in weights._live} == {dtype or "float32"}
     assert all(torch.equal(value, buffers[key].to(value.dtype)) for key, value in model.named_buffers())
     rotary = [value.dtype for key, value in model.named_buffers() if key.endswith("inv_freq")]
     assert set(rotary) <= {torch.float32}, "in bfloat16 the positions would be wrong"
@@ -145,16 +148,17 @@ def test_mixed_types_are_kept():
     model = tiny_model("llama").to(torch.bfloat16)
     model.model.norm.weight.data = model.model.norm.weight.data.float()
     weights = Weights(model)
-    assert weights.dtypes == ("float32", "bfloat16")
+    assert {live.dtype for live in weights._live} == {"float32", "bfloat16"}
     assert all(master.dtype == torch.float32 for master in weights.master)
 
 
 def test_frozen_weights_are_untouched_and_out_of_the_digest():
     plain, frozen = tiny_model("llama"), tiny_model("llama")
-    one = Weights(plain, frozen=["lm_head.weight"])
+    selection = Selection(exclude=["lm_head.weight"])
+    one = Weights(plain, ParameterTable.from_module(plain, selection))
     with torch.no_grad():
         frozen.lm_head.weight.mul_(2)
-    two = Weights(frozen, frozen=["lm_head.weight"])
+    two = Weights(frozen, ParameterTable.from_module(frozen, selection))
     before = frozen.lm_head.weight.clone()
     assert one.digest() == two.digest()
     assert one.sha256() == two.sha256()
@@ -224,7 +228,7 @@ def test_a_module_that_was_cast_meanwhile_is_noticed():
         weights.unperturb()
 
 
-def test_weights_that_are_not_finite_are_counted_and_told_once(caplog):
+def test_weights_that_are_not_finite_are_counted_and_reported_once(caplog):
     module = torch.nn.Linear(64, 64, bias=False)
     weights = Weights(module, dtype="float16")
     weights.master[0][0, :3] = torch.tensor([65600.0, 1e30, -1e30])
@@ -243,6 +247,77 @@ def test_weights_that_are_not_finite_are_counted_and_told_once(caplog):
         record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=3e38)
         assert finite.update(record).nonfinite > 0
     assert "after the update of step 1" in caplog.messages[-1]
+
+
+def low_rank(model, rank):
+    return Weights(model, ParameterTable.from_module(model, perturbation="low_rank", rank=rank))
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])  # with a tied head; with biases
+def test_low_rank_noise_is_that_of_the_reference(name, rank):
+    """live = round(master + sign sigma / sqrt(rank) A B^T): equal bits, and near the exact value."""
+    model = tiny_model(name)
+    weights = low_rank(model, rank)
+    for member in population(4, antithetic=True).ask(sigma=SIGMA)[:2]:
+        weights.perturb(member)
+        noise = _core.Noise(RUN_SEED, member.iteration, member.pair)
+        for live, master, row in zip(live_of(model, weights), weights.master, weights.table.parameters, strict=True):
+            expected = reference.perturbed(master.numpy(), noise, member.sign * SIGMA, row.perturbed, "float32")
+            assert live.numpy().tobytes() == expected.tobytes()
+            assert isinstance(row.perturbed, _core.LowRank) == (master.ndim == 2)
+            if master.ndim == 2:
+                sizes = {"low_rank_a": row.shape[0], "low_rank_b": row.shape[1]}
+                a, b = (
+                    reference.values(noise, _core.Slice(row.tensor, size * rank), kind).reshape(size, rank)
+                    for kind, size in sizes.items()
+                )
+                exact = master.double().numpy() + member.sign * SIGMA / rank**0.5 * (
+                    a.astype(float) @ b.T.astype(float)
+                )
+                np.testing.assert_allclose(live.numpy(), exact, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_low_rank_update_is_the_sum_over_the_members(dtype):
+    model = tiny_model("qwen2")
+    weights = Weights(model, ParameterTable.from_module(model, perturbation="low_rank", rank=2), dtype=dtype)
+    base = copies(weights)
+    record = population(6).tell([0.0, 1.0, 0.5, 0.25, 2.0, -1.0], sigma=SIGMA, learning_rate=0.05)
+    report = weights.update(record)
+    terms = _core.Terms(RUN_SEED, record.iteration, record.sgd_coefficients())
+    square = 0.0
+    for master, before, row in zip(weights.master, base, weights.table.parameters, strict=True):
+        assert master.numpy().tobytes() == reference.accumulated(before.numpy(), terms, row.perturbed).tobytes()
+        square += float((reference.intended(terms, row.perturbed).astype(np.float64) ** 2).sum())
+    assert report.elements == weights.table.elements
+    assert report.update_norm == pytest.approx(np.sqrt(square), rel=1e-9)
+    assert 0.9 < report.cosine <= 1
+    weights.unperturb()
+    rounded = [master.to(DTYPES[dtype]) for master in weights.master]
+    assert report.moved == sum(
+        int((new != old.to(DTYPES[dtype])).sum()) for new, old in zip(rounded, base, strict=True)
+    )
+
+
+def test_low_rank_members_leave_no_trace():
+    model = tiny_model("llama")
+    weights = low_rank(model, 1)
+    base, digest = copies(weights), weights.digest()
+    for member in population(5).ask(sigma=SIGMA):
+        weights.perturb(member)
+    weights.unperturb()
+    assert equal(live_of(model, weights), base)
+    assert weights.digest() == digest == Weights(tiny_model("llama")).digest()
+
+
+def test_a_table_of_another_model_is_refused():
+    table = ParameterTable.from_module(tiny_model("qwen2-untied"))
+    with pytest.raises(ModelError, match=r"the model has no parameter `lm_head\.weight`"):
+        Weights(tiny_model("qwen2"), table)
+    wider = ParameterTable.from_module(tiny_model("qwen2", intermediate_size=56))
+    with pytest.raises(ModelError, match=r"has the shape \[48, 32\], expected \[56, 32\]"):
+        Weights(tiny_model("qwen2"), wider)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

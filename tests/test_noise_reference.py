@@ -8,18 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from es_llm import _core
+from es_llm._core import Noise, Slice, Terms
 from es_llm.errors import NoiseAddressError
 from es_llm.noise import reference
-from es_llm.noise.address import NoiseAddress
 
-ADDRESSES = st.builds(
-    NoiseAddress,
-    run_seed=st.integers(0, 2**64 - 1),
-    iteration=st.integers(0, 2**32 - 1),
-    pair=st.integers(0, 2**32 - 1),
-    tensor=st.integers(0, _core.MAX_TENSORS - 1),
-    element=st.one_of(st.integers(0, 3000), st.integers(0, _core.MAX_ELEMENTS - 4000)),
-)
+NOISES = st.builds(Noise, st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+TENSORS = st.integers(0, _core.MAX_TENSORS - 1)
+ELEMENTS = st.one_of(st.integers(0, 3000), st.integers(0, _core.MAX_ELEMENTS - 4000))
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 MODERATE = st.floats(-(2.0**60), 2.0**60, width=32)
 
@@ -49,48 +44,46 @@ def test_fma_sees_what_two_roundings_miss():
     assert reference.fma(np.float32(1 + 2.0**-12), np.float32(2.0**-24), np.float32(1)) == np.float32(1) + 2 * tie
 
 
-@given(ADDRESSES, st.integers(0, 600))
+@given(NOISES, TENSORS, ELEMENTS, st.integers(0, 600))
 @settings(max_examples=60, deadline=None)
-def test_rust_fills_as_the_reference(address, count):
-    out = np.empty(count, np.float32)
-    _core.fill(out, **vars(address))
-    assert bits(out) == bits(reference.noise(address, count))
+def test_rust_fills_as_the_reference(noise, tensor, element, count):
+    out, at = np.empty(count, np.float32), Slice(tensor, count, element=element)
+    _core.fill(out, noise, at)
+    assert bits(out) == bits(reference.values(noise, at))
 
 
 @given(
-    ADDRESSES,
+    NOISES,
+    TENSORS,
+    ELEMENTS,
     st.lists(FLOATS, min_size=1, max_size=40),
     st.floats(-1, 1, width=32),
     st.sampled_from(["float32", "bfloat16", "float16"]),
 )
 @settings(max_examples=100, deadline=None)
-def test_rust_perturbs_as_the_reference(address, values, scale, dtype):
-    master = np.array(values, np.float32)
+def test_rust_perturbs_as_the_reference(noise, tensor, element, values, scale, dtype):
+    master, at = np.array(values, np.float32), Slice(tensor, len(values), element=element)
     live = np.empty(len(master), np.float32 if dtype == "float32" else np.uint16)
-    _core.perturb_into(live, master, dtype=dtype, scale=scale, **vars(address))
-    assert bits(live) == bits(reference.perturbed(master, scale=scale, dtype=dtype, address=address))
+    _core.perturb(live, master, noise, scale, at, dtype=dtype)
+    assert bits(live) == bits(reference.perturbed(master, noise, scale, at, dtype))
 
 
 @given(
-    ADDRESSES,
+    NOISES,
+    TENSORS,
+    ELEMENTS,
     st.lists(FLOATS, min_size=1, max_size=40),
     st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(-1, 1, width=32)), max_size=4),
 )
 @settings(max_examples=60, deadline=None)
-def test_rust_accumulates_and_digests_as_the_reference(address, values, terms):
-    master = np.array(values, np.float32)
-    place = {"tensor": address.tensor, "element": address.element}
-    update = {
-        "pairs": [pair for pair, _ in terms],
-        "coefficients": np.array([coefficient for _, coefficient in terms], np.float32),
-        "run_seed": address.run_seed,
-        "iteration": address.iteration,
-        **place,
-    }
-    expected = reference.accumulated(master, **update)
-    _core.accumulate(master, dtype="float32", **update)
+def test_rust_accumulates_and_digests_as_the_reference(noise, tensor, element, values, terms):
+    master, at = np.array(values, np.float32), Slice(tensor, len(values), element=element)
+    coefficients = np.array([coefficient for _, coefficient in terms], np.float32)
+    update = Terms(noise.run_seed, noise.iteration, coefficients, [pair for pair, _ in terms])
+    expected = reference.accumulated(master, update, at)
+    _core.accumulate(master, update, at, dtype="float32")
     assert bits(master) == bits(expected)
-    assert _core.digest(master, **place) == reference.digest(expected, **place)
+    assert _core.digest(master, at) == reference.digest(expected, at)
 
 
 def test_the_transform_is_accurate():
@@ -118,19 +111,16 @@ def test_the_logarithm_is_never_negative():
     [("run_seed", 2**64), ("iteration", 2**32), ("pair", -1), ("tensor", 2**20), ("element", 2**42)],
 )
 def test_addresses_out_of_range(word, value):
-    words = {"run_seed": 0, "iteration": 0, "pair": 0, "tensor": 0, "element": 0, word: value}
+    words = {"run_seed": 0, "iteration": 0, "pair": 0, word: value}
+    where = {"tensor": words.pop("tensor", 0), "element": words.pop("element", 0)}
     with pytest.raises(NoiseAddressError, match=word):
-        NoiseAddress(**words)
-    with pytest.raises(NoiseAddressError, match=word):
-        _core.fill(np.empty(3, np.float32), **words)
+        (Noise(**words), Slice(size=3, **where))
 
 
 def test_the_last_element():
-    last = NoiseAddress(0, 0, 0, 0, _core.MAX_ELEMENTS - 1)
+    noise, last = Noise(0, 0, 0), Slice(0, 1, element=_core.MAX_ELEMENTS - 1)
     out = np.empty(1, np.float32)
-    _core.fill(out, **vars(last))
-    assert bits(out) == bits(reference.noise(last, 1))
+    _core.fill(out, noise, last)
+    assert bits(out) == bits(reference.values(noise, last))
     with pytest.raises(NoiseAddressError, match="end at or before"):
-        _core.fill(np.empty(2, np.float32), **vars(last))
-    with pytest.raises(NoiseAddressError, match="end at or before"):
-        reference.noise(last, 2)
+        Slice(0, 2, element=_core.MAX_ELEMENTS - 1)

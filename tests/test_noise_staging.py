@@ -1,8 +1,10 @@
 """The order of copies and kernels where masters stream through a device: enough, and no more. Streams are a fake's."""
 
+import numpy as np
 import pytest
 import torch
 
+from es_llm._core import LowRank, Slice, Terms
 from es_llm.noise.staging import BUFFERS, Staging
 from es_llm.noise.streamed import StreamedBackend
 from tests import interpreted
@@ -11,8 +13,7 @@ from tests.interpreted import like_the_device  # noqa: F401 - a fixture
 
 CPU = torch.device("cpu")
 CHUNK = 16
-ADDRESS = {"run_seed": 1, "iteration": 2, "tensor": 4}
-UPDATE = {"pairs": [1], "coefficients": torch.ones(1).numpy(), "live_dtype": "float32", **ADDRESS}
+TERMS = Terms(1, 2, np.ones(1, np.float32), [1])
 
 
 @pytest.fixture
@@ -80,7 +81,8 @@ def streamed(cuda):
 @pytest.mark.usefixtures("like_the_device")
 def test_only_the_end_of_a_pass_waits(cuda, streamed):
     masters = [torch.zeros(40), torch.zeros(5, 4)]
-    results = [streamed.accumulate(masters[0], **UPDATE), streamed.accumulate_low_rank(masters[1], rank=1, **UPDATE)]
+    slices = [Slice(4, 40), LowRank(5, (5, 4), 1)]
+    results = [streamed.accumulate(masters[i], TERMS, slices[i], torch.float32) for i in (0, 1)]
     assert cuda.host == frozenset()
     assert [report.elements for report in streamed.settle(results)] == [40, 20]
     assert all(cuda.under_way(master) == [] for master in masters)
@@ -90,7 +92,7 @@ def test_only_the_end_of_a_pass_waits(cuda, streamed):
 @pytest.mark.usefixtures("like_the_device")
 def test_nothing_is_under_way_after_an_exception(cuda, streamed, monkeypatch):
     master, earlier = torch.zeros(4 * CHUNK), torch.zeros(CHUNK)
-    streamed.accumulate(earlier, **UPDATE)
+    streamed.accumulate(earlier, TERMS, Slice(4, CHUNK), torch.float32)
     accumulate, started = streamed._launch.accumulate, []
 
     def interrupted(*arguments, **options):
@@ -101,5 +103,5 @@ def test_nothing_is_under_way_after_an_exception(cuda, streamed, monkeypatch):
 
     monkeypatch.setattr(streamed._launch, "accumulate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        streamed.accumulate(master, **UPDATE)
+        streamed.accumulate(master, TERMS, Slice(5, 4 * CHUNK), torch.float32)
     assert cuda.under_way(master) == cuda.under_way(earlier) == []

@@ -15,8 +15,10 @@ SINE_WORDS, COSINE_WORDS = (0, 2), (1, 3)
 
 
 def draw(count, **words):
+    words = {"run_seed": 42, "iteration": 0, "pair": 0, "tensor": 0, "element": 0, **words}
     out = np.empty(count, np.float32)
-    _core.fill(out, **{"run_seed": 42, "iteration": 0, "pair": 0, "tensor": 0, **words})
+    noise = _core.Noise(words["run_seed"], words["iteration"], words["pair"])
+    _core.fill(out, noise, _core.Slice(words["tensor"], count, element=words["element"]))
     return out
 
 

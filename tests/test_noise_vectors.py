@@ -20,7 +20,7 @@ def test_philox():
     for groups, expected in vectors("philox"):
         counter, key = (words(group) for group in groups)
         assert reference.philox4x32(counter, key.tolist()).tolist() == bits(words(expected))
-        assert list(_core.philox4x32(counter.tolist(), key.tolist())) == bits(words(expected))
+        assert _core.philox4x32(counter[None], tuple(key.tolist())).tolist() == [bits(words(expected))]
 
 
 def test_normals():

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from es_llm import Population
+from es_llm._core import Noise, Slice
 from es_llm.errors import ConfigError, JournalError, KernelError, PopulationError, ResumeError
 from es_llm.noise import reference
-from es_llm.noise.address import NoiseAddress
 
 
 def run(population, iterations, goal=1.0):
@@ -27,10 +27,7 @@ def test_finds_the_minimum_of_a_quadratic():
 def test_perturb_and_tell_are_the_papers_formulas():
     start = np.linspace(-1, 1, 10, dtype=np.float32)
     population = Population(start, population_size=4, sigma=0.1, learning_rate=0.3, seed=9)
-    noise = [
-        reference.noise(NoiseAddress(run_seed=9, iteration=0, pair=pair, tensor=0), 10).astype(np.float64)
-        for pair in range(4)
-    ]
+    noise = [reference.values(Noise(9, 0, pair), Slice(0, 10)).astype(np.float64) for pair in range(4)]
     for member in population.ask():
         np.testing.assert_allclose(population.perturb(member), start + 0.1 * noise[member.index], rtol=1e-6)
     fitness = np.array([0.5, -1.0, 2.0, 0.25])

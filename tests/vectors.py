@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from es_llm._core import LowRank, Noise, Slice, Terms
 from es_llm.noise import reference
-from es_llm.noise.address import NoiseAddress
 
 VECTORS = Path(__file__).parent / "data" / "noise_vectors.txt"
 
@@ -40,12 +40,6 @@ def bits(values):
     return (values.view(np.uint32) if values.dtype == np.float32 else values).tolist()
 
 
-ADDRESS = ("run_seed", "iteration", "pair", "tensor")
-UPDATE = ("run_seed", "iteration", "tensor")
-ROWS = ("element", "columns", "stride")
-BLOCK = ("rank", "row", "column")
-
-
 def crc32(values):
     """Of the values' words, little-endian."""
     return f"{zlib.crc32(values.astype(values.dtype.newbyteorder('<')).tobytes()):08x}"
@@ -53,19 +47,34 @@ def crc32(values):
 
 def long_master(count):
     """The masters of long runs."""
-    return np.float32(0.02) * reference.noise(NoiseAddress(10, 0, 0, 0), count)
+    return np.float32(0.02) * reference.values(Noise(10, 0, 0), Slice(0, count))
 
 
-def named(names, group):
-    return dict(zip(names, map(int, group), strict=True))
+def noise_at(group, size):
+    """The noise and the slice of `run_seed iteration pair tensor element [columns stride]`."""
+    run_seed, iteration, pair, *where = map(int, group)
+    return Noise(run_seed, iteration, pair), slice_of(where, size)
 
 
-def place(group):
-    return named((*ADDRESS, "element"), group)
+def slice_of(where, size):
+    """The slice of `tensor element [columns stride]`."""
+    tensor, *rest = map(int, where)
+    return Slice(tensor, size, **dict(zip(("element", "columns", "stride"), rest, strict=False)))
+
+
+def block_of(where):
+    """The block of `tensor rank row column rows columns`."""
+    tensor, rank, row, column, rows, columns = map(int, where)
+    return LowRank(tensor, (rows, columns), rank, row=row, column=column)
+
+
+def terms_of(group, pairs, coefficients):
+    """The terms of `run_seed iteration ...`."""
+    return Terms(int(group[0]), int(group[1]), floats(coefficients), [int(pair) for pair in pairs])
 
 
 class AtOnce:
-    """A `NoiseBackend` of which every call is a pass of its own: its results are numbers, and all is written."""
+    """A `NoiseBackend` that makes every call a pass of its own: results are plain numbers, and all is written."""
 
     def __init__(self, backend):
         self.backend, self.device = backend, getattr(backend, "device", torch.device("cpu"))
@@ -85,39 +94,28 @@ class OfTensors:
         self.backend = AtOnce(backend)
         self.device = self.backend.device
 
-    def noise(self, address, count, *, kind="dense"):
-        out = torch.empty(count, device=self.device)
-        self.backend.fill(out, **vars(address), kind=kind)
+    def values(self, noise, at, kind="dense"):
+        out = torch.empty(at.size, device=self.device)
+        self.backend.fill(out, noise, at, kind)
         return out.cpu().numpy()
 
     def rounded(self, values, dtype):
         live = self._live(len(values), dtype)
-        self.backend.round_into(live, self._tensor(values))
+        self.backend.round(live, self._tensor(values))
         return self._array(live)
 
-    def perturbed(self, master, *, scale, dtype, address, **rows):
-        live = self._live(len(master), dtype)
-        self.backend.perturb_into(live, self._tensor(master), scale=scale, **vars(address), **rows)
-        return self._array(live)
-
-    def perturbed_low_rank(self, master, *, scale, dtype, address, **block):
+    def perturbed(self, master, noise, scale, at, dtype):
         live = self._live(master.shape, dtype)
-        words = {name: getattr(address, name) for name in ADDRESS}
-        self.backend.perturb_low_rank_into(live, self._tensor(master), scale=scale, **words, **block)
+        self.backend.perturb(live, self._tensor(master), noise, scale, at)
         return self._array(live)
 
-    def accumulated(self, master, **update):
+    def accumulated(self, master, terms, at):
         moved = self._tensor(master)
-        self.backend.accumulate(moved, live_dtype="bfloat16", **update)
+        self.backend.accumulate(moved, terms, at, torch.bfloat16)
         return self._array(moved)
 
-    def accumulated_low_rank(self, master, **update):
-        moved = self._tensor(master)
-        self.backend.accumulate_low_rank(moved, live_dtype="bfloat16", **update)
-        return self._array(moved)
-
-    def digest(self, master, **place):
-        return self.backend.digest(self._tensor(master), **place)
+    def digest(self, master, at):
+        return self.backend.digest(self._tensor(master), at)
 
     def _tensor(self, values):
         return torch.from_numpy(values.copy()).to(self.device)
@@ -133,7 +131,7 @@ class OfTensors:
 
 def check_noise(backend):
     for (group,), expected in vectors("noise"):
-        assert bits(backend.noise(NoiseAddress(**place(group)), len(expected))) == bits(words(expected))
+        assert bits(backend.values(*noise_at(group, len(expected)))) == bits(words(expected))
 
 
 def check_rounding(backend):
@@ -141,90 +139,71 @@ def check_rounding(backend):
         assert bits(backend.rounded(floats(values), dtype)) == bits(words(expected))
 
 
-def check_perturbed_weights(backend):
-    for ((dtype, scale, *group), master), expected in vectors("perturb"):
-        address = NoiseAddress(**place(group))
-        live = backend.perturbed(floats(master), scale=number(scale), dtype=dtype, address=address)
+def check_perturbed_weights(backend, kind="perturb"):
+    for ((dtype, scale, *group), master), expected in vectors(kind):
+        noise, at = noise_at(group, len(master))
+        live = backend.perturbed(floats(master), noise, number(scale), at, dtype)
         assert bits(live) == bits(words(expected))
 
 
-def check_accumulated_masters(backend):
-    for (group, pairs, coefficients, master), expected in vectors("accumulate"):
-        run_seed, iteration, tensor, element = map(int, group)
-        moved = backend.accumulated(
-            floats(master),
-            pairs=[int(pair) for pair in pairs],
-            coefficients=floats(coefficients),
-            run_seed=run_seed,
-            iteration=iteration,
-            tensor=tensor,
-            element=element,
-        )
-        assert bits(moved) == bits(words(expected))
+def check_accumulated_masters(backend, kind="accumulate"):
+    for (group, pairs, coefficients, master), expected in vectors(kind):
+        terms, at = terms_of(group, pairs, coefficients), slice_of(group[2:], len(master))
+        assert bits(backend.accumulated(floats(master), terms, at)) == bits(words(expected))
 
 
-def check_digests(backend):
-    for ((tensor, element), master), (expected,) in vectors("digest"):
-        assert backend.digest(floats(master), tensor=int(tensor), element=int(element)) == int(expected, 16)
+def check_digests(backend, kind="digest"):
+    for (group, master), (expected,) in vectors(kind):
+        assert backend.digest(floats(master), slice_of(group, len(master))) == int(expected, 16)
 
 
 def check_factors(backend):
     for ((kind, *group),), expected in vectors("factor"):
-        assert bits(backend.noise(NoiseAddress(**place(group)), len(expected), kind=kind)) == bits(words(expected))
+        assert bits(backend.values(*noise_at(group, len(expected)), kind)) == bits(words(expected))
 
 
 def check_perturbed_shards(backend):
-    for ((dtype, scale, *group), master), expected in vectors("shard_perturb"):
-        address, rows = NoiseAddress(**place(group[:5])), named(ROWS[1:], group[5:])
-        live = backend.perturbed(floats(master), scale=number(scale), dtype=dtype, address=address, **rows)
-        assert bits(live) == bits(words(expected))
+    check_perturbed_weights(backend, "shard_perturb")
 
 
 def check_accumulated_shards(backend):
-    for (group, pairs, coefficients, master), expected in vectors("shard_accumulate"):
-        update = {"pairs": [int(pair) for pair in pairs], "coefficients": floats(coefficients)}
-        moved = backend.accumulated(floats(master), **update, **named((*UPDATE, *ROWS), group))
-        assert bits(moved) == bits(words(expected))
+    check_accumulated_masters(backend, "shard_accumulate")
 
 
 def check_digests_of_shards(backend):
-    for (group, master), (expected,) in vectors("shard_digest"):
-        assert backend.digest(floats(master), **named(("tensor", *ROWS), group)) == int(expected, 16)
+    check_digests(backend, "shard_digest")
 
 
 def check_perturbed_blocks(backend):
     for ((dtype, scale, *group), master), expected in vectors("low_rank_perturb"):
-        address, block = NoiseAddress(**named(ADDRESS, group[:4])), named(BLOCK, group[4:7])
-        values = floats(master).reshape([int(size) for size in group[7:]])
-        live = backend.perturbed_low_rank(values, scale=number(scale), dtype=dtype, address=address, **block)
+        noise, at = Noise(*map(int, group[:3])), block_of(group[3:])
+        live = backend.perturbed(floats(master).reshape(at.shape), noise, number(scale), at, dtype)
         assert bits(live.reshape(-1)) == bits(words(expected))
 
 
 def check_accumulated_blocks(backend):
     for (group, pairs, coefficients, master), expected in vectors("low_rank_accumulate"):
-        update = {"pairs": [int(pair) for pair in pairs], "coefficients": floats(coefficients)}
-        values = floats(master).reshape([int(size) for size in group[6:]])
-        moved = backend.accumulated_low_rank(values, **update, **named((*UPDATE, *BLOCK), group[:6]))
+        terms, at = terms_of(group, pairs, coefficients), block_of(group[2:])
+        moved = backend.accumulated(floats(master).reshape(at.shape), terms, at)
         assert bits(moved.reshape(-1)) == bits(words(expected))
 
 
 def check_long_noise(backend):
     for ((count, kind, *group),), (expected,) in vectors("long_noise"):
-        assert crc32(backend.noise(NoiseAddress(**place(group)), int(count), kind=kind)) == expected
+        assert crc32(backend.values(*noise_at(group, int(count)), kind)) == expected
 
 
 def check_long_perturbed_weights(backend):
     for ((count, dtype, scale, *group),), (expected,) in vectors("long_perturb"):
-        address = NoiseAddress(**place(group))
-        live = backend.perturbed(long_master(int(count)), scale=number(scale), dtype=dtype, address=address)
+        noise, at = noise_at(group, int(count))
+        live = backend.perturbed(long_master(int(count)), noise, number(scale), at, dtype)
         assert crc32(live) == expected
 
 
 def check_long_accumulated_masters(backend):
     for ((count, *group), pairs, coefficients), (expected,) in vectors("long_accumulate"):
-        update = {"pairs": [int(pair) for pair in pairs], "coefficients": floats(coefficients)}
-        moved = backend.accumulated(long_master(int(count)), **update, **named((*UPDATE, "element"), group))
-        assert crc32(moved) == expected
+        terms, at = terms_of(group, pairs, coefficients), slice_of(group[2:], int(count))
+        assert crc32(backend.accumulated(long_master(int(count)), terms, at)) == expected
 
 
 CHECKS = [
@@ -243,4 +222,4 @@ CHECKS = [
     check_long_perturbed_weights,
     check_long_accumulated_masters,
 ]
-"""For every backend; the lines "philox" and "normal" bind those that show these steps."""
+"""The checks of every backend; the lines "philox" and "normal" are for implementations that show these steps."""

@@ -1,6 +1,6 @@
-"""Are the timed kernels' answers right? Compared bit for bit, at both ends of every tensor.
+"""Checks the answers of the timed kernels, bit for bit, at both ends of every tensor.
 
-The numpy reference says what is right; the instruction set "plain" where the reference would take too long.
+They are compared with the numpy reference, or with the instruction set "plain" where the reference would take too long.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from es_llm import _core
+from es_llm._core import LowRank, Noise, Slice, Terms
 from es_llm.model.weights import Weights
 from es_llm.noise import reference
-from es_llm.noise.address import NoiseAddress
 
 END = 500
 """Weights at each end of a tensor that are compared."""
@@ -42,48 +42,44 @@ def same(got: np.ndarray, expected: np.ndarray, what: str) -> None:
     assert got.tobytes() == expected.tobytes(), f"{what}: not the reference's bits"
 
 
-def check_live(module: torch.nn.Module, weights: Weights, member: _core.Member, *, run_seed: int, sigma: float) -> None:
+def check_live(module: torch.nn.Module, weights: Weights, member: _core.Member) -> None:
     """The live weights are those of the member."""
+    noise = Noise(member.run_seed, member.iteration, member.pair)
     for tensor, (live, master) in enumerate(zip(module.parameters(), weights.master, strict=True)):
         for (first, got), (_, values) in zip(ends(live), ends(master), strict=True):
-            address = NoiseAddress(run_seed, member.iteration, member.pair, tensor, first)
-            dtype = str(live.dtype).removeprefix("torch.")
-            expected = reference.perturbed(values, scale=member.sign * sigma, dtype=dtype, address=address)
-            same(got, expected, "perturb")
+            at, dtype = Slice(tensor, len(values), element=first), str(live.dtype).removeprefix("torch.")
+            same(got, reference.perturbed(values, noise, member.sign * member.sigma, at, dtype), "perturb")
 
 
-def check_update(before: list[Ends], weights: Weights, records: list[_core.Record], *, run_seed: int) -> None:
+def check_update(before: list[Ends], weights: Weights, records: list[_core.Record]) -> None:
     """The masters are those before, moved by the records."""
     moved = _by_reference if len(records) <= 3 else _by_plain_kernels
     for tensor, (parts, master) in enumerate(zip(before, weights.master, strict=True)):
         for (first, values), (_, got) in zip(parts, ends(master), strict=True):
             expected = values
             for record in records:
-                expected = moved(
-                    expected,
-                    pairs=record.pairs,
-                    coefficients=record.coefficients,
-                    run_seed=run_seed,
-                    iteration=record.iteration,
-                    tensor=tensor,
-                    element=first,
-                )
+                expected = moved(expected, terms_of(record), Slice(tensor, len(values), element=first))
             same(got, expected, "update")
 
 
 _by_reference = reference.accumulated
 
 
-def _by_plain_kernels(values: np.ndarray, **update: object) -> np.ndarray:
+def _by_plain_kernels(values: np.ndarray, terms: Terms, at: Slice) -> np.ndarray:
     path, moved = _core.kernel_path(), values.copy()
     _core.set_kernel_path("plain")
-    _core.accumulate(moved, dtype="float32", **update)
+    _core.accumulate(moved, terms, at, dtype="float32")
     _core.set_kernel_path(path)
     return moved
 
 
-def check_low_rank(before: np.ndarray, after: np.ndarray, record: _core.Record, *, run_seed: int, rank: int) -> None:
+def check_low_rank(before: np.ndarray, after: np.ndarray, record: _core.Record, *, rank: int) -> None:
     """`after` is the first block of tensor 0, moved by the record."""
-    members = {"pairs": record.pairs, "coefficients": record.coefficients, "iteration": record.iteration}
-    expected = reference.accumulated_low_rank(before, rank=rank, run_seed=run_seed, tensor=0, **members)
+    rows, columns = before.shape
+    expected = reference.accumulated(before, terms_of(record), LowRank(0, (rows, columns), rank))
     same(after, expected, "low-rank update")
+
+
+def terms_of(record: _core.Record) -> Terms:
+    """The terms of a record."""
+    return Terms(record.run_seed, record.iteration, record.sgd_coefficients())

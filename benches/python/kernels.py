@@ -1,4 +1,4 @@
-"""Perturb + restore, update, low-rank update and replay: ours beside the peer loop and beside plain memory copy.
+"""Perturb + restore, update, low-rank update and replay: ours, the peer loop and a plain memory copy.
 
     python benches/python/kernels.py                  100 M parameters, float32 and bfloat16, 2 threads, N = 30
     python benches/python/kernels.py --replay_iterations 500
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from answers import check_live, check_low_rank, check_update, masters_of
+from answers import check_live, check_low_rank, check_update, masters_of, terms_of
 from measure import copy_bandwidth, in_turn, machine, noise_rate, peak_bytes, seconds_of
 from peer import PeerLoop
 
@@ -34,6 +34,7 @@ from es_llm.checkpoint.replay import replay_records
 from es_llm.model.device import free_memory
 from es_llm.model.weights import Weights
 from es_llm.noise.backend import backend_for
+from es_llm.noise.perturbation import whole_tensor
 
 SIGMA = 1e-3
 LEARNING_RATE = 5e-4
@@ -48,7 +49,7 @@ MEMORY_LIMIT = 64e6
 
 @dataclass
 class Setting:
-    """What is timed, and on what; `cores` is 1 for a GPU."""
+    """The options of a bench; `cores` is 1 for a GPU."""
 
     device: torch.device
     dtype: torch.dtype
@@ -76,7 +77,7 @@ def module_of(setting: Setting) -> torch.nn.Module:
 
 
 def weights_of(module: torch.nn.Module) -> Weights:
-    """Masters beside the live weights: what is timed are the kernels, not a bus."""
+    """Weights with masters and live weights on one device: the bench times kernels, not a bus."""
     return Weights(module, master_device="device")
 
 
@@ -84,7 +85,7 @@ def require_room(setting: Setting) -> None:
     """Refuse what doesn't fit a GPU: masters, our live weights and the peers', and the peers' largest sums.
 
     Raises:
-        SystemExit: says what is missing, and what to do.
+        SystemExit: names the missing memory, and a size that fits.
     """
     if setting.device.type == "cpu":
         return
@@ -106,33 +107,26 @@ class Ours:
         self.module = module_of(setting)
         self.weights = weights_of(self.module)
         population = _core.Population(run_seed=RUN_SEED, population_size=setting.members)
-        self.member = population.ask()[-1]
+        self.member = population.ask(sigma=SIGMA)[-1]
         fitness = [float(n) for n in range(setting.members)]
         self.record = population.tell(fitness, sigma=SIGMA, learning_rate=LEARNING_RATE)
         self.rank = setting.rank
 
     def perturb(self) -> None:
-        self.weights.perturb(self.member, run_seed=RUN_SEED, sigma=SIGMA)
+        self.weights.perturb(self.member)
 
     def cycle(self) -> None:
         self.perturb()
         self.weights.unperturb()
 
     def update(self) -> None:
-        self.weights.update(self.record, run_seed=RUN_SEED)
+        self.weights.update(self.record)
 
     def low_rank_update(self) -> None:
-        backend, pairs = backend_for(self.weights.device), np.array(self.record.pairs, np.uint32)
+        backend, terms = backend_for(self.weights.device), terms_of(self.record)
         reports = [
-            backend.accumulate_low_rank(
-                master,
-                rank=self.rank,
-                live_dtype=torch.bfloat16,
-                pairs=pairs,
-                coefficients=self.record.coefficients,
-                run_seed=RUN_SEED,
-                iteration=self.record.iteration,
-                tensor=tensor,
+            backend.accumulate(
+                master, terms, whole_tensor(tensor, tuple(master.shape), "low_rank", self.rank), torch.bfloat16
             )
             for tensor, master in enumerate(self.weights.master)
             if master.ndim == 2
@@ -142,13 +136,13 @@ class Ours:
     def check(self, device: torch.device) -> dict[str, int | None]:
         """Check every kernel's answer; the memory that each needed while it gave it."""
         self.perturb()
-        check_live(self.module, self.weights, self.member, run_seed=RUN_SEED, sigma=SIGMA)
+        check_live(self.module, self.weights, self.member)
         before = masters_of(self.weights)
         memory = {"perturb": peak_bytes(self.cycle, device), "update": peak_bytes(self.update, device)}
-        check_update(before, self.weights, [self.record], run_seed=RUN_SEED)
+        check_update(before, self.weights, [self.record])
         block = self._block()
         memory[f"low rank {self.rank}"] = peak_bytes(self.low_rank_update, device)
-        check_low_rank(block, self._block(), self.record, run_seed=RUN_SEED, rank=self.rank)
+        check_low_rank(block, self._block(), self.record, rank=self.rank)
         return memory
 
     def check_restored(self) -> None:
@@ -179,7 +173,7 @@ def bench(setting: Setting, paths: list[str]) -> float:
     drift = float(torch.cat([(before != after).flatten() for before, after in pairs]).float().mean())
     ours.cycle()
     ours.check_restored()
-    seeds, coefficients = list(range(setting.members)), [float(value) for value in ours.record.coefficients]
+    seeds, coefficients = list(range(setting.members)), [float(value) for value in ours.record.sgd_coefficients()]
     works = {
         "peer update": partial(peer.update, seeds, coefficients),
         "update": ours.update,
@@ -263,12 +257,11 @@ def bench_replay(setting: Setting, iterations: int, update: float) -> None:
     seconds = []
 
     def work() -> None:
-        seconds.append(
-            seconds_of(lambda: replay_records(journal.records, weights, population, journal.digests), setting.device)
-        )
+        replay = partial(replay_records, journal.records, weights, population, journal.digests)
+        seconds.append(seconds_of(replay, setting.device))
 
     peak = peak_bytes(work, setting.device)
-    check_update(before, weights, journal.records, run_seed=RUN_SEED)
+    check_update(before, weights, journal.records)
     each = seconds[0] / iterations
     took, speed = f"{seconds[0]:.1f} s, {each:.3f} s each", f"{update / each:.0%} of the speed of the update above"
     print(f"replay of {iterations} iterations from a journal of {size / 1e3:.1f} kB: {took}, {speed}")

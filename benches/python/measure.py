@@ -13,12 +13,13 @@ from typing import Final
 import numpy as np
 import torch
 
+from es_llm._core import Slice, Terms
 from es_llm.noise.backend import backend_for
 
 PAUSE: Final = 0.3
 """Seconds before each turn: torch's threads go on spinning for a while after their last work."""
 TURN: Final = 0.4
-"""Seconds that a turn takes at least: what is short is done again and again."""
+"""Least seconds of a turn: short work is repeated."""
 
 
 def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, float]:
@@ -34,8 +35,8 @@ def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.dev
 
 
 def turn(work: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of the calls of a turn. Where there are several the first one doesn't count: cores that slept
-    through the pause take tens of milliseconds to be awake, and none sleeps before a kernel in a run."""
+    """Median seconds of the calls of a turn, without the first one if there are several: cores that slept through the
+    pause take tens of milliseconds to wake up, and in a run no core sleeps before a kernel."""
     calls: list[float] = []
     while not calls or sum(calls) < TURN:
         calls.append(seconds_of(work, device))
@@ -58,14 +59,14 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
-    """Memory that `work` needs for itself while it runs, beyond what was held before; None where it can't be told."""
+    """Peak memory of `work` beyond the memory held before; None where it can't be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
         return None
     before = _status("VmRSS")
@@ -87,21 +88,13 @@ def copy_bandwidth(device: torch.device) -> float:
 
 def noise_rate(device: torch.device) -> float:
     """Noise values per second where memory doesn't count: an update of 64 pairs over weights that fit the cache."""
-    pairs, coefficients = list(range(64)), np.ones(64, np.float32)
+    terms = Terms(1, 0, np.ones(64, np.float32))
     master = torch.zeros(1 << 22 if device.type == "cuda" else 1 << 18, device=device)
-    backend = backend_for(device)
+    backend, at = backend_for(device), Slice(0, master.numel())
 
     def work() -> None:
         for _ in range(10):
-            backend.accumulate(
-                master,
-                live_dtype=torch.float32,
-                pairs=pairs,
-                coefficients=coefficients,
-                run_seed=1,
-                iteration=0,
-                tensor=0,
-            )
+            backend.accumulate(master, terms, at, torch.float32)
 
     return 10 * 64 * master.numel() / in_turn({"noise": work}, 5, device)["noise"]
 

@@ -1,4 +1,4 @@
-//! Noise and weight kernels: every path of this machine beside the naive form, in values per second, on one thread.
+//! Noise and weight kernels: every path of this machine and the naive form, in values per second, on one thread.
 //!
 //! Each benchmark first checks that its path makes the naive form's bits. Compare within one run, not between runs.
 
@@ -10,7 +10,7 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
 use es_core::kernels::{
-    Bf16, Dtype, Kernels, Live, LowRank, LowRankUpdate, Path, Place, Update, naive,
+    Bf16, Dtype, Kernels, Live, LowRank, LowRankUpdate, Path, Position, Update, naive,
     set_kernel_threads,
 };
 use es_core::noise::NoiseAddress;
@@ -31,7 +31,7 @@ const ADDRESS: NoiseAddress = NoiseAddress {
 const PAIRS: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 const COEFFICIENTS: [f32; 8] = [1e-3, -2e-3, 3e-3, -4e-3, 5e-3, -6e-3, 7e-3, -8e-3];
 const UPDATE: Update<'_> = Update {
-    place: Place::run(ADDRESS),
+    position: Position::run(ADDRESS),
     pairs: &PAIRS,
     coefficients: &COEFFICIENTS,
     dtype: Dtype::Bf16,
@@ -80,27 +80,25 @@ fn fill(c: &mut Criterion) {
 }
 
 fn perturb(c: &mut Criterion) {
-    let mut group = group(c, "perturb_into_bf16");
+    let mut group = group(c, "perturb_bf16");
     let master: Vec<f32> = (0..ELEMENTS).map(|i| (i % 97) as f32 * 1e-3).collect();
     let mut expected = vec![0; FEW];
     group.throughput(Throughput::Elements(FEW as u64));
     group.bench_function("naive", |b| {
-        b.iter(|| {
-            naive::perturb_into::<Bf16>(black_box(&mut expected), &master[..FEW], 1e-3, ADDRESS)
-        });
+        b.iter(|| naive::perturb::<Bf16>(black_box(&mut expected), &master[..FEW], 1e-3, ADDRESS));
     });
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     for kernels in paths() {
         let mut live = vec![0; ELEMENTS];
         kernels
-            .perturb_into(Live::Bf16(&mut live), &master, 1e-3, ADDRESS)
+            .perturb(Live::Bf16(&mut live), &master, 1e-3, ADDRESS)
             .unwrap();
         assert_eq!(live[..FEW], expected);
         group.bench_function(
             BenchmarkId::new("path", format!("{:?}", kernels.path())),
             |b| {
                 b.iter(|| {
-                    kernels.perturb_into(Live::Bf16(black_box(&mut live)), &master, 1e-3, ADDRESS)
+                    kernels.perturb(Live::Bf16(black_box(&mut live)), &master, 1e-3, ADDRESS)
                 });
             },
         );
@@ -190,7 +188,7 @@ fn low_rank(c: &mut Criterion) {
     }
 }
 
-/// What memory allows: a copy of the same size, in f32 values per second.
+/// The limit of memory: a copy of the same size, in f32 values per second.
 fn copy(c: &mut Criterion) {
     let mut group = group(c, "copy");
     let (from, mut to) = (vec![1.0_f32; ELEMENTS], vec![0.0_f32; ELEMENTS]);

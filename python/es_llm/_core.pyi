@@ -16,6 +16,7 @@ __all__ = [
     "MAX_ELEMENTS",
     "MAX_RANK",
     "MAX_TENSORS",
+    "NOISE_KINDS",
     "NOISE_VERSION",
     "SHAPING_RULES",
     "FitnessTable",
@@ -23,26 +24,28 @@ __all__ = [
     "Journal",
     "JournalWriter",
     "Loss",
+    "LowRank",
     "Member",
+    "Noise",
     "Population",
     "Record",
+    "Slice",
     "Table",
     "TeamRank",
+    "Terms",
     "Unit",
     "UpdateReport",
     "Watchdog",
     "accumulate",
-    "accumulate_low_rank",
     "digest",
     "fill",
     "kernel_path",
     "kernel_paths",
     "kernel_threads",
-    "perturb_into",
-    "perturb_low_rank_into",
+    "perturb",
     "philox4x32",
     "plan_units",
-    "round_into",
+    "round",
     "set_kernel_path",
     "set_kernel_threads",
     "unit_sums",
@@ -62,6 +65,8 @@ JOURNAL_VERSION: Final[int]
 MAX_TENSORS: Final[int]
 MAX_ELEMENTS: Final[int]
 MAX_RANK: Final[int]
+NOISE_KINDS: Final[dict[str, int]]
+"""Name and number of each kind of noise: one value per weight, or one per value of a factor A or B."""
 
 def _panic_in_core(message: str) -> None:
     """Panics in Rust, as a defect of the core would: for the test of what callers get.
@@ -72,83 +77,192 @@ def _panic_in_core(message: str) -> None:
 
 # --- noise and kernels -------------------------------------------------------------------------------
 
-def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
-    """Philox4x32-10 of four 32-bit counter words under two key words (Salmon et al., SC11)."""
+@final
+class Noise:
+    """Which noise: the part of an address that all tensors of a member share.
 
-def fill(
-    out: NDArray[np.float32],
-    *,
-    run_seed: int,
-    iteration: int,
-    pair: int,
-    tensor: int,
-    element: int = 0,
-    kind: str = "dense",
-) -> None:
-    """Standard normals at elements [element, element + out.size) of one tensor's noise; `kind` is "dense",
-    "low_rank_a" or "low_rank_b".
+    Raises:
+        NoiseAddressError: a word that is no integer, or out of its range.
+    """
+
+    def __new__(cls, run_seed: int, iteration: int, pair: int) -> Self: ...
+    @property
+    def run_seed(self) -> int: ...
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def pair(self) -> int: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Slice:
+    """A slice of one tensor, with dense noise. Value i is element `element + (i // columns) * stride + i % columns` of
+    the whole, unsharded tensor.
+
+    Args:
+        tensor: its number in the parameter table.
+        size: number of values.
+        element: of the first value.
+        columns, stride: values per row, and elements from the start of a row to the next; default: one row. Rows that
+            follow each other in the whole tensor are one row, too: then both are max(size, 1).
+
+    Raises:
+        KernelError: `columns` without `stride`, or rows that are not whole.
+        NoiseAddressError: a word that is no integer, or out of its range.
+    """
+
+    def __new__(
+        cls, tensor: int, size: int, *, element: int = 0, columns: int | None = None, stride: int | None = None
+    ) -> Self: ...
+    @property
+    def tensor(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def element(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+    @property
+    def end(self) -> int:
+        """One past the last element."""
+    def __hash__(self) -> int: ...
+
+@final
+class LowRank:
+    """A block of one matrix, with low-rank noise A B^T / sqrt(rank).
+
+    Args:
+        tensor: its number in the parameter table.
+        shape: rows and columns of the block.
+        rank: columns of the factors A and B, in [1, MAX_RANK].
+        row, column: of the block's first value in the whole matrix.
+
+    Raises:
+        KernelError: a shape that isn't that of a matrix, or a rank out of range.
+        NoiseAddressError: a word that is no integer, or out of its range.
+    """
+
+    def __new__(cls, tensor: int, shape: tuple[int, ...], rank: int, *, row: int = 0, column: int = 0) -> Self: ...
+    @property
+    def tensor(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def row(self) -> int: ...
+    @property
+    def column(self) -> int: ...
+    @property
+    def size(self) -> int:
+        """Number of values."""
+    def __hash__(self) -> int: ...
+
+@final
+class Terms:
+    """The terms of an update: the pairs of one iteration, in the order of the sum, with one coefficient each.
+
+    Args:
+        coefficients: (N,) float32.
+        pairs: N numbers in [0, 2**32); default: 0, 1, ..., N - 1.
+
+    Raises:
+        KernelError: coefficients that are no contiguous float32 array (N,), or another number of pairs.
+        NoiseAddressError: a word that is no integer, or out of its range.
+    """
+
+    def __new__(
+        cls,
+        run_seed: int,
+        iteration: int,
+        coefficients: NDArray[np.float32],
+        pairs: Sequence[int] | NDArray[np.uint32] | None = None,
+    ) -> Self: ...
+    @property
+    def run_seed(self) -> int: ...
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def pairs(self) -> NDArray[np.uint32]:
+        """(N,), a copy."""
+    @property
+    def coefficients(self) -> NDArray[np.float32]:
+        """(N,), a copy."""
+    def __len__(self) -> int: ...
+
+def philox4x32(counters: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
+    """Philox4x32-10 of counters (n, 4) under a key of two 32-bit words: (n, 4) random words (Salmon et al., SC11).
+
+    Raises:
+        KernelError: an array of another type or shape.
+    """
+
+def fill(out: NDArray[np.float32], noise: Noise, at: Slice, kind: str = "dense") -> None:
+    """out = noise: standard normals; `kind` is one of NOISE_KINDS.
 
     This and the kernels below take C-contiguous, aligned arrays of any shape that share no memory.
 
     Raises:
-        KernelError: an array that is none of that, or read-only, of another type or length; another `kind` or `dtype`.
-        NoiseAddressError: a word of the address out of its range.
+        KernelError: any other array, or one that is read-only, of another type or length; another `kind` or `dtype`.
     """
 
-def perturb_into(
+def perturb(
     live: NDArray[np.float32] | NDArray[np.uint16],
     master: NDArray[np.float32],
+    noise: Noise,
+    scale: float,
+    at: Slice | LowRank,
     *,
     dtype: str,
-    scale: float,
-    run_seed: int,
-    iteration: int,
-    pair: int,
-    tensor: int,
-    element: int = 0,
-    columns: int | None = None,
-    stride: int | None = None,
 ) -> int:
-    """live = round_dtype(fma(scale, noise, master)); `scale` is sign * sigma as f32; dtype one of
-    "float32", "bfloat16", "float16" (the latter two viewed as uint16). Value i is element
-    `element + (i // columns) * stride + i % columns`. Returns how many live values are NaN or infinite.
+    """live = round_dtype(fma(scale, noise, master)), or round_dtype(master + (scale / sqrt(rank)) A B^T) for low-rank
+    noise. `scale` is sign * sigma as f32; `dtype` is "float32", "bfloat16" or "float16" (the latter two as uint16).
+
+    Returns the number of live values that are NaN or infinite.
 
     Raises:
-        KernelError, NoiseAddressError: as `fill`; `columns` without `stride`, or rows that aren't whole.
+        KernelError: as `fill`.
     """
 
-def perturb_low_rank_into(
-    live: NDArray[np.float32] | NDArray[np.uint16],
-    master: NDArray[np.float32],
-    *,
-    dtype: str,
-    rank: int,
-    scale: float,
-    run_seed: int,
-    iteration: int,
-    pair: int,
-    tensor: int,
-    row: int = 0,
-    column: int = 0,
-) -> int:
-    """live = round_dtype(master + (scale / sqrt(rank)) A B^T), for the block of a matrix at (row, column); master
-    (rows, columns), live of as many elements. Returns how many live values are NaN or infinite.
+def round(live: NDArray[np.float32] | NDArray[np.uint16], master: NDArray[np.float32], *, dtype: str) -> int:
+    """live = round_dtype(master), to nearest even: the unperturbed weights.
+
+    Returns the number of live values that are NaN or infinite.
 
     Raises:
-        KernelError, NoiseAddressError: as `fill`; a `rank` outside [1, MAX_RANK], or a master that is no matrix.
+        KernelError: as `fill`.
     """
 
-def round_into(live: NDArray[np.float32] | NDArray[np.uint16], master: NDArray[np.float32], *, dtype: str) -> int:
-    """live = round_dtype(master), to nearest even: the unperturbed weights. Returns how many live values are NaN or
-    infinite."""
+def accumulate(master: NDArray[np.float32], terms: Terms, at: Slice | LowRank, *, dtype: str) -> UpdateReport:
+    """master += sum over the terms, in order, of coefficient * noise(pair): a chain of f32 FMAs from 0, then one f32
+    addition. One pass over the weights for all terms; low-rank noise is one product over pairs and rank.
+
+    Args:
+        dtype: the live type, for the report.
+
+    Raises:
+        KernelError: as `fill`.
+    """
+
+def digest(master: NDArray[np.float32], at: Slice) -> int:
+    """Order-free 64-bit digest of the weights' bits; the digests of slices and tensors add up modulo 2**64.
+
+    Raises:
+        KernelError: as `fill`.
+    """
 
 @final
 class UpdateReport:
-    """What an update did to one tensor or to several (reports add up with `+`).
+    """The effect of an update on one tensor or on several (reports add up with `+`).
 
     With u the intended update of an element and d the change of its rounded live weight: `moved` counts the live
-    weights that became another value, `nonfinite` those that are NaN or infinite afterwards; the three sums are those
-    of u^2, d^2 and u d over the elements of which d is finite.
+    weights that changed their value, `nonfinite` those that are NaN or infinite afterwards; the three sums are those
+    of u^2, d^2 and u d over the elements whose d is finite.
     """
 
     def __new__(
@@ -165,10 +279,10 @@ class UpdateReport:
     def elements(self) -> int: ...
     @property
     def moved(self) -> int:
-        """Elements whose rounded live value became another, NaN and infinity among them; one that was NaN stays."""
+        """Elements whose rounded live value changed, also to NaN or infinity; a NaN that stays NaN hasn't changed."""
     @property
     def update_norm(self) -> float:
-        """L2 norm of the intended update, weights that aren't finite left out."""
+        """L2 norm of the intended update, without weights that aren't finite."""
     @property
     def cosine(self) -> float:
         """Cosine between the intended update and the change of the rounded live weights; NaN if either is zero."""
@@ -177,61 +291,6 @@ class UpdateReport:
         """Elements whose rounded live value is NaN or infinite after the update."""
     def __add__(self, other: UpdateReport, /) -> UpdateReport: ...
     def __radd__(self, other: UpdateReport, /) -> UpdateReport: ...
-
-def accumulate(
-    master: NDArray[np.float32],
-    *,
-    dtype: str,
-    pairs: Sequence[int],
-    coefficients: NDArray[np.float32],
-    run_seed: int,
-    iteration: int,
-    tensor: int,
-    element: int = 0,
-    columns: int | None = None,
-    stride: int | None = None,
-) -> UpdateReport:
-    """master += sum over the pairs, in order, of coefficient * noise(pair): a chain of f32 FMAs starting at 0,
-    then one f32 addition. One pass over the weights for all pairs. `dtype` is the live type, for the report;
-    `pairs` N numbers in [0, 2**32), `coefficients` (N,).
-
-    Raises:
-        KernelError, NoiseAddressError: as `perturb_into`, or another length of `coefficients`.
-    """
-
-def accumulate_low_rank(
-    master: NDArray[np.float32],
-    *,
-    dtype: str,
-    rank: int,
-    pairs: Sequence[int],
-    coefficients: NDArray[np.float32],
-    run_seed: int,
-    iteration: int,
-    tensor: int,
-    row: int = 0,
-    column: int = 0,
-) -> UpdateReport:
-    """master += sum over the pairs, in order, of (coefficient / sqrt(rank)) A B^T, for the block of a matrix at
-    (row, column): master (rows, columns), `coefficients` (N,). One product over pairs and rank.
-
-    Raises:
-        KernelError, NoiseAddressError: as `perturb_low_rank_into`, or another length of `coefficients`.
-    """
-
-def digest(
-    master: NDArray[np.float32],
-    *,
-    tensor: int,
-    element: int = 0,
-    columns: int | None = None,
-    stride: int | None = None,
-) -> int:
-    """Order-free 64-bit digest of the weights' bits; the digests of shards and tensors add up modulo 2**64.
-
-    Raises:
-        KernelError, NoiseAddressError: as `perturb_into`.
-    """
 
 def set_kernel_path(name: str | None) -> None:
     """Instruction set that the kernels use: "plain", "neon", "avx2", "avx512"; None for the fastest. Never changes

@@ -11,36 +11,38 @@ from numpy.typing import NDArray
 
 from es_llm import _core
 from es_llm.errors import ConfigError, KernelError
+from es_llm.noise.perturbation import whole_tensor
 
 
 class ArrayWeights:
     """One array, or a mapping of arrays (tensor ids follow its order). Masters are float32 copies.
 
+    Args:
+        perturbation, rank: the noise of the arrays, see `whole_tensor`.
+
     Raises:
         KernelError: an array that holds no real numbers, or NaN or infinities.
     """
 
-    def __init__(self, weights: NDArray[Any] | Mapping[str, NDArray[Any]]) -> None:
+    def __init__(
+        self, weights: NDArray[Any] | Mapping[str, NDArray[Any]], *, perturbation: str = "dense", rank: int = 1
+    ) -> None:
         self._single = isinstance(weights, np.ndarray)
         named = {"weights": weights} if isinstance(weights, np.ndarray) else weights
         if not named:
             raise ConfigError("`weights` must hold at least one array, got an empty mapping")
         self._masters = {name: _master(name, array) for name, array in named.items()}
+        self._slices = [
+            whole_tensor(tensor, master.shape, perturbation, rank)
+            for tensor, master in enumerate(self._masters.values())
+        ]
 
     def perturb(self, member: _core.Member) -> Any:
-        """Fresh arrays: fma(sign * sigma, noise, master)."""
+        """Fresh arrays: master + sign * sigma * noise."""
         fresh = {name: np.empty_like(master) for name, master in self._masters.items()}
-        for tensor, (live, master) in enumerate(zip(fresh.values(), self._masters.values(), strict=True)):
-            _core.perturb_into(
-                live.reshape(-1),
-                master.reshape(-1),
-                dtype="float32",
-                scale=member.sign * member.sigma,
-                run_seed=member.run_seed,
-                iteration=member.iteration,
-                pair=member.pair,
-                tensor=tensor,
-            )
+        noise, scale = _core.Noise(member.run_seed, member.iteration, member.pair), member.sign * member.sigma
+        for live, master, at in zip(fresh.values(), self._masters.values(), self._slices, strict=True):
+            _core.perturb(live, master, noise, scale, at, dtype="float32")
         return self._as_given(fresh)
 
     def unperturb(self) -> Any:
@@ -49,17 +51,9 @@ class ArrayWeights:
 
     def update(self, record: _core.Record) -> None:
         """master += sum over the pairs of f32(learning rate / N * coefficient) * noise."""
-        coefficients = record.sgd_coefficients()
-        for tensor, master in enumerate(self._masters.values()):
-            _core.accumulate(
-                master.reshape(-1),
-                dtype="float32",
-                pairs=range(len(coefficients)),
-                coefficients=coefficients,
-                run_seed=record.run_seed,
-                iteration=record.iteration,
-                tensor=tensor,
-            )
+        terms = _core.Terms(record.run_seed, record.iteration, record.sgd_coefficients())
+        for master, at in zip(self._masters.values(), self._slices, strict=True):
+            _core.accumulate(master, terms, at, dtype="float32")
 
     def sha256(self) -> str:
         """SHA-256 over the masters, little-endian, in order."""

@@ -51,8 +51,11 @@ class Population(Generic[W]):
         shaping: name of a shaping rule ("zscore", "centered_rank"), `file.py:NAME`, or a function: fitness (M,) of the
             members that count, finite and not all equal -> their shaped fitness Z, M finite numbers.
         failure_policy: what a fitness of None or NaN counts as: "worst", "zero" (takes no part) or "raise".
+        perturbation: "dense", or "low_rank" for matrices: noise A B^T / sqrt(rank) with thin factors A and B.
+        rank: columns of these factors.
         dtype: type of a module's live weights; default: its own.
-        frozen: name patterns of a module's parameters that stay as they are.
+        trainable: name patterns of a module's parameters to train; default: all.
+        frozen: name patterns of a module's parameters that keep their values; wins over `trainable`.
         journal: file that keeps the run; if it exists, the population goes on where it ended.
 
     Raises:
@@ -72,7 +75,10 @@ class Population(Generic[W]):
         antithetic: bool = False,
         shaping: ShapingRule = "zscore",
         failure_policy: str = "worst",
+        perturbation: str = "dense",
+        rank: int = 1,
         dtype: str | None = None,
+        trainable: Sequence[str] = (),
         frozen: Sequence[str] = (),
         journal: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -84,7 +90,10 @@ class Population(Generic[W]):
             antithetic=antithetic,
             shaping=shaping if isinstance(shaping, str) else shaping.__name__,
             failure_policy=failure_policy,
+            perturbation=perturbation,
+            rank=rank,
             dtype=dtype,
+            trainable=list(trainable),
             frozen=list(frozen),
         )
         self._sigma, self._learning_rate = config.sigma, config.learning_rate
@@ -95,7 +104,7 @@ class Population(Generic[W]):
             shaping=load_shaping(shaping) if isinstance(shaping, str) else shaping,
             failure_policy=failure_policy,
         )
-        self._weights = _store(weights, dtype, frozen)
+        self._weights = _store(weights, config)
         self._module: W | None = None if isinstance(self._weights, ArrayWeights) else weights
         self._writer = self._open(os.fspath(journal), config) if journal is not None else None
 
@@ -152,7 +161,8 @@ class Population(Generic[W]):
 
     def _open(self, path: str, config: ESConfig) -> _core.JournalWriter:
         names = (
-            "population_size", "sigma", "learning_rate", "seed", "antithetic", "shaping", "failure_policy", "frozen"
+            "population_size", "sigma", "learning_rate", "seed", "antithetic", "shaping", "failure_policy",
+            "perturbation", "rank", "trainable", "frozen",
         )  # fmt: skip
         identity = {
             "noise_version": _core.NOISE_VERSION,
@@ -179,12 +189,16 @@ def _numbers(fitness: Sequence[float | None]) -> list[float | None]:
     return [None if value is None or math.isnan(value) else value for value in values]
 
 
-def _store(weights: Any, dtype: str | None, frozen: Sequence[str]) -> ArrayWeights | Weights:
+def _store(weights: Any, config: ESConfig) -> ArrayWeights | Weights:
     if isinstance(weights, np.ndarray | Mapping):
-        return ArrayWeights(weights)
+        return ArrayWeights(weights, perturbation=config.perturbation, rank=config.rank)
     if not hasattr(weights, "named_parameters"):
         kind = type(weights).__name__
         raise ConfigError(f"`weights` must be a numpy array, a mapping of arrays or a torch module, got a {kind}")
+    from es_llm.model.selection import Selection
+    from es_llm.model.table import ParameterTable
     from es_llm.model.weights import Weights
 
-    return Weights(weights, dtype=dtype, frozen=frozen)
+    selection = Selection(include=config.trainable, exclude=config.frozen)
+    table = ParameterTable.from_module(weights, selection, perturbation=config.perturbation, rank=config.rank)
+    return Weights(weights, table, dtype=config.dtype)

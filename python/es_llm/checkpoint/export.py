@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from es_llm.errors import ModelError
 from es_llm.model.left_out import left_out_of
@@ -32,6 +34,7 @@ def export_model(
     *,
     state: Mapping[str, Any] | None = None,
     notes: Mapping[str, Mapping[str, Any]] | None = None,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> None:
     """Write `model`, its generation defaults and `tokenizer` to `directory`, replacing an older export.
 
@@ -43,6 +46,7 @@ def export_model(
         tokenizer: its tokenizer.
         state: names -> tensors to write instead of the module's own.
         notes: name -> content of JSON files to write beside them.
+        tensors: name -> tensors by name, of safetensors files to write beside them.
 
     Weights that the model's files hold and its class leaves out are kept, where names allow it; see `LeftOut.keep`.
 
@@ -64,6 +68,8 @@ def export_model(
             left.keep(staged)
         for name, note in (notes or {}).items():
             (staged / name).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        for name, named in (tensors or {}).items():
+            save_file({key: tensor.contiguous() for key, tensor in named.items()}, staged / name)
         mode = (staged / "config.json").stat().st_mode
         for path in staged.rglob("*"):
             if path.is_file():

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final
 
 from es_llm._core import Journal
 from es_llm.config import ESConfig
@@ -16,6 +16,8 @@ from es_llm.errors import ResumeError
 logger = logging.getLogger(__name__)
 
 FORMAT = "es_llm run"
+EXTENSIONS: Final = ("engine", "optim", "shaping", "lr_scheduler_type", "sigma_scheduler_type")
+"""Options that may name a file; a run is known by the file's content, wherever it is."""
 
 
 def encode_header(identity: dict[str, Any], about: dict[str, Any]) -> str:
@@ -91,11 +93,11 @@ _OF_FILES = ("dataset_files", "reward_files")
 
 
 def normalized(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity as plain JSON, without the directories of files: of the engine, the task and reward functions."""
+    """An identity as plain JSON, without the directories of files: of extensions, the task and reward functions."""
     copy: dict[str, Any] = json.loads(json.dumps(identity))
     config, script = copy.get("config"), copy.get("script")
-    if isinstance(config, dict) and "engine" in config:
-        config["engine"] = reference_name(config["engine"])
+    if isinstance(config, dict):
+        config |= {name: reference_name(config[name]) for name in EXTENSIONS if name in config}
     if isinstance(script, dict):
         script["reward_funcs"] = [reference_name(reference) for reference in script.get("reward_funcs", [])]
         if isinstance(script.get("task"), str):

@@ -1,4 +1,5 @@
-"""Snapshots: master weights after some iterations, in Hugging Face layout, as `checkpoint-<step>` in a run's directory.
+"""Snapshots: master weights in Hugging Face layout, and the optimizer's state, as `checkpoint-<step>` in a run's
+directory.
 
 The journal is the checkpoint; a snapshot saves a resume the time to replay the records before it. It is used only if it
 belongs to the journal's own records and its weights have the digest that its identity names, so a snapshot that is
@@ -17,6 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
 from es_llm._core import Record
 from es_llm.checkpoint.export import export_model
 from es_llm.errors import ModelError
@@ -28,6 +33,8 @@ logger = logging.getLogger(__name__)
 _DIRECTORY: Final = re.compile(r"checkpoint-([1-9][0-9]*)")
 _HIDDEN: Final = re.compile(r"\.checkpoint-[1-9][0-9]*\.(new|old)")
 _IDENTITY: Final = "es_llm_snapshot.json"
+_OPTIMIZER: Final = "optimizer.safetensors"
+"""The optimizer's state, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,15 @@ class Snapshots:
             ModelError: the disk refuses; older snapshots are still there.
         """
         identity = SnapshotIdentity(len(records), f"{weights.digest():016x}", _records_sha256(records))
-        state = weights.master_state(model)
-        export_model(self.path(identity.step), model, tokenizer, state=state, notes={_IDENTITY: asdict(identity)})
+        optimizer = weights.optimizer_state()
+        export_model(
+            self.path(identity.step),
+            model,
+            tokenizer,
+            state=weights.master_state(model),
+            notes={_IDENTITY: asdict(identity)},
+            tensors={_OPTIMIZER: optimizer} if optimizer else None,
+        )
         return identity
 
     def keep(self, step: int, limit: int, kept: int | None = None) -> None:
@@ -134,11 +148,12 @@ class Snapshots:
         """
         if self._identity(identity.step) != identity:
             raise ModelError(f"{self.path(identity.step)}: expected {identity}, got {self._identity(identity.step)}")
-        model = load_model(self.path(identity.step))
-        digest = f"{weights.digest_of(model):016x}"
+        path = self.path(identity.step)
+        model, state = load_model(path), _optimizer_state(path)
+        digest = f"{weights.digest_of(model, state):016x}"
         if digest != identity.digest:
             raise ModelError(f"its weights have digest {digest}, expected {identity.digest}: the file is damaged")
-        weights.reset(model)
+        weights.reset(model, state)
 
     def _set_aside(self, step: int) -> None:
         target = self._directory / f"unusable-checkpoint-{step}"
@@ -160,6 +175,17 @@ class Snapshots:
         except (OSError, ValueError, TypeError) as error:
             raise ModelError(f"{path} can't be read: {error}") from error
         return identity
+
+
+def _optimizer_state(path: Path) -> dict[str, torch.Tensor]:
+    file = path / _OPTIMIZER
+    if not file.exists():
+        return {}
+    try:
+        state: dict[str, torch.Tensor] = load_file(file)
+        return state
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file} can't be read: {error}") from error
 
 
 def _remove(path: Path) -> None:

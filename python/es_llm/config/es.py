@@ -7,12 +7,13 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from es_llm._core import ASSIGNMENTS, DTYPES, FAILURE_POLICIES, SHAPING_RULES
+from es_llm._core import ASSIGNMENTS, DTYPES, FAILURE_POLICIES, MAX_RANK, SHAPING_RULES
 from es_llm.config.checks import check_options, require
 from es_llm.config.fields import FLOAT32, NOT_NEGATIVE, POSITIVE, UINT32, Range, option, refuse_unknown
 from es_llm.config.foreign import counterpart, unknown_option
 
 MASTER_DEVICES: Final = ("auto", "device", "cpu")
+PERTURBATIONS: Final = ("dense", "low_rank")
 
 _SECONDS: Final = Range(lambda value: 0 <= value < float("inf"), ">= 0 and finite")
 
@@ -152,6 +153,24 @@ class ESConfig:
 
     dtype: str | None = option(
         None, help="type of the live weights; default: the model's own", identity=True, choices=DTYPES, topic="Model"
+    )
+    perturbation: str = option(
+        "dense",
+        help="noise of a matrix: one value per weight (dense), or a product of two thin factors (low_rank, as in "
+        "EGGROLL); other tensors always get dense noise",
+        identity=True,
+        choices=PERTURBATIONS,
+    )
+    rank: int = option(
+        1,
+        help="columns of the factors of low_rank noise",
+        identity=True,
+        within=Range(lambda value: 1 <= value <= MAX_RANK, f"in [1, {MAX_RANK}]"),
+    )
+    trainable: list[str] = option(
+        [],
+        help="name patterns of the parameters to train; default: all; a parameter that `frozen` matches is not trained",
+        identity=True,
     )
     frozen: list[str] = option([], help="name patterns of parameters that are not trained", identity=True)
     device: str = option(
@@ -300,6 +319,7 @@ class ESConfig:
             object.__setattr__(self, "report_to", [trackers])
         check_options(self)
         require(self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`")
+        require(self, "rank", lambda v: v == 1 or self.perturbation == "low_rank", "1 without `perturbation` low_rank")
         require(self, "eval_kl", lambda v: not v or self.eval_num_samples > 0, "false without `eval_num_samples`")
         has_metric = self.metric_for_best_model is not None
         require(self, "early_stopping_patience", lambda v: v == 0 or has_metric, "0 without `metric_for_best_model`")

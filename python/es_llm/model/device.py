@@ -1,4 +1,4 @@
-"""Where a rank's weights live: the device that an option names, and whether the masters fit on it."""
+"""The devices of a rank's weights: the one that an option names, and the one with room for the masters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from es_llm.config.es import MASTER_DEVICES
 from es_llm.errors import ConfigError
 
 _SHARE: Final = 0.5
-"""Of the device's free memory, at most this for masters: the rest is for caches and activations."""
+"""Largest share of the device's free memory for masters: the rest is for caches and activations."""
 
 
 def device_of_rank(name: str, local_rank: int) -> torch.device:
-    """The device that `name` means to the rank with this number on its host.
+    """The device of the rank with this number on its host.
 
     Args:
         name: "auto" (CUDA if torch sees a device, else the CPU), "cpu", "cuda" (GPU `local_rank` modulo the number of
@@ -38,13 +38,13 @@ def device_of_rank(name: str, local_rank: int) -> torch.device:
     return torch.device("cuda", number)
 
 
-def master_place(name: str, device: torch.device, *, masters: int, coming: int) -> torch.device:
-    """Where the float32 masters go: `device`, or the CPU's memory. The bits are the same in both places.
+def master_device_of(name: str, device: torch.device, *, masters: int, coming: int) -> torch.device:
+    """The device of the float32 masters: `device`, or the CPU. The bits are the same on both.
 
     Args:
-        name: "device", "cpu", or "auto": the device if they fit into half of what will be free there.
-        masters: their bytes.
-        coming: bytes of the live weights that are still to arrive on the device.
+        name: "device", "cpu", or "auto": the device if the masters fit into half of its free memory.
+        masters: bytes of the masters.
+        coming: bytes of live weights that are still to be moved to the device.
 
     Raises:
         ConfigError: another name.
@@ -59,7 +59,6 @@ def master_place(name: str, device: torch.device, *, masters: int, coming: int) 
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of a CUDA device that tensors can have: those that are free, and those that torch keeps for its next
-    tensors."""
+    """Bytes of a CUDA device that tensors can use: free bytes, and bytes that torch keeps for its next tensors."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -19,7 +19,8 @@ DTYPES: Final[dict[str, torch.dtype]] = {
 
 @final
 class Live:
-    """A tensor of live weights, by the name of its parameter; its memory is looked up at every use."""
+    """A tensor of live weights, by the name of its parameter. Its memory is looked up at each use, so that a moved or
+    cast module is noticed."""
 
     def __init__(self, name: str, weight: torch.Tensor) -> None:
         self.name = name
@@ -36,7 +37,7 @@ class Live:
         """The parameter's memory, without autograd.
 
         Raises:
-            ModelError: someone has moved or cast the module since the weights were taken over.
+            ModelError: the module was moved or cast after `Weights` was made.
         """
         tensor = self._weight.detach()
         if tensor.dtype != self._type or tensor.device != self._device or not tensor.is_contiguous():
@@ -59,8 +60,8 @@ def check_parameters(module: torch.nn.Module, dtype: str | None) -> None:
     """Refuse parameters that the kernels can't hold; `dtype` as for `Weights`.
 
     Raises:
-        ModelError: a parameter that is neither on the CPU nor on a CUDA device, or not where the others are, not
-            contiguous, not finite, of a type that can't be a live type, or that shares memory with another one.
+        ModelError: a parameter that is neither on the CPU nor on a CUDA device, on another device than the first one,
+            not contiguous, not finite, of a type that can't be a live type, or that shares memory with another one.
     """
     first = next((weight.device for weight in module.parameters()), None)
     for name, weight in module.named_parameters():

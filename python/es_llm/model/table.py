@@ -1,36 +1,73 @@
-"""The ordered table of trainable parameters: what a tensor id of a noise address means.
+"""The ordered table of trainable parameters: the tensor id of each in noise addresses, and how each is perturbed.
 
 Knows names and shapes only; holds no weights. Two runs with equal tables give every weight the same noise.
 """
 
 from __future__ import annotations
 
-import difflib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 
-from es_llm._core import MAX_ELEMENTS, MAX_TENSORS
+from es_llm._core import MAX_ELEMENTS, MAX_TENSORS, LowRank, Slice
 from es_llm.errors import ModelError
 from es_llm.model.declared import without_gradient
+from es_llm.model.selection import Selection
+from es_llm.noise.backend import At
+from es_llm.noise.perturbation import whole_tensor
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One trainable tensor; `tensor` is its id in noise addresses, `elements` the product of its shape."""
+    """One trainable tensor.
 
-    tensor: int
+    Args:
+        name: in the module.
+        shape: of the whole tensor.
+        whole: the tensor id in noise addresses, and all elements.
+        perturbed: the same elements with their kind of noise (see `whole_tensor`).
+    """
+
     name: str
     shape: tuple[int, ...]
-    elements: int
+    whole: Slice
+    perturbed: At
+
+    @property
+    def tensor(self) -> int:
+        """The tensor id in noise addresses."""
+        return self.whole.tensor
+
+    @property
+    def elements(self) -> int:
+        """Number of weights."""
+        return self.whole.size
+
+    def rows(self, start: int, stop: int) -> At:
+        """The rows [start, stop) of the first dimension, with their kind of noise."""
+        if isinstance(self.perturbed, LowRank):
+            return LowRank(self.tensor, (stop - start, self.shape[1]), self.perturbed.rank, row=start)
+        inner = math.prod(self.shape[1:])
+        return Slice(self.tensor, (stop - start) * inner, element=start * inner)
+
+    def to_json(self) -> dict[str, Any]:
+        """`name` and `shape`, and for low-rank noise `perturbation` and `rank`: dense tables are those of journals
+        that were written before there was a choice."""
+        entry = {"name": self.name, "shape": list(self.shape)}
+        if isinstance(self.perturbed, LowRank):
+            return {**entry, "perturbation": "low_rank", "rank": self.perturbed.rank}
+        return entry
 
 
 @dataclass(frozen=True)
 class ParameterTable:
-    """Trainable parameters in the order of `module.named_parameters()`; tied weights once, by their first name."""
+    """Trainable parameters in the order of `module.named_parameters()`; tied weights once, by their first name.
+
+    A parameter that isn't in the table keeps its values: it has no noise.
+    """
 
     parameters: tuple[Parameter, ...]
 
@@ -42,105 +79,96 @@ class ParameterTable:
     @staticmethod
     def from_module(
         module: torch.nn.Module,
-        frozen: Sequence[str] = (),
+        selection: Selection | None = None,
         *,
         unused: Collection[str] = (),
-        only: Collection[str] | None = None,
+        perturbation: str = "dense",
+        rank: int = 1,
     ) -> ParameterTable:
-        """The table of a module, without what has `requires_grad=False`, also if its class says so alone, matches a
-        pattern of `frozen`, or is named in `unused`.
+        """The table of a module.
 
-        A pattern (`fnmatch`, case-sensitive) that matches any name of a tied weight freezes the weight.
+        Left out are parameters that `selection` doesn't select, with `requires_grad=False`, without a gradient by
+        their class's own declaration, or named in `unused`.
 
         Args:
+            selection: default: all.
             unused: names of parameters that no forward pass of the run reads.
-            only: names of the parameters of the table, as a journal has them; `unused` and what the class declares
-                have no say then.
+            perturbation: "dense", or "low_rank": low-rank noise of `rank` for matrices, dense noise for other tensors.
+            rank: columns of the factors of low-rank noise.
 
         Raises:
-            ModelError: no trainable parameter, a pattern that matches nothing, a name of `only` that the module
-                doesn't have, or more tensors or elements than a noise address can name.
+            ModelError: no trainable parameter, a pattern that matches nothing, or more tensors or elements than a noise
+                address can name.
+            KernelError: another perturbation, or a rank out of range.
         """
-        out = _matches(module, frozen)
-        names = {name for name, _ in module.named_parameters()}
-        if only is None:
-            names -= {*unused, *without_gradient(module)}
-        elif unknown := sorted(set(only) - names):
-            raise ModelError(f"the model has no parameter {', '.join(f'`{name}`' for name in unknown[:5])}")
-        else:
-            names &= set(only)
+        selected = (selection or Selection()).of(module)
+        left_out = {*unused, *without_gradient(module)}
         named = [
             (name, weight)
             for name, weight in module.named_parameters()
-            if name in names and weight.requires_grad and id(weight) not in out
+            if id(weight) in selected and name not in left_out and weight.requires_grad
         ]
         if not named:
             total = sum(1 for _ in module.parameters())
-            raise ModelError(f"the model has no trainable parameter: {total} in all, {len(out)} frozen by name")
+            out = total - len(selected)
+            raise ModelError(
+                f"the model has no trainable parameter: {total} in all, {out} excluded by `trainable` or `frozen`"
+            )
         if len(named) > MAX_TENSORS:
             raise ModelError(f"the model has {len(named)} trainable tensors, expected at most {MAX_TENSORS}")
         return ParameterTable(
-            tuple(_parameter(tensor, name, tuple(weight.shape)) for tensor, (name, weight) in enumerate(named))
+            tuple(
+                _parameter(tensor, name, tuple(weight.shape), perturbation, rank)
+                for tensor, (name, weight) in enumerate(named)
+            )
         )
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One `{"name", "shape"}` per tensor, in order, for the journal's header."""
-        return [{"name": parameter.name, "shape": list(parameter.shape)} for parameter in self.parameters]
+        """One entry per tensor, in order, for the journal's header."""
+        return [parameter.to_json() for parameter in self.parameters]
 
     @staticmethod
     def from_json(entries: Sequence[Mapping[str, Any]]) -> ParameterTable:
         """The table that `to_json` wrote.
 
         Raises:
-            ModelError: an entry without a name and a shape of integers >= 0.
+            ModelError: an entry without a name and a shape of integers >= 0, or with an unknown perturbation.
         """
         try:
             return ParameterTable(
                 tuple(
-                    _parameter(tensor, str(entry["name"]), tuple(int(size) for size in entry["shape"]))
+                    _parameter(
+                        tensor,
+                        str(entry["name"]),
+                        tuple(int(size) for size in entry["shape"]),
+                        str(entry.get("perturbation", "dense")),
+                        int(entry.get("rank", 1)),
+                    )
                     for tensor, entry in enumerate(entries)
                 )
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelError(f"not a parameter table: {error!r}; expected entries with `name`, `shape`") from error
 
-    def difference(self, other: ParameterTable) -> str | None:
-        """What differs first between this table and `other`, as text; None when they are equal."""
-        for own, their in zip(self.parameters, other.parameters, strict=False):
-            if own.name != their.name:
-                return f"tensor {own.tensor} is `{own.name}` here and `{their.name}` there"
-            if own.shape != their.shape:
-                return f"`{own.name}` has shape {list(own.shape)} here and {list(their.shape)} there"
-        here, there = len(self.parameters), len(other.parameters)
-        if here != there:
-            longer = self if here > there else other
-            extra = longer.parameters[min(here, there)].name
-            return f"{here} tensors here and {there} there; the first that only one has is `{extra}`"
-        return None
+    def require_in(self, module: torch.nn.Module) -> None:
+        """Check that a module has the table's parameters.
+
+        Raises:
+            ModelError: the first one that is missing or has another shape.
+        """
+        named = dict(module.named_parameters())
+        for parameter in self.parameters:
+            if parameter.name not in named:
+                raise ModelError(f"the model has no parameter `{parameter.name}`")
+            shape = list(named[parameter.name].shape)
+            if shape != list(parameter.shape):
+                raise ModelError(f"`{parameter.name}` has the shape {shape}, expected {list(parameter.shape)}")
 
 
-def _parameter(tensor: int, name: str, shape: tuple[int, ...]) -> Parameter:
-    elements = 1
-    for size in shape:
-        if size < 0:
-            raise ValueError(f"`{name}` has shape {list(shape)}")
-        elements *= size
+def _parameter(tensor: int, name: str, shape: tuple[int, ...], perturbation: str, rank: int) -> Parameter:
+    if any(size < 0 for size in shape):
+        raise ValueError(f"`{name}` has shape {list(shape)}")
+    elements = math.prod(shape)
     if elements > MAX_ELEMENTS:
         raise ModelError(f"`{name}` has {elements} elements, expected at most {MAX_ELEMENTS}")
-    return Parameter(tensor, name, shape, elements)
-
-
-def _matches(module: torch.nn.Module, patterns: Sequence[str]) -> set[int]:
-    """Identities of the weights with a name that a pattern matches."""
-    named = list(module.named_parameters(remove_duplicate=False))
-    found: set[int] = set()
-    for pattern in patterns:
-        hits = {id(weight) for name, weight in named if fnmatchcase(name, pattern)}
-        if not hits:
-            names = [name for name, _ in named]
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-            raise ModelError(
-                f"`frozen`: the pattern {pattern!r} matches no parameter; the nearest names are {', '.join(near)}"
-            )
-        found |= hits
-    return found
+    return Parameter(name, shape, Slice(tensor, elements), whole_tensor(tensor, shape, perturbation, rank))

@@ -11,6 +11,7 @@ import torch
 from es_llm.errors import ModelError
 from es_llm.model.live import Live
 from es_llm.model.table import ParameterTable
+from es_llm.noise.backend import At
 
 
 class Target(NamedTuple):
@@ -38,12 +39,11 @@ def own_targets(module: torch.nn.Module, without: Collection[str] = ()) -> list[
 
 
 class Placed(NamedTuple):
-    """A live tensor beside its part of a master: the tensor's id in noise addresses, and the part's first element."""
+    """A live tensor beside its part of a master, and the address and kind of the part's noise."""
 
-    tensor: int
     live: Live
     master: torch.Tensor
-    element: int
+    at: At
 
 
 def place_targets(table: ParameterTable, targets: Sequence[Target], masters: Sequence[torch.Tensor]) -> list[Placed]:
@@ -70,7 +70,7 @@ def place_targets(table: ParameterTable, targets: Sequence[Target], masters: Seq
                     f"{list(part.shape)}"
                 )
             live = Live(parameter.name, target.tensor)
-            placed.append(Placed(parameter.tensor, live, part, start * (parameter.elements // max(1, len(whole)))))
+            placed.append(Placed(live, part, parameter.rows(start, stop) if parameter.shape else parameter.perturbed))
             end = stop
         if end != len(whole):
             raise ModelError(f"`{parameter.name}`: the engine has targets for {end} of {len(whole)} rows, expected all")

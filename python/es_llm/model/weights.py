@@ -1,14 +1,17 @@
-"""Master weights, the truth, and live weights, what the engine runs: on a CPU or a CUDA device.
+"""Master weights, which are the truth, and live weights, which the engine runs: on a CPU or a CUDA device.
 
 `master` is float32 and changes only by `update`. The live weights are the tensors that an engine runs, by default the
 module's own parameters; they are always written from the masters (never undone by subtraction), so nothing drifts.
 Knows nothing of prompts, rewards or ranks. Formulas, per element, with the member's noise z:
 
-    perturb      live = round(fma(sign * sigma, z, master))
+    perturb      live = round(master + sign * sigma * z)
     unperturb    live = round(master)
-    update       master += sum over the pairs, in order, of coefficient * z(pair)
+    update       master, state = optimizer.step(master, direction, record, state)
+                 direction = (1/N) * sum over the pairs, in order, of coefficient * z(pair)
 
-where `round` goes to the live type, to nearest even.
+where `round` goes to the live type, to nearest even. The parameter table says which noise a tensor gets: dense noise,
+or low-rank noise z = A B^T / sqrt(rank). `docs/noise.md` has the exact order of operations. Plain SGD makes direction
+and step in one pass over the masters.
 """
 
 from __future__ import annotations
@@ -16,26 +19,29 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from es_llm._core import Member, Record, UpdateReport
+from es_llm._core import Member, Noise, Record, Slice, Terms, UpdateReport
 from es_llm.errors import ModelError
-from es_llm.model.device import master_place
+from es_llm.model.device import master_device_of
 from es_llm.model.live import DTYPES, Live, cast_parameters, check_parameters
 from es_llm.model.table import ParameterTable
 from es_llm.model.targets import Placed, Target, own_targets, place_targets
 from es_llm.noise.backend import NoiseBackend, backend_for
-from es_llm.noise.pending import Pending
+from es_llm.noise.deferred import Deferred
+from es_llm.optimizers import Optimizer
+from es_llm.optimizers.sgd import SGD
 
 logger = logging.getLogger(__name__)
 
 _DIGEST_MODULUS: Final = 1 << 64
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -45,167 +51,157 @@ class Weights:
 
     Args:
         module: its parameters and buffers are cast in place as if it was loaded in `dtype`: what its class keeps in
-            float32 stays so. Tied weights stay tied.
+            float32 stays float32. Tied weights stay tied.
+        table: the parameters to train, and their noise; default: all trainable ones, with dense noise. All other
+            parameters keep their values; they are cast too.
+        targets: the tensors that an engine runs; default: the module's own parameters.
+        optimizer: moves the masters; default: plain SGD.
         dtype: live type, "float32", "bfloat16" or "float16"; None keeps the type of each parameter.
-        frozen: name patterns (`fnmatch`) of parameters that keep their values; they are cast too.
-        targets: the tensors that an engine runs; default: the module's own parameters. A parameter without a target
-            keeps its values too.
-        only: names of the parameters that are trained, as a journal has them; default: all others.
-        device: where the module is moved to and the live weights are; None keeps the module where it is.
+        device: where the module is moved to and the live weights are; None leaves the module where it is.
         master_device: "device" keeps the masters there too, "cpu" in host memory (pinned, and streamed through the
-            device), "auto" as `master_place` says.
+            device), "auto" decides by `master_device_of`.
 
     Raises:
         ModelError: parameters that can't be trained: another device or type, not contiguous, overlapping,
-            not finite (also after rounding to `dtype`), or what `ParameterTable.from_module` refuses; or targets that
-            don't fit the parameters.
+            not finite (also after rounding to `dtype`), or not those of the table; see also
+            `ParameterTable.from_module`. Or targets that don't fit the parameters.
         ConfigError: another `master_device`.
-        KernelError: a device that the kernels don't work on.
+        KernelError: a device without kernels.
     """
 
     def __init__(
         self,
         module: torch.nn.Module,
+        table: ParameterTable | None = None,
         *,
-        dtype: str | None = None,
-        frozen: Sequence[str] = (),
         targets: Sequence[Target] | None = None,
-        only: Collection[str] | None = None,
+        optimizer: Optimizer | None = None,
+        dtype: str | None = None,
         device: torch.device | None = None,
         master_device: str = "auto",
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise ModelError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        named = dict(module.named_parameters())
+        self.table = table or ParameterTable.from_module(module)
+        self.table.require_in(module)
         targets = own_targets(module) if targets is None else targets
-        unused = named.keys() - {target.name for target in targets}
-        self.table = ParameterTable.from_module(module, frozen, unused=unused, only=only)
         check_parameters(module, dtype)
+        named = dict(module.named_parameters())
         trained = [named.pop(parameter.name) for parameter in self.table.parameters]
         self.device = _numbered(device if device is not None else trained[0].device)
-        place = master_place(
+        masters = master_device_of(
             master_device, self.device, masters=4 * self.table.elements, coming=_coming(module, dtype, self.device)
         )
-        self._backend: NoiseBackend = _backend(self.device, place)
-        self.master: list[torch.Tensor] = [_master(weight, place, self.device) for weight in trained]
+        self._backend: NoiseBackend = _backend(self.device, masters)
+        self._optimizer = SGD() if optimizer is None else optimizer
+        self.master: list[torch.Tensor] = [_master(weight, masters, self.device) for weight in trained]
+        self.state = [
+            {name: torch.zeros_like(master) for name in self._optimizer.state_names} for master in self.master
+        ]
         cast_parameters(module, dtype, self.device)
-        self._own = [Live(row.name, weight) for row, weight in zip(self.table.parameters, trained, strict=True)]
+        whole = [
+            Target(row.name, slice(None), weight) for row, weight in zip(self.table.parameters, trained, strict=True)
+        ]
+        self._own = place_targets(self.table, whole, self.master)
         self._placed = place_targets(self.table, targets, self.master)
         self._frozen = [Live(name, weight) for name, weight in named.items()]
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self.unperturb()
         for live in (*(placed.live for placed in self._placed), *self._frozen):
             live.require_finite()
 
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        """The live types in use, in the order "float32", "bfloat16", "float16"."""
-        used = {placed.live.dtype for placed in self._placed}
-        return tuple(name for name in DTYPES if name in used)
-
     def perturb(self, member: Member) -> int:
         """Write the live weights of `member`.
 
-        Returns how many of them are NaN or infinite, and logs a warning for the first such member of each tensor.
+        Returns the number of live weights that are NaN or infinite, and logs a warning for the first such member of
+        each tensor.
         """
+        noise, scale = Noise(member.run_seed, member.iteration, member.pair), member.sign * member.sigma
         counts = self._pass(
             self._placed,
-            lambda part: self._backend.perturb_into(
-                part.live.tensor(),
-                part.master,
-                scale=member.sign * member.sigma,
-                run_seed=member.run_seed,
-                iteration=member.iteration,
-                pair=member.pair,
-                tensor=part.tensor,
-                element=part.element,
-            ),
+            lambda part: self._backend.perturb(part.live.tensor(), part.master, noise, scale, part.at),
         )
-        return self._told_counts(self._placed, counts, lambda live: f"in {live.dtype}, of {member}")
+        return self._warn(self._placed, counts, lambda live: f"in {live.dtype}, of {member}")
 
     def unperturb(self) -> int:
-        """Write live = round(master); returns how many are NaN or infinite, warning as `perturb` does."""
+        """Write live = round(master); returns the number of NaN or infinite ones, and warns as `perturb` does."""
         return self._round(self._placed)
 
     def write_module(self) -> None:
         """Write the module's own parameters = round(master), whatever tensors the engine runs."""
-        self._round(self._whole())
-
-    def _round(self, parts: Sequence[Placed]) -> int:
-        counts = self._pass(parts, lambda part: self._backend.round_into(part.live.tensor(), part.master))
-        return self._told_counts(parts, counts, lambda live: f"in {live.dtype}, without noise")
-
-    def _whole(self) -> list[Placed]:
-        """The module's own parameters, each with its whole master."""
-        rows = zip(self.table.parameters, self._own, self.master, strict=True)
-        return [Placed(row.tensor, live, master, 0) for row, live, master in rows]
+        self._round(self._own)
 
     def update(self, record: Record) -> UpdateReport:
         """Move the masters by one iteration's record; returns the sum of the tensors' reports. Logs a warning for a
-        tensor of which weights have become NaN or infinite.
+        tensor whose weights have become NaN or infinite.
 
-        The live weights are left as they are: call `perturb` or `unperturb` before the next rollout.
+        The live weights don't change: call `perturb` or `unperturb` before the next rollout.
         """
-        coefficients = record.sgd_coefficients()
-        pairs = np.arange(len(coefficients), dtype=np.uint32)
-        whole = self._whole()
-        reports = self._pass(
-            whole,
-            lambda part: self._backend.accumulate(
-                part.master,
-                live_dtype=part.live.tensor().dtype,
-                pairs=pairs,
-                coefficients=coefficients,
-                run_seed=record.run_seed,
-                iteration=record.iteration,
-                tensor=part.tensor,
-            ),
-        )
-        where = f"after the update of step {record.iteration + 1}"
-        self._told_counts(whole, [report.nonfinite for report in reports], lambda _: where)
+        fused = self._optimizer.fused_coefficients(record)
+        if fused is None:
+            reports = [self._step(part, record, state) for part, state in zip(self._own, self.state, strict=True)]
+        else:
+            terms = Terms(record.run_seed, record.iteration, fused)
+            reports = self._pass(
+                self._own,
+                lambda part: self._backend.accumulate(part.master, terms, part.at, part.live.tensor().dtype),
+            )
+        where = f"after the update of iteration {record.iteration + 1}"
+        self._warn(self._own, [report.nonfinite for report in reports], lambda _: where)
         return sum(reports[1:], start=reports[0])
 
-    def reset(self, module: torch.nn.Module) -> None:
-        """Make the masters those of `module`, a fresh copy of the base model, and the live weights round(master).
+    def reset(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Copy the masters from `module`, a fresh copy of the base model or a snapshot, and write the live weights.
+
+        Args:
+            module: has the table's parameters.
+            state: of the optimizer, as `optimizer_state` gives it; None: zeros.
 
         Raises:
             ModelError: it has other parameters.
         """
         for master, weight in zip(self.master, self._parameters_of(module), strict=True):
             master.copy_(weight)
+        for name, tensor in self.optimizer_state().items():
+            tensor.copy_(state[name]) if state else tensor.zero_()
         self.unperturb()
 
     def master_state(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """The state of `module`, these weights' own, by name, with the masters in the place of its live weights."""
+        """The state of `module`, the one under training, by name, with masters instead of live weights."""
         named = dict(module.named_parameters())
         of = {named[row.name]: master for row, master in zip(self.table.parameters, self.master, strict=True)}
         aliases = module.named_parameters(remove_duplicate=False)
         return {**module.state_dict(), **{name: of[weight] for name, weight in aliases if weight in of}}
 
-    def digest_of(self, module: torch.nn.Module) -> int:
-        """The digest that the masters of `module` would have; see `digest`.
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        """The optimizer's state by "parameter/state"; empty for plain SGD."""
+        rows = zip(self.table.parameters, self.state, strict=True)
+        return {f"{row.name}/{name}": tensor for row, state in rows for name, tensor in state.items()}
+
+    def digest_of(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor] | None = None) -> int:
+        """The digest of the weights of `module`, as if they were the masters, and of an optimizer's state (see
+        `optimizer_state`); see `digest`.
 
         Raises:
-            ModelError: it has other parameters.
+            ModelError: it has other parameters, or the state lacks a tensor.
         """
         backend = backend_for(torch.device("cpu"))
+        saved = state or {}
+        try:
+            tensors = [*self._parameters_of(module), *(saved[name] for name in self.optimizer_state())]
+        except KeyError as error:
+            raise ModelError(f"the optimizer's state has no {error}") from error
         digests = [
-            backend.digest(weight.to("cpu", torch.float32).contiguous(), tensor=parameter.tensor)
-            for parameter, weight in zip(self.table.parameters, self._parameters_of(module), strict=True)
+            backend.digest(tensor.to("cpu", torch.float32).contiguous(), at)
+            for tensor, at in zip(tensors, self._addresses(), strict=True)
         ]
         return sum(backend.settle(digests)) % _DIGEST_MODULUS
 
-    def _parameters_of(self, module: torch.nn.Module) -> list[torch.Tensor]:
-        """The table's parameters in another module of the same kind."""
-        named = dict(module.named_parameters())
-        for parameter, master in zip(self.table.parameters, self.master, strict=True):
-            if parameter.name not in named or named[parameter.name].shape != master.shape:
-                raise ModelError(f"the model has no parameter `{parameter.name}` of shape {tuple(master.shape)}")
-        return [named[parameter.name].detach() for parameter in self.table.parameters]
-
     def digest(self) -> int:
-        """64-bit digest of the masters' bits: the sum over the tensors modulo 2**64. Frozen weights are not in."""
-        digests = self._pass(self._whole(), lambda part: self._backend.digest(part.master, tensor=part.tensor))
+        """64-bit digest of the masters' bits and of the optimizer's state: the sum over the tensors modulo 2**64,
+        without frozen weights."""
+        parts = list(zip([*self.master, *self._state_tensors()], self._addresses(), strict=True))
+        digests = self._pass(parts, lambda part: self._backend.digest(*part))
         return sum(digests) % _DIGEST_MODULUS
 
     def sha256(self) -> str:
@@ -216,10 +212,42 @@ class Weights:
         """SHA-256 of the frozen parameters in the module's order, as little-endian words of their own types."""
         return _sha256([live.tensor() for live in self._frozen])
 
-    def _pass(self, parts: Sequence[Placed], work: Callable[[Placed], T | Pending[T]]) -> list[T]:
-        """What `work` gives for each part, in order. The device is waited for once, at the end; also if the work fails,
-        so that nothing runs behind an exception's back."""
-        results: list[T | Pending[T]] = []
+    def _step(self, part: Placed, record: Record, state: dict[str, torch.Tensor]) -> UpdateReport:
+        """Direction and step of one tensor."""
+        direction = torch.zeros_like(part.master)
+        coefficients = (record.coefficients / len(record.fitness)).astype(np.float32)
+        terms = Terms(record.run_seed, record.iteration, coefficients)
+        self._backend.settle([self._backend.accumulate(direction, terms, part.at, torch.float32)])
+        before = part.master.clone()
+        self._optimizer.step(part.master, direction, record, state)
+        return _report(before, part.master, part.live.tensor().dtype)
+
+    def _round(self, parts: Sequence[Placed]) -> int:
+        counts = self._pass(parts, lambda part: self._backend.round(part.live.tensor(), part.master))
+        return self._warn(parts, counts, lambda live: f"in {live.dtype}, without noise")
+
+    def _state_tensors(self) -> list[torch.Tensor]:
+        return [tensor for state in self.state for tensor in state.values()]
+
+    def _addresses(self) -> list[Slice]:
+        """Where the masters and then the state tensors are digested; state has tensor ids behind those of masters."""
+        rows = self.table.parameters
+        shapes = [row.whole for row, state in zip(rows, self.state, strict=True) for _ in state]
+        states = [Slice(len(rows) + number, whole.size) for number, whole in enumerate(shapes)]
+        return [*(row.whole for row in rows), *states]
+
+    def _parameters_of(self, module: torch.nn.Module) -> list[torch.Tensor]:
+        """The table's parameters in another module of the same kind."""
+        self.table.require_in(module)
+        named = dict(module.named_parameters())
+        return [named[parameter.name].detach() for parameter in self.table.parameters]
+
+    def _pass(self, parts: Iterable[P], work: Callable[[P], T | Deferred[T]]) -> list[T]:
+        """The results of `work` for each part, in order.
+
+        Waits for the device once, at the end; also if `work` fails, so that nothing is in progress after an exception.
+        """
+        results: list[T | Deferred[T]] = []
         try:
             for part in parts:
                 results.append(work(part))
@@ -227,17 +255,34 @@ class Weights:
             settled = self._backend.settle(results)
         return settled
 
-    def _told_counts(self, parts: Sequence[Placed], counts: Sequence[int], where: Callable[[Live], str]) -> int:
-        """Their sum; the first time that a parameter's isn't 0, log where."""
+    def _warn(self, parts: Sequence[Placed], counts: Sequence[int], where: Callable[[Live], str]) -> int:
+        """The sum of the counts of NaN or infinite weights; logs the first count of each tensor that isn't 0."""
         for part, count in zip(parts, counts, strict=True):
-            if count and part.live.name not in self._told:
-                self._told.add(part.live.name)
-                logger.warning("`%s`: %d weights are NaN or infinite, %s", part.live.name, count, where(part.live))
+            live = part.live
+            if count and live.name not in self._warned:
+                self._warned.add(live.name)
+                logger.warning("`%s`: %d weights are NaN or infinite, %s", live.name, count, where(live))
         return sum(counts)
 
 
+def _report(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype) -> UpdateReport:
+    """What a step did to a master, and to live weights of this type; in float64."""
+    old, new = before.to(dtype), after.to(dtype)
+    change, intended = new.double() - old.double(), after.double() - before.double()
+    finite = change.isfinite()
+    change, intended = change[finite], intended[finite]
+    return UpdateReport(
+        elements=after.numel(),
+        moved=int(((old != new) & ~old.isnan()).sum()),
+        nonfinite=int((~new.isfinite()).sum()),
+        intended_square=float(intended.square().sum()),
+        actual_square=float(change.square().sum()),
+        product=float((intended * change).sum()),
+    )
+
+
 def _numbered(device: torch.device) -> torch.device:
-    """The device as its tensors name it: "cuda" alone has no index."""
+    """The device with its index: "cuda" alone has none, tensors' devices do."""
     if device.type != "cuda":
         return device
     from es_llm.noise.cuda import cuda_device
@@ -254,7 +299,7 @@ def _backend(device: torch.device, masters: torch.device) -> NoiseBackend:
 
 
 def _coming(module: torch.nn.Module, dtype: str | None, device: torch.device) -> int:
-    """Bytes of live weights that aren't on the device yet."""
+    """Bytes of live weights that are still to be moved to the device."""
     return sum(
         weight.numel() * (DTYPES[dtype].itemsize if dtype is not None else weight.element_size())
         for weight in module.parameters()
@@ -262,10 +307,10 @@ def _coming(module: torch.nn.Module, dtype: str | None, device: torch.device) ->
     )
 
 
-def _master(weight: torch.Tensor, place: torch.device, device: torch.device) -> torch.Tensor:
+def _master(weight: torch.Tensor, masters: torch.device, device: torch.device) -> torch.Tensor:
     """A float32 copy of a weight; pinned in host memory if the live weights are on another device."""
-    master = weight.detach().to(place, torch.float32, copy=True).contiguous()
-    return master.pin_memory() if place != device else master
+    master = weight.detach().to(masters, torch.float32, copy=True).contiguous()
+    return master.pin_memory() if masters != device else master
 
 
 def _sha256(tensors: Sequence[torch.Tensor]) -> str:

@@ -1,154 +1,78 @@
-"""What a noise backend must do, on tensors. Knows nothing about models, members or ranks.
+"""The protocol of noise backends, on tensors. Knows nothing about models, members or ranks.
 
-A backend is one file: `cpu` runs the Rust kernels, `cuda` and `streamed` the Triton ones. All give the same bits.
+A backend is one file: `cpu` runs the Rust kernels, `cuda` and `streamed` the Triton kernels. All give the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from es_llm._core import UpdateReport
+from es_llm._core import LowRank, Noise, Slice, Terms, UpdateReport
 from es_llm.errors import KernelError
-from es_llm.noise.checks import Pairs
-from es_llm.noise.pending import Pending
+from es_llm.noise.deferred import Deferred
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
 
+At: TypeAlias = Slice | LowRank
+"""The values of a tensor within the whole, unsharded tensor: `Slice` gets dense noise, `LowRank` low-rank noise."""
+
 
 class NoiseBackend(Protocol):
-    """The kernels. Tensors are contiguous, on the backend's device; masters are float32.
+    """The kernels. Tensors are contiguous and on the backend's device; masters are float32.
 
-    An address is (run_seed, iteration, pair, tensor, element); `element` is that of the first value, counted in the
-    whole, unsharded tensor. A shard that isn't one run of elements has rows: value i is element
-    `element + (i // columns) * stride + i % columns` (see `es_llm.noise.shard`). All raise NoiseAddressError for an
-    address out of range and KernelError for what else they can't take (see `es_llm.noise.checks`), before anything is
-    written.
+    `Noise`, `Slice`, `LowRank` and `Terms` are checked when they are made. A kernel checks its tensors, also against
+    the slice, and raises KernelError (see `es_llm.noise.checks`) before anything is written.
 
-    What writes live weights returns how many of them are NaN or infinite. Results may be `Pending`, and what is
-    written may still be on its way: a pass over many tensors calls a kernel for each, and then `settle` once.
+    Kernels that write live weights return the number of live weights that are NaN or infinite. Results may be
+    `Deferred`, and writes may still be in progress: a pass calls a kernel for each tensor, then `settle` once.
     """
 
-    def settle(self, results: Sequence[T | Pending[T]]) -> list[T]:
-        """The results of a pass as plain numbers and reports, read from the device at once.
+    def settle(self, results: Sequence[T | Deferred[T]]) -> list[T]:
+        """The results of a pass as plain numbers and reports, by one read of the device.
 
-        Masters in host memory hold what was written to them when this returns, and may be read by other kernels or
-        anyone else from then on. A pass that fails ends with it too.
+        Masters in host memory may be read by other code only after this returns. A pass that fails must end with
+        this call too.
         """
 
-    def fill(
-        self,
-        out: torch.Tensor,
-        *,
-        run_seed: int,
-        iteration: int,
-        pair: int,
-        tensor: int,
-        element: int = 0,
-        kind: str = "dense",
-    ) -> None:
+    def fill(self, out: torch.Tensor, noise: Noise, at: Slice, kind: str = "dense") -> None:
         """out = noise: float32 standard normals. `kind` is "dense", or "low_rank_a" or "low_rank_b" for the factors
         A (out, rank) and B (in, rank) of a matrix, row by row."""
 
-    def perturb_into(
-        self,
-        live: torch.Tensor,
-        master: torch.Tensor,
-        *,
-        scale: float,
-        run_seed: int,
-        iteration: int,
-        pair: int,
-        tensor: int,
-        element: int = 0,
-        columns: int | None = None,
-        stride: int | None = None,
-    ) -> int | Pending[int]:
-        """live = round(fma(scale, noise, master)); the type of `live` is float32, bfloat16 or float16."""
+    def perturb(
+        self, live: torch.Tensor, master: torch.Tensor, noise: Noise, scale: float, at: At
+    ) -> int | Deferred[int]:
+        """live = round(fma(scale, noise, master)), or round(master + scale / sqrt(rank) * A B^T) for low-rank noise.
 
-    def perturb_low_rank_into(
-        self,
-        live: torch.Tensor,
-        master: torch.Tensor,
-        *,
-        rank: int,
-        scale: float,
-        run_seed: int,
-        iteration: int,
-        pair: int,
-        tensor: int,
-        row: int = 0,
-        column: int = 0,
-    ) -> int | Pending[int]:
-        """live = round(master + scale / sqrt(rank) * A B^T), for the block (rows, columns) of a matrix that begins at
-        (row, column).
-        E = A B^T / sqrt(rank) as in EGGROLL (arXiv 2511.16652)."""
+        The type of `live` is float32, bfloat16 or float16. E = A B^T / sqrt(rank) as in EGGROLL (arXiv 2511.16652).
+        """
 
-    def round_into(self, live: torch.Tensor, master: torch.Tensor) -> int | Pending[int]:
+    def round(self, live: torch.Tensor, master: torch.Tensor) -> int | Deferred[int]:
         """live = round(master), to nearest even."""
 
     def accumulate(
-        self,
-        master: torch.Tensor,
-        *,
-        live_dtype: torch.dtype,
-        pairs: Pairs,
-        coefficients: NDArray[np.float32],
-        run_seed: int,
-        iteration: int,
-        tensor: int,
-        element: int = 0,
-        columns: int | None = None,
-        stride: int | None = None,
-    ) -> UpdateReport | Pending[UpdateReport]:
-        """master += sum over the pairs, in order, of coefficient * noise(pair): a chain of float32 FMAs from 0, then
-        one addition. `pairs` may be an array of uint32; `live_dtype` is for the report only."""
+        self, master: torch.Tensor, terms: Terms, at: At, live_dtype: torch.dtype
+    ) -> UpdateReport | Deferred[UpdateReport]:
+        """master += sum over the terms, in order, of coefficient * noise(pair): a chain of float32 FMAs from 0, then
+        one addition. Low-rank noise is summed as one product over pairs and rank; no A B^T is built.
 
-    def accumulate_low_rank(
-        self,
-        master: torch.Tensor,
-        *,
-        rank: int,
-        live_dtype: torch.dtype,
-        pairs: Pairs,
-        coefficients: NDArray[np.float32],
-        run_seed: int,
-        iteration: int,
-        tensor: int,
-        row: int = 0,
-        column: int = 0,
-    ) -> UpdateReport | Pending[UpdateReport]:
-        """master += sum over the pairs, in order, of coefficient / sqrt(rank) * A B^T, for a block of a matrix: one
-        product over pairs and rank, without building any A B^T.
-
-        Beside the weights it holds factors: on a CPU those of 240 rows and 1024 columns per thread, a pair at a time
-        (28 MB at rank 1024 on two threads); on a GPU A and B of all N pairs, drawn and laid out, 8 N rank (rows +
-        columns) bytes.
+        `live_dtype` matters to the report only. Beside the weights, low-rank noise needs memory for factors: on a CPU
+        those of 240 rows and 1024 columns per thread, one pair at a time (28 MB at rank 1024 on two threads); on a GPU
+        those of all N pairs, drawn and laid out, 8 N rank (rows + columns) bytes.
         """
 
-    def digest(
-        self,
-        master: torch.Tensor,
-        *,
-        tensor: int,
-        element: int = 0,
-        columns: int | None = None,
-        stride: int | None = None,
-    ) -> int | Pending[int]:
-        """Order-free 64-bit digest of the bits; digests of shards and tensors add up modulo 2**64."""
+    def digest(self, master: torch.Tensor, at: Slice) -> int | Deferred[int]:
+        """Order-free 64-bit digest of the bits; digests of slices and tensors add up modulo 2**64."""
 
 
 def backend_for(device: torch.device) -> NoiseBackend:
-    """The backend that works on this device.
+    """The backend for a device.
 
     Raises:
-        KernelError: no backend for this kind of device.
+        KernelError: no backend for this type of device.
     """
     if device.type == "cpu":
         from es_llm.noise.cpu import CpuBackend

@@ -1,4 +1,4 @@
-"""The noise and its kernels in plain numpy: what every backend must equal, bit for bit. Readable, not fast.
+"""The noise and its kernels in plain numpy, which every backend must equal, bit for bit. For tests; readable, not fast.
 
 `docs/noise.md` states the contract. Sources: Philox4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2,
 3", SC11; Box & Muller, "A note on the generation of random normal deviates", 1958. Legend: B blocks, n values.
@@ -6,15 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from es_llm._core import LowRank, Noise, Slice, Terms
 from es_llm.errors import KernelError
-from es_llm.noise.address import NoiseAddress, whole
+from es_llm.noise.backend import At
+from es_llm.noise.streams import kind_number
 
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
@@ -109,23 +109,36 @@ def normals(words: U32) -> F32:
     return np.stack([*box_muller(w0, w1), *box_muller(w2, w3)], axis=-1)
 
 
-def noise(address: NoiseAddress, count: int, *, kind: str = "dense") -> F32:
-    """The values at elements [element, element + count): word e mod 4 of block e div 4."""
-    values = normals(philox4x32(address.counters(count, kind=kind), address.key)).reshape(-1)
-    start = address.element % 4
-    return values[start : start + count]
+def counters(noise: Noise, tensor: int, element: int, count: int, kind: str) -> U32:
+    """Philox counters (B, 4) of the blocks that hold `count` elements from `element` on.
+
+    c0 = low 32 bits of the block, c1 = kind (bits 31..28) | tensor (27..8) | bits 32..39 of the block (7..0),
+    c2 = pair, c3 = iteration.
+    """
+    blocks = np.arange(element // 4, (element + count + 3) // 4, dtype=np.uint64)
+    words = np.empty((len(blocks), 4), np.uint32)
+    words[:, 0] = blocks & np.uint64(0xFFFF_FFFF)
+    words[:, 1] = np.uint64(kind_number(kind) << 28 | tensor << 8) | blocks >> np.uint64(32)
+    words[:, 2] = noise.pair
+    words[:, 3] = noise.iteration
+    return words
 
 
-def rows_of_noise(address: NoiseAddress, count: int, columns: int | None, stride: int | None) -> F32:
-    """The values of a shard: value i is that of element `element + (i // columns) * stride + i % columns`."""
-    if columns is None or stride is None:
-        return noise(address, count)
-    rows = [noise(replace(address, element=address.element + row * stride), columns) for row in range(count // columns)]
+def values(noise: Noise, at: Slice, kind: str = "dense") -> F32:
+    """The noise of a slice, row by row."""
+    rows = [_run(noise, at.tensor, at.element + row * at.stride, at.columns, kind) for row in range(at.rows)]
     return np.concatenate(rows) if rows else np.empty(0, np.float32)
 
 
+def _run(noise: Noise, tensor: int, element: int, count: int, kind: str) -> F32:
+    """The noise of elements [element, element + count): value e mod 4 of block e div 4."""
+    key = noise.run_seed & 0xFFFF_FFFF, noise.run_seed >> 32
+    blocks = normals(philox4x32(counters(noise, tensor, element, count, kind), key)).reshape(-1)
+    return blocks[element % 4 : element % 4 + count]
+
+
 def rounded(values: F32, dtype: str) -> NDArray[Any]:
-    """To nearest even: float32 as it is, "bfloat16" and "float16" as uint16 bits; NaN becomes the default NaN.
+    """The values to nearest even: float32 unchanged, "bfloat16" and "float16" as uint16 bits, NaN as the default NaN.
 
     Raises:
         KernelError: any other dtype.
@@ -153,49 +166,42 @@ def widened(live: NDArray[Any], dtype: str) -> F32:
     return live.view(np.float16).astype(np.float32)
 
 
-def perturbed(
-    master: F32,
-    *,
-    scale: float,
-    dtype: str,
-    address: NoiseAddress,
-    columns: int | None = None,
-    stride: int | None = None,
-) -> NDArray[Any]:
-    """Live weights: round(fma(scale, noise, master))."""
-    return rounded(fma(np.float32(scale), rows_of_noise(address, master.size, columns, stride), master), dtype)
+def perturbed(master: F32, noise: Noise, scale: float, at: At, dtype: str) -> NDArray[Any]:
+    """Live weights: round(fma(scale, noise, master)), or round(master + `low_rank_sum`) for low-rank noise."""
+    factor = np.float32(scale)
+    if isinstance(at, LowRank):
+        terms = Terms(noise.run_seed, noise.iteration, np.array([factor]), [noise.pair])
+        return rounded(master + low_rank_sum(terms, at), dtype)
+    return rounded(fma(factor, values(noise, at).reshape(master.shape), master), dtype)
 
 
-def accumulated(
-    master: F32,
-    *,
-    pairs: Sequence[int],
-    coefficients: F32,
-    run_seed: int,
-    iteration: int,
-    tensor: int,
-    element: int = 0,
-    columns: int | None = None,
-    stride: int | None = None,
-) -> F32:
-    """New masters: acc = 0; for each pair in order, acc = fma(coefficient, noise, acc); then `moved`."""
-    total = np.zeros_like(master)
-    for pair, coefficient in zip(pairs, coefficients, strict=True):
-        address = NoiseAddress(run_seed, iteration, pair, tensor, element)
-        total = fma(coefficient, rows_of_noise(address, master.size, columns, stride), total)
-    return moved(master, total)
+def accumulated(master: F32, terms: Terms, at: At) -> F32:
+    """New masters: `moved` by the `intended` update."""
+    return moved(master, intended(terms, at).reshape(master.shape))
+
+
+def intended(terms: Terms, at: At) -> F32:
+    """The intended update: acc = 0; for each pair in order, acc = fma(coefficient, noise, acc)."""
+    if isinstance(at, LowRank):
+        return low_rank_sum(terms, at)
+    total = np.zeros(at.size, np.float32)
+    for pair, coefficient in zip(terms.pairs, terms.coefficients, strict=True):
+        total = fma(coefficient, values(Noise(terms.run_seed, terms.iteration, pair), at), total)
+    return total
 
 
 def moved(master: F32, total: F32) -> F32:
-    """master + total, or master as it is where total is zero (-0 + 0 would be +0)."""
+    """master + total, or the unchanged master where total is zero (-0 + 0 would be +0)."""
     return np.where(total == 0, master, master + total)
 
 
 def update_report(master: F32, total: F32, live_dtype: str) -> tuple[int, int, float, float, float]:
-    """What an update's report counts and sums, of the masters before it and the intended update u (`total`):
+    """The counts and sums of an update's report, from the masters before it and the intended update u (`total`).
 
-    live weights that become another value (NaN stays itself), live weights that are NaN or infinite afterwards, and
-    the sums of u^2, d^2 and u d over the elements of which d, the change of the live weight in float32, is finite.
+    Returns:
+        The number of live weights that change their value (NaN stays NaN); the number that are NaN or infinite
+        afterwards; and the sums of u^2, d^2 and u d over the elements whose d is finite, with d the change of the live
+        weight in float32.
     """
     before, after = (widened(rounded(values, live_dtype), live_dtype) for values in (master, moved(master, total)))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -206,74 +212,34 @@ def update_report(master: F32, total: F32, live_dtype: str) -> tuple[int, int, f
     return count, int((~np.isfinite(after)).sum()), float(u @ u), float(d @ d), float(u @ d)
 
 
-def low_rank_sum(
-    shape: tuple[int, int],
-    *,
-    rank: int,
-    pairs: Sequence[int],
-    coefficients: F32,
-    run_seed: int,
-    iteration: int,
-    tensor: int,
-    row: int = 0,
-    column: int = 0,
-) -> F32:
-    """Sum over the pairs of coefficient / sqrt(rank) * A B^T, for the block of the matrix at (row, column).
+def low_rank_sum(terms: Terms, at: LowRank) -> F32:
+    """Sum over the pairs of coefficient / sqrt(rank) * A B^T, for a block of a matrix.
 
     A is (out, rank), B is (in, rank), each with noise of its own kind. s = 1 / sqrt(rank); L = (coefficient * s) * A;
     acc = 0; for each pair in order, for each k: acc = fma(L[o, k], B[i, k], acc); every step rounded to float32.
     """
-    total = np.zeros(shape, np.float32)
-    s = np.float32(1) / np.sqrt(np.float32(rank))
-    for pair, coefficient in zip(pairs, coefficients, strict=True):
+    total = np.zeros(at.shape, np.float32)
+    s = np.float32(1) / np.sqrt(np.float32(at.rank))
+    for pair, coefficient in zip(terms.pairs, terms.coefficients, strict=True):
+        noise = Noise(terms.run_seed, terms.iteration, pair)
         a, b = (
-            noise(NoiseAddress(run_seed, iteration, pair, tensor, first * rank), size * rank, kind=kind)
-            for kind, first, size in (("low_rank_a", row, shape[0]), ("low_rank_b", column, shape[1]))
+            _run(noise, at.tensor, first * at.rank, size * at.rank, kind).reshape(size, at.rank)
+            for kind, first, size in (("low_rank_a", at.row, at.shape[0]), ("low_rank_b", at.column, at.shape[1]))
         )
-        left = (np.float32(coefficient) * s) * a.reshape(shape[0], rank)
-        for k in range(rank):
-            total = fma(left[:, k, None], b.reshape(shape[1], rank)[None, :, k], total)
+        left = (np.float32(coefficient) * s) * a
+        for k in range(at.rank):
+            total = fma(left[:, k, None], b[None, :, k], total)
     return total
 
 
-def perturbed_low_rank(
-    master: F32, *, scale: float, dtype: str, rank: int, address: NoiseAddress, row: int = 0, column: int = 0
-) -> NDArray[Any]:
-    """Live weights of a block: round(master + low_rank_sum)."""
-    total = low_rank_sum(
-        _matrix(master),
-        rank=rank,
-        pairs=[address.pair],
-        coefficients=np.array([scale], np.float32),
-        run_seed=address.run_seed,
-        iteration=address.iteration,
-        tensor=address.tensor,
-        row=row,
-        column=column,
-    )
-    return rounded(master + total, dtype)
-
-
-def accumulated_low_rank(master: F32, **update: Any) -> F32:
-    """New masters of a block: `moved` by `low_rank_sum(**update)`."""
-    return moved(master, low_rank_sum(_matrix(master), **update))
-
-
-def digest(master: F32, *, tensor: int, element: int = 0, columns: int | None = None, stride: int | None = None) -> int:
-    """Sum modulo 2^64 of h(tensor, element) * (2 * bits + 1); h is SplitMix64's output of the place, made odd."""
-    tensor = whole(tensor, "tensor")
-    index = np.arange(master.size, dtype=np.uint64)
-    if columns is not None and stride is not None:
-        index = index // np.uint64(columns) * np.uint64(stride) + index % np.uint64(columns)
-    x = np.uint64(tensor << 42) + np.uint64(element) + index
+def digest(master: F32, at: Slice) -> int:
+    """Sum modulo 2^64 of h(tensor, element) * (2 * bits + 1); h is SplitMix64's output of the position, made odd."""
+    index = np.arange(at.size, dtype=np.uint64)
+    index = index // np.uint64(at.columns) * np.uint64(at.stride) + index % np.uint64(at.columns)
+    x = np.uint64(at.tensor << 42) + np.uint64(at.element) + index
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     factor = (x ^ x >> np.uint64(31)) | np.uint64(1)
     content = np.uint64(2) * master.view(np.uint32).astype(np.uint64) + np.uint64(1)
     return int((factor * content).sum(dtype=np.uint64))
-
-
-def _matrix(master: F32) -> tuple[int, int]:
-    rows, columns = master.shape
-    return rows, columns

@@ -1,4 +1,4 @@
-"""Buffers on a device through which host memory passes, while kernels work on what has arrived."""
+"""Buffers on a device through which host memory is streamed, while kernels work on the chunks that have arrived."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, Final, final
 import torch
 
 BUFFERS: Final = 3
-"""One arrives, one is worked on, one leaves."""
+"""One is filled, one is worked on, one is emptied."""
 
 
 @final
 class Staging:
-    """Three buffers of `size` float32 values in turn. Work is in the current stream, copies are in two of their own.
+    """Three buffers of `size` float32 values, used in turn. Work runs in the current stream, copies in two others.
 
-    What orders them, with A -> B for "B begins when A has ended":
+    The only order between them, with A -> B for "B begins when A has ended":
 
         copy in -> work -> copy out -> the next copy into the same buffer
 
-    and nothing else, so that the three go on at the same time for different chunks. The host waits in `wait` alone. All
-    this holds as well when an exception, Ctrl-C say, comes in between.
+    so the three run at the same time for different chunks. The host waits only in `wait`. The order also holds after an
+    exception, such as KeyboardInterrupt, at any point.
 
     Args:
-        cuda: whose streams to use, `torch.cuda` or a test's fake; None: everything is done at once, as on the CPU.
+        cuda: provides the streams, `torch.cuda` or a test's fake; None: every step is synchronous, as on the CPU.
     """
 
     def __init__(self, device: torch.device, size: int, *, cuda: Any = None) -> None:
@@ -37,8 +37,8 @@ class Staging:
 
     @contextmanager
     def chunk(self, host: torch.Tensor, *, write: bool) -> Iterator[torch.Tensor]:
-        """The values of `host` (n,), on the device for the time of the context; with `write`, what the context made of
-        them goes back, and is there after `wait`. If the context raises, nothing goes back."""
+        """The values of `host` (n,), on the device while the context lasts. With `write`, the changed values are copied
+        back, which ends before `wait` returns. If the context raises, nothing is copied back."""
         self._prepare()
         turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
         buffer = self._buffers[turn][: host.numel()]
@@ -67,7 +67,7 @@ class Staging:
                     self._free[turn] = self._out.record_event()
 
     def wait(self) -> None:
-        """Until no copy is under way: host memory holds what was written back, and may be written by others."""
+        """Wait until all copies have ended: other code may then read and write the host memory."""
         if self._in is not None:
             self._in.synchronize()
             self._out.synchronize()

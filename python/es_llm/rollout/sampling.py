@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from es_llm.noise.reference import philox4x32
+from es_llm.noise.streams import SAMPLES, random_words
 from es_llm.rollout.decoding import Choose
-
-_STREAM: Final = 0xF100_0000
-"""Counter word that separates samples from all noise and from the order of the data."""
 
 
 def uniforms(seed: int, addresses: Sequence[tuple[int, int]], steps: int) -> NDArray[np.float64]:
     """Numbers in (0, 1), shape (B, steps), of B (prompt, sample) addresses."""
-    blocks = -(-steps // 4)
-    counter = np.zeros((len(addresses), blocks, 4), np.uint32)
-    counter[:, :, 0] = np.arange(blocks, dtype=np.uint32)
-    counter[:, :, 1] = _STREAM
-    counter[:, :, 2:] = np.array(addresses, np.uint32).reshape(-1, 1, 2)
-    words = philox4x32(counter.reshape(-1, 4), (seed & 0xFFFF_FFFF, seed >> 32))
+    prompts, samples = np.array(addresses, np.uint32).reshape(-1, 2, 1).swapaxes(0, 1)
+    words = random_words(SAMPLES, seed, np.arange(-(-steps // 4)), prompts, samples)
     drawn: NDArray[np.float64] = (words.reshape(len(addresses), -1)[:, :steps].astype(np.float64) + 0.5) / 2.0**32
     return drawn
 

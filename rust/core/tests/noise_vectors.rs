@@ -1,7 +1,7 @@
 //! The known answers in `tests/data/noise_vectors.txt`, for the naive forms and for every path of this machine.
 
 use es_core::kernels::{
-    Bf16, Dtype, F16, F32, Kernels, Live, LowRank, LowRankUpdate, Path, Place, Update, naive,
+    Bf16, Dtype, F16, F32, Kernels, Live, LowRank, LowRankUpdate, Path, Position, Update, naive,
 };
 use es_core::noise::{Kind, NoiseAddress, normals, philox4x32};
 
@@ -67,8 +67,8 @@ fn address_of_update(words: &[&str]) -> NoiseAddress {
 }
 
 /// Words "element columns stride".
-fn rows(address: NoiseAddress, words: &[&str]) -> Place {
-    Place {
+fn rows(address: NoiseAddress, words: &[&str]) -> Position {
+    Position {
         address: NoiseAddress {
             element: decimal(words[0]),
             ..address
@@ -156,7 +156,7 @@ fn rounded_values() {
             } else {
                 Live::F16(&mut out)
             };
-            kernels.round_into(into, &master).unwrap();
+            kernels.round(into, &master).unwrap();
             let got: Vec<u32> = out.into_iter().map(u32::from).collect();
             assert_eq!(got, hex(&live), "{dtype:?} {kernels:?}");
         }
@@ -186,24 +186,24 @@ fn check_live(dtype: &str, live: &[&str], write: impl Fn(Option<Kernels>, Live<'
     }
 }
 
-fn check_place(dtype: &str, scale: &str, place: Place, master: &[f32], live: &[&str]) {
+fn check_place(dtype: &str, scale: &str, position: Position, master: &[f32], live: &[&str]) {
     let scale = floats(&[scale])[0];
     check_live(dtype, live, |way, live| {
-        perturb(way, live, master, scale, place);
+        perturb(way, live, master, scale, position);
     });
 }
 
-fn perturb(way: Option<Kernels>, live: Live<'_>, master: &[f32], scale: f32, place: Place) {
+fn perturb(way: Option<Kernels>, live: Live<'_>, master: &[f32], scale: f32, position: Position) {
     match (way, live) {
-        (Some(kernels), live) => drop(kernels.perturb_into(live, master, scale, place).unwrap()),
+        (Some(kernels), live) => drop(kernels.perturb(live, master, scale, position).unwrap()),
         (None, Live::F32(live)) => {
-            naive::perturb_into::<F32>(live, master, scale, place).unwrap();
+            naive::perturb::<F32>(live, master, scale, position).unwrap();
         }
         (None, Live::Bf16(live)) => {
-            naive::perturb_into::<Bf16>(live, master, scale, place).unwrap();
+            naive::perturb::<Bf16>(live, master, scale, position).unwrap();
         }
         (None, Live::F16(live)) => {
-            naive::perturb_into::<F16>(live, master, scale, place).unwrap();
+            naive::perturb::<F16>(live, master, scale, position).unwrap();
         }
     }
 }
@@ -226,8 +226,8 @@ fn perturbed_weights() {
 fn perturbed_shards() {
     for (_, inputs, live) in vectors("shard_perturb") {
         let (words, master) = (&inputs[0], floats(&inputs[1]));
-        let place = rows(address(&words[2..]), &words[6..]);
-        check_place(words[0], words[1], place, &master, &live);
+        let position = rows(address(&words[2..]), &words[6..]);
+        check_place(words[0], words[1], position, &master, &live);
     }
 }
 
@@ -240,17 +240,17 @@ fn perturbed_blocks() {
         check_live(words[0], &live, |way, live| match (way, live) {
             (Some(kernels), live) => drop(
                 kernels
-                    .perturb_low_rank_into(live, &master, scale, matrix)
+                    .perturb_low_rank(live, &master, scale, matrix)
                     .unwrap(),
             ),
             (None, Live::F32(live)) => {
-                naive::perturb_low_rank_into::<F32>(live, &master, scale, matrix).unwrap();
+                naive::perturb_low_rank::<F32>(live, &master, scale, matrix).unwrap();
             }
             (None, Live::Bf16(live)) => {
-                naive::perturb_low_rank_into::<Bf16>(live, &master, scale, matrix).unwrap();
+                naive::perturb_low_rank::<Bf16>(live, &master, scale, matrix).unwrap();
             }
             (None, Live::F16(live)) => {
-                naive::perturb_low_rank_into::<F16>(live, &master, scale, matrix).unwrap();
+                naive::perturb_low_rank::<F16>(live, &master, scale, matrix).unwrap();
             }
         });
     }
@@ -262,10 +262,10 @@ fn members(inputs: &[Vec<&str>]) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
     (pairs, floats(&inputs[2]), floats(&inputs[3]))
 }
 
-fn check_accumulate(place: Place, inputs: &[Vec<&str>], moved: &[&str]) {
+fn check_accumulate(position: Position, inputs: &[Vec<&str>], moved: &[&str]) {
     let (pairs, coefficients, before) = members(inputs);
     let update = Update {
-        place,
+        position,
         pairs: &pairs,
         coefficients: &coefficients,
         dtype: Dtype::Bf16,
@@ -285,16 +285,16 @@ fn accumulated_masters() {
     for (_, inputs, moved) in vectors("accumulate") {
         let at = address_of_update(&inputs[0]);
         let element = decimal(inputs[0][3]);
-        let place = NoiseAddress { element, ..at }.into();
-        check_accumulate(place, &inputs, &moved);
+        let position = NoiseAddress { element, ..at }.into();
+        check_accumulate(position, &inputs, &moved);
     }
 }
 
 #[test]
 fn accumulated_shards() {
     for (_, inputs, moved) in vectors("shard_accumulate") {
-        let place = rows(address_of_update(&inputs[0]), &inputs[0][3..]);
-        check_accumulate(place, &inputs, &moved);
+        let position = rows(address_of_update(&inputs[0]), &inputs[0][3..]);
+        check_accumulate(position, &inputs, &moved);
     }
 }
 
@@ -319,11 +319,11 @@ fn accumulated_blocks() {
     }
 }
 
-fn check_digest(place: Place, master: &[&str], digest: &str) {
+fn check_digest(position: Position, master: &[&str], digest: &str) {
     let (master, digest) = (floats(master), u64::from_str_radix(digest, 16).unwrap());
-    assert_eq!(naive::digest(&master, place), digest);
+    assert_eq!(naive::digest(&master, position), digest);
     for kernels in all_paths() {
-        let got = kernels.digest(&master, place).unwrap();
+        let got = kernels.digest(&master, position).unwrap();
         assert_eq!(got, digest, "{kernels:?}");
     }
 }
@@ -434,7 +434,7 @@ fn long_accumulated_masters() {
         let pairs: Vec<u32> = inputs[1].iter().map(|word| narrow(word)).collect();
         let at = address_of_update(&words[1..]);
         let update = Update {
-            place: NoiseAddress {
+            position: NoiseAddress {
                 element: decimal(words[4]),
                 ..at
             }

@@ -1,4 +1,4 @@
-//! numpy arrays as slices: refuses what a kernel can't take, and says why.
+//! numpy arrays as slices, with checks whose errors name the argument and the reason.
 
 use numpy::{
     BorrowError, Element, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn,
@@ -31,7 +31,7 @@ pub fn writable<'py, T: Element>(
         .map_err(|error| refuse(array.py(), &borrowed("write", name, &error)))
 }
 
-/// The array, if it has this dtype, is C-contiguous and lies where such values may lie.
+/// The array, if it has this dtype, is C-contiguous and aligned.
 pub fn checked<'a, 'py, T: Element>(
     array: Any<'a, 'py>,
     name: &str,
@@ -75,7 +75,7 @@ pub fn checked<'a, 'py, T: Element>(
     Ok(typed)
 }
 
-/// Why numpy lends no array: it is read-only, or another argument's memory.
+/// The reason that an array can't be borrowed: it is read-only, or shares memory with another argument.
 fn borrowed(action: &str, name: &str, error: &BorrowError) -> String {
     match error {
         BorrowError::AlreadyBorrowed => {

@@ -1,29 +1,24 @@
 //! Weight kernels: numpy arrays in, slices out.
 
 use es_core::kernels::{
-    self, Bf16, Dtype, F16, F32, KernelError, Kernels, Live, LiveType, LowRank, LowRankUpdate,
-    MAX_RANK, Path, Place, Update,
+    self, Bf16, Dtype, F16, F32, KernelError, Kernels, Live, LiveType, LowRank as CoreLowRank,
+    LowRankUpdate, Path, Position, Update,
 };
-use es_core::noise::NoiseAddress;
-use numpy::{Element, PyUntypedArrayMethods};
+use numpy::Element;
 use pyo3::prelude::*;
 
-use crate::arrays::{apart, checked, readable, writable};
+use crate::arrays::{apart, readable, writable};
 use crate::door::{CoreError, detached, raise, to_python};
-use crate::noise::{
-    Any, address, column_word, element_word, in_range, kind, row_word, word, words,
-};
+use crate::noise::{Any, Noise, Terms, in_range, kind};
+use crate::slices::{At, Slice};
 
 /// Adds this file's functions to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add("MAX_RANK", MAX_RANK)?;
     m.add_class::<UpdateReport>()?;
     m.add_function(wrap_pyfunction!(fill, m)?)?;
-    m.add_function(wrap_pyfunction!(perturb_into, m)?)?;
-    m.add_function(wrap_pyfunction!(round_into, m)?)?;
+    m.add_function(wrap_pyfunction!(perturb, m)?)?;
+    m.add_function(wrap_pyfunction!(round, m)?)?;
     m.add_function(wrap_pyfunction!(accumulate, m)?)?;
-    m.add_function(wrap_pyfunction!(perturb_low_rank_into, m)?)?;
-    m.add_function(wrap_pyfunction!(accumulate_low_rank, m)?)?;
     m.add_function(wrap_pyfunction!(digest, m)?)?;
     m.add_function(wrap_pyfunction!(set_kernel_path, m)?)?;
     m.add_function(wrap_pyfunction!(kernel_path, m)?)?;
@@ -51,188 +46,90 @@ impl CoreError for KernelError {
     }
 }
 
-/// Standard normals at elements [element, element + out.size) of one tensor's noise.
+/// out = noise, float32 standard normals at the values of a slice.
 #[pyfunction]
-#[pyo3(signature = (out, *, run_seed, iteration, pair, tensor, element = 0, kind = "dense"))]
-fn fill(
-    out: Any<'_, '_>,
-    run_seed: Any<'_, '_>,
-    iteration: Any<'_, '_>,
-    pair: Any<'_, '_>,
-    tensor: Any<'_, '_>,
-    #[pyo3(from_py_with = element_word)] element: u64,
-    kind: &str,
-) -> PyResult<()> {
+#[pyo3(signature = (out, noise, at, kind = "dense"))]
+fn fill(out: Any<'_, '_>, noise: &Noise, at: &Slice, kind: &str) -> PyResult<()> {
     let py = out.py();
     let kind = self::kind(py, kind)?;
-    let address = address(run_seed, iteration, Some(pair), tensor, element)?;
     let mut out = writable::<f32>(out, "out")?;
     let out = out.as_slice_mut()?;
-    detached(py, || chosen().fill_of(kind, address, out))
+    require_size(py, "out", out.len(), at.size)?;
+    let position = at.position(*noise);
+    detached(py, || chosen().fill_of(kind, position, out))
 }
 
-/// live = round(fma(scale, noise, master)), to the type `dtype`; returns how many live values are NaN or infinite.
+/// live = round(master + scale * noise), to the type `dtype`; returns the number of live values that are NaN or infinite.
 #[pyfunction]
-#[pyo3(signature = (
-    live, master, *, dtype, scale, run_seed, iteration, pair, tensor, element = 0, columns = None, stride = None
-))]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the words of the address, by keyword"
-)]
-fn perturb_into(
+#[pyo3(signature = (live, master, noise, scale, at, *, dtype))]
+fn perturb(
     live: Any<'_, '_>,
     master: Any<'_, '_>,
-    dtype: &str,
+    noise: &Noise,
     scale: f32,
-    run_seed: Any<'_, '_>,
-    iteration: Any<'_, '_>,
-    pair: Any<'_, '_>,
-    tensor: Any<'_, '_>,
-    #[pyo3(from_py_with = element_word)] element: u64,
-    columns: Option<Any<'_, '_>>,
-    stride: Option<Any<'_, '_>>,
+    at: At,
+    dtype: &str,
 ) -> PyResult<u64> {
-    let address = address(run_seed, iteration, Some(pair), tensor, element)?;
-    let place = place(live.py(), address, columns, stride)?;
-    write(live, master, dtype, Source::Dense(scale, place))
+    let source = match at {
+        At::Dense(slice) => Source::Dense(scale, slice.position(*noise)),
+        At::LowRank(block) => Source::LowRank(scale, block.matrix(*noise)),
+    };
+    write(live, master, dtype, source, Some(at.size()))
 }
 
-/// live = round(master + (scale / sqrt(rank)) A B^T) for a block of a matrix; returns how many live values are NaN or
+/// live = round(master), to nearest even: the unperturbed weights; returns the number of live values that are NaN or
 /// infinite.
 #[pyfunction]
-#[pyo3(signature = (
-    live, master, *, dtype, rank, scale, run_seed, iteration, pair, tensor, row = 0, column = 0
-))]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the words of the address, by keyword"
-)]
-fn perturb_low_rank_into(
-    live: Any<'_, '_>,
-    master: Any<'_, '_>,
-    dtype: &str,
-    #[pyo3(from_py_with = rank)] rank: usize,
-    scale: f32,
-    run_seed: Any<'_, '_>,
-    iteration: Any<'_, '_>,
-    pair: Any<'_, '_>,
-    tensor: Any<'_, '_>,
-    #[pyo3(from_py_with = row_word)] row: u64,
-    #[pyo3(from_py_with = column_word)] column: u64,
-) -> PyResult<u64> {
-    let matrix = LowRank {
-        address: address(run_seed, iteration, Some(pair), tensor, 0)?,
-        rank,
-        first: [row, column],
-        shape: matrix_shape(master, "master")?,
-    };
-    write(live, master, dtype, Source::LowRank(scale, matrix))
-}
-
-/// live = round(master), to nearest even: the unperturbed weights; returns how many live values are NaN or infinite.
-#[pyfunction]
 #[pyo3(signature = (live, master, *, dtype))]
-fn round_into(live: Any<'_, '_>, master: Any<'_, '_>, dtype: &str) -> PyResult<u64> {
-    write(live, master, dtype, Source::Nothing)
+fn round(live: Any<'_, '_>, master: Any<'_, '_>, dtype: &str) -> PyResult<u64> {
+    write(live, master, dtype, Source::Nothing, None)
 }
 
-/// master += the sum over the pairs, in order, of coefficient * noise(pair).
+/// master += the sum over the terms, in order, of coefficient * noise(pair).
 #[pyfunction]
-#[pyo3(signature = (
-    master, *, dtype, pairs, coefficients, run_seed, iteration, tensor, element = 0, columns = None, stride = None
-))]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the words of the address, by keyword"
-)]
-fn accumulate(
-    master: Any<'_, '_>,
-    dtype: &str,
-    pairs: Any<'_, '_>,
-    coefficients: Any<'_, '_>,
-    run_seed: Any<'_, '_>,
-    iteration: Any<'_, '_>,
-    tensor: Any<'_, '_>,
-    #[pyo3(from_py_with = element_word)] element: u64,
-    columns: Option<Any<'_, '_>>,
-    stride: Option<Any<'_, '_>>,
-) -> PyResult<UpdateReport> {
-    let address = address(run_seed, iteration, None, tensor, element)?;
-    let place = place(master.py(), address, columns, stride)?;
-    update(master, dtype, pairs, coefficients, |master, terms| {
-        chosen().accumulate(
-            master,
-            Update {
-                place,
-                pairs: terms.pairs,
-                coefficients: terms.coefficients,
-                dtype: terms.dtype,
-            },
-        )
-    })
-}
-
-/// master += the sum over the pairs, in order, of (coefficient / sqrt(rank)) A B^T, for a block of a matrix.
-#[pyfunction]
-#[pyo3(signature = (
-    master, *, dtype, rank, pairs, coefficients, run_seed, iteration, tensor, row = 0, column = 0
-))]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the words of the address, by keyword"
-)]
-fn accumulate_low_rank(
-    master: Any<'_, '_>,
-    dtype: &str,
-    #[pyo3(from_py_with = rank)] rank: usize,
-    pairs: Any<'_, '_>,
-    coefficients: Any<'_, '_>,
-    run_seed: Any<'_, '_>,
-    iteration: Any<'_, '_>,
-    tensor: Any<'_, '_>,
-    #[pyo3(from_py_with = row_word)] row: u64,
-    #[pyo3(from_py_with = column_word)] column: u64,
-) -> PyResult<UpdateReport> {
-    let matrix = LowRank {
-        address: address(run_seed, iteration, None, tensor, 0)?,
-        rank,
-        first: [row, column],
-        shape: matrix_shape(master, "master")?,
-    };
-    update(master, dtype, pairs, coefficients, |master, terms| {
-        chosen().accumulate_low_rank(
-            master,
-            LowRankUpdate {
+#[pyo3(signature = (master, terms, at, *, dtype))]
+fn accumulate(master: Any<'_, '_>, terms: &Terms, at: At, dtype: &str) -> PyResult<UpdateReport> {
+    let py = master.py();
+    let dtype = Dtype::from_name(dtype).map_err(|error| to_python(py, &error))?;
+    let mut master = writable::<f32>(master, "master")?;
+    let master = master.as_slice_mut()?;
+    require_size(py, "master", master.len(), at.size())?;
+    let (pairs, coefficients) = (&terms.pairs[..], &terms.coefficients[..]);
+    let noise = terms.noise();
+    let report = detached(py, || match at {
+        At::Dense(slice) => {
+            let position = slice.position(noise);
+            let update = Update {
+                position,
+                pairs,
+                coefficients,
+                dtype,
+            };
+            chosen().accumulate(master, update)
+        }
+        At::LowRank(block) => {
+            let matrix = block.matrix(noise);
+            let update = LowRankUpdate {
                 matrix,
-                pairs: terms.pairs,
-                coefficients: terms.coefficients,
-                dtype: terms.dtype,
-            },
-        )
-    })
+                pairs,
+                coefficients,
+                dtype,
+            };
+            chosen().accumulate_low_rank(master, update)
+        }
+    });
+    report.map(UpdateReport)
 }
 
 /// Order-free 64-bit digest of the weights' bits.
 #[pyfunction]
-#[pyo3(signature = (master, *, tensor, element = 0, columns = None, stride = None))]
-fn digest(
-    master: Any<'_, '_>,
-    tensor: Any<'_, '_>,
-    #[pyo3(from_py_with = element_word)] element: u64,
-    columns: Option<Any<'_, '_>>,
-    stride: Option<Any<'_, '_>>,
-) -> PyResult<u64> {
+fn digest(master: Any<'_, '_>, at: &Slice) -> PyResult<u64> {
     let py = master.py();
-    let address = NoiseAddress {
-        tensor: word(tensor, "tensor")?,
-        element,
-        ..NoiseAddress::default()
-    };
-    let place = place(py, address, columns, stride)?;
     let master = readable::<f32>(master, "master")?;
     let master = master.as_slice()?;
-    detached(py, || chosen().digest(master, place))
+    require_size(py, "master", master.len(), at.size)?;
+    let position = at.position(Noise::default());
+    detached(py, || chosen().digest(master, position))
 }
 
 /// Instruction set that the kernels use from now on, by name; None for the fastest. Never changes the bits.
@@ -258,13 +155,6 @@ fn kernel_paths() -> Vec<&'static str> {
         .collect()
 }
 
-/// The argument `rank`, for `from_py_with`.
-fn rank(value: Any<'_, '_>) -> PyResult<usize> {
-    in_range(value, "KernelError", || {
-        format!("`rank` must be in [1, {MAX_RANK}], got {value}")
-    })
-}
-
 /// Threads that the kernels use (0: one per core). Never changes the bits.
 #[pyfunction]
 fn set_kernel_threads(py: Python<'_>, count: Any<'_, '_>) -> PyResult<()> {
@@ -280,7 +170,7 @@ fn kernel_threads() -> usize {
     kernels::kernel_threads()
 }
 
-/// What an update did to one tensor or to several (reports add up with `+`).
+/// The effect of an update on one tensor or on several (reports add up with `+`).
 #[pyclass(frozen, module = "es_llm._core")]
 struct UpdateReport(kernels::UpdateReport);
 
@@ -354,19 +244,25 @@ impl UpdateReport {
     }
 }
 
-/// What is added to the master before it is rounded.
+/// The noise that is added to the master before rounding.
 #[derive(Clone, Copy)]
 enum Source {
     Nothing,
-    Dense(f32, Place),
-    LowRank(f32, LowRank),
+    Dense(f32, Position),
+    LowRank(f32, CoreLowRank),
 }
 
-fn write(live: Any<'_, '_>, master: Any<'_, '_>, dtype: &str, source: Source) -> PyResult<u64> {
+fn write(
+    live: Any<'_, '_>,
+    master: Any<'_, '_>,
+    dtype: &str,
+    source: Source,
+    size: Option<usize>,
+) -> PyResult<u64> {
     match Dtype::from_name(dtype).map_err(|error| to_python(live.py(), &error))? {
-        Dtype::F32 => write_as::<F32>(live, master, source, |live| Live::F32(live)),
-        Dtype::Bf16 => write_as::<Bf16>(live, master, source, |live| Live::Bf16(live)),
-        Dtype::F16 => write_as::<F16>(live, master, source, |live| Live::F16(live)),
+        Dtype::F32 => write_as::<F32>(live, master, source, size, |live| Live::F32(live)),
+        Dtype::Bf16 => write_as::<Bf16>(live, master, source, size, |live| Live::Bf16(live)),
+        Dtype::F16 => write_as::<F16>(live, master, source, size, |live| Live::F16(live)),
     }
 }
 
@@ -374,6 +270,7 @@ fn write_as<L: LiveType<Bits: Element>>(
     live: Any<'_, '_>,
     master: Any<'_, '_>,
     source: Source,
+    size: Option<usize>,
     wrap: for<'a> fn(&'a mut [L::Bits]) -> Live<'a>,
 ) -> PyResult<u64> {
     let py = live.py();
@@ -382,84 +279,27 @@ fn write_as<L: LiveType<Bits: Element>>(
         readable::<f32>(master, "master")?,
     );
     let (live, master) = (live.as_slice_mut()?, master.as_slice()?);
+    if let Some(size) = size {
+        require_size(py, "master", master.len(), size)?;
+    }
     apart(py, ("live", live), ("master", master))?;
     let live = wrap(live);
     detached(py, || match source {
-        Source::Nothing => chosen().round_into(live, master),
-        Source::Dense(scale, place) => chosen().perturb_into(live, master, scale, place),
-        Source::LowRank(scale, matrix) => {
-            chosen().perturb_low_rank_into(live, master, scale, matrix)
-        }
+        Source::Nothing => chosen().round(live, master),
+        Source::Dense(scale, position) => chosen().perturb(live, master, scale, position),
+        Source::LowRank(scale, matrix) => chosen().perturb_low_rank(live, master, scale, matrix),
     })
 }
 
-/// What an update adds up.
-struct Terms<'a> {
-    pairs: &'a [u32],
-    coefficients: &'a [f32],
-    dtype: Dtype,
-}
-
-fn update(
-    master: Any<'_, '_>,
-    dtype: &str,
-    pairs: Any<'_, '_>,
-    coefficients: Any<'_, '_>,
-    kernel: impl FnOnce(&mut [f32], Terms<'_>) -> Result<kernels::UpdateReport, KernelError> + Send,
-) -> PyResult<UpdateReport> {
-    let py = master.py();
-    let dtype = Dtype::from_name(dtype).map_err(|error| to_python(py, &error))?;
-    let pairs = words(pairs, "pairs")?;
-    let coefficients = readable::<f32>(coefficients, "coefficients")?;
-    if coefficients.ndim() != 1 {
-        let shape = coefficients.shape();
-        let message = format!("`coefficients` must have one dimension, got shape {shape:?}");
-        return Err(raise(py, "KernelError", &message));
+fn require_size(py: Python<'_>, name: &str, values: usize, expected: usize) -> PyResult<()> {
+    if values == expected {
+        return Ok(());
     }
-    let mut master = writable::<f32>(master, "master")?;
-    let terms = Terms {
-        pairs: &pairs,
-        coefficients: coefficients.as_slice()?,
-        dtype,
-    };
-    let master = master.as_slice_mut()?;
-    apart(py, ("coefficients", terms.coefficients), ("master", master))?;
-    detached(py, || kernel(master, terms)).map(UpdateReport)
+    let message = format!("`{name}` must have the {expected} values of its slice, got {values}");
+    Err(raise(py, "KernelError", &message))
 }
 
 /// The kernels on the chosen instruction set.
 fn chosen() -> Kernels {
     Kernels::chosen()
-}
-
-/// The address with its rows; `columns` and `stride` come together.
-fn place(
-    py: Python<'_>,
-    address: NoiseAddress,
-    columns: Option<Any<'_, '_>>,
-    stride: Option<Any<'_, '_>>,
-) -> PyResult<Place> {
-    match (columns, stride) {
-        (None, None) => Ok(Place::run(address)),
-        (Some(columns), Some(stride)) => Ok(Place {
-            address,
-            columns: word(columns, "columns")?,
-            stride: word(stride, "stride")?,
-        }),
-        _ => Err(raise(
-            py,
-            "KernelError",
-            "`columns` and `stride` must be given together",
-        )),
-    }
-}
-
-/// The shape of a matrix.
-fn matrix_shape(array: Any<'_, '_>, name: &str) -> PyResult<[usize; 2]> {
-    let array = checked::<f32>(array, name)?;
-    let shape = array.shape();
-    <[usize; 2]>::try_from(shape).map_err(|_| {
-        let message = format!("`{name}` must be a matrix for low-rank noise, got shape {shape:?}");
-        raise(array.py(), "KernelError", &message)
-    })
 }

@@ -24,6 +24,7 @@ mod kernels;
 mod noise;
 mod plan;
 mod population;
+mod slices;
 mod team;
 mod watchdog;
 

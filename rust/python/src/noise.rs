@@ -1,19 +1,42 @@
-//! Noise addresses from Python integers, each word checked by name, and the bare generator.
+//! The value objects that say which noise a kernel draws: `Noise` and `Terms`; and the generator by itself. A value is
+//! checked once, when it is made.
 
+use es_core::kernels::{KernelError, MAX_RANK};
 use es_core::noise::{self, Kind, NoiseAddress, NoiseError};
-use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
-use crate::door::{CoreError, raise};
+use crate::arrays::readable;
+use crate::door::{CoreError, detached, raise, to_python};
+use crate::slices::{LowRank, Slice};
 
 /// An argument that is converted by hand, so that errors can name it.
 pub type Any<'a, 'py> = &'a Bound<'py, PyAny>;
 
-/// Adds this file's constants and functions to the module.
+/// The kinds of noise, by the names that Python uses.
+const KINDS: [(&str, Kind); 3] = [
+    ("dense", Kind::Dense),
+    ("low_rank_a", Kind::LowRankA),
+    ("low_rank_b", Kind::LowRankB),
+];
+
+/// Adds this file's constants, classes and functions to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("NOISE_VERSION", noise::NOISE_VERSION)?;
     m.add("MAX_TENSORS", noise::MAX_TENSORS)?;
     m.add("MAX_ELEMENTS", noise::MAX_ELEMENTS)?;
+    m.add("MAX_RANK", MAX_RANK)?;
+    let kinds = PyDict::new(m.py());
+    for (name, kind) in KINDS {
+        kinds.set_item(name, kind as u32)?;
+    }
+    m.add("NOISE_KINDS", kinds)?;
+    m.add_class::<Noise>()?;
+    m.add_class::<Slice>()?;
+    m.add_class::<LowRank>()?;
+    m.add_class::<Terms>()?;
     m.add_function(wrap_pyfunction!(philox4x32, m)?)?;
     Ok(())
 }
@@ -26,48 +49,151 @@ impl CoreError for NoiseError {
     }
 }
 
-/// Philox4x32-10 of four 32-bit counter words under two key words (Salmon et al., SC11).
+/// Which noise: the part of an address that all tensors of a member share.
+#[pyclass(frozen, eq, hash, get_all, module = "es_llm._core")]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Noise {
+    run_seed: u64,
+    iteration: u32,
+    pair: u32,
+}
+
+#[pymethods]
+impl Noise {
+    #[new]
+    fn new(run_seed: Any<'_, '_>, iteration: Any<'_, '_>, pair: Any<'_, '_>) -> PyResult<Self> {
+        Ok(Self {
+            run_seed: word(run_seed, "run_seed")?,
+            iteration: word(iteration, "iteration")?,
+            pair: word(pair, "pair")?,
+        })
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "Noise(run_seed={}, iteration={}, pair={})",
+            self.run_seed, self.iteration, self.pair
+        )
+    }
+}
+
+impl Noise {
+    /// The address of this noise at the first element of a tensor.
+    pub fn address(self, tensor: u32) -> NoiseAddress {
+        NoiseAddress {
+            run_seed: self.run_seed,
+            iteration: self.iteration,
+            pair: self.pair,
+            tensor,
+            element: 0,
+        }
+    }
+}
+
+/// The terms of an update: the pairs of one iteration, in the order of the sum, with a coefficient each.
+#[pyclass(frozen, module = "es_llm._core")]
+pub struct Terms {
+    #[pyo3(get)]
+    run_seed: u64,
+    #[pyo3(get)]
+    iteration: u32,
+    pub pairs: Vec<u32>,
+    pub coefficients: Vec<f32>,
+}
+
+#[pymethods]
+impl Terms {
+    #[new]
+    #[pyo3(signature = (run_seed, iteration, coefficients, pairs = None))]
+    fn new(
+        run_seed: Any<'_, '_>,
+        iteration: Any<'_, '_>,
+        coefficients: Any<'_, '_>,
+        pairs: Option<Any<'_, '_>>,
+    ) -> PyResult<Self> {
+        let py = run_seed.py();
+        let array = readable::<f32>(coefficients, "coefficients")?;
+        if array.ndim() != 1 {
+            let shape = array.shape();
+            let message = format!("`coefficients` must have one dimension, got shape {shape:?}");
+            return Err(raise(py, "KernelError", &message));
+        }
+        let coefficients = array.as_slice()?.to_vec();
+        let pairs = match pairs {
+            Some(pairs) => words(pairs, "pairs")?,
+            None => (0..coefficients.len()).map(|pair| pair as u32).collect(),
+        };
+        if pairs.len() != coefficients.len() {
+            let error = KernelError::Coefficients {
+                pairs: pairs.len(),
+                coefficients: coefficients.len(),
+            };
+            return Err(to_python(py, &error));
+        }
+        Ok(Self {
+            run_seed: word(run_seed, "run_seed")?,
+            iteration: word(iteration, "iteration")?,
+            pairs,
+            coefficients,
+        })
+    }
+
+    /// (N,) pairs, a copy.
+    #[getter]
+    fn pairs<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u32>> {
+        PyArray1::from_slice(py, &self.pairs)
+    }
+
+    /// (N,) coefficients, a copy.
+    #[getter]
+    fn coefficients<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
+        PyArray1::from_slice(py, &self.coefficients)
+    }
+
+    fn __len__(&self) -> usize {
+        self.pairs.len()
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "Terms(run_seed={}, iteration={}, pairs={})",
+            self.run_seed,
+            self.iteration,
+            self.pairs.len()
+        )
+    }
+}
+
+impl Terms {
+    /// The noise of the first pair; the kernels of an update put the other pairs in.
+    pub fn noise(&self) -> Noise {
+        Noise {
+            run_seed: self.run_seed,
+            iteration: self.iteration,
+            pair: 0,
+        }
+    }
+}
+
+/// Philox4x32-10 of counters (n, 4) under a key of two words (Salmon et al., SC11): (n, 4) random words.
 #[pyfunction]
-fn philox4x32(counter: Any<'_, '_>, key: Any<'_, '_>) -> PyResult<(u32, u32, u32, u32)> {
-    let (counter, key) = (words(counter, "counter")?, words(key, "key")?);
-    let (Ok(counter), Ok(key)) = (<[u32; 4]>::try_from(counter), <[u32; 2]>::try_from(key)) else {
-        return Err(PyValueError::new_err(
-            "`counter` must have 4 words and `key` 2",
-        ));
-    };
-    Ok(noise::philox4x32(counter, key).into())
-}
-
-/// The address; without a pair, that word is 0.
-pub fn address(
-    run_seed: Any<'_, '_>,
-    iteration: Any<'_, '_>,
-    pair: Option<Any<'_, '_>>,
-    tensor: Any<'_, '_>,
-    element: u64,
-) -> PyResult<NoiseAddress> {
-    Ok(NoiseAddress {
-        run_seed: word(run_seed, "run_seed")?,
-        iteration: word(iteration, "iteration")?,
-        pair: pair.map_or(Ok(0), |pair| word(pair, "pair"))?,
-        tensor: word(tensor, "tensor")?,
-        element,
-    })
-}
-
-/// The word `element`, for `from_py_with`.
-pub fn element_word(value: Any<'_, '_>) -> PyResult<u64> {
-    word(value, "element")
-}
-
-/// The word `row`, for `from_py_with`.
-pub fn row_word(value: Any<'_, '_>) -> PyResult<u64> {
-    word(value, "row")
-}
-
-/// The word `column`, for `from_py_with`.
-pub fn column_word(value: Any<'_, '_>) -> PyResult<u64> {
-    word(value, "column")
+fn philox4x32<'py>(counters: Any<'_, 'py>, key: (u32, u32)) -> PyResult<Bound<'py, PyArray2<u32>>> {
+    let py = counters.py();
+    let counters = readable::<u32>(counters, "counters")?;
+    if counters.ndim() != 2 || counters.shape()[1] != 4 {
+        let shape = counters.shape();
+        let message = format!("`counters` must have the shape (n, 4), got {shape:?}");
+        return Err(raise(py, "KernelError", &message));
+    }
+    let (counters, _) = counters.as_slice()?.as_chunks();
+    let words: Vec<u32> = detached(py, || {
+        let key = [key.0, key.1];
+        let words = counters
+            .iter()
+            .flat_map(|counter| noise::philox4x32(*counter, key));
+        Ok::<_, KernelError>(words.collect())
+    })?;
+    words.into_pyarray(py).reshape([counters.len(), 4])
 }
 
 /// One unsigned word of an address; out of its range is a `NoiseAddressError`.
@@ -101,7 +227,7 @@ where
 }
 
 /// Several 32-bit words.
-pub fn words(values: Any<'_, '_>, name: &str) -> PyResult<Vec<u32>> {
+fn words(values: Any<'_, '_>, name: &str) -> PyResult<Vec<u32>> {
     let Ok(values) = values.try_iter() else {
         let message = format!("`{name}` must be a sequence of integers, got {values}");
         return Err(raise(values.py(), "KernelError", &message));
@@ -109,16 +235,12 @@ pub fn words(values: Any<'_, '_>, name: &str) -> PyResult<Vec<u32>> {
     values.map(|value| word(&value?, name)).collect()
 }
 
-/// What the noise is for, by name.
+/// A kind of noise, by name.
 pub fn kind(py: Python<'_>, name: &str) -> PyResult<Kind> {
-    match name {
-        "dense" => Ok(Kind::Dense),
-        "low_rank_a" => Ok(Kind::LowRankA),
-        "low_rank_b" => Ok(Kind::LowRankB),
-        _ => Err(raise(
-            py,
-            "KernelError",
-            &format!("`kind` must be \"dense\", \"low_rank_a\" or \"low_rank_b\", got {name:?}"),
-        )),
-    }
+    let found = KINDS.iter().find(|(known, _)| *known == name);
+    found.map(|(_, kind)| *kind).ok_or_else(|| {
+        let names: Vec<&str> = KINDS.iter().map(|(known, _)| *known).collect();
+        let message = format!("`kind` must be one of {}, got '{name}'", names.join(", "));
+        raise(py, "KernelError", &message)
+    })
 }

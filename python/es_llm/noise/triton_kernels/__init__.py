@@ -1,12 +1,12 @@
-"""The noise and its kernels in Triton: functions on the device only. `es_llm.noise.cuda` checks tensors and launches.
+"""The noise and its kernels in Triton: device functions only. `es_llm.noise.cuda` checks tensors, `launch` starts them.
 
 `docs/noise.md` is the contract and `es_llm.noise.reference` its readable form; names and steps are the same here.
 Launch every kernel with enable_fp_fusion=False: no product and sum may be contracted but by tl.fma. And with
 sanitize_overflow=False: integers wrap on purpose.
 
     normals     Philox and the normal transform
-    place       which values a program works on
-    rounding    to the live type, and the count of what isn't finite
+    span        the values that a program works on
+    rounding    to the live type, and the count of values that aren't finite
     weights     kernels that draw noise, write live weights and digest masters
     update      the kernel that moves masters
     low_rank    the kernels of low-rank noise

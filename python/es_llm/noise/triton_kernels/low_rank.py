@@ -2,7 +2,7 @@
 
 The factors of N pairs lie in memory with one line per (pair, k), pairs first: `left` (N R, height) of scaled A and
 `right` (N R, width) of B, padded with zeros to multiples of H and W. A program works on a tile of H rows and W columns
-of the shard. W is many times the threads of a program, so that a thread has several rows and columns of the tile in
+of the block. W is many times the threads of a program, so that a thread has several rows and columns of the tile in
 registers, and reads few factors for many FMAs.
 """
 
@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 
 from es_llm.noise.triton_kernels.normals import in_order, noise
-from es_llm.noise.triton_kernels.place import counters, inside, span
 from es_llm.noise.triton_kernels.rounding import converted, magnitude, mend, too_large
+from es_llm.noise.triton_kernels.span import counters, inside, span
 from es_llm.noise.triton_kernels.update import report
 
 _SCALARS = ["element", "columns", "programs", "word", "iteration", "k0", "k1", "rows", "rank", "lines"]
@@ -73,13 +73,13 @@ def perturb(
     EVEN: tl.constexpr,
 ):
     """live = round(master + acc); `wrong` as in `weights.perturb`."""
-    o, i, place, mask = _tile(rows, columns, H, W, EVEN)
+    o, i, index, mask = _tile(rows, columns, H, W, EVEN)
     acc = _chain(left, right, lines, o, i, rows, columns, H, W, EVEN)
-    value = tl.load(master + place, mask=mask, other=0.0) + acc
-    tl.store(live + place, converted(value, LIVE), mask=mask)
+    value = tl.load(master + index, mask=mask, other=0.0) + acc
+    tl.store(live + index, converted(value, LIVE), mask=mask)
     if too_large(magnitude(tl.full((H, W), 0.0, tl.float32), value), LIVE) > 0:
         tl.debug_barrier()
-        tl.atomic_add(wrong, mend(live + place, mask, LIVE))
+        tl.atomic_add(wrong, mend(live + index, mask, LIVE))
 
 
 @triton.jit(do_not_specialize=_SCALARS)
@@ -97,18 +97,18 @@ def accumulate(
     EVEN: tl.constexpr,
 ):
     """master += acc where acc != 0; `sums` as in `update.accumulate`."""
-    o, i, place, mask = _tile(rows, columns, H, W, EVEN)
+    o, i, index, mask = _tile(rows, columns, H, W, EVEN)
     acc = _chain(left, right, lines, o, i, rows, columns, H, W, EVEN)
-    old = tl.load(master + place, mask=mask, other=0.0)
+    old = tl.load(master + index, mask=mask, other=0.0)
     new = tl.where(acc == 0.0, old, old + acc)
-    tl.store(master + place, new, mask=mask)
+    tl.store(master + index, new, mask=mask)
     report(sums + tl.program_id(0).to(tl.int64) * 5, tl.where(mask, acc, 0.0), old, tl.where(mask, new, 0.0), LIVE)
 
 
 @triton.jit
 def _tile(rows, columns, H: tl.constexpr, W: tl.constexpr, EVEN: tl.constexpr):
-    """This program's rows (H,), columns (W,), places in the shard (H, W) and which of them are in it. Tiles count down
-    first: programs at work together share the lines of `right` in the caches."""
+    """This program's rows (H,), columns (W,), indices in the block (H, W), and a mask of those inside it. Tiles are
+    numbered down first, so that programs that run together share the lines of `right` in the caches."""
     width = columns.to(tl.int64) * 16 if EVEN else columns.to(tl.int64)
     down = (rows.to(tl.int64) + (H - 1)) // H
     program = tl.program_id(0).to(tl.int64)

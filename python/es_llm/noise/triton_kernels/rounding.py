@@ -1,7 +1,7 @@
 """f32 -> live types, to nearest even, and the rare values that the device's conversion isn't enough for.
 
-16-bit values are int16 in memory. The device's conversions (compute capability 8.0 and up) round as IEEE 754 says, keep
-denormals and go to infinity, but make 7fff of a NaN. So a kernel keeps the largest magnitude of what it stores, one
+16-bit values are int16 in memory. The device's conversions (compute capability 8.0 and up) round as in IEEE 754, keep
+denormals and go to infinity, but turn NaN into 7fff. So a kernel keeps the largest magnitude of what it stores, one
 instruction per value; where one is `too_large`, NaN or infinite, it calls `mend`, which counts.
 """
 
@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def converted(value, LIVE: tl.constexpr):
-    """The nearest value as it is stored, NaN aside."""
+    """The nearest value as it is stored, correct except for NaN."""
     if LIVE == "float32":
         return value
     elif LIVE == "bfloat16":
@@ -52,19 +52,19 @@ def too_large(largest, LIVE: tl.constexpr):
 
 
 @triton.jit
-def mend(place, mask, LIVE: tl.constexpr):
-    """Gives the NaNs stored at `place` their bits; how many values there are NaN or infinite, int64. A barrier must
-    part it from what stored them."""
+def mend(pointers, mask, LIVE: tl.constexpr):
+    """Corrects the bits of NaNs stored at `pointers`; returns the number of NaN or infinite values there, int64.
+    A barrier must stand between the stores and this."""
     if LIVE == "float32":
-        wrong = (tl.abs(tl.load(place, mask=mask, other=0.0)) < float("inf")) == 0
+        wrong = (tl.abs(tl.load(pointers, mask=mask, other=0.0)) < float("inf")) == 0
     else:
-        size = tl.load(place, mask=mask, other=0) & 0x7FFF
+        size = tl.load(pointers, mask=mask, other=0) & 0x7FFF
         if LIVE == "bfloat16":
             infinity = 0x7F80
-            tl.store(place, 0x7FC0, mask=size > infinity)
+            tl.store(pointers, 0x7FC0, mask=size > infinity)
         else:
             infinity = 0x7C00
-            tl.store(place, 0x7E00, mask=size > infinity)
+            tl.store(pointers, 0x7E00, mask=size > infinity)
         wrong = size >= infinity
     return tl.reduce(wrong.to(tl.int64), None, add)
 

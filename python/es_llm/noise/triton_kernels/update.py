@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 
 from es_llm.noise.triton_kernels.normals import in_order, noise
-from es_llm.noise.triton_kernels.place import counters, inside, span
 from es_llm.noise.triton_kernels.rounding import add, nearest_f32
+from es_llm.noise.triton_kernels.span import counters, inside, span
 
 
 @triton.jit(
@@ -62,18 +62,18 @@ def accumulate(
         acc2 = tl.fma(n2, factor, acc2)
         acc3 = tl.fma(n3, factor, acc3)
     acc = in_order(acc0, acc1, acc2, acc3, B)
-    place = master + offset + tl.arange(0, 4 * B)
+    pointers = master + offset + tl.arange(0, 4 * B)
     mask = inside(low, high, 0, B, EVEN)
-    old = tl.load(place, mask=mask, other=0.0)
+    old = tl.load(pointers, mask=mask, other=0.0)
     new = tl.where(acc == 0.0, old, old + acc)
-    tl.store(place, new, mask=mask)
+    tl.store(pointers, new, mask=mask)
     report(sums + tl.program_id(0).to(tl.int64) * 5, tl.where(mask, acc, 0.0), old, tl.where(mask, new, 0.0), LIVE)
 
 
 @triton.jit
 def report(sums, intended, old, new, LIVE: tl.constexpr):
-    """Five f64: how many live values change, how many aren't finite afterwards, the sums of u^2, d^2 and u d, with u
-    the intended update and d the change of the rounded live value, over the elements of which d is finite."""
+    """Five f64: the number of live values that change, the number that aren't finite afterwards, and the sums of u^2,
+    d^2 and u d over the elements whose d is finite, u the intended update, d the change of the rounded value."""
     before, after = nearest_f32(old, LIVE), nearest_f32(new, LIVE)
     change = after - before
     finite = tl.abs(change) < float("inf")

@@ -1,4 +1,4 @@
-"""Kernels that draw noise, write live weights and digest masters. See `place.span` for how programs share the work."""
+"""Kernels that draw noise, write live weights and digest masters. See `span.span` for how programs share the work."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 
 from es_llm.noise.triton_kernels.normals import in_order, noise
-from es_llm.noise.triton_kernels.place import counters, inside, span
 from es_llm.noise.triton_kernels.rounding import add, converted, magnitude, mend, too_large
+from es_llm.noise.triton_kernels.span import counters, inside, span
 
 _ADDRESS = ["element", "stride", "columns", "programs", "word", "pair", "iteration", "k0", "k1", "tensor", "scale"]
 
@@ -35,8 +35,8 @@ def fill(
     for t in tl.static_range(T):
         c0, c1 = counters(begin, c1_word, t, B, CARRY)
         n0, n1, n2, n3 = noise(c0, c1, pair.to(tl.uint32), iteration.to(tl.uint32), key0, key1)
-        place = out + offset + t * 4 * B + tl.arange(0, 4 * B)
-        tl.store(place, in_order(n0, n1, n2, n3, B), mask=inside(low, high, t, B, EVEN))
+        pointers = out + offset + t * 4 * B + tl.arange(0, 4 * B)
+        tl.store(pointers, in_order(n0, n1, n2, n3, B), mask=inside(low, high, t, B, EVEN))
 
 
 @triton.jit(do_not_specialize=_ADDRESS)
@@ -67,13 +67,13 @@ def perturb(
     factor = scale.to(tl.uint32).to(tl.float32, bitcast=True)
     largest = tl.full((4 * B,), 0.0, tl.float32)
     for t in tl.static_range(T):
-        place = offset + t * 4 * B + tl.arange(0, 4 * B)
+        index = offset + t * 4 * B + tl.arange(0, 4 * B)
         mask = inside(low, high, t, B, EVEN)
-        truth = tl.load(master + place, mask=mask, other=0.0)
+        truth = tl.load(master + index, mask=mask, other=0.0)
         c0, c1 = counters(begin, c1_word, t, B, CARRY)
         n0, n1, n2, n3 = noise(c0, c1, pair.to(tl.uint32), iteration.to(tl.uint32), key0, key1)
         value = tl.fma(in_order(n0, n1, n2, n3, B), factor, truth)
-        tl.store(live + place, converted(value, LIVE), mask=mask)
+        tl.store(live + index, converted(value, LIVE), mask=mask)
         largest = magnitude(largest, value)
     if too_large(largest, LIVE) > 0:
         tl.debug_barrier()
@@ -84,7 +84,7 @@ def perturb(
 
 
 @triton.jit(do_not_specialize=["size"])
-def round_into(
+def round(
     live,
     master,
     wrong,
@@ -99,10 +99,10 @@ def round_into(
     high = (size.to(tl.int64) * 16 if EVEN else size.to(tl.int64)) - first
     largest = tl.full((4 * B,), 0.0, tl.float32)
     for t in tl.static_range(T):
-        place = first + t * 4 * B + tl.arange(0, 4 * B)
+        index = first + t * 4 * B + tl.arange(0, 4 * B)
         mask = inside(0, high, t, B, True)
-        value = tl.load(master + place, mask=mask, other=0.0)
-        tl.store(live + place, converted(value, LIVE), mask=mask)
+        value = tl.load(master + index, mask=mask, other=0.0)
+        tl.store(live + index, converted(value, LIVE), mask=mask)
         largest = magnitude(largest, value)
     if too_large(largest, LIVE) > 0:
         tl.debug_barrier()

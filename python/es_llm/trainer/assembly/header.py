@@ -18,12 +18,17 @@ import transformers
 
 import es_llm
 from es_llm import _core
-from es_llm.checkpoint.identity import encode_header, normalized
-from es_llm.config import ScriptArguments
+from es_llm._core import SHAPING_RULES
+from es_llm.checkpoint.identity import EXTENSIONS, encode_header, normalized
+from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.config.script import DEFAULT_TASK
 from es_llm.data.loading import content_of
+from es_llm.optimizers import optimizer_names
+from es_llm.plugins import file_of
 from es_llm.rewards.loading import file_of as reward_file_of
+from es_llm.rollout import engine_names
+from es_llm.schedules import schedule_names
 from es_llm.tasks import file_of as task_file_of
 from es_llm.trainer.assembly.model import TrainedModel
 from es_llm.trainer.assembly.rows import IGNORED_COLUMNS
@@ -46,6 +51,7 @@ class RunHeader:
     def __init__(self, run: RunState, model: TrainedModel, script: ScriptArguments | None) -> None:
         self._run, self._model, self._script = run, model, script
         self._data = _data_identity(run, script)
+        self._extensions = _extension_files(run.config)
 
     def text(self) -> str:
         """The header for the weights as they are now."""
@@ -91,7 +97,26 @@ class RunHeader:
             },
             **self._data,
         }
+        if self._extensions:
+            identity["extension_files"] = self._extensions
         return normalized(identity)
+
+
+def _extension_files(config: ESConfig) -> dict[str, str | None]:
+    """SHA-256 of the files of an engine, optimizer, ... that isn't built in, by option."""
+    builtin = {
+        "engine": ("engine", engine_names()),
+        "optim": ("optimizer", optimizer_names()),
+        "shaping": ("shaping rule", SHAPING_RULES),
+        "lr_scheduler_type": ("schedule", schedule_names()),
+        "sigma_scheduler_type": ("schedule", schedule_names()),
+    }
+    named = {option: getattr(config, option) for option in EXTENSIONS}
+    return {
+        option: _sha256(file_of(builtin[option][0], name, attribute="build"))
+        for option, name in named.items()
+        if name not in builtin[option][1]
+    }
 
 
 def _data_identity(run: RunState, script: ScriptArguments | None) -> Mapping[str, Any]:

@@ -27,8 +27,11 @@ from es_llm.evaluation.work import EvaluationSets
 from es_llm.model.device import device_of_rank
 from es_llm.model.files import some
 from es_llm.model.left_out import left_out_of
+from es_llm.model.selection import Selection
+from es_llm.model.table import ParameterTable
 from es_llm.model.used import groups
 from es_llm.model.weights import Weights
+from es_llm.optimizers import load_optimizer
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rewards.workers.system import open_standard_descriptors
 from es_llm.rollout import load_engine
@@ -205,11 +208,20 @@ def _run(
     targets = engine.targets()
     if team.rank == 0:
         _report(model.module, {target.name for target in targets}, engine)
+    named = {target.name for target in targets}
+    table = ParameterTable.from_module(
+        model.module,
+        Selection(include=config.trainable, exclude=config.frozen),
+        unused={name for name, _ in model.module.named_parameters() if name not in named},
+        perturbation=config.perturbation,
+        rank=config.rank,
+    )
     weights = Weights(
         model.module,
-        dtype=config.dtype,
-        frozen=config.frozen,
+        table,
         targets=targets,
+        optimizer=load_optimizer(config.optim, config),
+        dtype=config.dtype,
         device=device_of_rank(config.device, team.local_rank),
         master_device=config.master_device,
     )

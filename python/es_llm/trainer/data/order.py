@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final
 
 import numpy as np
 
 from es_llm.errors import ConfigError
-from es_llm.noise.reference import philox4x32
+from es_llm.noise.streams import DATA_ORDER, random_words
 from es_llm.trainer.data.fingerprint import fingerprint
 from es_llm.types import Row
-
-_ORDER_STREAM: Final = 0xF000_0000
-"""Counter word that keeps the order of the data apart from all noise (noise kinds use the four highest bits)."""
 
 
 class PromptOrder:
@@ -77,10 +73,6 @@ class PromptOrder:
 @lru_cache(maxsize=4)
 def _shuffled(size: int, seed: int, epoch: int) -> list[int]:
     """A permutation of range(size): rows sorted by a 64-bit Philox word of (seed, epoch, row)."""
-    counter = np.zeros((size, 4), np.uint32)
-    counter[:, 0] = np.arange(size, dtype=np.uint32)
-    counter[:, 1] = _ORDER_STREAM
-    counter[:, 3] = epoch
-    words = philox4x32(counter, (seed & 0xFFFF_FFFF, seed >> 32))
+    words = random_words(DATA_ORDER, seed, np.arange(size), 0, epoch)
     keys = words[:, 0].astype(np.uint64) << np.uint64(32) | words[:, 1].astype(np.uint64)
     return [int(index) for index in np.argsort(keys, kind="stable")]

@@ -19,6 +19,7 @@ from es_llm._core import FitnessTable, Record, Unit, UpdateReport, unit_sums
 from es_llm.checkpoint.metrics_log import record_metrics
 from es_llm.rewards.reward_set import BatchRewards, PendingRewards
 from es_llm.rollout.engine import Completion
+from es_llm.schedules import hyperparameters
 from es_llm.team import Outcome, Round, RoundKind, Table
 from es_llm.trainer.learning.answers import (
     TRACED_MEMBERS,
@@ -88,7 +89,8 @@ class Iteration:
         self._run, self._log = run, log
         self.number = run.population.iteration
         run.live.forget()
-        self._members = run.population.ask(sigma=run.config.sigma)
+        self._hyper = hyperparameters(run.config, self.number)
+        self._members = run.population.ask(sigma=self._hyper.sigma)
         self._rows = run.prompts.batch(self.number)
         self._units = run.plan(len(self._members), len(self._rows))
         steps = run.config.reference_steps
@@ -146,8 +148,8 @@ class Iteration:
         fitness.fill(table)
         record = run.population.tell_table(
             fitness,
-            sigma=config.sigma,
-            learning_rate=config.learning_rate,
+            sigma=self._hyper.sigma,
+            learning_rate=self._hyper.learning_rate,
             cursor=run.prompts.cursor(self.number),
         )
         (counts,) = self._codec.decode(table.counts)

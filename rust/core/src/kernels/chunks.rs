@@ -2,19 +2,19 @@
 
 use std::ops::Range;
 
-use super::place::Place;
+use super::position::Position;
 
 /// Elements per chunk: the unit of work of one thread, 256 KiB of f32.
 pub(super) const CHUNK: usize = 1 << 16;
 
 /// Ranges of a slice of `len` values: a run is cut at absolute multiples of [`CHUNK`] elements, a shard at multiples of
 /// [`CHUNK`] values.
-pub(super) fn pieces(place: &Place, len: usize) -> Vec<Range<usize>> {
+pub(super) fn pieces(position: &Position, len: usize) -> Vec<Range<usize>> {
     let mut cuts = Vec::with_capacity(len / CHUNK + 2);
     let mut start = 0;
     let mut end = CHUNK;
-    if place.is_run() {
-        end -= (place.address.element % CHUNK as u64) as usize;
+    if position.is_run() {
+        end -= (position.address.element % CHUNK as u64) as usize;
     }
     while start < len {
         cuts.push(start..end.min(len));

@@ -1,4 +1,4 @@
-//! What the kernels refuse.
+//! Arguments that the kernels refuse.
 
 use thiserror::Error;
 
@@ -34,7 +34,7 @@ pub enum KernelError {
         /// Values.
         count: usize,
     },
-    /// A rank that no one needs, or none.
+    /// A rank of 0, or one larger than anyone needs.
     #[error("`rank` must be in [1, {MAX_RANK}], got {0}")]
     Rank(usize),
     /// The block's shape isn't the slice's.

@@ -3,8 +3,8 @@
 //! A (out x rank) and B (in x rank) have noise of their own kinds, value (row, k) at element row * rank + k. Over many
 //! pairs the update is one matrix product, L B^T, with L the scaled A of all pairs side by side and B likewise: rank x
 //! pairs terms per weight, summed in order by a chain of fmas. Panels of rows and columns are drawn and multiplied while
-//! they lie in the cache. The factor of a panel is drawn anew for every panel that crosses it: that costs little beside
-//! the product, and no memory.
+//! they lie in the cache. The factor of a panel is drawn again for every panel that crosses it, which costs little
+//! compared with the product, and no memory.
 #![allow(
     clippy::inline_always,
     reason = "compiled into the kernels of every instruction set"
@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::KernelError;
 use super::path::Work;
-use super::place::Place;
+use super::position::Position;
 use super::report::UpdateReport;
 use super::rounding::LiveType;
 use super::simd::Simd;
@@ -50,14 +50,17 @@ pub struct LowRank {
     pub shape: [usize; 2],
 }
 
-/// What one pair's A is multiplied by: s = 1 / sqrt(f32(rank)), then `factor` * s, each step rounded to f32.
+/// The factor of one pair's A: s = 1 / sqrt(f32(rank)), then `factor` * s, each step rounded to f32.
 pub(super) fn scaled(factor: f32, rank: usize) -> f32 {
     factor * (1.0 / (rank as f32).sqrt())
 }
 
 impl LowRank {
-    /// Fails where a factor's noise isn't, or the block doesn't match the slice.
-    pub(super) fn check(&self, values: usize) -> Result<(), KernelError> {
+    /// Checks that the block has `values` values, and that its factors have addresses.
+    ///
+    /// # Errors
+    /// [`KernelError::Rank`], [`KernelError::Shape`], [`KernelError::Address`].
+    pub fn check(&self, values: usize) -> Result<(), KernelError> {
         if !(1..=MAX_RANK).contains(&self.rank) {
             return Err(KernelError::Rank(self.rank));
         }
@@ -226,13 +229,13 @@ impl Factors<'_> {
     ) {
         let rank = self.matrix.rank;
         let first = self.matrix.first[usize::from(kind == Kind::LowRankB)] + rows.start as u64;
-        let place = Place::run(NoiseAddress {
+        let position = Position::run(NoiseAddress {
             element: first * rank as u64,
             ..self.matrix.address
         });
         let mut noise = Single::new(simd, self.stream(kind, pair));
         let mut tile = [0.0; TILE];
-        for span in Tiles::new(place, 0, rows.len() * rank) {
+        for span in Tiles::new(position, 0, rows.len() * rank) {
             noise.tile(&span, &mut tile);
             for (value, normal) in values[span.slice].iter_mut().zip(&tile[span.tile]) {
                 *value = scale * normal;
@@ -267,7 +270,7 @@ impl Factors<'_> {
     }
 }
 
-/// Where a pair's factor goes: groups of `width` rows, in each term by term, in each row by row.
+/// The layout of a pair's factor: groups of `width` rows, in each term by term, in each row by row.
 struct Packed<'a> {
     depth: usize,
     term: usize,
@@ -344,7 +347,7 @@ impl<L: LiveType> Work for AccumulateLowRank<'_, L> {
     }
 }
 
-/// live = round(master + L B^T) for a panel of rows; how many are not finite.
+/// live = round(master + L B^T) for a panel of rows; the number of live values that are not finite.
 pub(super) struct PerturbLowRank<'a, L: LiveType> {
     pub factors: Factors<'a>,
     pub rows: Range<usize>,

@@ -16,8 +16,8 @@ mod low_rank;
 pub mod naive;
 mod normals;
 mod path;
-mod place;
 mod pool;
+mod position;
 mod report;
 mod rounding;
 mod simd;
@@ -29,8 +29,8 @@ mod weights;
 pub use error::KernelError;
 pub use low_rank::{LowRank, MAX_RANK};
 pub use path::{Path, set_kernel_path};
-pub use place::Place;
 pub use pool::{MAX_THREADS, kernel_threads, set_kernel_threads};
+pub use position::Position;
 pub use report::UpdateReport;
 pub use rounding::{Bf16, Dtype, F16, F32, LiveType};
 
@@ -49,11 +49,11 @@ pub enum Live<'a> {
     F16(&'a mut [u16]),
 }
 
-/// What an update needs beside the weights.
+/// The terms of an update with dense noise, and the position of the weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Update<'a> {
-    /// Where the weights lie; its `pair` is ignored.
-    pub place: Place,
+    /// Position of the weights; its `pair` is ignored.
+    pub position: Position,
     /// Noise pairs, in the order of the sum.
     pub pairs: &'a [u32],
     /// One coefficient per pair.
@@ -62,10 +62,10 @@ pub struct Update<'a> {
     pub dtype: Dtype,
 }
 
-/// What an update with low-rank noise needs beside the weights.
+/// The terms of an update with low-rank noise, and the position of the weights.
 #[derive(Clone, Copy, Debug)]
 pub struct LowRankUpdate<'a> {
-    /// Where the weights lie, and the rank.
+    /// Position of the weights, and the rank.
     pub matrix: LowRank,
     /// Noise pairs, in the order of the sum.
     pub pairs: &'a [u32],
@@ -75,7 +75,7 @@ pub struct LowRankUpdate<'a> {
     pub dtype: Dtype,
 }
 
-/// A job: the live weights to write, their masters, and which part of the whole they are.
+/// A job: the live weights to write, their masters, and their part of the whole.
 type Written<'a, L, P> = ((&'a mut [<L as LiveType>::Bits], &'a [f32]), P);
 
 /// The kernels on one instruction set.
@@ -114,12 +114,12 @@ impl Kernels {
         self.path
     }
 
-    /// out\[i\] = noise of value i of the place.
+    /// out\[i\] = noise of value i of the position.
     ///
     /// # Errors
     /// [`KernelError::Address`], [`KernelError::Rows`], [`KernelError::Threads`].
-    pub fn fill(self, place: impl Into<Place>, out: &mut [f32]) -> Result<(), KernelError> {
-        self.fill_of(Kind::Dense, place, out)
+    pub fn fill(self, position: impl Into<Position>, out: &mut [f32]) -> Result<(), KernelError> {
+        self.fill_of(Kind::Dense, position, out)
     }
 
     /// As [`Kernels::fill`], for any kind of noise.
@@ -129,17 +129,17 @@ impl Kernels {
     pub fn fill_of(
         self,
         kind: Kind,
-        place: impl Into<Place>,
+        position: impl Into<Position>,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
-        let place = place.into();
-        let stream = place.stream(kind, out.len())?;
-        let cuts = pieces(&place, out.len());
+        let position = position.into();
+        let stream = position.stream(kind, out.len())?;
+        let cuts = pieces(&position, out.len());
         let jobs = split_mut(out, &cuts).into_iter().zip(&cuts).collect();
         let work = |(out, cut): (&mut [f32], &Range<usize>)| {
             self.path.run(weights::Fill {
                 stream,
-                place,
+                position,
                 start: cut.start as u64,
                 out,
             });
@@ -148,37 +148,38 @@ impl Kernels {
     }
 
     /// live\[i\] = round(fma(scale, noise of value i, master\[i\])), the fma in f32, one rounding to nearest even.
-    /// Returns how many live values are NaN or infinite.
+    /// Returns the number of live values that are NaN or infinite.
     ///
     /// # Errors
     /// [`KernelError::Length`] if the slices differ in length; as [`Kernels::fill`].
-    pub fn perturb_into(
+    pub fn perturb(
         self,
         live: Live<'_>,
         master: &[f32],
         scale: f32,
-        place: impl Into<Place>,
+        position: impl Into<Position>,
     ) -> Result<u64, KernelError> {
-        let place = place.into();
-        let stream = place.stream(Kind::Dense, master.len())?;
+        let position = position.into();
+        let stream = position.stream(Kind::Dense, master.len())?;
         let noise = Some((scale, stream));
         match live {
-            Live::F32(live) => self.write::<F32>(live, master, place, noise),
-            Live::Bf16(live) => self.write::<Bf16>(live, master, place, noise),
-            Live::F16(live) => self.write::<F16>(live, master, place, noise),
+            Live::F32(live) => self.write::<F32>(live, master, position, noise),
+            Live::Bf16(live) => self.write::<Bf16>(live, master, position, noise),
+            Live::F16(live) => self.write::<F16>(live, master, position, noise),
         }
     }
 
-    /// live\[i\] = round(master\[i\]), to nearest even. Returns how many live values are NaN or infinite.
+    /// live\[i\] = round(master\[i\]), to nearest even. Returns the number of live values that are NaN or
+    /// infinite.
     ///
     /// # Errors
     /// [`KernelError::Length`] if the slices differ in length; [`KernelError::Threads`].
-    pub fn round_into(self, live: Live<'_>, master: &[f32]) -> Result<u64, KernelError> {
-        let place = Place::run(NoiseAddress::default());
+    pub fn round(self, live: Live<'_>, master: &[f32]) -> Result<u64, KernelError> {
+        let position = Position::run(NoiseAddress::default());
         match live {
-            Live::F32(live) => self.write::<F32>(live, master, place, None),
-            Live::Bf16(live) => self.write::<Bf16>(live, master, place, None),
-            Live::F16(live) => self.write::<F16>(live, master, place, None),
+            Live::F32(live) => self.write::<F32>(live, master, position, None),
+            Live::Bf16(live) => self.write::<Bf16>(live, master, position, None),
+            Live::F16(live) => self.write::<F16>(live, master, position, None),
         }
     }
 
@@ -200,12 +201,12 @@ impl Kernels {
     }
 
     /// live = round(master + acc), where acc is the chain of fmas from 0 over k of L\[row, k\] * B\[column, k\], and L = (scale /
-    /// sqrt(rank)) * A: see [`naive::perturb_low_rank_into`]. Returns how many live values are NaN or infinite.
+    /// sqrt(rank)) * A: see [`naive::perturb_low_rank`]. Returns the number of live values that are NaN or infinite.
     ///
     /// # Errors
     /// [`KernelError::Length`], [`KernelError::Rank`], [`KernelError::Shape`], [`KernelError::Address`],
     /// [`KernelError::Threads`].
-    pub fn perturb_low_rank_into(
+    pub fn perturb_low_rank(
         self,
         live: Live<'_>,
         master: &[f32],
@@ -223,7 +224,7 @@ impl Kernels {
     /// the perturbations are never built.
     ///
     /// # Errors
-    /// [`KernelError::Coefficients`]; as [`Kernels::perturb_low_rank_into`].
+    /// [`KernelError::Coefficients`]; as [`Kernels::perturb_low_rank`].
     pub fn accumulate_low_rank(
         self,
         master: &mut [f32],
@@ -240,13 +241,13 @@ impl Kernels {
     ///
     /// # Errors
     /// As [`Kernels::fill`].
-    pub fn digest(self, master: &[f32], place: impl Into<Place>) -> Result<u64, KernelError> {
-        let place = place.into();
-        place.stream(Kind::Dense, master.len())?;
-        let cuts = pieces(&place, master.len());
+    pub fn digest(self, master: &[f32], position: impl Into<Position>) -> Result<u64, KernelError> {
+        let position = position.into();
+        position.stream(Kind::Dense, master.len())?;
+        let cuts = pieces(&position, master.len());
         let work = |cut: Range<usize>| {
             self.path.run(digest::Digest {
-                place,
+                position,
                 start: cut.start as u64,
                 master: &master[cut],
             })
@@ -259,11 +260,11 @@ impl Kernels {
         self,
         live: &mut [L::Bits],
         master: &[f32],
-        place: Place,
+        position: Position,
         noise: Option<(f32, Stream)>,
     ) -> Result<u64, KernelError> {
         require_length(live.len(), master.len())?;
-        let cuts = pieces(&place, master.len());
+        let cuts = pieces(&position, master.len());
         let past_cache = size_of_val(live) >= PAST_CACHE;
         let jobs: Vec<_> = split_mut(live, &cuts)
             .into_iter()
@@ -278,7 +279,7 @@ impl Kernels {
             }),
             Some((scale, stream)) => self.path.run(weights::Perturb::<L> {
                 stream,
-                place,
+                position,
                 start: cut.start as u64,
                 scale,
                 live,
@@ -295,19 +296,19 @@ impl Kernels {
         update: Update<'_>,
     ) -> Result<UpdateReport, KernelError> {
         let Update {
-            place,
+            position,
             pairs,
             coefficients,
             ..
         } = update;
         require_coefficients(pairs, coefficients)?;
-        let stream = place.stream(Kind::Dense, master.len())?;
-        let cuts = pieces(&place, master.len());
+        let stream = position.stream(Kind::Dense, master.len())?;
+        let cuts = pieces(&position, master.len());
         let jobs = split_mut(master, &cuts).into_iter().zip(&cuts).collect();
         let work = |(master, cut): (&mut [f32], &Range<usize>)| {
             self.path.run(update::Accumulate::<L> {
                 stream,
-                place,
+                position,
                 start: cut.start as u64,
                 pairs,
                 coefficients,

@@ -1,25 +1,29 @@
 //! The kernels' definition, one element at a time. Slow on purpose: fast paths are tested against it, bit for bit.
 
 use super::rounding::LiveType;
-use super::{KernelError, LowRank, LowRankUpdate, Place, Update};
+use super::{KernelError, LowRank, LowRankUpdate, Position, Update};
 use crate::noise::{Kind, NoiseAddress, noise_at};
 
-/// out\[i\] = noise of value i of the place.
+/// out\[i\] = noise of value i of the position.
 ///
 /// # Errors
 /// [`KernelError::Address`].
-pub fn fill(place: impl Into<Place>, out: &mut [f32]) -> Result<(), KernelError> {
-    fill_of(Kind::Dense, place, out)
+pub fn fill(position: impl Into<Position>, out: &mut [f32]) -> Result<(), KernelError> {
+    fill_of(Kind::Dense, position, out)
 }
 
 /// As [`fill`], for any kind of noise.
 ///
 /// # Errors
 /// As [`fill`].
-pub fn fill_of(kind: Kind, place: impl Into<Place>, out: &mut [f32]) -> Result<(), KernelError> {
-    let place = place.into();
+pub fn fill_of(
+    kind: Kind,
+    position: impl Into<Position>,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let position = position.into();
     for (i, out) in out.iter_mut().enumerate() {
-        *out = noise_at(kind, at(place, i))?;
+        *out = noise_at(kind, at(position, i))?;
     }
     Ok(())
 }
@@ -28,15 +32,15 @@ pub fn fill_of(kind: Kind, place: impl Into<Place>, out: &mut [f32]) -> Result<(
 ///
 /// # Errors
 /// [`KernelError::Address`].
-pub fn perturb_into<L: LiveType>(
+pub fn perturb<L: LiveType>(
     live: &mut [L::Bits],
     master: &[f32],
     scale: f32,
-    place: impl Into<Place>,
+    position: impl Into<Position>,
 ) -> Result<(), KernelError> {
-    let place = place.into();
+    let position = position.into();
     for (i, (live, master)) in live.iter_mut().zip(master).enumerate() {
-        *live = L::round(scale.mul_add(noise_at(Kind::Dense, at(place, i))?, *master));
+        *live = L::round(scale.mul_add(noise_at(Kind::Dense, at(position, i))?, *master));
     }
     Ok(())
 }
@@ -52,7 +56,7 @@ pub fn accumulate(master: &mut [f32], update: Update<'_>) -> Result<(), KernelEr
         for (pair, coefficient) in update.pairs.iter().zip(update.coefficients) {
             let address = NoiseAddress {
                 pair: *pair,
-                ..at(update.place, i)
+                ..at(update.position, i)
             };
             sum = coefficient.mul_add(noise_at(Kind::Dense, address)?, sum);
         }
@@ -68,7 +72,7 @@ pub fn accumulate(master: &mut [f32], update: Update<'_>) -> Result<(), KernelEr
 ///
 /// # Errors
 /// [`KernelError::Address`].
-pub fn perturb_low_rank_into<L: LiveType>(
+pub fn perturb_low_rank<L: LiveType>(
     live: &mut [L::Bits],
     master: &[f32],
     scale: f32,
@@ -136,11 +140,11 @@ fn low_rank_sum(
 ///
 /// h is odd, and the contents of an element differ by an even number below 2^33 that isn't 0: so a single changed
 /// element always changes the digest. The order of the elements doesn't count, so shards' digests add up.
-pub fn digest(master: &[f32], place: impl Into<Place>) -> u64 {
-    let place = place.into();
+pub fn digest(master: &[f32], position: impl Into<Position>) -> u64 {
+    let position = position.into();
     let term = |(i, value): (usize, &f32)| {
-        let address = at(place, i);
-        let factor = digest_factor(digest_place(address.tensor, address.element));
+        let address = at(position, i);
+        let factor = digest_factor(digest_position(address.tensor, address.element));
         factor.wrapping_mul(2 * u64::from(value.to_bits()) + 1)
     };
     master
@@ -156,27 +160,30 @@ pub fn digest(master: &[f32], place: impl Into<Place>) -> u64 {
     reason = "compiled into the kernels of every instruction set"
 )]
 #[inline(always)]
-pub(super) fn digest_place(tensor: u32, element: u64) -> u64 {
+pub(super) fn digest_position(tensor: u32, element: u64) -> u64 {
     (u64::from(tensor) << 42) | element
 }
 
-/// h: the output function of `SplitMix64` (Steele, Lea & Flood, OOPSLA 2014) of one place, made odd.
+/// h: the output function of `SplitMix64` (Steele, Lea & Flood, OOPSLA 2014) of one position, made odd.
 #[allow(
     clippy::inline_always,
     reason = "compiled into the kernels of every instruction set"
 )]
 #[inline(always)]
-pub(super) fn digest_factor(place: u64) -> u64 {
-    let x = place.wrapping_add(0x9e37_79b9_7f4a_7c15);
+pub(super) fn digest_factor(position: u64) -> u64 {
+    let x = position.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     (x ^ (x >> 31)) | 1
 }
 
-fn at(place: Place, index: usize) -> NoiseAddress {
-    let (row, column) = (index as u64 / place.columns, index as u64 % place.columns);
+fn at(position: Position, index: usize) -> NoiseAddress {
+    let (row, column) = (
+        index as u64 / position.columns,
+        index as u64 % position.columns,
+    );
     NoiseAddress {
-        element: place.address.element + row * place.stride + column,
-        ..place.address
+        element: position.address.element + row * position.stride + column,
+        ..position.address
     }
 }

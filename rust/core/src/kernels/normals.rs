@@ -67,7 +67,7 @@ impl<S: Simd> Constants<S> {
     }
 }
 
-/// What the first two rounds make of a pair, for all blocks with the same upper bits.
+/// The first two rounds of a pair, for all blocks with the same upper bits.
 #[derive(Clone, Copy)]
 pub(super) struct PairWords {
     /// c0 after round 2 is this ^ the block's part.
@@ -94,7 +94,7 @@ impl PairWords {
     }
 }
 
-/// What the first two rounds make of a group of blocks, for all pairs.
+/// The first two rounds of a group of blocks, for all pairs.
 #[derive(Clone, Copy)]
 pub(super) struct BlockWords<S: Simd> {
     c0: S::Wide,

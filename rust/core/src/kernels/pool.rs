@@ -81,7 +81,7 @@ fn current() -> Result<Arc<ThreadPool>, KernelError> {
     Ok(pool)
 }
 
-/// Drops a pool, unless a fork left its threads behind in the parent process: then there is nobody to tell.
+/// Drops a pool, unless a fork left its threads behind in the parent process: no thread is left to stop then.
 fn forget_if_forked(pool: Option<(u32, Arc<ThreadPool>)>) {
     if let Some((owner, pool)) = pool
         && owner != std::process::id()

@@ -1,4 +1,4 @@
-//! What an update did to the weights, for the log.
+//! The effect of an update on the weights, for the log.
 
 use std::iter::Sum;
 use std::ops::Add;
@@ -6,14 +6,14 @@ use std::ops::Add;
 /// Counts and sums over the elements of one tensor or of several: reports add up.
 ///
 /// With u the intended update of an element (before it is added to master) and d the change of the rounded live weight.
-/// The sums are over the elements of which d is finite: a weight that isn't finite is counted, and spoils no sum.
+/// The sums are over the elements whose d is finite: a weight that isn't finite is counted but not summed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct UpdateReport {
     /// Elements.
     pub elements: u64,
-    /// Elements of which the live weight became another value, NaN and infinity among them; one that was NaN stays.
+    /// Elements whose live weight changed its value, also to NaN or infinity; a NaN that stays NaN hasn't changed.
     pub moved: u64,
-    /// Elements of which the live weight is NaN or infinite after the update.
+    /// Elements whose live weight is NaN or infinite after the update.
     pub nonfinite: u64,
     /// Sum of u^2, in f64.
     pub intended_square: f64,

@@ -52,7 +52,7 @@ pub trait LiveType: Send + Sync {
     /// As [`LiveType::round`], if the nearest value is neither infinite nor NaN.
     fn round_finite(value: f32) -> Self::Bits;
 
-    /// The first magnitude, as f32 bits, of which the nearest value is infinite or NaN.
+    /// The first magnitude, as f32 bits, whose nearest value is infinite or NaN.
     const OVERFLOW: u32;
 }
 
@@ -140,9 +140,9 @@ impl LiveType for Bf16 {
 
 /// Smallest normal half, 2^-14, as f32 bits.
 const SMALLEST_NORMAL: u32 = 0x3880_0000;
-/// 0.5: adding it puts the last bit of a subnormal half, 2^-24, into the last place of an f32.
+/// 0.5: adding it puts the last bit of a subnormal half, 2^-24, into the last bit of an f32.
 const HALF: u32 = 0x3f00_0000;
-/// 127 - 15 in the exponent's place.
+/// 127 - 15 in the exponent's position.
 const REBIAS: u32 = 112 << 23;
 
 #[allow(

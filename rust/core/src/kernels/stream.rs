@@ -1,5 +1,5 @@
-//! Stores that go to memory past the cache: what is written and not read again soon would only be fetched into it first
-//! and drive out what is needed. A third of the traffic of a copy is saved.
+//! Stores that go to memory past the cache: values that aren't read again soon would first be fetched into the cache and
+//! displace others. This saves a third of the traffic of a copy.
 #![allow(
     clippy::inline_always,
     reason = "compiled into the kernels of every instruction set"
@@ -50,7 +50,7 @@ impl<S: Simd, T: Pod> Writer<S, T> {
 }
 
 impl<S: Simd, T> Drop for Writer<S, T> {
-    /// What was written can be read by other threads.
+    /// Makes the written values visible to other threads.
     #[inline(always)]
     fn drop(&mut self) {
         if self.past_cache {
@@ -87,7 +87,7 @@ pub(super) fn copy(from: &[u8], to: &mut [u8]) {
     }
 }
 
-/// What was streamed can be read by other threads.
+/// Makes the streamed values visible to other threads.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn fence() {

@@ -1,4 +1,4 @@
-//! Tiles: what a kernel works on between two looks at memory, small enough for the first-level cache.
+//! Tiles: the values that a kernel works on between two accesses to memory, small enough for the first-level cache.
 #![allow(
     clippy::inline_always,
     reason = "compiled into the kernels of every instruction set"
@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use super::normals::{BlockWords, Constants, PairWords};
-use super::place::Place;
+use super::position::Position;
 use super::simd::Simd;
 use crate::noise::Stream;
 
@@ -17,7 +17,7 @@ const BLOCKS: u64 = 64;
 /// Elements per tile; a multiple of every instruction set's group.
 pub(super) const TILE: usize = 4 * BLOCKS as usize;
 
-/// Where a tile meets a slice.
+/// The part of a tile that is in a slice.
 pub(super) struct Span {
     /// First block of the tile.
     pub block: u64,
@@ -27,9 +27,9 @@ pub(super) struct Span {
     pub tile: Range<usize>,
 }
 
-/// The tiles that cover the values `start..start + len` of a place; tiles start at multiples of [`TILE`] elements.
+/// The tiles that cover the values `start..start + len` of a position; tiles start at multiples of [`TILE`] elements.
 pub(super) struct Tiles {
-    place: Place,
+    position: Position,
     start: u64,
     done: usize,
     len: usize,
@@ -37,9 +37,9 @@ pub(super) struct Tiles {
 
 impl Tiles {
     #[inline(always)]
-    pub fn new(place: Place, start: u64, len: usize) -> Self {
+    pub fn new(position: Position, start: u64, len: usize) -> Self {
         Self {
-            place,
+            position,
             start,
             done: 0,
             len,
@@ -55,7 +55,7 @@ impl Iterator for Tiles {
         if self.done == self.len {
             return None;
         }
-        let (element, row_left) = self.place.position(self.start + self.done as u64);
+        let (element, row_left) = self.position.element_at(self.start + self.done as u64);
         let skip = (element % TILE as u64) as usize;
         let count = (TILE - skip)
             .min(self.len - self.done)
@@ -143,7 +143,7 @@ pub(super) struct Weighted<'a, S: Simd> {
     pairs: &'a [u32],
     coefficients: &'a [f32],
     terms: Vec<(PairWords, f32)>,
-    /// What the first two rounds make of the block `ready`, and its words for the first pair.
+    /// The first two rounds of the block `ready`, and its words for the first pair.
     blocks: BlockWords<S>,
     words: [S::Ints; 4],
     ready: u64,

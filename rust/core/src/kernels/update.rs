@@ -7,17 +7,17 @@
 use std::marker::PhantomData;
 
 use super::path::Work;
-use super::place::Place;
+use super::position::Position;
 use super::report::UpdateReport;
 use super::rounding::LiveType;
 use super::simd::{SQUARES, Simd, Squares};
 use super::tile::{TILE, Tiles, Weighted};
 use crate::noise::Stream;
 
-/// master\[i\] += sum over the pairs, in order, of coefficient * noise(pair) of value `start + i` of the place.
+/// master\[i\] += sum over the pairs, in order, of coefficient * noise(pair) of value `start + i` of the position.
 pub(super) struct Accumulate<'a, L> {
     pub stream: Stream,
-    pub place: Place,
+    pub position: Position,
     pub start: u64,
     pub pairs: &'a [u32],
     pub coefficients: &'a [f32],
@@ -33,7 +33,7 @@ impl<L: LiveType> Work for Accumulate<'_, L> {
         let mut noise = Weighted::new(simd, self.stream, self.pairs, self.coefficients);
         let mut sums = [0.0; TILE];
         let mut tally = Tally::default();
-        for span in Tiles::new(self.place, self.start, self.master.len()) {
+        for span in Tiles::new(self.position, self.start, self.master.len()) {
             noise.tile(&span, &mut sums);
             tally.update::<S, L>(simd, &mut self.master[span.slice], &sums[span.tile]);
         }
@@ -41,7 +41,7 @@ impl<L: LiveType> Work for Accumulate<'_, L> {
     }
 }
 
-/// What the report counts and sums.
+/// The counts and sums of the report.
 #[derive(Default)]
 pub(super) struct Tally {
     moved: u64,
@@ -67,7 +67,7 @@ impl Tally {
             let finite = change.abs() < f32::INFINITY;
             changes[i] = if finite { change } else { 0.0 };
             intended[i] = if finite { sum } else { 0.0 };
-            // A NaN stays one whatever is added.
+            // A NaN stays NaN whatever is added.
             counts[0] += u32::from((before != after) & !before.is_nan());
             counts[1] += u32::from(!after.is_finite());
         }

@@ -7,17 +7,17 @@
 use bytemuck::Zeroable;
 
 use super::path::Work;
-use super::place::Place;
+use super::position::Position;
 use super::rounding::{LiveType, magnitude};
 use super::simd::Simd;
 use super::stream::{Writer, fence, fetch_next, fetch_next_to_write, is_of_lines};
 use super::tile::{Single, TILE, Tiles};
 use crate::noise::Stream;
 
-/// out\[i\] = noise of value `start + i` of the place.
+/// out\[i\] = noise of value `start + i` of the position.
 pub(super) struct Fill<'a> {
     pub stream: Stream,
-    pub place: Place,
+    pub position: Position,
     pub start: u64,
     pub out: &'a mut [f32],
 }
@@ -29,9 +29,9 @@ impl Work for Fill<'_> {
     fn run<S: Simd>(self, simd: S) {
         let mut noise = Single::new(simd, self.stream);
         let mut spare = [0.0; TILE];
-        for span in Tiles::new(self.place, self.start, self.out.len()) {
+        for span in Tiles::new(self.position, self.start, self.out.len()) {
             let out = &mut self.out[span.slice.clone()];
-            // A whole tile goes straight to its place.
+            // A whole tile is written to the output directly.
             if let Ok(whole) = <&mut [f32; TILE]>::try_from(&mut *out) {
                 noise.tile(&span, whole);
             } else {
@@ -42,10 +42,10 @@ impl Work for Fill<'_> {
     }
 }
 
-/// live\[i\] = round(fma(scale, noise of value `start + i`, master\[i\])); how many are not finite.
+/// live\[i\] = round(fma(scale, noise of value `start + i`, master\[i\])); the number of live values that are not finite.
 pub(super) struct Perturb<'a, L: LiveType> {
     pub stream: Stream,
-    pub place: Place,
+    pub position: Position,
     pub start: u64,
     pub scale: f32,
     pub live: &'a mut [L::Bits],
@@ -63,7 +63,7 @@ impl<L: LiveType> Work for Perturb<'_, L> {
         let mut spare = [L::Bits::zeroed(); TILE];
         let past_cache = self.past_cache && S::STREAMS_LINES;
         let mut nonfinite = 0;
-        for span in Tiles::new(self.place, self.start, self.master.len()) {
+        for span in Tiles::new(self.position, self.start, self.master.len()) {
             let live = &mut self.live[span.slice.clone()];
             let master = &self.master[span.slice.clone()];
             fetch_next(master);
@@ -92,7 +92,7 @@ impl<L: LiveType> Work for Perturb<'_, L> {
     }
 }
 
-/// live\[i\] = round(master\[i\]); how many are not finite.
+/// live\[i\] = round(master\[i\]); the number of live values that are not finite.
 pub(super) struct Round<'a, L: LiveType> {
     pub live: &'a mut [L::Bits],
     pub master: &'a [f32],
@@ -114,7 +114,8 @@ impl<L: LiveType> Work for Round<'_, L> {
     }
 }
 
-/// live\[i\] = round(value(i, master\[i\])); how many are not finite. Rarely any: then it is done a second time.
+/// live\[i\] = round(value(i, master\[i\])); the number of live values that are not finite. If any
+/// is, which is rare, all are written a second time.
 #[inline(always)]
 pub(super) fn write<L: LiveType>(
     live: &mut [L::Bits],

@@ -20,7 +20,7 @@ pub const MAX_TENSORS: u32 = 1 << 20;
 /// Element indices are below this: 40 bits of block index, four elements a block.
 pub const MAX_ELEMENTS: u64 = 1 << 42;
 
-/// Where a run of noise values starts. Elements are counted in the whole, unsharded tensor.
+/// The start of a run of noise values. Elements are counted in the whole, unsharded tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NoiseAddress {
     /// Seed of the run; every value is valid, 0 as well.
@@ -35,7 +35,7 @@ pub struct NoiseAddress {
     pub element: u64,
 }
 
-/// What the values at an address are for; kinds never share values.
+/// The use of the values at an address; kinds never share values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
@@ -60,7 +60,7 @@ pub enum NoiseError {
     Element {
         /// First element asked for.
         element: u64,
-        /// How many.
+        /// Number of elements.
         count: u64,
     },
 }
@@ -103,7 +103,7 @@ impl NoiseAddress {
 pub struct Stream {
     /// Philox key.
     pub key: [u32; 2],
-    /// Kind and tensor, in place for counter word 1.
+    /// Kind and tensor, shifted for counter word 1.
     pub high: u32,
     /// Counter word 2.
     pub pair: u32,

@@ -1,7 +1,7 @@
 //! Values at the edges of their types, what the report says of them, and arguments out of the contract.
 
 use es_core::kernels::{
-    Dtype, F32, KernelError, Kernels, Live, LowRank, Place, Update, UpdateReport, naive,
+    Dtype, F32, KernelError, Kernels, Live, LowRank, Position, Update, UpdateReport, naive,
     set_kernel_threads,
 };
 use es_core::noise::{MAX_ELEMENTS, MAX_TENSORS, NoiseAddress, NoiseError};
@@ -35,7 +35,7 @@ fn denormals_infinities_and_nan_are_kept_and_counted() {
     for kernels in all_paths() {
         let mut live = [9.0; 10];
         assert_eq!(
-            kernels.perturb_into(Live::F32(&mut live), &master, 0.0, address),
+            kernels.perturb(Live::F32(&mut live), &master, 0.0, address),
             Ok(3)
         );
         assert!(
@@ -45,9 +45,9 @@ fn denormals_infinities_and_nan_are_kept_and_counted() {
         );
         // A scale so small that the sum stays among the denormals, where a flushed one would show.
         let mut expected = [0.0; 10];
-        naive::perturb_into::<F32>(&mut expected, &master, 1e-44, address).unwrap();
+        naive::perturb::<F32>(&mut expected, &master, 1e-44, address).unwrap();
         kernels
-            .perturb_into(Live::F32(&mut live), &master, 1e-44, address)
+            .perturb(Live::F32(&mut live), &master, 1e-44, address)
             .unwrap();
         assert!(
             live.iter()
@@ -57,13 +57,13 @@ fn denormals_infinities_and_nan_are_kept_and_counted() {
         assert!(live[0].is_subnormal() || live[1].is_subnormal());
         let mut half = [0; 10];
         assert_eq!(
-            kernels.round_into(Live::F16(&mut half), &master),
+            kernels.round(Live::F16(&mut half), &master),
             Ok(5),
             "70,000 is no half"
         );
         assert_eq!(half[3..8], [0x7c00, 0xfc00, 0x7e00, 0x7c00, 0x7c00]);
         assert_eq!(
-            kernels.round_into(Live::Bf16(&mut half), &master),
+            kernels.round(Live::Bf16(&mut half), &master),
             Ok(4),
             "3.4e38 is no bfloat16"
         );
@@ -71,7 +71,7 @@ fn denormals_infinities_and_nan_are_kept_and_counted() {
         assert_eq!(half[8], 0x8000);
         let mut after = master;
         let update = Update {
-            place: address.into(),
+            position: address.into(),
             pairs: &[2],
             coefficients: &[1e-44],
             dtype: Dtype::F32,
@@ -104,7 +104,7 @@ fn the_report_says_what_moved() {
         element: 1,
     };
     let update = |coefficients| Update {
-        place: address.into(),
+        position: address.into(),
         pairs: &[9],
         coefficients,
         dtype: Dtype::Bf16,
@@ -174,10 +174,10 @@ fn arguments_out_of_the_contract_are_errors() {
         kernels.digest(&out, tensor),
         Err(KernelError::Address(NoiseError::Tensor(MAX_TENSORS)))
     );
-    let length = kernels.round_into(Live::F32(&mut out), &[0.0; 4]);
+    let length = kernels.round(Live::F32(&mut out), &[0.0; 4]);
     assert_eq!(length, Err(KernelError::Length { live: 5, master: 4 }));
     let update = Update {
-        place: good.into(),
+        position: good.into(),
         pairs: &[1],
         coefficients: &[],
         dtype: Dtype::F32,
@@ -190,16 +190,16 @@ fn arguments_out_of_the_contract_are_errors() {
             coefficients: 0
         })
     );
-    let rows = |columns, stride| Place {
+    let rows = |columns, stride| Position {
         address: good,
         columns,
         stride,
     };
-    for place in [rows(2, 1), rows(0, 1), rows(3, 4)] {
-        let error = kernels.fill(place, &mut out[..4]);
+    for position in [rows(2, 1), rows(0, 1), rows(3, 4)] {
+        let error = kernels.fill(position, &mut out[..4]);
         assert!(
             matches!(error, Err(KernelError::Rows { .. })),
-            "{place:?}: {error:?}"
+            "{position:?}: {error:?}"
         );
     }
     assert_eq!(kernels.fill(rows(2, 2), &mut out[..4]), Ok(()));
@@ -226,11 +226,11 @@ fn arguments_out_of_the_contract_are_errors() {
             },
         ),
     ] {
-        let error = kernels.perturb_low_rank_into(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, matrix);
+        let error = kernels.perturb_low_rank(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, matrix);
         assert_eq!(error, Err(expected));
     }
     let far = matrix(4, [MAX_ELEMENTS / 4 - 1, 0], [2, 2]);
-    let error = kernels.perturb_low_rank_into(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, far);
+    let error = kernels.perturb_low_rank(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, far);
     assert!(matches!(error, Err(KernelError::Address(_))));
     assert_eq!(
         set_kernel_threads(4096),

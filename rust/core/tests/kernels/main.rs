@@ -3,7 +3,7 @@
 mod edges;
 
 use es_core::kernels::{
-    Bf16, Dtype, F16, F32, Kernels, Live, LiveType, LowRank, LowRankUpdate, Path, Place, Update,
+    Bf16, Dtype, F16, F32, Kernels, Live, LiveType, LowRank, LowRankUpdate, Path, Position, Update,
     naive, set_kernel_threads,
 };
 use es_core::noise::{MAX_ELEMENTS, MAX_TENSORS, NoiseAddress};
@@ -70,11 +70,11 @@ where
     L::Bits: Default + PartialEq + std::fmt::Debug,
 {
     let mut expected = vec![L::Bits::default(); master.len()];
-    naive::perturb_into::<L>(&mut expected, master, 0.125, address).unwrap();
+    naive::perturb::<L>(&mut expected, master, 0.125, address).unwrap();
     for kernels in all_paths() {
         let mut live = vec![L::Bits::default(); master.len()];
         kernels
-            .perturb_into(wrap(&mut live), master, 0.125, address)
+            .perturb(wrap(&mut live), master, 0.125, address)
             .unwrap();
         prop_assert_eq!(&live, &expected);
     }
@@ -110,7 +110,7 @@ proptest! {
         terms in proptest::collection::vec((any::<u32>(), -1.0_f32..1.0), 0..5),
     ) {
         let (pairs, coefficients): (Vec<u32>, Vec<f32>) = terms.into_iter().unzip();
-        let update = Update { place: address.into(), pairs: &pairs, coefficients: &coefficients, dtype: Dtype::F16 };
+        let update = Update { position: address.into(), pairs: &pairs, coefficients: &coefficients, dtype: Dtype::F16 };
         let mut expected = weights(count);
         naive::accumulate(&mut expected, update).unwrap();
         let mut reports = Vec::new();
@@ -133,7 +133,7 @@ proptest! {
         let kernels = Kernels::best();
         set_kernel_threads(1).unwrap();
         let mut whole = weights(count);
-        let update = Update { place: address.into(), pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
+        let update = Update { position: address.into(), pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
         let report = kernels.accumulate(&mut whole, update).unwrap();
         set_kernel_threads(threads).unwrap();
         let mut again = weights(count);
@@ -146,7 +146,7 @@ proptest! {
         for pair in bounds.windows(2) {
             let element = address.element + pair[0] as u64;
             let part = &mut parts[pair[0]..pair[1]];
-            let update = Update { place: NoiseAddress { element, ..address }.into(), ..update };
+            let update = Update { position: NoiseAddress { element, ..address }.into(), ..update };
             kernels.accumulate(part, update).unwrap();
             digest = digest.wrapping_add(kernels.digest(part, NoiseAddress { element, ..address }).unwrap());
         }
@@ -175,30 +175,30 @@ proptest! {
         set_kernel_threads(threads).unwrap();
         let (pairs, coefficients) = ([3, 1], [0.5, -0.25]);
         let element = address.element + (top * columns + left) as u64;
-        let place = Place {
+        let position = Position {
             address: NoiseAddress { element, ..address },
             columns: (right - left) as u64,
             stride: columns as u64,
         };
-        let update = |place: Place| Update { place, pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
+        let update = |position: Position| Update { position, pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
         let master = weights(rows * columns);
         for kernels in all_paths() {
             let (mut whole, mut part) = (vec![0.0; master.len()], block(&master));
             kernels.fill(address, &mut whole).unwrap();
-            kernels.fill(place, &mut part).unwrap();
+            kernels.fill(position, &mut part).unwrap();
             prop_assert_eq!(bits(&part), bits(&block(&whole)));
-            kernels.perturb_into(Live::F32(&mut whole), &master, 0.5, address).unwrap();
-            kernels.perturb_into(Live::F32(&mut part), &block(&master), 0.5, place).unwrap();
+            kernels.perturb(Live::F32(&mut whole), &master, 0.5, address).unwrap();
+            kernels.perturb(Live::F32(&mut part), &block(&master), 0.5, position).unwrap();
             prop_assert_eq!(bits(&part), bits(&block(&whole)));
             (whole, part) = (master.clone(), block(&master));
             kernels.accumulate(&mut whole, update(address.into())).unwrap();
-            kernels.accumulate(&mut part, update(place)).unwrap();
+            kernels.accumulate(&mut part, update(position)).unwrap();
             prop_assert_eq!(bits(&part), bits(&block(&whole)));
             let mut digest = 0_u64;
             for (row, part) in part.chunks(right - left).enumerate() {
                 digest = digest.wrapping_add(naive::digest(part, NoiseAddress { element: element + (row * columns) as u64, ..address }));
             }
-            prop_assert_eq!(kernels.digest(&part, place).unwrap(), digest);
+            prop_assert_eq!(kernels.digest(&part, position).unwrap(), digest);
         }
     }
 
@@ -217,13 +217,13 @@ proptest! {
         let mut expected = master.clone();
         naive::accumulate_low_rank(&mut expected, update).unwrap();
         let mut live = vec![0; master.len()];
-        naive::perturb_low_rank_into::<Bf16>(&mut live, &master, 0.1, matrix).unwrap();
+        naive::perturb_low_rank::<Bf16>(&mut live, &master, 0.1, matrix).unwrap();
         let mut reports = Vec::new();
         for kernels in all_paths() {
             let (mut updated, mut written) = (master.clone(), vec![1; master.len()]);
             reports.push(kernels.accumulate_low_rank(&mut updated, update).unwrap());
             prop_assert_eq!(bits(&updated), bits(&expected), "{:?}", kernels);
-            let bad = kernels.perturb_low_rank_into(Live::Bf16(&mut written), &master, 0.1, matrix);
+            let bad = kernels.perturb_low_rank(Live::Bf16(&mut written), &master, 0.1, matrix);
             prop_assert_eq!(bad, Ok(0));
             prop_assert_eq!(&written, &live, "{:?}", kernels);
         }
@@ -233,12 +233,12 @@ proptest! {
     #[test]
     fn a_changed_element_changes_the_digest(
         address in addresses(),
-        place in 0..400_usize,
+        position in 0..400_usize,
         change in 1..u32::MAX,
     ) {
         let mut master = weights(400);
         let before = Kernels::best().digest(&master, address).unwrap();
-        master[place] = f32::from_bits(master[place].to_bits() ^ change);
+        master[position] = f32::from_bits(master[position].to_bits() ^ change);
         let after = Kernels::best().digest(&master, address).unwrap();
         prop_assert_ne!(before, after);
     }

@@ -1,6 +1,6 @@
-//! What the noise needs of an instruction set, and one file for each that has it.
+//! The operations of an instruction set that the noise needs, one file for each set.
 //!
-//! The algorithm is written once, over [`Simd`]; an instruction set says how it multiplies, rounds and shuffles. Every
+//! The algorithm is written once, over [`Simd`]; an instruction set defines multiplication, rounding and shuffles. Every
 //! operation is exact or rounded to nearest even, so all of them make the same bits.
 #![allow(
     clippy::inline_always,
@@ -116,12 +116,12 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// The first LANES values of `from`.
     ///
     /// # Panics
-    /// If there are fewer.
+    /// If there are fewer values.
     fn load(self, from: &[f32]) -> Self::Floats;
     /// Into the first LANES values of `to`.
     ///
     /// # Panics
-    /// If there are fewer.
+    /// If there are fewer values.
     fn store(self, value: Self::Floats, to: &mut [f32]);
 
     /// Whether `stream` writes a line by one instruction: then it costs kernels that arithmetic bounds nothing.

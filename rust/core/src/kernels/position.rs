@@ -1,4 +1,4 @@
-//! Where the values of a slice lie in their whole tensor: a run of elements, or rows of a shard.
+//! The position of a slice's values in the whole tensor: a run of elements, or rows of a shard.
 #![allow(
     clippy::inline_always,
     reason = "compiled into the kernels of every instruction set"
@@ -13,7 +13,7 @@ use crate::noise::{Kind, NoiseAddress, Stream};
 ///
 /// A [`NoiseAddress`] alone is a run of consecutive elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     /// The first value; the kernels of an update ignore its `pair`.
     pub address: NoiseAddress,
     /// Values per row; `u64::MAX` for a run.
@@ -22,13 +22,13 @@ pub struct Place {
     pub stride: u64,
 }
 
-impl From<NoiseAddress> for Place {
+impl From<NoiseAddress> for Position {
     fn from(address: NoiseAddress) -> Self {
         Self::run(address)
     }
 }
 
-impl Place {
+impl Position {
     /// Consecutive elements from the address on.
     pub const fn run(address: NoiseAddress) -> Self {
         Self {
@@ -36,6 +36,14 @@ impl Place {
             columns: u64::MAX,
             stride: u64::MAX,
         }
+    }
+
+    /// Checks that `count` values from here have addresses.
+    ///
+    /// # Errors
+    /// [`KernelError::Rows`] for rows that overlap, are empty or don't fill the slice; [`KernelError::Address`].
+    pub fn check(&self, count: usize) -> Result<(), KernelError> {
+        self.stream(Kind::Dense, count).map(|_| ())
     }
 
     /// The noise that `count` values from here lie in.
@@ -73,9 +81,9 @@ impl Place {
         self.columns == u64::MAX && self.stride == u64::MAX
     }
 
-    /// The element of value `index`, and how many values of its row are left from there.
+    /// The element of value `index`, and the number of values from there to the end of its row.
     #[inline(always)]
-    pub(super) fn position(&self, index: u64) -> (u64, u64) {
+    pub(super) fn element_at(&self, index: u64) -> (u64, u64) {
         if self.is_run() {
             return (self.address.element + index, u64::MAX);
         }
@@ -94,7 +102,7 @@ impl Place {
             if done == len {
                 return None;
             }
-            let (element, left) = self.position(start + done as u64);
+            let (element, left) = self.element_at(start + done as u64);
             let count = (len - done).min(usize::try_from(left).unwrap_or(usize::MAX));
             done += count;
             Some((element, done - count..done))

@@ -1,6 +1,6 @@
-"""Which values of which blocks a program works on.
+"""The values and blocks that a program works on.
 
-A shard lies in rows of `columns` values; a run of consecutive elements is one row. A program takes T tiles of B blocks
+A slice lies in rows of `columns` values; a run of consecutive elements is one row. A program takes T tiles of B blocks
 of one row. Blocks are those of the whole tensor: where a row begins within one, the values before it are masked.
 """
 
@@ -15,13 +15,13 @@ def span(element, stride, columns, programs, VALUES: tl.constexpr, EVEN: tl.cons
     """Program i works on part i % `programs`, of VALUES values, of row i // `programs`.
 
     Args:
-        element: of the shard's first value in the whole tensor; rows begin `stride` elements apart.
+        element: of the slice's first value in the whole tensor; rows begin `stride` elements apart.
         columns: of a row; with EVEN, in units of 16.
         EVEN: all rows begin with a block and have a multiple of 16 values, so that accesses become vectors.
 
     Returns:
         begin: element of the first value of the part's first block, a multiple of 4.
-        offset: where that value lies in the shard; before the row if the row begins within the block.
+        offset: index of that value in the slice; before the row if the row begins within the block.
         low, high: values [low, high) counted from there are in the row.
     """
     program = tl.program_id(0)
@@ -38,12 +38,12 @@ def span(element, stride, columns, programs, VALUES: tl.constexpr, EVEN: tl.cons
 
 @triton.jit
 def inside(low, high, t: tl.constexpr, B: tl.constexpr, EVEN: tl.constexpr):
-    """(4 B,): which values of tile `t` are in the row."""
-    place = tl.arange(0, 4 * B) + t * 4 * B
+    """(4 B,): True for the values of tile `t` that are in the row."""
+    index = tl.arange(0, 4 * B) + t * 4 * B
     if EVEN:
-        return place < high
+        return index < high
     else:
-        return (place >= low) & (place < high)
+        return (index >= low) & (index < high)
 
 
 @triton.jit

@@ -1,0 +1,122 @@
+"""A low-rank run trains, resumes, replays and agrees on any number of ranks, bit for bit."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from es_llm import _core
+from es_llm._core import Journal
+from es_llm.cli import main
+from tests.commands import SMALL, base_sha256, es_llm, result, rewards
+
+pytestmark = pytest.mark.timeout(900)
+
+LOW_RANK = ["train", *SMALL, "--seed", "7", "--perturbation", "low_rank", "--rank", "1"]
+
+
+def run(*words):
+    """Exit code and messages of a command in this process."""
+    messages = io.StringIO()
+    with contextlib.redirect_stdout(messages), contextlib.redirect_stderr(messages):
+        code = main(list(words))
+    return code, messages.getvalue()
+
+
+def done(*words):
+    code, messages = run(*words)
+    assert code == 0, messages
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Directory of a run of three iterations in one process."""
+    directory = tmp_path_factory.mktemp("low_rank") / "run"
+    done(*LOW_RANK, "--max_steps", "3", "--output_dir", str(directory))
+    return directory
+
+
+def metrics(directory: Path):
+    """The metrics of each iteration."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "reward" in line]
+
+
+def parameters(directory: Path):
+    """The parameter table in the journal's header."""
+    return json.loads(Journal.read(directory / "journal.es").header)["identity"]["model"]["parameters"]
+
+
+def test_it_trains_with_low_rank_noise_on_matrices_alone(alone, tmp_path):
+    assert result(alone)["weights_sha256"] != base_sha256(alone)
+    assert len(set(rewards(alone))) == 3
+    for entry in parameters(alone):
+        assert ("rank" in entry) == (len(entry["shape"]) == 2)
+        assert entry.get("perturbation", "low_rank") == "low_rank"
+    assert len(metrics(alone)) == 3
+    for line in metrics(alone):
+        assert line["update/norm"] > 0
+        assert 0 < line["update/cosine"] <= 1
+    dense = tmp_path / "dense"
+    done("train", *SMALL, "--seed", "7", "--max_steps", "3", "--output_dir", str(dense))
+    assert base_sha256(dense) == base_sha256(alone)
+    assert result(dense)["weights_sha256"] != result(alone)["weights_sha256"]
+    assert all(set(entry) == {"name", "shape"} for entry in parameters(dense))
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_any_number_of_ranks_gives_the_same_bits(alone, tmp_path, ranks):
+    directory = tmp_path / "run"
+    process = es_llm(*LOW_RANK, "--max_steps", "3", "--output_dir", str(directory), ranks=ranks)
+    assert process.returncode == 0, process.stderr
+    assert result(directory)["ranks"] == ranks
+    assert result(directory)["weights_sha256"] == result(alone)["weights_sha256"]
+    assert rewards(directory) == rewards(alone)
+
+
+def test_resume_gives_the_same_bits(alone, tmp_path):
+    directory = tmp_path / "run"
+    done(*LOW_RANK, "--max_steps", "1", "--output_dir", str(directory))
+    words = [*LOW_RANK, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory), "--max_steps", "3"]
+    for other, option in ((["--perturbation", "dense"], "perturbation"), (["--rank", "2"], "rank")):
+        code, messages = run(*words, *other)
+        assert code != 0
+        assert f"`config.{option}` was" in messages
+    done(*words)
+    assert result(directory)["weights_sha256"] == result(alone)["weights_sha256"]
+    assert rewards(directory) == rewards(alone)
+
+
+def test_replay_gives_the_same_bits(alone, tmp_path):
+    done("replay", str(alone), "--output_dir", str(tmp_path / "replayed"))
+    assert result(tmp_path / "replayed")["weights_sha256"] == result(alone)["weights_sha256"]
+
+
+def test_a_run_of_some_parameters_replays(tmp_path):
+    directory = tmp_path / "run"
+    words = ["--trainable", "*mlp*", "*norm*", "--frozen", "*norm.weight", "--max_steps", "2"]
+    done(*LOW_RANK, *words, "--output_dir", str(directory))
+    names = [entry["name"] for entry in parameters(directory)]
+    assert names
+    assert all("mlp" in name and not name.endswith("norm.weight") for name in names)
+    assert result(directory)["weights_sha256"] != base_sha256(directory)
+    done("replay", str(directory), "--output_dir", str(tmp_path / "replayed"))
+    assert result(tmp_path / "replayed")["weights_sha256"] == result(directory)["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rank", "2"], "`rank` must be 1 without `perturbation` low_rank, got 2"),
+        (["--perturbation", "low_rank", "--rank", "0"], f"`rank` must be an integer in [1, {_core.MAX_RANK}], got 0"),
+        (["--perturbation", "sparse"], "`perturbation` must be one of"),
+        (["--trainable", "*mpl*"], "`trainable`: the pattern '*mpl*' matches no parameter; the nearest names are"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, words, message):
+    code, messages = run("train", *SMALL, *words, "--output_dir", str(tmp_path / "run"))
+    assert code != 0
+    assert message in messages
