@@ -21,7 +21,7 @@ STATE = {"units": 0, "leads": 0, "weights": None}
 
 def arm_stop(call):
     """SIGSTOP where a leader is about to open the run."""
-    from es_llm.trainer.session import Session
+    from es_llm.trainer.loop.session import Session
 
     lead = Session.lead
 
@@ -37,11 +37,11 @@ def arm_stop(call):
 def arm(kind, call):
     """Put the fault into the rollouts."""
     from es_llm.model.weights import Weights
-    from es_llm.rollout.hf import HFEngine
+    from es_llm.rollout.engines.hf import HFEngine
 
     evaluate, init = HFEngine.evaluate, Weights.__init__
 
-    def faulty(self, prompts):
+    def faulty(self, members, prompts):
         STATE["units"] += 1
         if STATE["units"] == call:
             if kind == "raise":
@@ -59,7 +59,7 @@ def arm(kind, call):
                 bits ^= 1 << (12 if kind == "flip" else 30)
         if kind == "slow" and STATE["units"] >= call:
             time.sleep(0.05)
-        return evaluate(self, prompts)
+        return evaluate(self, members, prompts)
 
     def remember(self, *args, **options):
         init(self, *args, **options)

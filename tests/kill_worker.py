@@ -76,8 +76,8 @@ def _die() -> None:
 def arm_kill(step: int, place: str) -> None:
     """Put a kill at `place` of iteration `step`."""
     from es_llm.checkpoint import export, snapshot
+    from es_llm.checkpoint.run_files import RunFiles
     from es_llm.model.weights import Weights
-    from es_llm.trainer.files import RunFiles
 
     def armed(cls, name, iteration_of, before, after):
         method = getattr(cls, name)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from es_llm.rollout.engine import Completion
-from es_llm.trainer.answers import TRACED_PROMPTS, compare, decode_answers, encode_answers
+from es_llm.trainer.learning.answers import TRACED_PROMPTS, compare, decode_answers, encode_answers
 
 YES, NO = ("yes", (1, 2, 9)), ("no", (3, 9))
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
 from es_llm.model.loading import load_tokenizer
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.team import Team
 from tests.reward_digits import digits
 from tests.tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
@@ -40,4 +40,4 @@ def test_train_export_load(tmp_path, name):
     for (key, ours), (_, theirs) in zip(trainer.model.named_parameters(), model.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), key
     engine = HFEngine(model.eval(), load_tokenizer(tmp_path / "run" / "model"), max_completion_length=6, loop=False)
-    assert [c.text for c in engine.evaluate(PROMPTS)] == [answer for _, answer in output.answers_after]
+    assert [c.text for c in engine.complete(PROMPTS)] == [answer for _, answer in output.answers_after]

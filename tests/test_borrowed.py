@@ -5,7 +5,7 @@ import torch
 
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.team import Team
 from tests.reward_digits import digits
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -107,14 +107,14 @@ def test_state_that_was_left_set_has_no_say(change, tmp_path):
 def test_autocast_and_the_default_type_have_no_say(loop):
     model = tiny_model("llama")
     plain = HFEngine(model, tiny_tokenizer(), max_completion_length=24, loop=loop)
-    wanted = plain.evaluate(PROMPTS)
+    wanted = plain.complete(PROMPTS)
     scores = plain.log_probs(PROMPTS, wanted)
     for default in (torch.bfloat16, torch.float64):
         torch.set_default_dtype(default)
         try:
             with torch.autocast("cpu", torch.bfloat16):
                 own = HFEngine(model, tiny_tokenizer(), max_completion_length=24, loop=loop)
-                assert own.evaluate(PROMPTS) == wanted
+                assert own.complete(PROMPTS) == wanted
                 assert all(map(torch.equal, own.log_probs(PROMPTS, wanted), scores))
                 assert torch.is_autocast_enabled("cpu")
             assert torch.get_default_dtype() == default

@@ -14,7 +14,7 @@ import pytest
 
 from es_llm import _core
 from es_llm.checkpoint.metrics_log import MetricsLog
-from es_llm.checkpoint.whole_file import write_whole
+from es_llm.checkpoint.run_directory import write_whole
 from es_llm.cli import main
 from es_llm.errors import JournalError
 from tests.commands import SMALL, command, es_llm, result

@@ -151,7 +151,7 @@ def test_a_full_disk_while_the_journal_is_written(tmp_path):
     code = (
         "import resource, sys\n"
         "from es_llm.cli import main\n"
-        "from es_llm.trainer.files import RunFiles\n"
+        "from es_llm.checkpoint.run_files import RunFiles\n"
         "append = RunFiles.append_record\n"
         "def full(self, record):\n"
         "    if record.iteration == 1:\n"

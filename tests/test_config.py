@@ -270,6 +270,8 @@ def test_exponents_are_numbers_in_files_and_in_names_with_values(tmp_path):
 def test_a_tracker_that_is_not_installed(tracker, monkeypatch):
     if importlib.util.find_spec(tracker) is not None:
         pytest.skip(f"{tracker} is installed")
-    monkeypatch.setattr("es_llm.trainer.trainer.load_model", lambda *given, **named: pytest.fail("loaded a model"))
+    monkeypatch.setattr(
+        "es_llm.trainer.assembly.model.load_model", lambda *given, **named: pytest.fail("loaded a model")
+    )
     with pytest.raises(ConfigError, match=rf"`report_to` '{tracker}' can't be used: .*`pip install {tracker}`"):
         ESTrainer(None, lambda **columns: [0.0], ESConfig(report_to=["tensorboard", tracker]), [{"prompt": "a"}])

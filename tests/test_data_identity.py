@@ -27,7 +27,8 @@ from es_llm.errors import ConfigError, ResumeError
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rewards.workers.protocol import WorkerLimits
 from es_llm.team import Team
-from es_llm.trainer.data import PromptStream, fingerprint
+from es_llm.trainer.data.fingerprint import fingerprint
+from es_llm.trainer.data.stream import PromptStream
 
 
 class Point:
@@ -207,7 +208,7 @@ def test_a_value_that_cannot_be_read_is_named_with_its_fault(tmp_path):
             rows = [{"prompt": "a", "x": held}]
             with pytest.raises(ConfigError, match=r"row 0, column 'x': got a value of the type .*Error: ") as caught:
                 fingerprint(rows)
-            assert "holds itself" not in str(caught.value)
+            assert "contains itself" not in str(caught.value)
             assert fingerprint(rows, lambda column: column == "prompt")["left_out"] == ["x"]
 
 

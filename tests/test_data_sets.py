@@ -16,8 +16,9 @@ from es_llm.data.loading import has_split, load_split, renamed
 from es_llm.errors import ConfigError
 from es_llm.rewards import inline
 from es_llm.team import Team
-from es_llm.trainer.arguments import rows_of
-from es_llm.trainer.data import PromptOrder, PromptStream
+from es_llm.trainer.assembly.rows import rows_of
+from es_llm.trainer.data.order import PromptOrder
+from es_llm.trainer.data.stream import PromptStream
 from tests.commands import SMALL, es_llm, result
 
 ROWS = [{"prompt": f"{number},1,2=9:", "wanted": number} for number in range(10)]

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from es_llm import ESConfig
-from es_llm.trainer.answers import Comparison, Reference
-from es_llm.trainer.diagnosis import Diagnosis, Evidence
+from es_llm.trainer.learning.answers import Comparison, Reference
+from es_llm.trainer.learning.diagnosis import Diagnosis, Evidence
 from tests.commands import es_llm
 
 SOUND = Reference(answers=8, distinct=8, reward=0.5, rights=4, empty=0.0, cut_off=0.0)

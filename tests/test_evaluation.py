@@ -17,11 +17,11 @@ from es_llm import ESConfig, ESTrainer
 from es_llm._core import Journal
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError
+from es_llm.evaluation.statistics import k3, pass_at_k, passes, vote
 from es_llm.rewards import inline, set_level
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.rollout.sampling import token_log_probs, uniforms
 from es_llm.team import Team
-from es_llm.trainer.statistics import k3, pass_at_k, passes, vote
 from tests.commands import SMALL, es_llm
 from tests.tiny_models import PAD, tiny_model, tiny_tokenizer
 
@@ -114,7 +114,7 @@ def test_samples_are_a_function_of_their_place_alone():
     back = engine.sample(prompts[::-1], places[::-1], seed=1, temperature=1.0)[::-1]
     assert [c.token_ids for c in back] == [c.token_ids for c in made]
     cold = engine.sample(prompts, places, seed=1, temperature=1e-4)
-    assert [c.token_ids for c in cold] == [c.token_ids for c in engine.evaluate(prompts)]
+    assert [c.token_ids for c in cold] == [c.token_ids for c in engine.complete(prompts)]
 
 
 def test_samples_follow_the_probabilities():
@@ -231,7 +231,7 @@ def test_several_sets_by_name(tmp_path):
     assert mean == pytest.approx(whole["eval_reward"])
     lengths = (2 * first["eval_one_completions/mean_length"] + 3 * first["eval_two_completions/mean_length"]) / 5
     assert lengths == pytest.approx(whole["eval_completions/mean_length"])
-    with pytest.raises(ConfigError, match="name of a set must be a text"):
+    with pytest.raises(ConfigError, match="name of a set must be text"):
         trainer(tmp_path, {1: ROWS})
 
 
@@ -258,7 +258,7 @@ def snapshots(directory):
 def test_the_best_snapshot_is_kept_and_patience_ends_the_run(tmp_path, monkeypatch):
     """Rewards by step are made up; the best is at step 2."""
     values = {0: 0.0, 1: 1.0, 2: 5.0, 3: 4.0, 4: 5.0, 5: 3.0, 6: 9.0}
-    from es_llm.trainer.evaluation import EvaluationWork
+    from es_llm.evaluation.work import EvaluationWork
 
     result = EvaluationWork.result
 
@@ -287,9 +287,9 @@ def test_the_best_snapshot_is_kept_and_patience_ends_the_run(tmp_path, monkeypat
 @pytest.mark.parametrize("place", ["before the event", "after the event", "before the snapshot", "between two"])
 def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch, place):
     """Patience and best depend on them, and so do the weights at the end."""
-    from es_llm.trainer.evaluation import EvaluationWork
-    from es_llm.trainer.files import RunFiles
-    from es_llm.trainer.origin import Origin
+    from es_llm.checkpoint.run_files import RunFiles
+    from es_llm.evaluation.work import EvaluationWork
+    from es_llm.trainer.loop.weight_store import WeightStore
 
     values = {0: 0.0, 2: 5.0, 3: 9.0, 4: 1.0, 6: 2.0}
     result = EvaluationWork.result
@@ -328,7 +328,7 @@ def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch,
     breaks = {
         "before the event": breaking(RunFiles, "append_event", second_evaluation),
         "after the event": breaking(RunFiles, "append_event", second_evaluation, after=True),
-        "before the snapshot": breaking(Origin, "save", lambda *given: True),
+        "before the snapshot": breaking(WeightStore, "save", lambda *given: True),
         "between two": breaking(RunFiles, "append_record", lambda record: record.iteration == 2, after=True),
     }
     with monkeypatch.context() as patch:

@@ -14,7 +14,7 @@ from es_llm.errors import ModelError
 from es_llm.model.live import DTYPES
 from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.model.weights import Weights
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from tests.tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 PROMPTS = ["1 + 2 = ", "what is this", "3", "abc xyz\n"] * 4
@@ -52,7 +52,7 @@ def test_transformers_loads_it_with_equal_bits_and_answers(name, dtype, tmp_path
         assert torch.equal(model(**inputs).logits, loaded.eval()(**inputs).logits)
     own = HFEngine(model, tiny_tokenizer(), max_completion_length=16)
     other = HFEngine(loaded, load_tokenizer(tmp_path / "model"), max_completion_length=16)
-    assert own.evaluate(PROMPTS) == other.evaluate(PROMPTS)
+    assert own.complete(PROMPTS) == other.complete(PROMPTS)
 
 
 def test_a_tokenizer_may_write_a_directory_of_templates(tmp_path):

@@ -16,7 +16,7 @@ from es_llm.cli.main import main
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError, ModelError
 from es_llm.model.used import Used, groups
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.rollout.probe import Batching
 from es_llm.team import Team
 from tests.reward_digits import digits
@@ -155,9 +155,9 @@ def test_models_of_attention_can_be_padded(name, dtype):
 def test_a_model_that_mixes_the_rows_of_a_batch_answers_each_by_itself(tmp_path, caplog):
     """transformers' RWKV ignores the attention mask, and adds up the states of a batch."""
     own = engine(tiny_model("rwkv"))
-    alone = [own.evaluate([prompt])[0] for prompt in PROMPTS]
-    assert own.evaluate(PROMPTS) == alone
-    assert own.evaluate(PROMPTS[::-1]) == alone[::-1]
+    alone = [own.complete([prompt])[0] for prompt in PROMPTS]
+    assert own.complete(PROMPTS) == alone
+    assert own.complete(PROMPTS[::-1]) == alone[::-1]
     one = [own.log_probs([p], [c])[0] for p, c in zip(PROMPTS, alone, strict=True)]
     for together, by_itself in zip(own.log_probs(PROMPTS, alone), one, strict=True):
         assert torch.equal(together, by_itself)
@@ -176,7 +176,7 @@ def test_a_model_that_ignores_the_mask_gets_prompts_of_one_length():
     model.forward = without_mask
     own = engine(model, 12)
     assert own.batching is Batching.EQUAL
-    assert own.evaluate(PROMPTS) == [own.evaluate([prompt])[0] for prompt in PROMPTS]
+    assert own.complete(PROMPTS) == [own.complete([prompt])[0] for prompt in PROMPTS]
     places = [(row, 0) for row in range(len(PROMPTS))]
     sampled = own.sample(PROMPTS, places, seed=3, temperature=1.0)
     for row, place in enumerate(places):
@@ -186,7 +186,7 @@ def test_a_model_that_ignores_the_mask_gets_prompts_of_one_length():
 def test_a_model_that_cannot_go_on_with_a_text_is_refused():
     model = tiny_model("llama")
     model.forward = lambda input_ids, attention_mask, cache, use_cache, pixels=None: pixels.shape
-    with pytest.raises(ModelError, match=r"LlamaForCausalLM can't go on with a text: AttributeError"):
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM can't continue a text: AttributeError"):
         engine(model)
 
 
@@ -215,7 +215,7 @@ def test_a_look_stays_within_the_context(context, loop, caplog):
 
 def test_a_look_at_the_embedded_model_makes_no_noise():
     code = (
-        "from es_llm.model.loading import load_model, load_tokenizer; from es_llm.rollout.hf import HFEngine\n"
+        "from es_llm.model.loading import load_model, load_tokenizer; from es_llm.rollout.engines.hf import HFEngine\n"
         "HFEngine(load_model(), load_tokenizer(), max_completion_length=4)"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

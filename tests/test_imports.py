@@ -24,6 +24,8 @@ LAYERS = [
     {"checkpoint", "callbacks"},
     {"arrays"},
     {"population"},
+    {"units"},
+    {"evaluation"},
     {"trainer"},
     {"assemble"},
     {"cli"},

@@ -11,7 +11,7 @@ import pytest
 
 from es_llm.data.messages import checked_prompt, is_messages_as_text, readable
 from es_llm.errors import ConfigError
-from es_llm.trainer.arguments import rows_of
+from es_llm.trainer.assembly.rows import rows_of
 
 HI = {"role": "user", "content": "hi"}
 PARTS = [{"type": "text", "text": "look:"}, {"type": "text", "text": "2 + 2?"}]

@@ -19,7 +19,7 @@ from es_llm.config import ScriptArguments
 from es_llm.errors import ResumeError
 from es_llm.rewards.loading import file_of
 from es_llm.team import Team
-from es_llm.trainer.data import fingerprint
+from es_llm.trainer.data.fingerprint import fingerprint
 
 REWARD = """
 from es_llm.rewards import inline

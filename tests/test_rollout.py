@@ -9,9 +9,10 @@ from es_llm.checkpoint.export import export_model
 from es_llm.errors import ConfigError, ModelError
 from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.model.weights import Weights
-from es_llm.rollout import greedy
+from es_llm.rollout import decoding
 from es_llm.rollout.ends import end_ids
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engine import LiveMember
+from es_llm.rollout.engines.hf import HFEngine
 from tests.tiny_models import ARCHITECTURES, EOS, PAD, tiny_model, tiny_tokenizer
 
 PROMPTS = [f"{a} + {b * a} = " + "what?" * (b % 3) for a in range(1, 6) for b in range(4)]
@@ -56,9 +57,9 @@ def test_answers_are_those_of_generate_on_the_same_batch(name, dtype):
     end_often(model, share=6)
     wanted = plain_generate(model, PROMPTS, 24)
     own = engine(model)
-    assert greedy.is_supported(model)
-    assert [c.token_ids for c in own.evaluate(PROMPTS)] == wanted
-    assert engine(model, loop=False).evaluate(PROMPTS) == own.evaluate(PROMPTS)
+    assert decoding.is_supported(model)
+    assert [c.token_ids for c in own.complete(PROMPTS)] == wanted
+    assert engine(model, loop=False).complete(PROMPTS) == own.complete(PROMPTS)
     lengths = {len(ids) for ids in wanted}
     assert len(lengths) > 3, "the rows should end at different places"
 
@@ -68,14 +69,14 @@ def test_answers_are_those_of_generate_on_the_same_batch(name, dtype):
 def test_dropping_finished_rows_changes_nothing(name, rows):
     model = end_often(tiny_model(name, seed=3), share=5)
     prompts = [f"{row * 7} " * (1 + row % 4) for row in range(rows)]
-    wanted = engine(model, 40, loop=False).evaluate(prompts)
-    assert engine(model, 40).evaluate(prompts) == wanted
+    wanted = engine(model, 40, loop=False).complete(prompts)
+    assert engine(model, 40).complete(prompts) == wanted
 
 
 def test_completions_hold_the_end_token_and_no_padding():
     model = end_often(tiny_model("llama"))
     ends = set(model.generation_config.eos_token_id)
-    completions = engine(model, 12).evaluate(PROMPTS)
+    completions = engine(model, 12).complete(PROMPTS)
     assert {c.finished for c in completions} == {True, False}
     tokenizer = tiny_tokenizer()
     for completion in completions:
@@ -100,21 +101,40 @@ def test_generation_defaults_of_the_model_have_no_say(loop):
         min_new_tokens=9,
     )
     kept = odd.generation_config
-    assert engine(odd, loop=loop).evaluate(PROMPTS) == engine(plain).evaluate(PROMPTS)
+    assert engine(odd, loop=loop).complete(PROMPTS) == engine(plain).complete(PROMPTS)
     assert odd.generation_config is kept
 
 
 def test_a_large_perturbation_changes_the_answers_and_leaves_none_behind():
     model = tiny_model("qwen2")
-    weights, own = Weights(model), engine(model)
-    before = own.evaluate(PROMPTS)
-    member = _core.Population(run_seed=1, population_size=2).ask(sigma=1.0)[0]
-    weights.perturb(member)
-    own.weights_changed()
-    assert own.evaluate(PROMPTS) != before
-    weights.unperturb()
-    own.weights_changed()
-    assert own.evaluate(PROMPTS) == before
+    own = engine(model)
+    weights = Weights(model, targets=own.targets())
+    live = LiveMember(weights)
+    own.attach(live)
+    before = own.complete(PROMPTS)
+    one, two = _core.Population(run_seed=1, population_size=2).ask(sigma=1.0)
+    first, second, none = own.evaluate([one, two, None], PROMPTS)
+    assert none == before
+    assert before not in (first, second)
+    assert first != second
+    weights.perturb(two)
+    assert own.complete(PROMPTS) == second
+    live.forget()
+    assert own.evaluate([None], PROMPTS) == [before]
+
+
+def test_a_member_s_weights_are_written_once():
+    weights = Weights(tiny_model("llama"))
+    live = LiveMember(weights)
+    population = _core.Population(run_seed=1, population_size=2)
+    one, two = population.ask(sigma=1.0)
+    wanted = [(one, True), (one, False), (two, True), (None, True), (None, False), (one, True)]
+    assert [live.switch(member) for member, _ in wanted] == [written for _, written in wanted]
+    assert live.seconds > 0
+    live.forget()
+    assert live.switch(one), "somebody else may have written"
+    population.apply(population.tell([1.0, 2.0], sigma=1.0, learning_rate=1.0))
+    assert live.switch(population.ask(sigma=1.0)[0]), "a member of another iteration"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -142,19 +162,19 @@ def test_messages_go_through_the_chat_template():
         [{"role": "system", "content": "be brief"}, {"role": "user", "content": "2"}],
     ]
     texts = ["<user>1 + 1\n<assistant>", "<system>be brief\n<user>2\n<assistant>"]
-    assert engine(model).evaluate(chat) == engine(model).evaluate(texts)
+    assert engine(model).complete(chat) == engine(model).complete(texts)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = None
     bare = HFEngine(model, tokenizer, max_completion_length=4)
     with pytest.raises(ConfigError, match="need a tokenizer with a chat template"):
-        bare.evaluate(chat)
+        bare.complete(chat)
 
 
 def test_padding_side_of_the_tokenizer_does_not_matter():
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     tokenizer.padding_side = "right"
     right = HFEngine(model, tokenizer, max_completion_length=24)
-    assert right.evaluate(PROMPTS) == engine(model).evaluate(PROMPTS)
+    assert right.complete(PROMPTS) == engine(model).complete(PROMPTS)
 
 
 def test_prompts_that_leave_no_room_are_refused():
@@ -169,7 +189,7 @@ def test_prompts_that_leave_no_room_are_refused():
 
 
 def test_an_empty_unit_has_no_completions():
-    assert engine(tiny_model("llama")).evaluate([]) == []
+    assert engine(tiny_model("llama")).complete([]) == []
 
 
 def test_options_that_cannot_work_are_refused():
@@ -224,12 +244,12 @@ def test_an_end_that_only_the_class_supposes_is_ordinary_text():
 
 def test_an_answer_ends_at_the_tokenizers_end_when_the_model_names_another():
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    first = HFEngine(model, tokenizer, max_completion_length=12).evaluate(["1 + 1"])[0].token_ids
+    first = HFEngine(model, tokenizer, max_completion_length=12).complete(["1 + 1"])[0].token_ids
     end = next(token for token in first[2:] if token not in (EOS, *first[:2]))
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     assert model.generation_config.eos_token_id == EOS != tokenizer.eos_token_id
     for loop in (True, False):
-        answer = HFEngine(model, tokenizer, max_completion_length=12, loop=loop).evaluate(["1 + 1"])[0]
+        answer = HFEngine(model, tokenizer, max_completion_length=12, loop=loop).complete(["1 + 1"])[0]
         assert answer.finished
         assert answer.token_ids == first[: first.index(end) + 1]
 

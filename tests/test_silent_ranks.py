@@ -86,7 +86,9 @@ def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is
     assert code == 0, output
     assert same(directory, longer)
     assert "was lost (dead)" not in output, "they ended"
-    told = "the other ranks went on without rank 0, which was stopped or hung, and finished the run; nothing is lost: "
+    told = (
+        "the other ranks continued without rank 0, which was stopped or hung, and finished the run; nothing is lost: "
+    )
     assert f"{told}the result is in '{directory / 'result.json'}'" in output
 
 

@@ -235,7 +235,7 @@ def test_wrong_weights_are_healed_from_the_newest(tmp_path, whole, updates):
         replayed.update(record)
     updates.clear()
     alive = []
-    origin, last = trainer._origin, len(journal.records)
+    origin, last = trainer._parts.store, len(journal.records)
     digest = origin.rebuild(directory, journal.records, journal.digests, compared=last, alive=lambda: alive.append(1))
     assert len(alive) == len(updates) > 0
     assert updates == [6]
@@ -253,7 +253,9 @@ def test_healed_weights_are_compared_where_the_others_compared_theirs(tmp_path, 
         replayed.update(record)
         expected[step] = replayed.digest()
     records, digests = journal.records, journal.digests
-    assert trainer._origin.rebuild(directory, records, digests, compared=compared, alive=bool) == expected[compared]
+    assert (
+        trainer._parts.store.rebuild(directory, records, digests, compared=compared, alive=bool) == expected[compared]
+    )
     assert trainer.run.weights.sha256() == replayed.sha256()
 
 

@@ -362,7 +362,7 @@ def test_a_leader_that_slept_beyond_the_end_is_told_where_the_result_is(tmp_path
 
     told, _ = run_ranks(2, work)
     run = tmp_path / "run"
-    assert told.startswith("the other ranks went on without rank 0, which was stopped or hung, and finished the run")
+    assert told.startswith("the other ranks continued without rank 0, which was stopped or hung, and finished the run")
     assert f"nothing is lost: the result is in '{run / 'result.json'}', the model in '{run / 'model'}'" in told
     assert json.loads((run / "result.json").read_text())["steps"] == 3
 
@@ -415,7 +415,7 @@ def test_dtype_is_the_type_of_the_live_weights(tmp_path, dtype, live):
 def test_options_of_identity_are_covered_by_the_test_above():
     names = {spec.name for spec in dataclasses.fields(ESConfig) if spec.metadata["identity"]}
     tested_elsewhere = {"failure_policy", "temperature", "torch_threads", "prompts_per_unit", "dtype"}
-    tested_elsewhere |= {"chat", "chat_template_kwargs", "system_prompt", "skip_special_tokens"}
+    tested_elsewhere |= {"chat", "chat_template_kwargs", "system_prompt", "skip_special_tokens", "engine"}
     assert names - tested_elsewhere <= set(OPTION_EFFECTS)
 
 

@@ -34,7 +34,7 @@ from es_llm.rewards.batch import Batch
 from es_llm.rewards.batch import TrainerState as RewardState
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rewards.workers.protocol import WorkerLimits
-from es_llm.rollout.hf import HFEngine
+from es_llm.rollout.engines.hf import HFEngine
 from es_llm.team import Team
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
 

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from es_llm._core import JournalWriter, Population, Record
+from es_llm._core import ASSIGNMENTS, JournalWriter, Population
 from es_llm.comm import select_mailbox
-from es_llm.team import Outcome, Program, Round, Table, Team
+from es_llm.team import Outcome, RecordProgram, Round, RoundKind, Table, Team, run_program
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Setting:
     """A population, and the speeds of the ranks: a unit takes `unit_s * slowness(rank, iteration)` seconds."""
 
     name: str
-    policy: str
+    assignment: str
     members: int
     iterations: int
     unit_s: float
@@ -52,7 +52,7 @@ class Times:
     units: int = 0
 
 
-class Waiting(Program):
+class Waiting(RecordProgram):
     """A training of which the rollouts only wait."""
 
     def __init__(self, setting: Setting, journal: Path, rank: int) -> None:
@@ -79,11 +79,11 @@ class Waiting(Program):
         if step == self._setting.iterations:
             team.finish(b"done")
         else:
-            team.begin(Round(0, step), [1.0] * self._setting.members)
+            team.begin(Round(RoundKind.ITERATION, step), [1.0] * self._setting.members)
 
     def evaluate(self, round_: Round, unit: int) -> Outcome:
         """Wait."""
-        seconds = self._setting.unit_s * self._setting.slowness(self._rank, round_.step)
+        seconds = self._setting.unit_s * self._setting.slowness(self._rank, round_.iteration)
         start = time.perf_counter()
         time.sleep(seconds)
         self.times.late += time.perf_counter() - start - seconds
@@ -100,11 +100,11 @@ class Waiting(Program):
         start = time.perf_counter()
         self._writer.append_record(record)
         self.times.journal.append(time.perf_counter() - start)
-        team.publish(record.iteration, record.to_bytes())
+        team.publish(record.iteration, self._population.pack(record))
 
     def apply(self, team: Team, iteration: int, payload: bytes) -> None:
         """A record."""
-        record = Record.from_bytes(payload)
+        record = self._population.unpack(payload)
         assert record.iteration == iteration == self._population.iteration
         self._population.apply(record)
         team.digest(iteration, iteration)
@@ -121,10 +121,10 @@ def measure(setting: Setting, team: Team) -> None:
     world = MPI.COMM_WORLD
     with tempfile.TemporaryDirectory() as place:
         program = Waiting(setting, Path(place) / "journal.es", team.rank)
-        team.renew(1, policy=setting.policy)
+        team.renew(1, assignment=setting.assignment)
         world.Barrier()
         before, cpu = team.traffic, time.process_time()
-        assert team.call(program) == b"done"
+        assert run_program(team, program) == b"done"
         cpu = time.process_time() - cpu
     sent, received = (after - start for after, start in zip(team.traffic, before, strict=True))
     told = world.gather((sent, received, program.times.late, program.times.units, cpu))
@@ -154,7 +154,7 @@ def report(setting: Setting, times: Times, told: list[tuple[int, int, float, int
     times_ms = f"{figures['journal_ms']:>7.1f} ms{figures['late_ms']:>6.2f} ms"
     sizes = f"{figures['leader_bytes']:>9.0f}{figures['worker_bytes']:>8.0f}{figures['all_bytes_sent']:>9.0f}"
     print(
-        f"{setting.name:<34}{setting.policy:<9}{figures['ideal_s']:>8.3f} s{figures['took_s']:>8.3f} s"
+        f"{setting.name:<34}{setting.assignment:<9}{figures['ideal_s']:>8.3f} s{figures['took_s']:>8.3f} s"
         f"{figures['ratio']:>9.4f}{figures['worst_ratio']:>9.4f}{times_ms}{sizes}",
         flush=True,
     )
@@ -177,9 +177,9 @@ def settings(options: argparse.Namespace, ranks: int) -> list[Setting]:
     members = options.units_per_rank * ranks
     unit_s = options.unit_ms / 1e3
     return [
-        Setting(name, policy, members, options.iterations, unit_s, slowness)
+        Setting(name, assignment, members, options.iterations, unit_s, slowness)
         for name, slowness in rows
-        for policy in options.policies
+        for assignment in options.assignments
     ]
 
 
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--unit_ms", type=float, default=100.0, help="what a unit takes at speed 1")
     parser.add_argument("--units_per_rank", type=int, default=16, help="members / ranks")
     parser.add_argument("--iterations", type=int, default=6)
-    parser.add_argument("--policies", nargs="+", choices=("dynamic", "static"), default=["dynamic", "static"])
+    parser.add_argument("--assignments", nargs="+", choices=ASSIGNMENTS, default=list(ASSIGNMENTS))
     options = parser.parse_args()
     for name in ("unit_ms", "units_per_rank"):
         if getattr(options, name) <= 0:
@@ -203,7 +203,7 @@ def main() -> None:
 
         print(f"{machine(torch.device('cpu'))}\n{team.size} ranks, {options.units_per_rank} units per rank\n")
         columns = f"{'ideal':>10}{'took':>10}{'ratio':>9}{'worst':>9}{'journal':>10}{'late':>9}"
-        print(f"{'':<34}{'policy':<9}{columns}{'leader':>9}{'worker':>8}{'all sent':>9}  bytes per iteration")
+        print(f"{'':<34}{'dealing':<9}{columns}{'leader':>9}{'worker':>8}{'all sent':>9}  bytes per iteration")
     for setting in settings(options, team.size):
         measure(setting, team)
     team.close()

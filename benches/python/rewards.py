@@ -18,7 +18,7 @@ from measure import machine
 from es_llm.rewards.batch import Batch
 from es_llm.rewards.reward_set import PendingRewards, RewardSet
 from es_llm.rewards.workers.protocol import WorkerLimits
-from es_llm.trainer.ahead import Ahead
+from es_llm.units.run_state import Prefetcher
 
 UNIT = 60
 
@@ -65,7 +65,7 @@ def beside_generation(rewards: RewardSet, setting: Setting, generate_s: float, *
         time.sleep(generate_s)
         return rewards.submit(batch(unit, setting))
 
-    work = Ahead(begin, lambda: next(asked, None) if ahead else None)
+    work = Prefetcher(begin, lambda: next(asked, None) if ahead else None)
     start = time.perf_counter()
     for unit in range(units):
         check(work.take(unit).result().rewards, unit)

@@ -12,7 +12,7 @@ use es_core::fitness::FailurePolicy;
 use es_core::journal::{Journal, JournalWriter, encode_record};
 use es_core::population::{Population, Record};
 use es_core::schedule::{Action, Event, PolicyKind, RankId, Schedule};
-use es_core::shaping::ShapingRule;
+use es_core::shaping::Shaping;
 
 criterion_group! {
     name = benches;
@@ -146,7 +146,7 @@ fn losses(c: &mut Criterion) {
 }
 
 fn population(size: usize) -> Population {
-    Population::new(1, size, false, ShapingRule::ZScore, FailurePolicy::Worst).unwrap()
+    Population::new(1, size, false, Shaping::default(), FailurePolicy::Worst).unwrap()
 }
 
 fn told(size: usize) -> (Vec<Option<f64>>, Record) {
@@ -165,7 +165,7 @@ fn ask_tell_apply(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("members", size), |b| {
             b.iter(|| {
                 let mut population = population(size);
-                let members = population.ask();
+                let members = population.ask(1e-3).unwrap();
                 let record = population.tell(black_box(&fitness), 1e-3, 5e-4, 0).unwrap();
                 population.apply(&record).unwrap();
                 assert_eq!((members.len(), population.iteration()), (size, 1));

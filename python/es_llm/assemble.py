@@ -1,4 +1,4 @@
-"""From options to a trainer: the task by name, its rewards or the user's, the model."""
+"""From the options of the command line to a trainer: the task by name, its rewards or the user's, the model."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer
 
 
 def _held_out(task: Task, script: ScriptArguments) -> Any:
-    """The task's rows to evaluate on, `max_eval_samples` at most."""
+    """The task's rows to evaluate on, at most `max_eval_samples`."""
     most = script.max_eval_samples
     return task.eval if most is None or task.eval is None else list(itertools.islice(task.eval, most))
 
 
 STREAMED_EVAL_ROWS: Final = 1000
-"""Held-out rows that are taken from a stream without `max_eval_samples`."""
+"""Number of held-out rows read from a stream without `max_eval_samples`."""
 
 
 def _task(script: ScriptArguments) -> Task:
-    """The task by name, on its own rows or on those of the data set; or just the data set's rows."""
+    """The task by name, on its own rows or those of the data set; without a task, the data set's rows."""
     if script.dataset_name is None:
         return load_task(script.task or DEFAULT_TASK, **script.task_args)
     if script.task is None and not script.reward_funcs:
@@ -69,6 +69,6 @@ def _splits(script: ScriptArguments) -> Splits:
     held_out: Any = []
     if test != "test" or has_split(name, test, config=config):
         held_out = load(test, streaming)
-        if streaming or most is not None:  # a stream's rows are kept, so there must be an end of them
+        if streaming or most is not None:  # all rows of a stream are kept, so there must be an end
             held_out = list(itertools.islice(held_out, most or STREAMED_EVAL_ROWS))
     return Splits(train=load(script.dataset_train_split, streaming), eval=held_out)

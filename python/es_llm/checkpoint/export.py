@@ -1,6 +1,6 @@
 """The trained model as a Hugging Face directory that other tools load: safetensors in the live type.
 
-Knows nothing of journals. The directory appears whole: everything is written to a temporary sibling, flushed
+Knows nothing of journals. The directory appears whole: all files are written to a temporary sibling, flushed
 to the disk, and renamed; an older export is moved aside first and removed last.
 """
 
@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from es_llm.errors import ModelError
 from es_llm.model.left_out import left_out_of
@@ -32,6 +34,7 @@ def export_model(
     *,
     state: Mapping[str, Any] | None = None,
     notes: Mapping[str, Mapping[str, Any]] | None = None,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> None:
     """Write `model`, its generation defaults and `tokenizer` to `directory`, replacing an older export.
 
@@ -43,8 +46,9 @@ def export_model(
         tokenizer: its tokenizer.
         state: names -> tensors to write instead of the module's own.
         notes: name -> content of JSON files to write beside them.
+        tensors: name -> tensors by name, of safetensors files to write beside them.
 
-    What the model's files hold and its class leaves out is kept too, where the names allow it; see `LeftOut.keep`.
+    Weights that the model's files hold and its class leaves out are kept, where names allow it; see `LeftOut.keep`.
 
     Raises:
         ModelError: the directory holds files that are no export, or the disk refuses; an older export is
@@ -64,6 +68,8 @@ def export_model(
             left.keep(staged)
         for name, note in (notes or {}).items():
             (staged / name).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        for name, named in (tensors or {}).items():
+            save_file({key: tensor.contiguous() for key, tensor in named.items()}, staged / name)
         mode = (staged / "config.json").stat().st_mode
         for path in staged.rglob("*"):
             if path.is_file():
@@ -80,7 +86,7 @@ def export_model(
 
 
 def require_replaceable(target: Path) -> None:
-    """Refuse to replace what is not an export: a run's directory, say.
+    """Refuse to replace a directory that is not an export, such as a run's directory.
 
     Raises:
         ModelError: `target` is a file, or holds files that no export wrote.
@@ -123,7 +129,7 @@ def _plain_generation_config(model: Any) -> Iterator[None]:
 
 
 def _write_generation_config(model: Any, tokenizer: Any, directory: Path) -> None:
-    """The model's generation defaults, with all tokens that ended its answers in training: other tools read no more."""
+    """Write the generation defaults, with all tokens that ended answers in training: other tools read only these."""
     if getattr(model, "generation_config", None) is None:
         return
     defaults = copy.deepcopy(model.generation_config)
@@ -135,7 +141,7 @@ def _write_generation_config(model: Any, tokenizer: Any, directory: Path) -> Non
 
 
 def _swap(staged: Path, target: Path) -> None:
-    """Put `staged` in the place of `target`."""
+    """Replace `target` by `staged`."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -143,7 +149,7 @@ def _swap(staged: Path, target: Path) -> None:
         try:
             staged.rename(target)
         except OSError as error:
-            raise ModelError(f"{target}: the export can't be put in place: {error}; the older one is {old}") from error
+            raise ModelError(f"{target}: the export can't be renamed: {error}; the older one is {old}") from error
     else:
         staged.rename(target)
     _sync(target.parent)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final
 
 from es_llm._core import Journal
 from es_llm.config import ESConfig
@@ -16,6 +16,8 @@ from es_llm.errors import ResumeError
 logger = logging.getLogger(__name__)
 
 FORMAT = "es_llm run"
+EXTENSIONS: Final = ("engine", "optim", "shaping", "lr_scheduler_type", "sigma_scheduler_type")
+"""Options that may name a file; a run is known by the file's content, wherever it is."""
 
 
 def encode_header(identity: dict[str, Any], about: dict[str, Any]) -> str:
@@ -66,7 +68,7 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
     Raises:
         ResumeError: fields differ; the message names each one with both values.
     """
-    before, now = _comparable(saved["identity"]), _comparable(own["identity"])
+    before, now = normalized(saved["identity"]), normalized(own["identity"])
     if "reward_files" not in saved["identity"]:  # earlier versions recorded only the names
         for identity in (before, now):
             for name in _OF_FILES:
@@ -83,17 +85,19 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
 
 
 def reference_name(reference: str) -> str:
-    """The name of a task or a reward function without the directory of its file: `file.py:function`, or `file.py`."""
+    """The name of an engine, task or reward function without its file's directory: `file.py:name`, or `file.py`."""
     return PurePath(reference.replace(os.sep, "/")).name
 
 
 _OF_FILES = ("dataset_files", "reward_files")
 
 
-def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
-    """A copy of an identity for comparison: the files of tasks and reward functions have no directories in it."""
+def normalized(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity as plain JSON, without the directories of files: of extensions, the task and reward functions."""
     copy: dict[str, Any] = json.loads(json.dumps(identity))
-    script = copy.get("script")
+    config, script = copy.get("config"), copy.get("script")
+    if isinstance(config, dict):
+        config |= {name: reference_name(config[name]) for name in EXTENSIONS if name in config}
     if isinstance(script, dict):
         script["reward_funcs"] = [reference_name(reference) for reference in script.get("reward_funcs", [])]
         if isinstance(script.get("task"), str):

@@ -1,10 +1,10 @@
 """One run per directory: a lock that ends with the process that holds it.
 
-The lock is the operating system's (`flock`), so a process that dies leaves none behind. The file says who holds it.
-Where the file system has no such locks the file alone decides: one whose process is gone is stale.
+The lock is the operating system's (`flock`), so a process that dies leaves none behind. The file names the holder.
+Where the file system has no such locks the file alone decides: if its process has ended, it is stale.
 
-A leader that takes over while the one before hangs finds the lock held. It goes on without, as the same job, and asks
-for it again before each record (`hold`), so that nobody else gets in when the hung one ends.
+A leader that takes over while the leader before hangs finds the lock held. It works without the lock, as the same job,
+and asks for it again before each record (`hold`), so that no other job gets the lock when the hung process ends.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class DirectoryLock:
 
     Args:
         directory: exists.
-        job: the job's own text; a lock of the same job, whose leader hangs or died, is no obstacle.
-        rank: who asks, for the other ranks of the job.
+        job: text that identifies the job; a lock of the same job, whose leader hangs or died, is no obstacle.
+        rank: this rank; other ranks of the job read it.
 
     Raises:
-        ConfigError: another job works in the directory; says which process on which host.
+        ConfigError: another job uses the directory; names its process and host.
     """
 
     def __init__(self, directory: Path, job: str, rank: int = 0) -> None:
@@ -43,26 +43,26 @@ class DirectoryLock:
         self._write(job, rank)
 
     def hold(self) -> None:
-        """Take the operating system's lock, if an earlier leader of this job had it and has let it go."""
+        """Take the operating system's lock, if an earlier leader of this job had it and has released it."""
         if not self._held and not self._file.closed:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._held = True
 
     def release(self) -> None:
-        """Let others in."""
+        """Release the lock, for any job."""
         if not self._file.closed:
             with contextlib.suppress(OSError):
-                if _names_this_process(read_holder(self._path.parent)):  # else another leader goes on
+                if _names_this_process(read_holder(self._path.parent)):  # else another leader took the run over
                     self._path.unlink()
             self._file.close()
 
     def leave(self) -> None:
-        """Another leader of this job holds it too, and goes on."""
+        """Stop using the lock; another leader of this job uses it from now on."""
         self._file.close()
 
     def _open(self, directory: Path, job: str) -> bool:
-        """Lock the file; false if its holder has taken it away in the meantime."""
+        """Lock the file; False if its holder deleted it in the meantime."""
         try:
             self._file = open(self._path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock
         except OSError as error:
@@ -88,7 +88,7 @@ class DirectoryLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:  # no locks here
+        except OSError:  # the file system has no locks
             return not holder or _is_gone(holder)
         self._held = True
         return True
@@ -97,16 +97,16 @@ class DirectoryLock:
         try:
             self._file.truncate(0)
             own = os.getpid()
-            told = {"job": job, "rank": rank, "host": _host(), "pid": own, "started": _started(own)}
-            self._file.write(json.dumps(told))
+            holder = {"job": job, "rank": rank, "host": _host(), "pid": own, "started": _started(own)}
+            self._file.write(json.dumps(holder))
             self._file.flush()
-            os.fsync(self._file.fileno())  # other hosts shall see it
+            os.fsync(self._file.fileno())  # so that other hosts see it
         except OSError as error:
             raise ConfigError(f"{str(self._path)!r} can't be written: {error}") from error
 
 
 def read_holder(directory: Path) -> dict[str, Any]:
-    """What the lock file of a directory says: job, host, pid; nothing if there is none."""
+    """The content of a directory's lock file: job, rank, host, pid, started; empty if there is no such file."""
     try:
         holder = json.loads((directory / _NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -115,7 +115,7 @@ def read_holder(directory: Path) -> dict[str, Any]:
 
 
 def is_abandoned(directory: Path, job: str, lost: Collection[int]) -> bool:
-    """Whether the lock belongs to a rank of this job that isn't lost, or to a process of this host that has ended."""
+    """True if the lock belongs to a rank of this job that isn't lost, or to a process of this host that has ended."""
     holder = read_holder(directory)
     return holder.get("job") == job and (holder.get("rank") not in lost or _is_gone(holder))
 
@@ -126,7 +126,7 @@ def _names_this_process(holder: dict[str, Any]) -> bool:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder's process, of this host, has ended; another one may have its number by now."""
+    """True if the holder's process was on this host and has ended. Another process may have its number by now."""
     if holder.get("host") != _host():
         return False
     try:
@@ -147,7 +147,7 @@ def _host() -> str:
 
 
 def _started(process: int) -> int | None:
-    """When a process began, in the system's ticks since this machine did; None where that can't be told."""
+    """Start of a process in clock ticks since boot; None if unknown."""
     try:
         return int(_facts(process)[19])
     except (OSError, ValueError, IndexError):
@@ -155,7 +155,7 @@ def _started(process: int) -> int | None:
 
 
 def _is_dead(process: int) -> bool:
-    """Whether a process has ended that its parent hasn't looked after yet."""
+    """True for a process that has ended but is still listed, since its parent hasn't waited for it."""
     try:
         return _facts(process)[0] in "ZX"
     except (OSError, IndexError):

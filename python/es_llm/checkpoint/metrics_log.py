@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per line, in step order, also after a crash and a resume."""
+"""`metrics.jsonl`: one JSON object per line, in the order of steps, also after a crash and a resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from es_llm._core import Record
-from es_llm.checkpoint.whole_file import write_whole
+from es_llm.checkpoint.run_directory import write_whole
 from es_llm.errors import JournalError
 
 
@@ -25,7 +25,7 @@ class MetricsLog:
         """Append one object; its key `step` orders it.
 
         Raises:
-            JournalError: the disk refuses it; the journal is not touched.
+            JournalError: the disk refuses it; the journal is not affected.
         """
         try:
             with open(self._path, "a", encoding="utf-8") as file:
@@ -41,8 +41,8 @@ class MetricsLog:
     ) -> None:
         """Make the log agree with a journal of `steps` iterations and these evaluations (step -> line).
 
-        Other lines and torn ones are dropped; a step without a line gets `missing(step)`, an evaluation without one the
-        given one. What was logged twice is there once: by a leader that slept through its successor's first steps, say.
+        Other lines and torn lines are dropped. A step without a line gets `missing(step)`, an evaluation without a line
+        gets the given one. Of two lines for one step, such as those of two leaders, the first one is kept.
         """
         trained: dict[int, dict[str, Any]] = {}
         evaluated: dict[int, dict[str, Any]] = {}
@@ -58,7 +58,7 @@ class MetricsLog:
         write_whole(self._path, "".join(map(_encode, kept)))
 
     def total(self, name: str) -> float:
-        """Sum of a figure over all lines that have it."""
+        """Sum of a metric over all lines that have it."""
         return float(sum(line[name] for line in self._read() if isinstance(line.get(name), (int, float))))
 
     def _read(self) -> list[dict[str, Any]]:
@@ -92,8 +92,13 @@ def record_metrics(record: Record) -> dict[str, Any]:
 
 
 def _encode(line: Mapping[str, Any]) -> str:
-    """One line; a figure that is NaN or infinite is null, since JSON has neither."""
+    """One line. NaN and infinities become null, since JSON has neither."""
     finite = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()
     }
     return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of an evaluation as they are logged."""
+    return {f"eval_{name}": value for name, value in metrics.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from es_llm._core import Population, Record
 from es_llm.errors import DivergenceError
@@ -10,20 +10,35 @@ from es_llm.model.weights import Weights
 
 
 def replay_records(
-    records: Sequence[Record], weights: Weights, population: Population, digests: dict[int, int]
+    records: Sequence[Record], weights: Weights, population: Population, digests: Mapping[int, int]
 ) -> None:
-    """Apply records to the base weights, in order, and check the last of the digests that belongs to them.
+    """Apply records, in order, to the base weights, and check the last digest that their journal holds.
 
     Raises:
-        DivergenceError: the weights differ from those that the run had.
+        DivergenceError: the weights differ from those the run had.
         PopulationError: the records don't fit the population.
     """
-    checked = max((iteration for iteration in digests if iteration < len(records)), default=None)
+    checked = last_digest(digests, len(records))
     for record in records:
         weights.update(record)
         population.apply(record)
-        if record.iteration == checked and (got := weights.digest()) != digests[checked]:
-            raise DivergenceError(
-                f"after step {checked + 1} the replayed weights have digest {got:016x}, "
-                f"the journal says {digests[checked]:016x}: other base weights, or damaged memory"
-            )
+        if record.iteration == checked:
+            require_digest(weights, checked, digests)
+
+
+def last_digest(digests: Mapping[int, int], records: int) -> int | None:
+    """The last of the first `records` iterations with a digest; None if there is none."""
+    return max((iteration for iteration in digests if iteration < records), default=None)
+
+
+def require_digest(weights: Weights, iteration: int, digests: Mapping[int, int]) -> None:
+    """Check that the weights are those that the run had after the iteration.
+
+    Raises:
+        DivergenceError: they have another digest.
+    """
+    if (got := weights.digest()) != digests[iteration]:
+        raise DivergenceError(
+            f"after step {iteration + 1} the replayed weights have digest {got:016x}, the journal has "
+            f"{digests[iteration]:016x}: other base weights, or damaged memory"
+        )

@@ -1,24 +1,25 @@
-"""The directory of a run: which files it holds, and who may write into it.
+"""The directory of a run, and its files.
 
 config.json    every option of the run, resolved
 journal.es     header and one record per iteration: with the base model, this is the checkpoint
-metrics.jsonl  one line per logged step or evaluation
+metrics.jsonl  one line per iteration or evaluation
 checkpoint-N/  a snapshot after N iterations, Hugging Face layout
 model/         the trained model, Hugging Face layout
-result.json    what came out
+result.json    metrics and SHA-256 of the weights at the end
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from es_llm.checkpoint.whole_file import write_whole
-from es_llm.errors import ConfigError
+from es_llm.errors import ConfigError, JournalError
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,18 @@ class RunDirectory:
         except OSError as error:
             raise ConfigError(f"`output_dir` {str(self.path)!r} can't be made: {error}") from error
         if not os.access(self.path, os.W_OK):
-            why = "it is on a disk or has rights that allow reading only"
+            why = "its disk or its permissions allow reading only"
             raise ConfigError(f"`output_dir` {str(self.path)!r} can't be written: {why}")
 
     def refuse_other_run(self) -> None:
-        """Refuse a directory in which a run began.
+        """Refuse a directory that holds a run.
 
         Raises:
             ConfigError: it holds a journal.
         """
         if self.journal.exists():
             raise ConfigError(
-                f"`output_dir` {str(self.path)!r} holds another run; go on with it by "
+                f"`output_dir` {str(self.path)!r} holds another run; resume it by "
                 f"`--resume_from_checkpoint {self.path}`, or name another directory"
             )
 
@@ -99,3 +100,25 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         JournalError: the disk refuses it; names the file.
     """
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all: temporary file, fsync, rename.
+
+    The temporary file has a unique name, since a leader that was stopped here may find that another leader has written
+    the same file meanwhile.
+
+    Raises:
+        JournalError: the disk refuses it; names the file.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise JournalError(f"{str(path)!r} can't be written: {error}") from error

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from es_llm.cli.options import FinishedRun, add_finished_run, one_process, read_run
 from es_llm.cli.startup import quiet_libraries
+from es_llm.config import ESConfig
+from es_llm.config.fields import option_fields
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError, ModelError, ResumeError
 from es_llm.team import Team
@@ -24,6 +26,7 @@ def add_arguments(parser: Parser) -> None:
     add_finished_run(parser)
     parser.add_argument("--output_dir", required=True, help="new directory for model/ and result.json")
     parser.add_argument("--model_name_or_path", help="the base model, if it has moved since the run")
+    parser.add_argument("--optim", help="the run's optimizer, if its file has moved since the run")
     parser.add_argument("--iterations", type=int, help="apply only the first N iterations")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:<number> or auto; the bits are the same")
     parser.add_argument(
@@ -65,7 +68,8 @@ def _rebuild(options: argparse.Namespace, finished: FinishedRun, iterations: int
     name = options.model_name_or_path or about["model_name_or_path"]
     source = {"revision": about.get("revision"), "trust_remote_code": options.trust_remote_code}
     model = load_model(name, **source)
-    weights = _base_weights(model, name, saved, options.device)
+    optim = options.optim or about["options"].get("optim", "sgd")
+    weights = _base_weights(model, name, saved, optim, options.device)
     directory.prepare()
     config = saved["config"]
     population = _core.Population(
@@ -84,15 +88,28 @@ def _rebuild(options: argparse.Namespace, finished: FinishedRun, iterations: int
     print(f"{iterations} iterations replayed in {seconds:.1f} s\nweights_sha256 {result['weights_sha256']}")
 
 
-def _base_weights(model: Any, name: str, saved: dict[str, Any], device: str) -> Weights:
+def _config(saved: dict[str, Any], optim: str) -> ESConfig:
+    """The options of the run that decide its bits."""
+    known = {name: value for name, value in saved.items() if name in option_fields(ESConfig)}
+    return ESConfig(**{**known, "optim": optim})
+
+
+def _base_weights(model: Any, name: str, saved: dict[str, Any], optim: str, device: str) -> Weights:
     """The weights of the base model, which must be those that the run began from."""
     from es_llm.model.device import device_of_rank
     from es_llm.model.table import ParameterTable
     from es_llm.model.weights import Weights
+    from es_llm.optimizers import load_optimizer
 
     table = ParameterTable.from_json(saved["model"]["parameters"])
     try:
-        weights = Weights(model, table, dtype=saved["config"]["dtype"], device=device_of_rank(device, 0))
+        weights = Weights(
+            model,
+            table,
+            optimizer=load_optimizer(optim, _config(saved["config"], optim)),
+            dtype=saved["config"]["dtype"],
+            device=device_of_rank(device, 0),
+        )
     except ModelError as error:
         raise ResumeError(f"base model {name!r} doesn't have the journal's parameters: {error}") from error
     base = {"base_sha256": weights.sha256(), "frozen_sha256": weights.frozen_sha256()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from es_llm.trainer.output import TrainOutput
+from es_llm.trainer.loop.output import TrainOutput
 
 
 def show_output(output: TrainOutput) -> None:

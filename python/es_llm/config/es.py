@@ -124,6 +124,11 @@ class ESConfig:
         "end-of-sequence and pad tokens at their end",
         identity=True,
     )
+    engine: str = option(
+        "hf",
+        help="rollout engine: hf (transformers), the name of an installed engine, or file.py:name",
+        identity=True,
+    )
     temperature: float = option(
         0.0, help="temperature of the completions; only 0 is supported, which is greedy decoding", identity=True
     )

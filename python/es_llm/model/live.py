@@ -19,9 +19,10 @@ DTYPES: Final[dict[str, torch.dtype]] = {
 
 @final
 class Live:
-    """One parameter of the module. Its memory is looked up at each use, so a moved or cast module is noticed."""
+    """A tensor of live weights, by the name of its parameter. Its memory is looked up at each use, so that a moved or
+    cast module is noticed."""
 
-    def __init__(self, name: str, weight: torch.nn.Parameter) -> None:
+    def __init__(self, name: str, weight: torch.Tensor) -> None:
         self.name = name
         self._weight = weight
         self._type = weight.dtype

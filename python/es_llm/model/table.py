@@ -46,6 +46,13 @@ class Parameter:
         """Number of weights."""
         return self.whole.size
 
+    def rows(self, start: int, stop: int) -> At:
+        """The rows [start, stop) of the first dimension, with their kind of noise."""
+        if isinstance(self.perturbed, LowRank):
+            return LowRank(self.tensor, (stop - start, self.shape[1]), self.perturbed.rank, row=start)
+        inner = math.prod(self.shape[1:])
+        return Slice(self.tensor, (stop - start) * inner, element=start * inner)
+
     def to_json(self) -> dict[str, Any]:
         """`name` and `shape`, and for low-rank noise `perturbation` and `rank`: dense tables are those of journals
         that were written before there was a choice."""

@@ -1,15 +1,17 @@
 """Master weights, which are the truth, and live weights, which the engine runs: on a CPU or a CUDA device.
 
-`master` is float32 and changes only by `update`. The live weights are the module's own parameters; they are
-always written from the masters (never undone by subtraction), so nothing drifts. Knows nothing of prompts,
-rewards or ranks. Formulas, per element, with the member's noise z:
+`master` is float32 and changes only by `update`. The live weights are the tensors that an engine runs, by default the
+module's own parameters; they are always written from the masters (never undone by subtraction), so nothing drifts.
+Knows nothing of prompts, rewards or ranks. Formulas, per element, with the member's noise z:
 
     perturb      live = round(master + sign * sigma * z)
     unperturb    live = round(master)
-    update       master += sum over the pairs, in order, of coefficient * z(pair)
+    update       master, state = optimizer.step(master, direction, record, state)
+                 direction = (1/N) * sum over the pairs, in order, of coefficient * z(pair)
 
 where `round` goes to the live type, to nearest even. The parameter table says which noise a tensor gets: dense noise,
-or low-rank noise z = A B^T / sqrt(rank). `docs/noise.md` has the exact order of operations.
+or low-rank noise z = A B^T / sqrt(rank). `docs/noise.md` has the exact order of operations. Plain SGD makes direction
+and step in one pass over the masters.
 """
 
 from __future__ import annotations
@@ -17,25 +19,29 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from es_llm._core import Member, Noise, Record, Terms, UpdateReport
+from es_llm._core import Member, Noise, Record, Slice, Terms, UpdateReport
 from es_llm.errors import ModelError
 from es_llm.model.device import master_device_of
 from es_llm.model.live import DTYPES, Live, cast_parameters, check_parameters
-from es_llm.model.table import Parameter, ParameterTable
+from es_llm.model.table import ParameterTable
+from es_llm.model.targets import Placed, Target, own_targets, place_targets
 from es_llm.noise.backend import NoiseBackend, backend_for
 from es_llm.noise.deferred import Deferred
+from es_llm.optimizers import Optimizer
+from es_llm.optimizers.sgd import SGD
 
 logger = logging.getLogger(__name__)
 
 _DIGEST_MODULUS: Final = 1 << 64
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -48,6 +54,8 @@ class Weights:
             float32 stays float32. Tied weights stay tied.
         table: the parameters to train, and their noise; default: all trainable ones, with dense noise. All other
             parameters keep their values; they are cast too.
+        targets: the tensors that an engine runs; default: the module's own parameters.
+        optimizer: moves the masters; default: plain SGD.
         dtype: live type, "float32", "bfloat16" or "float16"; None keeps the type of each parameter.
         device: where the module is moved to and the live weights are; None leaves the module where it is.
         master_device: "device" keeps the masters there too, "cpu" in host memory (pinned, and streamed through the
@@ -56,7 +64,7 @@ class Weights:
     Raises:
         ModelError: parameters that can't be trained: another device or type, not contiguous, overlapping,
             not finite (also after rounding to `dtype`), or not those of the table; see also
-            `ParameterTable.from_module`.
+            `ParameterTable.from_module`. Or targets that don't fit the parameters.
         ConfigError: another `master_device`.
         KernelError: a device without kernels.
     """
@@ -66,6 +74,8 @@ class Weights:
         module: torch.nn.Module,
         table: ParameterTable | None = None,
         *,
+        targets: Sequence[Target] | None = None,
+        optimizer: Optimizer | None = None,
         dtype: str | None = None,
         device: torch.device | None = None,
         master_device: str = "auto",
@@ -74,6 +84,7 @@ class Weights:
             raise ModelError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
         self.table = table or ParameterTable.from_module(module)
         self.table.require_in(module)
+        targets = own_targets(module) if targets is None else targets
         check_parameters(module, dtype)
         named = dict(module.named_parameters())
         trained = [named.pop(parameter.name) for parameter in self.table.parameters]
@@ -82,15 +93,21 @@ class Weights:
             master_device, self.device, masters=4 * self.table.elements, coming=_coming(module, dtype, self.device)
         )
         self._backend: NoiseBackend = _backend(self.device, masters)
+        self._optimizer = SGD() if optimizer is None else optimizer
         self.master: list[torch.Tensor] = [_master(weight, masters, self.device) for weight in trained]
-        cast_parameters(module, dtype, self.device)
-        self._live = [
-            Live(parameter.name, weight) for parameter, weight in zip(self.table.parameters, trained, strict=True)
+        self.state = [
+            {name: torch.zeros_like(master) for name in self._optimizer.state_names} for master in self.master
         ]
+        cast_parameters(module, dtype, self.device)
+        whole = [
+            Target(row.name, slice(None), weight) for row, weight in zip(self.table.parameters, trained, strict=True)
+        ]
+        self._own = place_targets(self.table, whole, self.master)
+        self._placed = place_targets(self.table, targets, self.master)
         self._frozen = [Live(name, weight) for name, weight in named.items()]
         self._warned: set[str] = set()
         self.unperturb()
-        for live in (*self._live, *self._frozen):
+        for live in (*(placed.live for placed in self._placed), *self._frozen):
             live.require_finite()
 
     def perturb(self, member: Member) -> int:
@@ -101,16 +118,18 @@ class Weights:
         """
         noise, scale = Noise(member.run_seed, member.iteration, member.pair), member.sign * member.sigma
         counts = self._pass(
-            lambda parameter, live, master: self._backend.perturb(
-                live.tensor(), master, noise, scale, parameter.perturbed
-            )
+            self._placed,
+            lambda part: self._backend.perturb(part.live.tensor(), part.master, noise, scale, part.at),
         )
-        return self._warn(counts, lambda live: f"in {live.dtype}, of {member}")
+        return self._warn(self._placed, counts, lambda live: f"in {live.dtype}, of {member}")
 
     def unperturb(self) -> int:
         """Write live = round(master); returns the number of NaN or infinite ones, and warns as `perturb` does."""
-        counts = self._pass(lambda _, live, master: self._backend.round(live.tensor(), master))
-        return self._warn(counts, lambda live: f"in {live.dtype}, without noise")
+        return self._round(self._placed)
+
+    def write_module(self) -> None:
+        """Write the module's own parameters = round(master), whatever tensors the engine runs."""
+        self._round(self._own)
 
     def update(self, record: Record) -> UpdateReport:
         """Move the masters by one iteration's record; returns the sum of the tensors' reports. Logs a warning for a
@@ -118,24 +137,33 @@ class Weights:
 
         The live weights don't change: call `perturb` or `unperturb` before the next rollout.
         """
-        terms = Terms(record.run_seed, record.iteration, record.sgd_coefficients())
-        reports = self._pass(
-            lambda parameter, live, master: self._backend.accumulate(
-                master, terms, parameter.perturbed, live.tensor().dtype
+        fused = self._optimizer.fused_coefficients(record)
+        if fused is None:
+            reports = [self._step(part, record, state) for part, state in zip(self._own, self.state, strict=True)]
+        else:
+            terms = Terms(record.run_seed, record.iteration, fused)
+            reports = self._pass(
+                self._own,
+                lambda part: self._backend.accumulate(part.master, terms, part.at, part.live.tensor().dtype),
             )
-        )
-        where = f"after the update of step {record.iteration + 1}"
-        self._warn([report.nonfinite for report in reports], lambda _: where)
+        where = f"after the update of iteration {record.iteration + 1}"
+        self._warn(self._own, [report.nonfinite for report in reports], lambda _: where)
         return sum(reports[1:], start=reports[0])
 
-    def reset(self, module: torch.nn.Module) -> None:
-        """Copy the masters from `module`, a fresh copy of the base model, and write the live weights.
+    def reset(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Copy the masters from `module`, a fresh copy of the base model or a snapshot, and write the live weights.
+
+        Args:
+            module: has the table's parameters.
+            state: of the optimizer, as `optimizer_state` gives it; None: zeros.
 
         Raises:
             ModelError: it has other parameters.
         """
         for master, weight in zip(self.master, self._parameters_of(module), strict=True):
             master.copy_(weight)
+        for name, tensor in self.optimizer_state().items():
+            tensor.copy_(state[name]) if state else tensor.zero_()
         self.unperturb()
 
     def master_state(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -145,28 +173,35 @@ class Weights:
         aliases = module.named_parameters(remove_duplicate=False)
         return {**module.state_dict(), **{name: of[weight] for name, weight in aliases if weight in of}}
 
-    def digest_of(self, module: torch.nn.Module) -> int:
-        """The digest of the weights of `module`, as if they were the masters; see `digest`.
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        """The optimizer's state by "parameter/state"; empty for plain SGD."""
+        rows = zip(self.table.parameters, self.state, strict=True)
+        return {f"{row.name}/{name}": tensor for row, state in rows for name, tensor in state.items()}
+
+    def digest_of(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor] | None = None) -> int:
+        """The digest of the weights of `module`, as if they were the masters, and of an optimizer's state (see
+        `optimizer_state`); see `digest`.
 
         Raises:
-            ModelError: it has other parameters.
+            ModelError: it has other parameters, or the state lacks a tensor.
         """
         backend = backend_for(torch.device("cpu"))
+        saved = state or {}
+        try:
+            tensors = [*self._parameters_of(module), *(saved[name] for name in self.optimizer_state())]
+        except KeyError as error:
+            raise ModelError(f"the optimizer's state has no {error}") from error
         digests = [
-            backend.digest(weight.to("cpu", torch.float32).contiguous(), parameter.whole)
-            for parameter, weight in zip(self.table.parameters, self._parameters_of(module), strict=True)
+            backend.digest(tensor.to("cpu", torch.float32).contiguous(), at)
+            for tensor, at in zip(tensors, self._addresses(), strict=True)
         ]
         return sum(backend.settle(digests)) % _DIGEST_MODULUS
 
-    def _parameters_of(self, module: torch.nn.Module) -> list[torch.Tensor]:
-        """The table's parameters in another module of the same kind."""
-        self.table.require_in(module)
-        named = dict(module.named_parameters())
-        return [named[parameter.name].detach() for parameter in self.table.parameters]
-
     def digest(self) -> int:
-        """64-bit digest of the masters' bits: the sum over the tensors modulo 2**64, without frozen weights."""
-        digests = self._pass(lambda parameter, _, master: self._backend.digest(master, parameter.whole))
+        """64-bit digest of the masters' bits and of the optimizer's state: the sum over the tensors modulo 2**64,
+        without frozen weights."""
+        parts = list(zip([*self.master, *self._state_tensors()], self._addresses(), strict=True))
+        digests = self._pass(parts, lambda part: self._backend.digest(*part))
         return sum(digests) % _DIGEST_MODULUS
 
     def sha256(self) -> str:
@@ -177,26 +212,73 @@ class Weights:
         """SHA-256 of the frozen parameters in the module's order, as little-endian words of their own types."""
         return _sha256([live.tensor() for live in self._frozen])
 
-    def _pass(self, work: Callable[[Parameter, Live, torch.Tensor], T | Deferred[T]]) -> list[T]:
-        """The results of `work` for each (parameter, live, master), in table order.
+    def _step(self, part: Placed, record: Record, state: dict[str, torch.Tensor]) -> UpdateReport:
+        """Direction and step of one tensor."""
+        direction = torch.zeros_like(part.master)
+        coefficients = (record.coefficients / len(record.fitness)).astype(np.float32)
+        terms = Terms(record.run_seed, record.iteration, coefficients)
+        self._backend.settle([self._backend.accumulate(direction, terms, part.at, torch.float32)])
+        before = part.master.clone()
+        self._optimizer.step(part.master, direction, record, state)
+        return _report(before, part.master, part.live.tensor().dtype)
+
+    def _round(self, parts: Sequence[Placed]) -> int:
+        counts = self._pass(parts, lambda part: self._backend.round(part.live.tensor(), part.master))
+        return self._warn(parts, counts, lambda live: f"in {live.dtype}, without noise")
+
+    def _state_tensors(self) -> list[torch.Tensor]:
+        return [tensor for state in self.state for tensor in state.values()]
+
+    def _addresses(self) -> list[Slice]:
+        """Where the masters and then the state tensors are digested; state has tensor ids behind those of masters."""
+        rows = self.table.parameters
+        shapes = [row.whole for row, state in zip(rows, self.state, strict=True) for _ in state]
+        states = [Slice(len(rows) + number, whole.size) for number, whole in enumerate(shapes)]
+        return [*(row.whole for row in rows), *states]
+
+    def _parameters_of(self, module: torch.nn.Module) -> list[torch.Tensor]:
+        """The table's parameters in another module of the same kind."""
+        self.table.require_in(module)
+        named = dict(module.named_parameters())
+        return [named[parameter.name].detach() for parameter in self.table.parameters]
+
+    def _pass(self, parts: Iterable[P], work: Callable[[P], T | Deferred[T]]) -> list[T]:
+        """The results of `work` for each part, in order.
 
         Waits for the device once, at the end; also if `work` fails, so that nothing is in progress after an exception.
         """
         results: list[T | Deferred[T]] = []
         try:
-            for parameter, live, master in zip(self.table.parameters, self._live, self.master, strict=True):
-                results.append(work(parameter, live, master))
+            for part in parts:
+                results.append(work(part))
         finally:
             settled = self._backend.settle(results)
         return settled
 
-    def _warn(self, counts: Sequence[int], where: Callable[[Live], str]) -> int:
+    def _warn(self, parts: Sequence[Placed], counts: Sequence[int], where: Callable[[Live], str]) -> int:
         """The sum of the counts of NaN or infinite weights; logs the first count of each tensor that isn't 0."""
-        for live, count in zip(self._live, counts, strict=True):
+        for part, count in zip(parts, counts, strict=True):
+            live = part.live
             if count and live.name not in self._warned:
                 self._warned.add(live.name)
                 logger.warning("`%s`: %d weights are NaN or infinite, %s", live.name, count, where(live))
         return sum(counts)
+
+
+def _report(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype) -> UpdateReport:
+    """What a step did to a master, and to live weights of this type; in float64."""
+    old, new = before.to(dtype), after.to(dtype)
+    change, intended = new.double() - old.double(), after.double() - before.double()
+    finite = change.isfinite()
+    change, intended = change[finite], intended[finite]
+    return UpdateReport(
+        elements=after.numel(),
+        moved=int(((old != new) & ~old.isnan()).sum()),
+        nonfinite=int((~new.isfinite()).sum()),
+        intended_square=float(intended.square().sum()),
+        actual_square=float(change.square().sum()),
+        product=float((intended * change).sum()),
+    )
 
 
 def _numbered(device: torch.device) -> torch.device:

@@ -37,7 +37,7 @@ class Optimizer(ABC):
     state_names: ClassVar[tuple[str, ...]] = ()
     """Names of its state tensors. Each begins as zeros, in the shape of the master."""
 
-    def __init__(self, config: ESConfig) -> None:
+    def __init__(self, config: ESConfig | None = None) -> None:
         self.config = config
 
     @abstractmethod

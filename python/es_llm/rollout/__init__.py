@@ -1,1 +1,65 @@
-"""Engines that turn prompts into completions on the current live weights."""
+"""Engines that turn prompts into completions of members. A new engine is one file, found by name: see `load_engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from es_llm.errors import ConfigError
+from es_llm.plugins import names_in, resolve
+from es_llm.rollout import engines
+from es_llm.rollout.engine import RolloutEngine
+
+__all__ = ["engine_names", "load_engine"]
+
+
+def engine_names() -> list[str]:
+    """Names of the built-in engines, sorted; imports none of them."""
+    return sorted(_builtin())
+
+
+def load_engine(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    *,
+    max_completion_length: int,
+    temperature: float = 0.0,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    skip_special_tokens: bool = True,
+) -> RolloutEngine:
+    """Build the engine `name`: `build` of a file in `rollout/engines`, an entry point of the group `es_llm.engines`, or
+    `file.py:name` (see `es_llm.plugins`). It is called as this function is, without the name.
+
+    Args:
+        name: `hf` is the reference.
+        model: a transformers model.
+        tokenizer: the model's, with a pad token.
+        max_completion_length: new tokens per completion at most.
+        temperature: of the completions of `evaluate`; 0 is greedy decoding.
+        chat_template_kwargs: further arguments of the tokenizer's chat template.
+        skip_special_tokens: decode completions without special tokens; else only without those at their ends.
+
+    Raises:
+        ConfigError: there is no such engine, it can't be imported, or it lacks methods of `RolloutEngine`.
+        ModelError: the engine can't run this model.
+    """
+    build = resolve("engine", name, _builtin(), attribute="build")
+    engine: RolloutEngine = build(
+        model,
+        tokenizer,
+        max_completion_length=max_completion_length,
+        temperature=temperature,
+        chat_template_kwargs=chat_template_kwargs,
+        skip_special_tokens=skip_special_tokens,
+    )
+    methods = [method for method in vars(RolloutEngine) if not method.startswith("_")]
+    if missing := [method for method in methods if not hasattr(engine, method)]:
+        raise ConfigError(
+            f"engine {name!r}: {type(engine).__name__} has no {', '.join(f'`{each}`' for each in missing)}"
+        )
+    return engine
+
+
+def _builtin() -> dict[str, str]:
+    return names_in(engines.__name__, engines.__path__, "build")

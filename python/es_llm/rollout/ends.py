@@ -1,4 +1,4 @@
-"""Which tokens end an answer: all that the model's files and its tokenizer name; each alone may be out of date."""
+"""The tokens that end an answer: all that the model's files and its tokenizer name, since each may be out of date."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def end_ids(model: Any, tokenizer: Any, *, embeddings: int | None = None) -> tup
     """The end-of-sequence ids of the generation defaults, the configuration (that of its text part too) and the
     tokenizer, together, in this order.
 
-    A base model's end in the generation defaults and an instruct tokenizer's own are both ends. An id that a
-    configuration only has because its class has that default, and that is ordinary text to the tokenizer, is none.
+    For example, the generation defaults may name a base model's end, and an instruct tokenizer another one: both count.
+    An id that is only the default of a configuration's class, and ordinary text to the tokenizer, doesn't count.
 
     Args:
         embeddings: number of tokens of the model; default: rows of its input embedding.
 
     Raises:
-        ModelError: an id that isn't an integer in [0, embeddings), or no id anywhere.
+        ModelError: an id that isn't an integer in [0, embeddings), or no id at all.
     """
     limit = model.get_input_embeddings().weight.shape[0] if embeddings is None else embeddings
     found: list[int] = []
@@ -44,7 +44,7 @@ def _sources(model: Any, tokenizer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def text_config(config: Any) -> Any:
-    """The part of a configuration that is about text; the configuration itself if it has no parts."""
+    """The text part of a configuration; the configuration itself if it has no parts."""
     get = getattr(config, "get_text_config", None)
     return config if get is None else get(decoder=True)
 
@@ -61,12 +61,12 @@ def _require_id(token: Any, where: str, limit: int) -> None:
 
 
 def _class_default(config: Any) -> Any:
-    """What the class of a configuration names when nobody does."""
+    """The default of a configuration's class."""
     if not hasattr(config, "model_type"):
         return None  # generation defaults have no class default
     try:
         return type(config)().eos_token_id
-    except Exception:  # a class that can't be made without arguments has no default
+    except Exception:  # a class that needs arguments has no default
         return None
 
 

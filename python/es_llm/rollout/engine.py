@@ -1,16 +1,23 @@
-"""What a rollout engine is: prompts in, completions out, on the live weights of the moment.
+"""What a rollout engine is: members and prompts in, completions out.
 
-Knows nothing of members, rewards or ranks. The call order is `weights_changed`, `evaluate`, `evaluate`, ...,
-`weights_changed`, ...; the prompts of one `evaluate` are one unit of work, and a completion may depend on the
-other prompts of its unit (greedy decoding is not batch-invariant), never on anything else.
+An engine runs one copy of the model. It names the tensors that it runs (`targets`), `Weights` writes live weights into
+them, and the engine asks for a member's weights (`LiveMember.switch`) before it answers. Knows nothing of rewards or
+ranks. The call order is `targets`, `attach`, then the others in any order.
+
+The prompts of one `evaluate` are one batch. A completion may depend on the other prompts of its batch (greedy decoding
+is not batch-invariant) and on the weights of its member, never on anything else.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, final, runtime_checkable
 
+from es_llm._core import Member
+from es_llm.model.targets import Target
+from es_llm.model.weights import Weights
 from es_llm.types import Prompt
 
 
@@ -28,30 +35,63 @@ class Completion:
     finished: bool
 
 
-class RolloutEngine(Protocol):
-    """Answers prompts with the model's live weights."""
+@final
+class LiveMember:
+    """Writes a member's live weights, unless they are written already. `seconds` is the time that writing took so far.
 
-    def evaluate(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """One completion per prompt of a unit, in order."""
+    Args:
+        weights: those that the engine's targets belong to.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._written: tuple[int, int] | str | None = _UNKNOWN
+        self.seconds = 0.0
+
+    def switch(self, member: Member | None) -> bool:
+        """Make the live weights those of `member`, or without noise for None. Returns True if they were written: the
+        engine must forget everything that it computed from the weights before, such as prefix caches."""
+        wanted = None if member is None else (member.iteration, member.index)
+        if self._written == wanted:
+            return False
+        start = time.perf_counter()
+        if member is None:
+            self._weights.unperturb()
+        else:
+            self._weights.perturb(member)
+        self._written = wanted
+        self.seconds += time.perf_counter() - start
+        return True
+
+    def forget(self) -> None:
+        """Write the next member's weights in any case: masters or live weights may have changed."""
+        self._written = _UNKNOWN
+
+
+_UNKNOWN: Final = "unknown"
+
+
+class RolloutEngine(Protocol):
+    """Answers prompts with the weights of members. None in place of a member is the model without noise."""
+
+    @property
+    def members_per_unit(self) -> int:
+        """Members that one `evaluate` should get, at least 1; part of what a unit is, so the same on all ranks."""
+
+    def targets(self) -> Sequence[Target]:
+        """The tensors that the engine runs. Parameters without a target are not trained."""
+
+    def attach(self, live: LiveMember) -> None:
+        """Take over how to get a member's weights into the targets."""
+
+    def evaluate(self, members: Sequence[Member | None], prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        """For each member, one completion per prompt, in order."""
 
     def sample(
-        self, prompts: Sequence[Prompt], places: Sequence[tuple[int, int]], *, seed: int, temperature: float
+        self, prompts: Sequence[Prompt], addresses: Sequence[tuple[int, int]], *, seed: int, temperature: float
     ) -> list[Completion]:
-        """One sampled completion per prompt, a function of (seed, its place, the prompt, the weights)."""
-
-    def log_probs(
-        self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Completion],
-        model: Any = None,
-        *,
-        temperature: float = 1.0,
-    ) -> Sequence[Any]:
-        """Log probability of each token of the completions, as `sample` draws them at this temperature, under the live
-        weights, or under another model's."""
-
-    def weights_changed(self) -> None:
-        """Forget everything that was computed from the weights before (prefix caches)."""
+        """One sampled completion per prompt, without noise in the weights: a function of the seed, the prompt's address
+        (prompt number, sample number), the prompt and the weights."""
 
     def check_lengths(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that can't be answered within the model's context.
@@ -62,3 +102,23 @@ class RolloutEngine(Protocol):
 
     def describe(self, prompt: Prompt) -> list[str]:
         """Lines for people: the prompt exactly as the model gets it, and what differs from what the data ask for."""
+
+    def notices(self) -> list[str]:
+        """Warnings for people about this model in this engine, at the start of a run."""
+
+
+@runtime_checkable
+class LogProbs(Protocol):
+    """An engine that also gives log probabilities; `eval_kl` needs one."""
+
+    def log_probs(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], base: Any = None, *, temperature: float
+    ) -> Sequence[Any]:
+        """Log probability of each token of the completions, as `sample` draws them at this temperature.
+
+        Args:
+            prompts: one for each completion.
+            completions: what was sampled.
+            base: a transformers model to ask; None: the engine's own weights, without noise.
+            temperature: that of the samples.
+        """

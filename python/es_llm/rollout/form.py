@@ -1,4 +1,4 @@
-"""In which form text prompts reach a model: as they are, or as a user's message through the tokenizer's chat template.
+"""The form in which text prompts reach a model: unchanged, or as a user's message through the chat template.
 
 Rows are converted before anything else sees them, so reward functions, tables and the model all get one form.
 """
@@ -21,15 +21,15 @@ _CONTINUED: Final = "where the last message is the assistant's, the completion c
 
 @final
 class PromptForm:
-    """The form that a run's options, its tokenizer and the kind of its text decide.
+    """The form of a run's prompts, decided by its options, its tokenizer and the kind of its text.
 
     With `chat` auto, questions of a task go through the chat template of a tokenizer that has one, and all other text
     is sent as it is, as in TRL. Messages always go through the template.
 
     Args:
-        config: its `chat`, `system_prompt` and `chat_template_kwargs`.
+        config: `chat`, `system_prompt` and `chat_template_kwargs` are used.
         tokenizer: the model's.
-        text: what the text prompts are.
+        text: describes prompts that are text.
 
     Raises:
         ConfigError: `chat` asks for a template that the tokenizer doesn't have.
@@ -116,28 +116,28 @@ class PromptForm:
         return text
 
     def _with_system(self, messages: list[Message]) -> list[Message]:
-        """The messages, led by the run's system prompt where they have none of their own."""
+        """The messages, with the run's system prompt in front if they have none."""
         if self._system is None or any(message["role"] in _SYSTEM for message in messages):
             return messages
         return [{"role": "system", "content": self._system}, *messages]
 
 
 def _why_raw(template: bool, rendered: bool) -> str:
-    """Why a text isn't sent as messages, and how it would be."""
+    """Why a text isn't sent as messages, and how to change that."""
     if not template:
         return "the tokenizer has no chat template"
     return "the chat template wrote the text already" if rendered else "`chat` chat makes it one"
 
 
 def template_marks(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-    """The special tokens that the chat template writes around a message. A text that begins with one of them is text
-    that the template wrote."""
+    """The special tokens that the chat template writes around a message. A text that begins with one of them is assumed
+    to be written by the template."""
     try:
         messages = [{"role": "user", "content": "x"}]
         written = str(
             tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_kwargs)
         )
-    except Exception:  # a template is a program; what it raises is reported with the first prompt
+    except Exception:  # the first prompt will raise it again, and it is reported there
         return ()
     return tuple(token for token in special_tokens(tokenizer) if token in written)
 

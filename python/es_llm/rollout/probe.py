@@ -1,4 +1,4 @@
-"""A first look at a model: which parameters text reaches, and whether a row's answer is its own in a padded batch."""
+"""A first look at a model: which parameters text reaches, and whether padding changes the answer to a prompt."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from es_llm.model.used import Used
 
 TEXT: Final = "The sum of 12 and 30 is 42. Add 7 to it: 49. "
 SHORT, LONG, STEPS = 4, 64, 2
-"""Tokens of a short and of a long prompt, and tokens that are decoded after them."""
+"""Number of tokens of a short and of a long prompt, and of the tokens decoded after them."""
 
 FEWEST: Final = 4
-"""Positions that a look needs: a model with fewer is taken as it is."""
+"""Number of positions that a look needs; a model with fewer isn't looked at."""
 
 FirstLogits = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
-"""(ids (B, T), mask (B, T), tokens to go on with, one a step) -> float32 logits (steps, B, V)."""
+"""(ids (B, T), mask (B, T), next tokens, one per step) -> float32 logits (steps, B, V)."""
 
 _AROUND: Final = 4
-"""Special tokens that a tokenizer may put around a text."""
+"""Number of special tokens that a tokenizer may put around a text."""
 _TOLERANCE: Final = 0.01
 """Of the logits' standard deviation, for the root mean square of differences in float32. Rounding is far below (1e-5),
 other answers far above (0.06 and more)."""
@@ -43,15 +43,17 @@ class Batching(Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of a model."""
+    """The result of a look at a model."""
 
     batching: Batching
     unused: frozenset[str]
 
 
 def text_within(limit: int | None) -> str:
-    """The text for a look that is at most `limit` tokens long (None: any number), whatever the tokenizer: no token is
-    shorter than a character, and a few special tokens stand around it."""
+    """A text of at most `limit` tokens (None: no limit) for any tokenizer.
+
+    A token has at least one character, and a few special tokens may be added around the text.
+    """
     return TEXT if limit is None else TEXT[: max(1, limit - _AROUND)]
 
 
@@ -61,11 +63,11 @@ def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits, conte
     Args:
         ids: tokens of a text, which is repeated to make the long prompt.
         pad_id: token for padding.
-        context: number of positions that the model has; None: any number. With fewer than `FEWEST` there is no look:
-            all parameters count as used, and prompts are padded.
+        context: number of positions that the model has; None: no limit. With fewer than `FEWEST` the model isn't
+            looked at: all parameters count as used, and prompts are padded.
 
     Raises:
-        ModelError: the model can't do it; the message has its error.
+        ModelError: the model raises an error; the message has it.
     """
     if context is not None and context < FEWEST:
         return Look(Batching.PADDED, frozenset())
@@ -78,9 +80,9 @@ def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits, conte
             gap = rows.gap(rows.long)
     except EsError:
         raise
-    except Exception as error:  # a model is a program; it raises what it likes
+    except Exception as error:  # a model is a program and may raise anything
         kind = type(error).__name__
-        raise ModelError(f"{type(model).__name__} can't go on with a text: {kind}: {error}") from error
+        raise ModelError(f"{type(model).__name__} can't continue a text: {kind}: {error}") from error
     unused = used.unused()
     return Look(
         Batching.PADDED if gap <= _TOLERANCE else _batching(model, rows),
@@ -90,7 +92,7 @@ def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits, conte
 
 @dataclass(frozen=True)
 class _Rows:
-    """A short prompt, a long one, another short one, tokens to go on with, and the model's way to go on."""
+    """A short prompt, a long one, another short one, the tokens after them, and how to get the logits of these."""
 
     short: list[int]
     long: list[int]
@@ -100,7 +102,7 @@ class _Rows:
     logits: FirstLogits
 
     def gap(self, neighbour: list[int]) -> float:
-        """By how much the short prompt's logits change beside another prompt, in their standard deviation."""
+        """How far the short prompt's logits change beside another prompt, in units of their standard deviation."""
         alone = self._logits([self.short])[:, 0]
         beside = self._logits([neighbour, self.short])[:, 1]
         finite = alone.isfinite()
@@ -119,12 +121,16 @@ class _Rows:
 
 
 def _batching(model: Any, rows: _Rows) -> Batching:
-    """The judgement in float32, which tells rounding from other answers; in the model's type if it can't do that."""
+    """The batching that keeps answers equal.
+
+    Tested in float32, where rounding is far smaller than a change of answers; in the model's own type if it can't
+    compute in float32.
+    """
     tolerance = _TOLERANCE
     try:
         with in_float32(model):
             padded, equal = rows.gap(rows.long), rows.gap(rows.other)
-    except Exception:  # a kernel for attention in half precision alone, say
+    except Exception:  # such as an attention kernel for half precision only
         tolerance, padded, equal = _TOLERANCE_HALF, rows.gap(rows.long), rows.gap(rows.other)
     if padded <= tolerance:
         return Batching.PADDED
@@ -133,7 +139,7 @@ def _batching(model: Any, rows: _Rows) -> Batching:
 
 @contextmanager
 def in_float32(model: torch.nn.Module) -> Iterator[None]:
-    """Let the model compute in float32, and give it back its own tensors afterwards."""
+    """Let the model compute in float32 while the block runs, then restore its tensors."""
     tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     own = [tensor.data for tensor in tensors]
     try:

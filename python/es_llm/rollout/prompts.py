@@ -1,4 +1,4 @@
-"""Prompts to token ids and units to padded batches; token ids to completions. Knows nothing of weights."""
+"""Prompts to token ids and padded batches; token ids to completions. Knows nothing of weights."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _REMEMBERED: Final = 1 << 16
 
 @final
 class PromptEncoder:
-    """A tokenizer that remembers the prompts it has seen: every member gets the same ones.
+    """A tokenizer that caches the token ids of prompts: every member gets the same prompts.
 
-    Text gets the special tokens that the tokenizer puts before it, unless it begins with them already, and none behind
-    it. Messages go through the chat template, which brings them. Where the last message is the assistant's, the
-    completion goes on with it, as in TRL's `apply_chat_template`.
+    Text gets the special tokens that the tokenizer puts before it, unless it begins with them already, and none after
+    it. Messages go through the chat template, which adds special tokens. If the last message is the assistant's, the
+    completion continues it, as in TRL's `apply_chat_template`.
 
     Args:
         tokenizer: with a pad token.
         embeddings: rows of the model's embedding; token ids must be below.
-        chat_template_kwargs: further arguments of its chat template.
-        skip_special_tokens: leave special tokens out of the completions' text; else only those at its end.
+        chat_template_kwargs: further arguments of the chat template.
+        skip_special_tokens: leave special tokens out of the completions' text; else only those at the end.
 
     Raises:
         ModelError: no pad token, or one without an embedding.
@@ -56,7 +56,7 @@ class PromptEncoder:
 
     @property
     def limit(self) -> int | None:
-        """Tokens of a text beyond which the tokenizer warns; None: it names no number."""
+        """Number of tokens beyond which the tokenizer warns; None if it has no limit."""
         limit = getattr(self._tokenizer, "model_max_length", None)
         return limit if isinstance(limit, int) and limit > 0 else None
 
@@ -64,7 +64,7 @@ class PromptEncoder:
         """Token ids of one prompt.
 
         Raises:
-            ConfigError: messages without a chat template, or that it refuses, or a prompt without tokens.
+            ConfigError: messages without a chat template, or that the template refuses, or a prompt without tokens.
             ModelError: a token without an embedding: another model's tokenizer.
         """
         key = prompt if isinstance(prompt, str) else "\0" + json.dumps(prompt, default=repr)
@@ -76,7 +76,7 @@ class PromptEncoder:
         return known
 
     def batch(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask of a unit, both (B, T) int64, padded on the left."""
+        """Token ids and attention mask of a batch, both (B, T) int64, padded on the left."""
         rows = [self.encode(prompt) for prompt in prompts]
         width = max(len(row) for row in rows)
         pad = self._tokenizer.pad_token_id
@@ -90,7 +90,7 @@ class PromptEncoder:
         rows: list[tuple[int, ...]] = []
         finished: list[bool] = []
         for row in generated_BT.tolist():
-            stop = next((place for place, token in enumerate(row) if token in ends), None)
+            stop = next((index for index, token in enumerate(row) if token in ends), None)
             finished.append(stop is not None)
             rows.append(tuple(row if stop is None else row[: stop + 1]))
         return [Completion(*parts) for parts in zip(self._texts(rows, ends), rows, finished, strict=True)]
@@ -125,8 +125,8 @@ class PromptEncoder:
         return self._decoded(kept, skip_special_tokens=False)
 
     def _decoded(self, rows: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
-        """Texts as they are: some tokenizers ask for spaces before punctuation to be taken out, or for spaces between
-        special tokens."""
+        """The decoded texts, unchanged: by default some tokenizers remove spaces before punctuation, or add spaces
+        between special tokens."""
         words: dict[str, Any] = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
         if getattr(self._tokenizer, "is_fast", True) is False:
             words["spaces_between_special_tokens"] = False
@@ -172,7 +172,7 @@ class PromptEncoder:
         return before + bare
 
     def _begins_with(self, text: str, bare: Sequence[int], before: Sequence[int]) -> bool:
-        """Whether the special tokens stand at the text's beginning, blanks before them aside (see `PromptForm`)."""
+        """True if the text begins with the special tokens; blanks before them are ignored (see `PromptForm`)."""
         if bare[: len(before)] == before:
             return True
         stripped = text.lstrip()
@@ -185,7 +185,7 @@ class PromptEncoder:
         self._notices[f"{text}, {what}"] = None
 
     def _note_lost(self, messages: Sequence[Any], text: str) -> None:
-        """Notice contents that a chat template doesn't write, or writes in another way: some know no system message."""
+        """Note messages that the chat template leaves out or changes: some templates have no system message."""
         for message in messages:
             role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else ("", "")
             if role != "assistant" and isinstance(content, str) and content.strip() not in text:
@@ -197,11 +197,11 @@ class PromptEncoder:
         if calls and "tool_calls" not in str(self._tokenizer.chat_template):
             raise ConfigError(f"the chat template doesn't know the `tool_calls` of the prompt {messages!r}")
         last = messages[-1]
-        goes_on = isinstance(last, Mapping) and last.get("role") == "assistant"
-        words = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on, **self._template_kwargs}
+        continues = isinstance(last, Mapping) and last.get("role") == "assistant"
+        words = {"add_generation_prompt": not continues, "continue_final_message": continues, **self._template_kwargs}
         try:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **words))
-        except Exception as error:  # a template is a program; it raises what it likes
+        except Exception as error:  # a template is a program and may raise anything
             kind = type(error).__name__
             raise ConfigError(f"the chat template refuses the prompt {messages!r}: {kind}: {error}") from error
 
@@ -214,7 +214,7 @@ class PromptEncoder:
 
 
 def _sound(text: str) -> str:
-    """The text, if it is one: lone surrogates have no UTF-8, and tokenizers refuse them without saying so."""
+    """The text, if it is valid Unicode. Tokenizers refuse lone surrogates with an error that doesn't name them."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

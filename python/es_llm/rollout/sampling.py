@@ -1,7 +1,7 @@
-"""Sampled decoding whose randomness is an address: (seed, prompt, sample, step), the same for every member and rank.
+"""Sampled decoding. Its randomness is a function of an address: (seed, prompt, sample, step), equal on every rank.
 
 One uniform number per token, from the same generator as the noise, picks the token by the inverse of the cumulative
-probabilities. So a sample doesn't depend on the other rows of its batch, nor on how often anything was sampled before.
+probabilities. So a sample doesn't depend on the other rows of its batch, nor on earlier samples.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import torch
 from numpy.typing import NDArray
 
 from es_llm.noise.streams import SAMPLES, random_words
-from es_llm.rollout.greedy import Choose
+from es_llm.rollout.decoding import Choose
 
 
-def uniforms(seed: int, places: Sequence[tuple[int, int]], steps: int) -> NDArray[np.float64]:
-    """Numbers in (0, 1), shape (B, steps), of B (prompt, sample) places."""
-    prompts, samples = np.array(places, np.uint32).reshape(-1, 2, 1).swapaxes(0, 1)
+def uniforms(seed: int, addresses: Sequence[tuple[int, int]], steps: int) -> NDArray[np.float64]:
+    """Numbers in (0, 1), shape (B, steps), of B (prompt, sample) addresses."""
+    prompts, samples = np.array(addresses, np.uint32).reshape(-1, 2, 1).swapaxes(0, 1)
     words = random_words(SAMPLES, seed, np.arange(-(-steps // 4)), prompts, samples)
-    drawn: NDArray[np.float64] = (words.reshape(len(places), -1)[:, :steps].astype(np.float64) + 0.5) / 2.0**32
+    drawn: NDArray[np.float64] = (words.reshape(len(addresses), -1)[:, :steps].astype(np.float64) + 0.5) / 2.0**32
     return drawn
 
 
-def sampler(seed: int, places: Sequence[tuple[int, int]], steps: int, temperature: float) -> Choose:
-    """Chooses tokens of B (prompt, sample) places with probabilities softmax(logits / temperature)."""
-    drawn_BT = torch.from_numpy(uniforms(seed, places, steps))
+def sampler(seed: int, addresses: Sequence[tuple[int, int]], steps: int, temperature: float) -> Choose:
+    """A function that draws the next tokens of B (prompt, sample) addresses from softmax(logits / temperature)."""
+    drawn_BT = torch.from_numpy(uniforms(seed, addresses, steps))
 
     def choose(logits_BV: torch.Tensor, row_B: torch.Tensor, step: int) -> torch.Tensor:
         sums_BV = torch.softmax(logits_BV.double() / temperature, -1).cumsum(-1)
@@ -54,9 +54,9 @@ def token_log_probs(
     accepted = inspect.signature(model.forward).parameters
     options = {"position_ids": position_BT} if "position_ids" in accepted else {}
     logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, **options).logits
-    told = []
+    found = []
     for row, (_, completion) in enumerate(rows):
         size = len(completion)
         logits_TV = logits_BTV[row, width - size - 1 : width - 1].float() / temperature
-        told.append(torch.log_softmax(logits_TV, -1).gather(-1, ids_BT[row, width - size :, None]).squeeze(-1).cpu())
-    return told
+        found.append(torch.log_softmax(logits_TV, -1).gather(-1, ids_BT[row, width - size :, None]).squeeze(-1).cpu())
+    return found

@@ -1,4 +1,4 @@
-"""A forward pass that depends on the weights and the inputs alone, whatever state the module was handed over in."""
+"""A forward pass that depends on the weights and the inputs alone, whatever the state of the module."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _OUTPUTS: Final = {"return_dict": True, "output_attentions": False, "output_hidd
 
 @contextmanager
 def steady(model: Any) -> Iterator[None]:
-    """Hide what would change answers or their form: training mode (dropout, gradient checkpointing), an autocast around
-    the call, torch's default type, outputs that the configuration asks for. All of it is as before afterwards: the
-    module may be the user's. Frozen parameters and hooks are part of the model and stay in force.
+    """Turn off what would change answers or their form: training mode (dropout, gradient checkpointing), an autocast
+    around the call, torch's default type, outputs that the configuration asks for. Afterwards all of it is restored:
+    the module may be the user's. Frozen parameters and hooks are part of the model and stay active.
     """
     training = [module for module in model.modules() if module.training]
     default = torch.get_default_dtype()

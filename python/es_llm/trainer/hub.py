@@ -15,10 +15,10 @@ from es_llm.errors import ModelError
 
 
 def upload(directory: Path, target: HubTarget, message: str, *, blocking: bool) -> tuple[HubTarget, Any]:
-    """Make the repository if it isn't there, and upload the files of `directory` in one commit.
+    """Create the repository if necessary, and upload the files of `directory` in one commit.
 
     Returns:
-        The target with the full name of the repository; and what huggingface_hub returns.
+        The target with the full name of the repository, and what huggingface_hub returns.
 
     Raises:
         ModelError: the hub can't be reached or refuses.
@@ -31,7 +31,7 @@ def upload(directory: Path, target: HubTarget, message: str, *, blocking: bool) 
         repository = hub.create_repo(target.model_id, private=target.private, exist_ok=True).repo_id
         send = hub.upload_folder if blocking else partial(hub.run_as_future, hub.upload_folder)
         done = send(repo_id=repository, folder_path=directory, commit_message=message, revision=target.revision)
-    except Exception as error:  # whatever the client raises: no connection, no token, a name that the hub refuses
+    except Exception as error:  # the client raises many classes: no connection, no token, a name that the hub refuses
         raise ModelError(
             f"the model can't be uploaded to {target.model_id!r}: {' '.join(str(error).split())}; nothing is lost: "
             f"`hf upload {target.model_id} {directory}` uploads it later"
@@ -43,10 +43,10 @@ def write_model_card(directory: Path, title: str, *, base_model: str | None, fac
     """Write README.md into an exported model's directory.
 
     Args:
-        directory: the export; made if there is none yet.
-        title: its heading.
+        directory: of the export; created if it doesn't exist.
+        title: heading of the card.
         base_model: a hub id; a local path is left out.
-        facts: `dataset_name`, `tags`, `license`, `language`; others are left out.
+        facts: `dataset_name`, `tags`, `license`, `language`; others are ignored.
 
     Raises:
         ModelError: the disk refuses it.

@@ -1,4 +1,4 @@
-"""What scripts for TRL and transformers use of a trainer beside `train`, `evaluate` and `save_model`.
+"""What scripts for TRL and transformers use of a trainer besides `train`, `evaluate` and `save_model`.
 
 Knows nothing of iterations and populations.
 """
@@ -18,9 +18,9 @@ from es_llm.config import ESConfig
 from es_llm.config.adopt import HubTarget
 from es_llm.errors import ConfigError
 from es_llm.team import Team
+from es_llm.trainer.accelerator import Processes
 from es_llm.trainer.hub import upload, write_model_card
-from es_llm.trainer.processes import Processes
-from es_llm.trainer.state import RunState
+from es_llm.units.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +39,11 @@ class TrlFace(ABC):
 
     @abstractmethod
     def save_model(self, output_dir: str | os.PathLike[str] | None = None) -> None:
-        """Write the current weights; None: into the run's directory."""
+        """Write the current weights; None: to the run's directory."""
 
     @abstractmethod
     def _lead(self, work: Callable[[], None]) -> None:
-        """Collective: the leading rank alone does `work`."""
-
-    # ---- state and callbacks ------------------------------------------------------------------------
+        """Collective: the leading rank calls `work`."""
 
     @property
     def state(self) -> Any:
@@ -59,7 +57,7 @@ class TrlFace(ABC):
 
     @property
     def callback_handler(self) -> Callbacks:
-        """The callbacks and what they share."""
+        """The callbacks with the state and control that they share."""
         return self.callbacks
 
     def add_callback(self, callback: Any) -> None:
@@ -75,11 +73,9 @@ class TrlFace(ABC):
         self.callbacks.remove_callback(callback)
 
     def log(self, logs: Mapping[str, float], start_time: float | None = None) -> None:
-        """Give figures to the trackers, the callbacks and `state.log_history`."""
+        """Give metrics to the trackers, the callbacks and `state.log_history`."""
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.callbacks.call("on_log", logs=dict(logs))
-
-    # ---- processes ----------------------------------------------------------------------------------
 
     @property
     def accelerator(self) -> Processes:
@@ -87,21 +83,19 @@ class TrlFace(ABC):
         return Processes(self.team, self.state, self.run.weights.device, wait=lambda: self._lead(lambda: None))
 
     def is_world_process_zero(self) -> bool:
-        """Whether this rank leads: it alone writes."""
+        """True on the rank that leads; only it writes."""
         return bool(self.state.is_world_process_zero)
 
     def is_local_process_zero(self) -> bool:
-        """As `is_world_process_zero`, as transformers' callbacks see it."""
+        """The same as `is_world_process_zero`, as for transformers' callbacks."""
         return bool(self.state.is_local_process_zero)
 
     def end(self) -> None:
-        """Nothing more is trained or evaluated: end the workers for rewards."""
+        """End the workers for rewards; nothing can be trained or evaluated afterwards."""
         self.run.rewards.close()
 
-    # ---- files --------------------------------------------------------------------------------------
-
     def save_state(self) -> None:
-        """Write `trainer_state.json` into the run's directory. Resuming needs the journal alone."""
+        """Write `trainer_state.json` to the run's directory. A resume needs only the journal."""
         if self.is_world_process_zero():
             directory = self._made_directory()
             self.state.save_to_json(str(directory / "trainer_state.json"))
@@ -115,7 +109,7 @@ class TrlFace(ABC):
                 print(f"  {name:<{width}} = {round(value, 4) if isinstance(value, float) else value}")
 
     def save_metrics(self, split: str, metrics: Mapping[str, Any], combined: bool = True) -> None:
-        """Write metrics to `<split>_results.json` in the run's directory; `combined`: into `all_results.json` too."""
+        """Write metrics to `<split>_results.json` in the run's directory; `combined`: to `all_results.json` too."""
         if not self.is_world_process_zero():
             return
         directory = self._made_directory()
@@ -124,19 +118,17 @@ class TrlFace(ABC):
             self._results = {**getattr(self, "_results", {}), **metrics}
             write_json(directory / "all_results.json", self._results)
 
-    # ---- the hub ------------------------------------------------------------------------------------
-
     @property
     def hub_model_id(self) -> str | None:
-        """The repository on the hub, as far as it is known."""
+        """The repository on the hub; None if no name is known yet."""
         return self._hub.model_id
 
     def create_model_card(self, model_name: str | None = None, **facts: Any) -> None:
-        """Write a model card beside the exported model.
+        """Write a model card for the exported model.
 
         Args:
-            model_name: its title; default: the name of the run's directory.
-            facts: `dataset_name`, `tags`, `license`, `language`; others are left out.
+            model_name: title of the card; default: the name of the run's directory.
+            facts: `dataset_name`, `tags`, `license`, `language`; others are ignored.
         """
         if self.is_world_process_zero():
             directory = self._home()
@@ -155,15 +147,15 @@ class TrlFace(ABC):
         """Export the model with a model card, and upload it (the leading rank alone).
 
         Args:
-            commit_message: of the commit.
+            commit_message: message of the commit.
             blocking: wait for the upload.
-            token: of the hub; default: `hub_token` of the arguments, else the one that is logged in.
+            token: token of the hub; default: `hub_token` of the arguments, else that of the login.
             revision: branch; default: `hub_revision`, else main.
-            private: whether a new repository is private; default: `hub_private_repo`.
+            private: make a new repository private; default: `hub_private_repo`.
             facts: see `create_model_card`.
 
         Returns:
-            huggingface_hub's `CommitInfo`, a future of it if not `blocking`, or None on other ranks.
+            huggingface_hub's `CommitInfo`; a future of it if not `blocking`; None on other ranks.
 
         Raises:
             ModelError: the hub can't be reached or refuses; the message says where the exported model is.
@@ -182,12 +174,10 @@ class TrlFace(ABC):
         self._hub, done = upload(RunDirectory(self._home()).model, target, commit_message, blocking=blocking)
         return done
 
-    # ---- where things are ---------------------------------------------------------------------------
-
     def _home(self) -> Path:
-        """The directory of the run, past or to come."""
+        """The directory of the last run, else `output_dir`."""
         if self._directory is None and self.args.output_dir is None:
-            raise ConfigError("`output_dir` must be given as long as no run has made a directory, got None")
+            raise ConfigError("`output_dir` must be given until a run has created a directory, got None")
         return self._directory if self._directory is not None else Path(str(self.args.output_dir))
 
     def _made_directory(self) -> Path:
@@ -196,7 +186,7 @@ class TrlFace(ABC):
         return directory.path
 
     def _model_directory(self, output_dir: str | os.PathLike[str] | None) -> Path:
-        """Where to export to: what was asked for, but never over a run's own files."""
+        """The directory to export to: the requested one, but never the run's own directory."""
         if output_dir is None:
             return RunDirectory(self._home()).model
         target = Path(output_dir).expanduser()
@@ -205,17 +195,17 @@ class TrlFace(ABC):
             return target
         model = RunDirectory(named).model
         if self.is_world_process_zero():
-            logger.warning("%s is the directory of the run, with its journal: the model is saved to %s", target, model)
+            logger.warning("%s is the run's directory, with its journal: the model is saved to %s", target, model)
         return model
 
     def __getattr__(self, name: str) -> Any:
-        """Only for names that aren't there: those of transformers' `Trainer` have a reason."""
+        """Called for missing names: the error gives a reason for names of transformers' `Trainer`."""
         reason = f": {_MISSING[name]}" if name in _MISSING else ""
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{reason}", name=name, obj=self)
 
 
 _NO_GRADIENTS: Final = "there are no gradients, no loss and no optimizer; `Weights.update` moves the weights"
-_NO_LOADER: Final = "rows are not batched by a data loader; `train_dataset` and `eval_dataset` hold them"
+_NO_LOADER: Final = "there is no data loader; `train_dataset` and `eval_dataset` hold the rows"
 _MISSING: Final = {
     **dict.fromkeys(
         (
@@ -232,13 +222,13 @@ _MISSING: Final = {
     "ref_model": "there is no reference model; `eval_kl` measures the KL to the base model",
     "beta": "there is no reference model; `eval_kl` measures the KL to the base model",
     "num_generations": "a population has `args.population_size` members instead",
-    "tokenizer": "it is `processing_class`",
-    "model_wrapped": "the module is `model`, nothing is wrapped around it",
+    "tokenizer": "use `processing_class`",
+    "model_wrapped": "use `model`; nothing wraps it",
     "predict": "`evaluate(rows)` gives the metrics of rows; with `log_completions` it keeps the answers",
     "hyperparameter_search": "start a run for each choice; `ESConfig` is frozen, use dataclasses.replace",
-    "reward_processing_classes": "reward models have no place here: call yours in a reward function",
+    "reward_processing_classes": "reward models are not supported: call yours in a reward function",
     "reward_funcs": "the names of the reward functions are `run.rewards.names`",
-    "compute_metrics": "metrics are functions in the contract of rewards: `metric_funcs`",
+    "compute_metrics": "use `metric_funcs`: functions with the arguments of reward functions",
     "is_fsdp_enabled": "ranks are processes under mpirun, each with a whole model",
     "is_deepspeed_enabled": "ranks are processes under mpirun, each with a whole model",
     "vllm_generation": "completions are generated by transformers in this process",

@@ -28,7 +28,8 @@ fn plain_members_have_their_own_pair() {
         .map(|m| (m.iteration, m.index, m.pair, m.sign))
         .collect();
     assert_eq!(found, [(0, 0, 0, 1), (0, 1, 1, 1), (0, 2, 2, 1)]);
-    let is_whole = |member: &Member| member.run_seed == 7 && member.sigma == 0.5;
+    let is_whole =
+        |member: &Member| (member.run_seed, member.sigma.to_bits()) == (7, 0.5_f64.to_bits());
     assert!(members.iter().all(is_whole), "a member is a whole address");
 }
 
@@ -104,11 +105,13 @@ fn failed_members_follow_the_policy() {
     let z = zscore().shape(&[1.0, 3.0]).unwrap();
     let message = "survivors are shaped among themselves, N stays 4";
     assert_eq!(zero.coefficients, [z[0], 0.0, z[1], 0.0], "{message}");
-    assert_eq!(
-        zero.sgd_coefficients()[2],
+    let steps = [
+        (0.1 / 4.0 * z[0]) as f32,
+        0.0,
         (0.1 / 4.0 * z[1]) as f32,
-        "{message}"
-    );
+        0.0,
+    ];
+    assert_eq!(zero.sgd_coefficients(), steps, "{message}");
     assert_eq!(tell(FailurePolicy::DropPrompt).unwrap(), zero);
 
     let worst = tell(FailurePolicy::Worst).unwrap();
@@ -296,44 +299,6 @@ fn unit_sums_of_several_members_stand_side_by_side() {
     table.set(0, &[2.0, -2.0, 0.0, 1.0]).unwrap();
     assert_eq!(table.fitness().unwrap(), [Some(1.0), Some(-1.0)]);
     assert_eq!(table.failures(), 1);
-}
-
-#[test]
-fn a_plan_covers_each_member_and_prompt_once() {
-    for (members, prompts, members_per_unit, prompts_per_unit) in [
-        (1, 1, 1, 1),
-        (4, 5, 1, 2),
-        (5, 4, 2, 3),
-        (3, 7, 9, 9),
-        (6, 6, 3, 1),
-    ] {
-        let plan = Plan::new(members, prompts, members_per_unit, prompts_per_unit).unwrap();
-        let mut seen = vec![0; (members * prompts) as usize];
-        for (index, unit) in plan.units().enumerate() {
-            assert_eq!(unit.index as usize, index);
-            assert!(unit.members.len() <= members_per_unit as usize);
-            assert!(unit.prompts.len() <= prompts_per_unit as usize);
-            for member in unit.members.clone() {
-                let (units, position) = plan.units_of(member);
-                assert!(units.contains(&index));
-                assert_eq!(unit.members.start + position as u32, member);
-                for prompt in unit.prompts.clone() {
-                    seen[(member * prompts + prompt) as usize] += 1;
-                }
-            }
-        }
-        assert!(seen.iter().all(|&count| count == 1), "{seen:?}");
-        assert_eq!(plan.unit(plan.len()), None);
-    }
-    for (position, name) in ["members", "prompts", "members_per_unit", "prompts_per_unit"]
-        .into_iter()
-        .enumerate()
-    {
-        let [a, b, c, d] = std::array::from_fn(|at| u32::from(at != position));
-        let message = Plan::new(a, b, c, d).unwrap_err().to_string();
-        assert_eq!(message, format!("`{name}` must be at least 1, got 0"));
-    }
-    assert!(Plan::new(u32::MAX, u32::MAX, 1, 1).is_err());
 }
 
 #[test]

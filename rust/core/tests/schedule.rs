@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use es_core::schedule::{Action, Event, PolicyKind, Schedule, ScheduleError, Unit, plan_units};
+use es_core::schedule::{Action, Event, PolicyKind, Schedule, ScheduleError};
 use proptest::prelude::*;
 
 const POLICIES: [PolicyKind; 2] = PolicyKind::ALL;
@@ -120,38 +120,6 @@ impl World {
             self.tasks.values().all(Vec::is_empty),
             "no rank has work left"
         );
-    }
-}
-
-#[test]
-fn plan_is_member_by_member_in_prompt_chunks() {
-    let units = plan_units(2, 5, 2).unwrap();
-    let found: Vec<_> = units
-        .iter()
-        .map(|u| (u.index, u.member, u.start, u.stop))
-        .collect();
-    assert_eq!(
-        found,
-        [
-            (0, 0, 0, 2),
-            (1, 0, 2, 4),
-            (2, 0, 4, 5),
-            (3, 1, 0, 2),
-            (4, 1, 2, 4),
-            (5, 1, 4, 5)
-        ]
-    );
-    assert_eq!(
-        plan_units(1, 3, u32::MAX).unwrap(),
-        [Unit {
-            index: 0,
-            member: 0,
-            start: 0,
-            stop: 3
-        }]
-    );
-    for (members, prompts, chunk) in [(0, 1, 1), (1, 0, 1), (1, 1, 0), (u32::MAX, u32::MAX, 1)] {
-        assert!(plan_units(members, prompts, chunk).is_err());
     }
 }
 
@@ -414,18 +382,5 @@ proptest! {
             world.join(99);
         }
         world.drain();
-    }
-
-    #[test]
-    fn plan_covers_every_cell_once(members in 1_u32..20, prompts in 1_u32..50, chunk in 1_u32..60) {
-        let mut cells = vec![0; (members * prompts) as usize];
-        for (index, unit) in plan_units(members, prompts, chunk).unwrap().into_iter().enumerate() {
-            prop_assert_eq!(unit.index as usize, index);
-            prop_assert!(unit.start < unit.stop && unit.stop - unit.start <= chunk);
-            for prompt in unit.start..unit.stop {
-                cells[(unit.member * prompts + prompt) as usize] += 1;
-            }
-        }
-        prop_assert!(cells.iter().all(|&count| count == 1));
     }
 }

@@ -63,14 +63,14 @@ impl MemberSums {
             _ => (&[][..], rest),
         };
         if !counts.is_empty()
-            && (counts.len() != members || counts.iter().all(|&count| count == 0.0))
+            && (counts.len() != members || counts.iter().all(|&count| count <= 0.0))
         {
             return None;
         }
         let member = |index: usize| {
             let failed = counts.get(index).copied().unwrap_or(0.0);
             let smallest = least.get(index).copied().unwrap_or(f64::INFINITY);
-            let none_left = failed == prompts as f64;
+            let none_left = failed >= prompts as f64;
             let is_count = (0.0..=prompts as f64).contains(&failed) && failed.fract() == 0.0;
             let is_smallest = least.is_empty() || smallest.is_finite() || none_left;
             (sums[index].is_finite() && is_count && is_smallest && !smallest.is_nan()).then(|| {

@@ -1,0 +1,1 @@
+"""Evaluation of the unperturbed weights on held-out rows: its work, its collective call, its history in a run."""

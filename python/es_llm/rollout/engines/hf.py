@@ -1,0 +1,260 @@
+"""Rollouts with transformers in this process: one member at a time, caches within one call only.
+
+The reference engine: it runs the module's own parameters as they are, so a member is the same model with other weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias, final
+
+import torch
+
+from es_llm._core import Member
+from es_llm.errors import ConfigError, ModelError
+from es_llm.model.targets import Target, own_targets
+from es_llm.rollout import decoding
+from es_llm.rollout.decoding import Choose
+from es_llm.rollout.ends import end_ids, text_config
+from es_llm.rollout.engine import Completion, LiveMember
+from es_llm.rollout.generate import generate
+from es_llm.rollout.probe import Batching, Look, look, text_within
+from es_llm.rollout.prompts import PromptEncoder
+from es_llm.rollout.sampling import sampler, token_log_probs
+from es_llm.rollout.steady import steady
+from es_llm.types import Prompt
+
+_Decode: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
+"""(ids (B, T), mask (B, T), which prompts these are) -> generated ids (B, T')."""
+_CONTEXT_NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len")
+
+
+@final
+class HFEngine:
+    """Completions of a causal language model, greedy or sampled; see `RolloutEngine` and `LogProbs`.
+
+    Of the model's `generation_config` only the end-of-sequence ids are used; its temperature, penalties and lengths
+    don't change greedy decoding. Nor do the module's mode, an autocast or torch's default type; all are restored after
+    each call.
+
+    The engine tests the model with two short prompts: `unused` are the names of the parameters that text doesn't reach,
+    `batching` tells which prompts can share a batch. A model whose answer to a prompt depends on padding gets prompts
+    of equal length in a batch, or one prompt at a time.
+
+    Args:
+        model: a transformers model, on any device; its weights may change between calls.
+        tokenizer: with a pad token; pads on the left whatever its `padding_side`.
+        max_completion_length: new tokens per completion at most.
+        temperature: must be 0: completions are greedy.
+        loop: True decodes by our own loop over the forward pass, False by transformers' `generate`, the reference; both
+            give the same tokens. None: our own loop if it supports the model.
+        chat_template_kwargs: further arguments of the tokenizer's chat template.
+        skip_special_tokens: decode completions without special tokens; else only without those at their ends.
+
+    Raises:
+        ConfigError: a temperature above 0, or a length below 1.
+        ModelError: an encoder-decoder model, a tokenizer without a pad token or with one that the model has
+            no embedding for, an end-of-sequence token that can't be one, none anywhere, or a model that can't continue
+            a text.
+    """
+
+    members_per_unit: Final = 1
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_completion_length: int,
+        temperature: float = 0.0,
+        loop: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        if temperature != 0.0:
+            raise ConfigError(f"`temperature` must be 0 (greedy decoding), got {temperature}")
+        if max_completion_length < 1:
+            raise ConfigError(f"`max_completion_length` must be >= 1, got {max_completion_length}")
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise ModelError(f"{type(model).__name__} is an encoder-decoder model, expected a causal language model")
+        embeddings = model.get_input_embeddings().weight.shape[0]
+        self._prompts = PromptEncoder(
+            tokenizer,
+            embeddings=embeddings,
+            chat_template_kwargs=chat_template_kwargs,
+            skip_special_tokens=skip_special_tokens,
+        )
+        self._model = model
+        self._max_completion_length = max_completion_length
+        self._pad_id = int(tokenizer.pad_token_id)
+        self._eos_ids = end_ids(model, tokenizer)
+        self._loop = decoding.is_supported(model) if loop is None else loop
+        self._live: LiveMember | None = None
+        seen = self._look()
+        self.unused, self.batching = seen.unused, seen.batching
+
+    def targets(self) -> list[Target]:
+        """The module's own parameters, without those that text doesn't reach."""
+        return own_targets(self._model, self.unused)
+
+    def attach(self, live: LiveMember) -> None:
+        """Get members' weights from `live`; until then the module's weights are used as they are."""
+        self._live = live
+
+    def evaluate(self, members: Sequence[Member | None], prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        """For each member, one greedy completion per prompt; see `complete`."""
+        found = []
+        for member in members:
+            self._switch(member)
+            found.append(self.complete(prompts))
+        return found
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        """One greedy completion per prompt with the weights as they are, decoded as one batch in the given order.
+
+        Raises:
+            ConfigError: a prompt without tokens, or messages without a chat template.
+            ModelError: a token that the model has no embedding for.
+        """
+        return self._complete(prompts, lambda ids_BT, mask_BT, _: self._decode(ids_BT, mask_BT))
+
+    def sample(
+        self, prompts: Sequence[Prompt], addresses: Sequence[tuple[int, int]], *, seed: int, temperature: float
+    ) -> list[Completion]:
+        """One sampled completion per prompt, decided by the seed and the prompt's (prompt, sample) number.
+
+        Raises:
+            ConfigError: a prompt without tokens, or a model whose kind our own loop doesn't know.
+            ModelError: a token that the model has no embedding for.
+        """
+        if not decoding.is_supported(self._model):
+            raise ConfigError(
+                f"{type(self._model).__name__} can't be sampled from: the kind of its key-value cache isn't supported"
+            )
+        self._switch(None)
+
+        def decode(ids_BT: torch.Tensor, mask_BT: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+            of_rows = [addresses[row] for row in rows]
+            return self._decode(ids_BT, mask_BT, sampler(seed, of_rows, self._max_completion_length, temperature))
+
+        return self._complete(prompts, decode)
+
+    def log_probs(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Completion],
+        base: Any = None,
+        *,
+        temperature: float = 1.0,
+    ) -> list[torch.Tensor]:
+        """Log probability of each token of the completions, as `sample` draws them at this temperature: of the model
+        without noise, or of `base`."""
+        rows = [(self._prompts.encode(prompt), c.token_ids) for prompt, c in zip(prompts, completions, strict=True)]
+        if base is None:
+            self._switch(None)
+        model = self._model if base is None else base
+        found: dict[int, torch.Tensor] = {}
+        with steady(model):
+            for group in self._groups([len(prompt) + len(tokens) for prompt, tokens in rows]):
+                part = token_log_probs(model, [rows[row] for row in group], self._pad_id, temperature)
+                found.update(zip(group, part, strict=True))
+        return [found[row] for row in range(len(rows))]
+
+    def notices(self) -> list[str]:
+        """One line if batches are restricted for this model."""
+        if self.batching is Batching.PADDED:
+            return []
+        return [
+            f"{type(self._model).__name__} gives other answers when prompts of different lengths share a batch: "
+            f"a batch holds {self.batching.value}, which is slower"
+        ]
+
+    def check_lengths(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse prompts that don't leave room for `max_completion_length` tokens in the model's context.
+
+        Raises:
+            ConfigError: names the row, its tokens, `max_completion_length` and the context.
+        """
+        context = context_of(self._model.config)
+        for row, prompt in enumerate(prompts):
+            tokens = len(self._prompts.encode(prompt))
+            if context is not None and tokens + self._max_completion_length > context:
+                raise ConfigError(
+                    f"prompt in row {row} has {tokens} tokens; with `max_completion_length` "
+                    f"{self._max_completion_length} that is more than the model's context of {context}"
+                )
+
+    def describe(self, prompt: Prompt) -> list[str]:
+        """Lines for people: the prompt exactly as the model gets it, and what was done to special tokens."""
+        return self._prompts.describe(prompt)
+
+    def _switch(self, member: Member | None) -> None:
+        if self._live is not None:
+            self._live.switch(member)
+
+    def _complete(self, prompts: Sequence[Prompt], decode: _Decode) -> list[Completion]:
+        """Completions in the order of the prompts, batch by batch."""
+        device = self._model.get_input_embeddings().weight.device
+        found: dict[int, Completion] = {}
+        with steady(self._model):
+            for group in self._groups([len(self._prompts.encode(prompt)) for prompt in prompts]):
+                ids_BT, mask_BT = self._prompts.batch([prompts[row] for row in group])
+                words_BT = decode(ids_BT.to(device), mask_BT.to(device), group)
+                found.update(zip(group, self._prompts.completions(words_BT, self._eos_ids), strict=True))
+        return [found[row] for row in range(len(prompts))]
+
+    def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Rows that share a batch, given the number of tokens of each."""
+        if self.batching is Batching.PADDED:
+            return [list(range(len(lengths)))] if lengths else []
+        if self.batching is Batching.ALONE:
+            return [[row] for row in range(len(lengths))]
+        return [[row for row, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
+
+    def _look(self) -> Look:
+        context = context_of(self._model.config)
+        limits = [limit for limit in (context, self._prompts.limit) if limit is not None]
+        ids = self._prompts.encode(text_within(min(limits, default=None)))
+        with steady(self._model):
+            return look(self._model, ids, self._pad_id, self._first_logits, context)
+
+    def _first_logits(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, after: Sequence[int]) -> torch.Tensor:
+        """Logits (steps, B, V) of the prompts' next tokens, each row continued with the tokens `after`."""
+        device = self._model.get_input_embeddings().weight.device
+        seen: list[torch.Tensor] = []
+
+        def forced(logits_BV: torch.Tensor, row_B: torch.Tensor, step: int) -> torch.Tensor:
+            seen.append(logits_BV.float().cpu())
+            return logits_BV.new_full((len(logits_BV),), after[step], dtype=torch.long)
+
+        self._decode(ids_BT.to(device), mask_BT.to(device), forced, steps=len(after))
+        return torch.stack(seen)
+
+    def _decode(
+        self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, choose: Choose | None = None, steps: int | None = None
+    ) -> torch.Tensor:
+        """Generated ids. With `steps`, exactly this number per row, whatever ends an answer."""
+        decode = decoding.decode if self._loop else generate
+        return decode(
+            self._model,
+            ids_BT,
+            mask_BT,
+            max_new_tokens=self._max_completion_length if steps is None else steps,
+            eos_ids=self._eos_ids if steps is None else (),
+            pad_id=self._pad_id,
+            choose=choose,
+        )
+
+
+build = HFEngine
+"""What the engine name `hf` stands for."""
+
+
+def context_of(config: Any) -> int | None:
+    """The number of positions that a configuration, or the text part of it, has; None: unknown."""
+    for part in (text_config(config), config):
+        for name in _CONTEXT_NAMES:
+            size = getattr(part, name, None)
+            if isinstance(size, int) and size > 0:
+                return size
+    return None

@@ -1,0 +1,146 @@
+"""The journal's header: everything that has to be the same for the same bits, and facts for readers.
+
+Rows, files of rows and files of reward functions are compared by content, wherever they are. A name is compared only
+where nothing else identifies the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import transformers
+
+import es_llm
+from es_llm import _core
+from es_llm._core import SHAPING_RULES
+from es_llm.checkpoint.identity import EXTENSIONS, encode_header, normalized
+from es_llm.config import ESConfig, ScriptArguments
+from es_llm.config.fields import identity_of
+from es_llm.config.script import DEFAULT_TASK
+from es_llm.data.loading import content_of
+from es_llm.optimizers import optimizer_names
+from es_llm.plugins import file_of
+from es_llm.rewards.loading import file_of as reward_file_of
+from es_llm.rollout import engine_names
+from es_llm.schedules import schedule_names
+from es_llm.tasks import file_of as task_file_of
+from es_llm.trainer.assembly.model import TrainedModel
+from es_llm.trainer.assembly.rows import IGNORED_COLUMNS
+from es_llm.units.run_state import RunState
+
+
+@final
+class RunHeader:
+    """Makes the header of a run's journal. Data and files of functions are read once: they may change during the run.
+
+    Args:
+        run: the run.
+        model: the model under training.
+        script: options of the command line; None without one.
+
+    Raises:
+        ConfigError: a column of the data that functions read has no content to compare.
+    """
+
+    def __init__(self, run: RunState, model: TrainedModel, script: ScriptArguments | None) -> None:
+        self._run, self._model, self._script = run, model, script
+        self._data = _data_identity(run, script)
+        self._extensions = _extension_files(run.config)
+
+    def text(self) -> str:
+        """The header for the weights as they are now."""
+        about = {
+            "model_name_or_path": self._model.name,
+            "revision": self._model.revision,
+            "es_llm": es_llm.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": str(self._run.weights.device),
+            "options": self.options,
+        }
+        return encode_header(self._identity(), about)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options by name, for `config.json`."""
+        return {**(asdict(self._script) if self._script else {}), **asdict(self._run.config)}
+
+    @property
+    def run_name(self) -> str:
+        """Name of the model and the task, for the default directory of a run."""
+        model, script = Path(self._model.name or "model").name or "model", self._script
+        task = script and (script.task or Path(script.dataset_name or DEFAULT_TASK).stem)
+        return f"{model}-{Path(task).name.replace(':', '-')}" if task else model
+
+    def renew_team(self, header: str | None = None) -> None:
+        """Begin a collective call of the run. Ranks compare the header's identity; default: that of the weights now."""
+        text, config = self.text() if header is None else header, self._run.config
+        digest = hashlib.sha256(json.dumps(json.loads(text)["identity"], sort_keys=True).encode()).digest()
+        identity = int.from_bytes(digest[:8], "little")
+        self._run.team.renew(identity, assignment=config.assignment, unit_timeout_s=config.unit_timeout_s)
+
+    def _identity(self) -> dict[str, Any]:
+        weights = self._run.weights
+        identity = {
+            "noise_version": _core.NOISE_VERSION,
+            "config": identity_of(self._run.config),
+            "model": {
+                "base_sha256": weights.sha256(),
+                "frozen_sha256": weights.frozen_sha256(),
+                "parameters": weights.table.to_json(),
+            },
+            **self._data,
+        }
+        if self._extensions:
+            identity["extension_files"] = self._extensions
+        return normalized(identity)
+
+
+def _extension_files(config: ESConfig) -> dict[str, str | None]:
+    """SHA-256 of the files of an engine, optimizer, ... that isn't built in, by option."""
+    builtin = {
+        "engine": ("engine", engine_names()),
+        "optim": ("optimizer", optimizer_names()),
+        "shaping": ("shaping rule", SHAPING_RULES),
+        "lr_scheduler_type": ("schedule", schedule_names()),
+        "sigma_scheduler_type": ("schedule", schedule_names()),
+    }
+    named = {option: getattr(config, option) for option in EXTENSIONS}
+    return {
+        option: _sha256(file_of(builtin[option][0], name, attribute="build"))
+        for option, name in named.items()
+        if name not in builtin[option][1]
+    }
+
+
+def _data_identity(run: RunState, script: ScriptArguments | None) -> Mapping[str, Any]:
+    """What data and rewards have to be for the same bits."""
+    rewards = run.rewards
+    data = run.prompts.fingerprint(lambda column: column not in IGNORED_COLUMNS and rewards.uses(column))
+    named: dict[str, Any] = {"train_dataset": data, "reward_funcs": rewards.names}
+    if script is None:
+        return {**named, "script": None}
+    streamed, content = "stream" in data, None
+    if script.dataset_name is not None:
+        content = content_of(script.dataset_name, config=script.dataset_config)
+    # Rows are compared whole, so their name doesn't count. Of a stream only the first rows are known, so its name
+    # counts, unless its files are known.
+    name = script.dataset_name if streamed and content is None else None
+    task = task_file_of(script.task) if script.task is not None else None
+    return {
+        **named,
+        "script": {**identity_of(script), "dataset_name": name},
+        "dataset_files": content if streamed else None,
+        "reward_files": [_sha256(reward_file_of(reference)) for reference in script.reward_funcs],
+        **({"task_file": _sha256(task)} if task is not None else {}),
+    }
+
+
+def _sha256(path: Path | None) -> str | None:
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()

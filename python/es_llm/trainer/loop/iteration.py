@@ -1,0 +1,244 @@
+"""The work of one iteration: units on any rank, and on the leader the record that follows from their results.
+
+switch    live weights = round(master + sign * sigma * noise)    the engine does it where a unit has another member
+generate  completions of one unit                                while workers grade those of the unit before
+grade     completions -> rewards -> the unit's sums
+reference answers of the unperturbed model                       one more small unit; members are compared with it
+record    all units' sums -> fitness -> coefficients
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from es_llm._core import FitnessTable, Record, Unit, UpdateReport, unit_sums
+from es_llm.checkpoint.metrics_log import record_metrics
+from es_llm.rewards.reward_set import BatchRewards, PendingRewards
+from es_llm.rollout.engine import Completion
+from es_llm.schedules import hyperparameters
+from es_llm.team import Outcome, Round, RoundKind, Table
+from es_llm.trainer.learning.answers import (
+    TRACED_MEMBERS,
+    TRACED_PROMPTS,
+    Answers,
+    Comparison,
+    compare,
+    decode_answers,
+    encode_answers,
+)
+from es_llm.trainer.learning.diagnosis import Evidence
+from es_llm.units.completion_log import CompletionLog
+from es_llm.units.counts import Counts, CountsCodec
+from es_llm.units.logged import encode_logged, logged_metrics, with_logged
+from es_llm.units.run_state import Prefetcher, RunState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Figures of all completions of an iteration. All but `counts.waited_us` are equal however units were spread.
+
+    counts: of all members' completions.
+    failures: number of completions without a reward.
+    comparison: of members' answers; None without traced answers.
+    rewards: metrics of the reward functions.
+    logged: what reward functions logged themselves.
+    """
+
+    counts: Counts
+    failures: int
+    comparison: Comparison | None
+    rewards: dict[str, float]
+    logged: dict[str, float]
+
+    def evidence(self, record: Record) -> Evidence:
+        """The figures that tell whether the run can learn."""
+        return Evidence(
+            step=record.iteration + 1,
+            fitness=tuple(value for value in record.fitness if value is not None),
+            completions=self.counts.completions,
+            failures=self.failures,
+            empty=self.counts.empty,
+            cut_off=self.counts.cut_off,
+            comparison=self.comparison,
+        )
+
+
+class _Begun(NamedTuple):
+    """A unit whose completions are generated: those of each member, and their rewards, which workers still compute."""
+
+    completions: list[list[Completion]]
+    pending: list[PendingRewards]
+
+
+class Iteration:
+    """The work of the next iteration. `seconds` is the time that this rank spent, by the kind of work.
+
+    The last unit is the reference, if there is one in this iteration: the unperturbed model's answers to the first few
+    prompts.
+
+    Args:
+        run: its population's iteration is the one to work on.
+        log: keeps the completions that this rank made; None: nobody wants them.
+    """
+
+    def __init__(self, run: RunState, log: CompletionLog | None = None) -> None:
+        self._run, self._log = run, log
+        self.number = run.population.iteration
+        run.live.forget()
+        self._hyper = hyperparameters(run.config, self.number)
+        self._members = run.population.ask(sigma=self._hyper.sigma)
+        self._rows = run.prompts.batch(self.number)
+        self._units = run.plan(len(self._members), len(self._rows))
+        steps = run.config.reference_steps
+        self._has_reference = steps > 0 and self.number % steps == 0
+        self._reference = range(min(TRACED_PROMPTS, len(self._units[0].prompts)))
+        self._prefetcher = Prefetcher(self._begin, lambda: run.team.upcoming(Round(RoundKind.ITERATION, self.number)))
+        self._codec = CountsCodec(len(run.rewards.names))
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @property
+    def costs(self) -> list[float]:
+        """Expected cost of each unit: its number of completions."""
+        costs = [float(len(unit.members) * len(unit.prompts)) for unit in self._units]
+        return [*costs, float(len(self._reference))] if self._has_reference else costs
+
+    def evaluate(self, index: int) -> Outcome:
+        """The results of one unit: the sums of its rewards, its counts, and its traced answers and logged figures. The
+        reference has traced answers alone."""
+        run, begun = self._run, self._prefetcher.take(index)
+        rewards = [pending.result() for pending in begun.pending]
+        if index == len(self._units):
+            return Outcome([0.0], [], _pack(_reference_answers(begun, rewards), b""))
+        unit = self._units[index]
+        waited_s = sum(pending.waited_s for pending in begun.pending)
+        self.seconds["rewards"] += waited_s
+        self._keep(unit, begun.completions, rewards)
+        results = [[each.results[name] for name in run.rewards.names] for each in rewards]
+        counts = [Counts.of(*each) for each in zip(begun.completions, results, strict=True)]
+        traced = [
+            encode_answers(completions, each.rewards)
+            for member, completions, each in zip(unit.members, begun.completions, rewards, strict=True)
+            if member < TRACED_MEMBERS and unit.prompts.start == 0
+        ]
+        flat = [reward for each in rewards for reward in each.rewards]
+        return Outcome(
+            unit_sums(flat, members=len(unit.members), failure_policy=run.config.failure_policy),
+            self._codec.encode(*counts, Counts(waited_us=round(waited_s * 1e6))),
+            _pack(b"".join(traced), encode_logged(score for each in results for score in each)),
+        )
+
+    def record(self, table: Table) -> tuple[Record, Figures]:
+        """The record and the figures of the iteration. Changes nothing: journal the record, then apply it.
+
+        Raises:
+            PopulationError: a reward failed and the policy is `raise`.
+        """
+        run, config = self._run, self._run.config
+        fitness = FitnessTable(
+            len(self._members),
+            len(self._rows),
+            members_per_unit=run.engine.members_per_unit,
+            prompts_per_unit=run.unit_rows(len(self._rows)),
+            failure_policy=config.failure_policy,
+        )
+        fitness.fill(table)
+        record = run.population.tell_table(
+            fitness,
+            sigma=self._hyper.sigma,
+            learning_rate=self._hyper.learning_rate,
+            cursor=run.prompts.cursor(self.number),
+        )
+        (counts,) = self._codec.decode(table.counts)
+        parts = [(unit, *_unpack(figures)) for unit, figures in table.figures]
+        figures = Figures(
+            counts=counts,
+            failures=fitness.failures,
+            comparison=self._compared({unit: traced for unit, traced, _ in parts if traced}),
+            rewards=counts.reward_metrics(run.rewards.names),
+            logged=logged_metrics(logged for _, _, logged in parts if logged),
+        )
+        return record, figures
+
+    def _compared(self, traced: dict[int, bytes]) -> Comparison | None:
+        """The traced answers of all units, compared."""
+        reference = traced.pop(len(self._units), None)
+        answers: dict[int, Answers] = {}
+        for index, data in traced.items():
+            members = [member for member in self._units[index].members if member < TRACED_MEMBERS]
+            answers |= dict(zip(members, decode_answers(data).reshape(len(members), -1), strict=True))
+        pairs = {member.index: member.pair for member in self._members[:TRACED_MEMBERS]}
+        return compare(answers, pairs, None if reference is None else decode_answers(reference))
+
+    def _begin(self, index: int) -> _Begun:
+        """Generate a unit, and submit its completions to be rewards."""
+        run, is_reference = self._run, index == len(self._units)
+        start, switched = time.perf_counter(), run.live.seconds
+        prompts = self._reference if is_reference else self._units[index].prompts
+        rows = self._rows[prompts.start : prompts.stop]
+        members = [None] if is_reference else [self._members[member] for member in self._units[index].members]
+        completions = run.complete(members, rows)
+        batches = [run.batch(rows, each, self.number) for each in completions]
+        generated, switched = time.perf_counter(), run.live.seconds - switched
+        # A function of a member's whole set of answers can't judge a part of it.
+        pending = [] if is_reference and run.rewards.set_level else list(map(run.rewards.submit, batches))
+        self.seconds["perturb"] += switched
+        self.seconds["generate"] += generated - start - switched
+        self.seconds["rewards"] += time.perf_counter() - generated
+        return _Begun(completions, pending)
+
+    def _keep(self, unit: Unit, completions: Sequence[list[Completion]], rewards: Sequence[BatchRewards]) -> None:
+        if self._log is None:
+            return
+        rows = self._rows[unit.prompts.start : unit.prompts.stop]
+        for member, own, each in zip(unit.members, completions, rewards, strict=True):
+            self._log.keep(rows, own, each, step=self.number + 1, member=member)
+
+
+def _reference_answers(begun: _Begun, rewards: Sequence[BatchRewards]) -> bytes:
+    (completions,) = begun.completions
+    return encode_answers(completions, rewards[0].rewards if rewards else [None] * len(completions))
+
+
+def _pack(traced: bytes, logged: bytes) -> bytes:
+    """Traced answers and logged figures of a unit as one; empty without any."""
+    return len(traced).to_bytes(4, "little") + traced + logged if traced or logged else b""
+
+
+def _unpack(figures: bytes) -> tuple[bytes, bytes]:
+    """Traced answers and logged figures; the inverse of `_pack`."""
+    size = 4 + int.from_bytes(figures[:4], "little")
+    return figures[4:size], figures[size:]
+
+
+def iteration_metrics(
+    record: Record, figures: Figures | None, report: UpdateReport, seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """Metrics of an iteration: of its record, of its completions (if this rank led it) and of its update; and what
+    reward functions logged, under names that are not the trainer's."""
+    completions = {
+        "completions/mean_length": figures.counts.mean_length,
+        "completions/clipped_ratio": figures.counts.clipped_ratio,
+        "completions/empty_ratio": figures.counts.empty / figures.counts.completions,
+        "rewards/failures": figures.failures,
+        **figures.rewards,
+        **(figures.comparison.metrics() if figures.comparison is not None else {}),
+    } if figures is not None else {}  # fmt: skip
+    own = {
+        **record_metrics(record),
+        **completions,
+        "update/norm": report.update_norm,
+        "update/cosine": report.cosine,
+        "update/moved_ratio": report.moved / report.elements,
+        "update/nonfinite": report.nonfinite,
+        "seconds": seconds.get("total", 0.0),
+        **{f"seconds/{name}": value for name, value in seconds.items() if name != "total"},
+    }
+    return with_logged(own, figures.logged, _LATER) if figures is not None else own
+
+
+_LATER: Final = ("rewards/wait_ratio", "bytes_sent", "bytes_received", "epoch")
+"""Names of figures that are added to these."""

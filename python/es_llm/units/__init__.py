@@ -1,0 +1,1 @@
+"""Units of work on one rank: rows become completions, completions become rewards, rewards become counts that travel."""

@@ -1,0 +1,115 @@
+"""What a run consists of on one rank, and how it works on a unit: generate, and begin the next one meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from es_llm._core import Member, Population, Unit, plan_units
+from es_llm.config import ESConfig
+from es_llm.model.weights import Weights
+from es_llm.rewards.batch import Batch, TrainerState
+from es_llm.rewards.reward_set import RewardSet
+from es_llm.rollout.engine import Completion, LiveMember, RolloutEngine
+from es_llm.team import Team
+from es_llm.types import Row
+
+Begun = TypeVar("Begun")
+
+
+class Prompts(Protocol):
+    """The rows that iterations train on."""
+
+    per_iteration: int
+
+    def batch(self, iteration: int) -> list[Row]:
+        """The B rows of `iteration`."""
+
+    def cursor(self, iteration: int) -> int:
+        """Number of rows consumed before `iteration`."""
+
+    def epoch(self, iteration: int) -> float:
+        """How often all rows were consumed before `iteration`; 0 if their number is unknown."""
+
+    def first(self) -> Row:
+        """A row of the data, with the same columns as all others."""
+
+    def fingerprint(self, used: Callable[[str], bool]) -> dict[str, object]:
+        """The data's size and digests, compared on resume; `used` tells whether anything may read a column.
+
+        Raises:
+            ConfigError: see `fingerprint`.
+        """
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """Everything that the work on a unit needs."""
+
+    config: ESConfig
+    team: Team
+    population: Population
+    weights: Weights
+    live: LiveMember
+    engine: RolloutEngine
+    rewards: RewardSet
+    prompts: Prompts
+
+    def unit_rows(self, rows: int) -> int:
+        """Prompts per unit for `rows` prompts; all of them for set-level rewards."""
+        return max(1, rows) if self.rewards.set_level else self.config.prompts_per_unit
+
+    def plan(self, members: int, rows: int) -> list[Unit]:
+        """The units for `members` x `rows` prompts."""
+        own = self.engine.members_per_unit
+        return plan_units(members, rows, members_per_unit=own, prompts_per_unit=self.unit_rows(rows))
+
+    def complete(self, members: Sequence[Member | None], rows: Sequence[Row]) -> list[list[Completion]]:
+        """For each member, its completions of a unit's rows, generated `prompts_per_unit` at a time."""
+        size = self.config.prompts_per_unit
+        prompts = [row["prompt"] for row in rows]
+        found: list[list[Completion]] = [[] for _ in members]
+        for start in range(0, len(prompts), size):
+            for own, part in zip(found, self.engine.evaluate(members, prompts[start : start + size]), strict=True):
+                own.extend(part)
+        return found
+
+    def batch(self, rows: Sequence[Row], completions: Sequence[Completion], step: int) -> Batch:
+        """What reward functions get of completions after `step` iterations: one completion per row."""
+        texts, ids = [each.text for each in completions], [each.token_ids for each in completions]
+        return Batch.of(rows, texts, ids, self._trainer_state(step))
+
+    def _trainer_state(self, step: int) -> TrainerState:
+        config = self.config
+        return TrainerState(
+            global_step=step,
+            max_steps=config.max_steps,
+            epoch=self.prompts.epoch(step),
+            logging_steps=config.logging_steps,
+            eval_steps=config.eval_steps,
+            save_steps=config.save_steps,
+            train_batch_size=self.prompts.per_iteration,
+        )
+
+
+class Prefetcher(Generic[Begun]):
+    """Begins the unit after the one that is asked for.
+
+    Args:
+        begin: the first half of a unit: generate, and submit the completions to be graded.
+        upcoming: the unit after the current one, or None if it isn't known yet.
+    """
+
+    def __init__(self, begin: Callable[[int], Begun], upcoming: Callable[[], int | None]) -> None:
+        self._begin, self._upcoming = begin, upcoming
+        self._begun: dict[int, Begun] = {}
+
+    def take(self, unit: int) -> Begun:
+        """The unit, begun; then the next one is begun too, if it is known."""
+        mine = self._begun.pop(unit) if unit in self._begun else self._begin(unit)
+        self._begun.clear()  # a unit that was begun in vain: another rank was faster
+        following = self._upcoming()
+        if following is not None and following != unit:
+            self._begun[following] = self._begin(following)
+        return mine
