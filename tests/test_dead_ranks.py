@@ -212,7 +212,7 @@ def test_after_a_high_bit_flips_all_ranks_have_the_weights_of_the_journal(undist
     code, output = faulty(tmp_path / "D", "1:break:5")
     assert code == 0, output
     assert "rank(s) [1] hold other weights" in output
-    told = re.search(r"rewards of steps (\d+) to \d+ may come from them", output)
+    told = re.search(r"rewards of iterations (\d+) to \d+ may come from them", output)
     assert told is not None, output
     replayed = es_llm("replay", str(tmp_path / "D"), "--output_dir", str(tmp_path / "R"))
     assert replayed.returncode == 0, replayed.stderr

@@ -110,9 +110,9 @@ def test_a_run_of_some_parameters_replays(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rank", "2"], "`rank` must be 1 without `perturbation` low_rank, got 2"),
+        (["--rank", "2"], "`rank` must be 1 with `perturbation` dense, got 2"),
         (["--perturbation", "low_rank", "--rank", "0"], f"`rank` must be an integer in [1, {_core.MAX_RANK}], got 0"),
-        (["--perturbation", "sparse"], "`perturbation` must be one of"),
+        (["--perturbation", "sparse"], "unknown perturbation 'sparse'"),
         (["--trainable", "*mpl*"], "`trainable`: the pattern '*mpl*' matches no parameter; the nearest names are"),
     ],
 )

@@ -135,7 +135,7 @@ def test_the_cast_keeps_buffers_and_ties(name, dtype):
     buffers = {key: value.clone() for key, value in model.named_buffers()}
     weights = Weights(model, dtype=dtype)
     assert {w.dtype for w in model.parameters()} == {DTYPES[dtype or "float32"]}
-    assert {live.dtype for live in weights._live} == {dtype or "float32"}
+    assert {placed.live.dtype for placed in weights._placed} == {dtype or "float32"}
     assert all(torch.equal(value, buffers[key].to(value.dtype)) for key, value in model.named_buffers())
     rotary = [value.dtype for key, value in model.named_buffers() if key.endswith("inv_freq")]
     assert set(rotary) <= {torch.float32}, "in bfloat16 the positions would be wrong"
@@ -148,7 +148,7 @@ def test_mixed_types_are_kept():
     model = tiny_model("llama").to(torch.bfloat16)
     model.model.norm.weight.data = model.model.norm.weight.data.float()
     weights = Weights(model)
-    assert {live.dtype for live in weights._live} == {"float32", "bfloat16"}
+    assert {placed.live.dtype for placed in weights._placed} == {"float32", "bfloat16"}
     assert all(master.dtype == torch.float32 for master in weights.master)
 
 
@@ -246,7 +246,7 @@ def test_weights_that_are_not_finite_are_counted_and_reported_once(caplog):
     with caplog.at_level("WARNING"):
         record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=3e38)
         assert finite.update(record).nonfinite > 0
-    assert "after the update of step 1" in caplog.messages[-1]
+    assert "after the update of iteration 1" in caplog.messages[-1]
 
 
 def low_rank(model, rank):

@@ -16,7 +16,7 @@ from trl import GRPOConfig, RLOOConfig
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
 from es_llm.config.adopt import HubTarget, ModelSource, adopt_arguments
-from es_llm.config.foreign import counterpart
+from es_llm.config.foreign import counterpart, foreign_options
 from es_llm.errors import ConfigError, ModelError
 from es_llm.team import Team
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -162,7 +162,17 @@ OTHER_VALUES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(OTHER_VALUES))
+@pytest.mark.parametrize("name", ["optim", "lr_scheduler_type"])
+def test_an_option_of_gradients_is_left_out(name):
+    """`ESConfig` has an option of this name for the direction of an iteration."""
+    result = taken(**{name: OTHER_VALUES[name]})
+    assert changed(result.config) == {}
+    (line,) = result.notice.splitlines()[1:]
+    assert line.startswith(f"  {name}=")
+    assert line.endswith(": " + foreign_options("other_meaning")[name])
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_VALUES.keys() - {"optim", "lr_scheduler_type"}))
 def test_each_option_of_grpo_alone_changes_nothing_but_the_notice(name):
     """And the same option by its name is refused, as ever."""
     result = taken(**{name: OTHER_VALUES[name]})

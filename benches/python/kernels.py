@@ -34,7 +34,7 @@ from es_llm.checkpoint.replay import replay_records
 from es_llm.model.device import free_memory
 from es_llm.model.weights import Weights
 from es_llm.noise.backend import backend_for
-from es_llm.noise.perturbation import whole_tensor
+from es_llm.noise.perturbation import low_rank, noise_of
 
 SIGMA = 1e-3
 LEARNING_RATE = 5e-4
@@ -126,7 +126,7 @@ class Ours:
         backend, terms = backend_for(self.weights.device), terms_of(self.record)
         reports = [
             backend.accumulate(
-                master, terms, whole_tensor(tensor, tuple(master.shape), "low_rank", self.rank), torch.bfloat16
+                master, terms, noise_of(tensor, tuple(master.shape), low_rank(self.rank)), torch.bfloat16
             )
             for tensor, master in enumerate(self.weights.master)
             if master.ndim == 2

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from es_llm import _core
 from es_llm.errors import ConfigError, KernelError
-from es_llm.noise.perturbation import whole_tensor
+from es_llm.noise.perturbation import load_perturbation, noise_of
 
 
 class ArrayWeights:
     """One array, or a mapping of arrays (tensor ids follow its order). Masters are float32 copies.
 
     Args:
-        perturbation, rank: the noise of the arrays, see `whole_tensor`.
+        perturbation, rank: the noise of the arrays, see `load_perturbation`.
 
     Raises:
         KernelError: an array that holds no real numbers, or NaN or infinities.
@@ -32,9 +32,10 @@ class ArrayWeights:
         if not named:
             raise ConfigError("`weights` must hold at least one array, got an empty mapping")
         self._masters = {name: _master(name, array) for name, array in named.items()}
+        choose = load_perturbation(perturbation, rank)
         self._slices = [
-            whole_tensor(tensor, master.shape, perturbation, rank)
-            for tensor, master in enumerate(self._masters.values())
+            noise_of(tensor, master.shape, choose(name, master.shape))
+            for tensor, (name, master) in enumerate(self._masters.items())
         ]
 
     def perturb(self, member: _core.Member) -> Any:

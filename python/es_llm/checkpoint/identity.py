@@ -16,7 +16,7 @@ from es_llm.errors import ResumeError
 logger = logging.getLogger(__name__)
 
 FORMAT = "es_llm run"
-EXTENSIONS: Final = ("engine", "optim", "shaping", "lr_scheduler_type", "sigma_scheduler_type")
+EXTENSIONS: Final = ("engine", "optim", "shaping", "lr_scheduler_type", "sigma_scheduler_type", "perturbation")
 """Options that may name a file; a run is known by the file's content, wherever it is."""
 
 

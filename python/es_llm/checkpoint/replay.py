@@ -39,6 +39,6 @@ def require_digest(weights: Weights, iteration: int, digests: Mapping[int, int])
     """
     if (got := weights.digest()) != digests[iteration]:
         raise DivergenceError(
-            f"after step {iteration + 1} the replayed weights have digest {got:016x}, the journal has "
+            f"after iteration {iteration + 1} the replayed weights have digest {got:016x}, the journal has "
             f"{digests[iteration]:016x}: other base weights, or damaged memory"
         )

@@ -13,7 +13,6 @@ from es_llm.config.fields import FLOAT32, NOT_NEGATIVE, POSITIVE, UINT32, Range,
 from es_llm.config.foreign import counterpart, unknown_option
 
 MASTER_DEVICES: Final = ("auto", "device", "cpu")
-PERTURBATIONS: Final = ("dense", "low_rank")
 
 _SECONDS: Final = Range(lambda value: 0 <= value < float("inf"), ">= 0 and finite")
 
@@ -156,10 +155,9 @@ class ESConfig:
     )
     perturbation: str = option(
         "dense",
-        help="noise of a matrix: one value per weight (dense), or a product of two thin factors (low_rank, as in "
-        "EGGROLL); other tensors always get dense noise",
+        help="noise of each tensor: one value per weight (dense); a product of two thin factors for matrices, as in "
+        "EGGROLL (low_rank); or file.py:NAME",
         identity=True,
-        choices=PERTURBATIONS,
     )
     rank: int = option(
         1,
@@ -319,7 +317,7 @@ class ESConfig:
             object.__setattr__(self, "report_to", [trackers])
         check_options(self)
         require(self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`")
-        require(self, "rank", lambda v: v == 1 or self.perturbation == "low_rank", "1 without `perturbation` low_rank")
+        require(self, "rank", lambda v: v == 1 or self.perturbation != "dense", "1 with `perturbation` dense")
         require(self, "eval_kl", lambda v: not v or self.eval_num_samples > 0, "false without `eval_num_samples`")
         has_metric = self.metric_for_best_model is not None
         require(self, "early_stopping_patience", lambda v: v == 0 or has_metric, "0 without `metric_for_best_model`")

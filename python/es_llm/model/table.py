@@ -17,7 +17,7 @@ from es_llm.errors import ModelError
 from es_llm.model.declared import without_gradient
 from es_llm.model.selection import Selection
 from es_llm.noise.backend import At
-from es_llm.noise.perturbation import whole_tensor
+from es_llm.noise.perturbation import NONE, Perturbation, load_perturbation, noise_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Parameter:
         name: in the module.
         shape: of the whole tensor.
         whole: the tensor id in noise addresses, and all elements.
-        perturbed: the same elements with their kind of noise (see `whole_tensor`).
+        perturbed: the same elements with their kind of noise (see `noise_of`).
     """
 
     name: str
@@ -93,35 +93,34 @@ class ParameterTable:
         Args:
             selection: default: all.
             unused: names of parameters that no forward pass of the run reads.
-            perturbation: "dense", or "low_rank": low-rank noise of `rank` for matrices, dense noise for other tensors.
-            rank: columns of the factors of low-rank noise.
+            perturbation, rank: which noise each tensor gets, see `load_perturbation`. A tensor that gets none is left
+                out too.
 
         Raises:
             ModelError: no trainable parameter, a pattern that matches nothing, or more tensors or elements than a noise
                 address can name.
-            KernelError: another perturbation, or a rank out of range.
+            ConfigError: no such perturbation, or one that doesn't fit a tensor.
+            KernelError: a rank out of range.
         """
         selected = (selection or Selection()).of(module)
         left_out = {*unused, *without_gradient(module)}
-        named = [
-            (name, weight)
+        choose = load_perturbation(perturbation, rank)
+        candidates = [
+            (name, tuple(weight.shape), choose(name, tuple(weight.shape)))
             for name, weight in module.named_parameters()
             if id(weight) in selected and name not in left_out and weight.requires_grad
         ]
+        named = [row for row in candidates if row[2] != NONE]
         if not named:
             total = sum(1 for _ in module.parameters())
             out = total - len(selected)
             raise ModelError(
-                f"the model has no trainable parameter: {total} in all, {out} excluded by `trainable` or `frozen`"
+                f"the model has no trainable parameter: {total} in all, {out} excluded by `trainable` or `frozen`, "
+                f"{len(candidates)} by `perturbation`"
             )
         if len(named) > MAX_TENSORS:
             raise ModelError(f"the model has {len(named)} trainable tensors, expected at most {MAX_TENSORS}")
-        return ParameterTable(
-            tuple(
-                _parameter(tensor, name, tuple(weight.shape), perturbation, rank)
-                for tensor, (name, weight) in enumerate(named)
-            )
-        )
+        return ParameterTable(tuple(_parameter(tensor, *row) for tensor, row in enumerate(named)))
 
     def to_json(self) -> list[dict[str, Any]]:
         """One entry per tensor, in order, for the journal's header."""
@@ -141,8 +140,7 @@ class ParameterTable:
                         tensor,
                         str(entry["name"]),
                         tuple(int(size) for size in entry["shape"]),
-                        str(entry.get("perturbation", "dense")),
-                        int(entry.get("rank", 1)),
+                        Perturbation(str(entry.get("perturbation", "dense")), int(entry.get("rank", 1))),
                     )
                     for tensor, entry in enumerate(entries)
                 )
@@ -165,10 +163,10 @@ class ParameterTable:
                 raise ModelError(f"`{parameter.name}` has the shape {shape}, expected {list(parameter.shape)}")
 
 
-def _parameter(tensor: int, name: str, shape: tuple[int, ...], perturbation: str, rank: int) -> Parameter:
+def _parameter(tensor: int, name: str, shape: tuple[int, ...], perturbation: Perturbation) -> Parameter:
     if any(size < 0 for size in shape):
         raise ValueError(f"`{name}` has shape {list(shape)}")
     elements = math.prod(shape)
     if elements > MAX_ELEMENTS:
         raise ModelError(f"`{name}` has {elements} elements, expected at most {MAX_ELEMENTS}")
-    return Parameter(name, shape, Slice(tensor, elements), whole_tensor(tensor, shape, perturbation, rank))
+    return Parameter(name, shape, Slice(tensor, elements), noise_of(tensor, shape, perturbation))

@@ -1,28 +1,87 @@
-"""The choice of a kind of noise for a tensor: the one place that knows which perturbations exist. Loads no torch."""
+"""Which noise each tensor gets: the one place that knows which perturbations exist. Loads no torch.
+
+A perturbation is a function `choose(name, shape)`: for each tensor it returns DENSE, `low_rank(r)`, or NONE (the tensor
+keeps its values). One in another package is found by an entry point in the group `es_llm.perturbations`, or by
+`file.py:NAME`. What it chose stands in the journal's header, tensor by tensor, so a replay asks nothing.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 from es_llm._core import LowRank, Slice
-from es_llm.config.es import PERTURBATIONS
-from es_llm.errors import KernelError
+from es_llm.errors import ConfigError
 from es_llm.noise.backend import At
+from es_llm.plugins import resolve
+
+PERTURBATIONS: Final = ("dense", "low_rank")
+"""Names of the built-in perturbations."""
 
 
-def whole_tensor(tensor: int, shape: tuple[int, ...], perturbation: str = "dense", rank: int = 1) -> At:
-    """All elements of a tensor, with its kind of noise: `LowRank` for the matrices of a low-rank run, else `Slice`.
+@dataclass(frozen=True)
+class Perturbation:
+    """The noise of one tensor.
 
-    Args:
-        tensor: id in noise addresses.
-        perturbation: of the run, "dense" or "low_rank". Tensors that aren't matrices get dense noise in both.
-        rank: columns of the factors of low-rank noise.
+    kind: "dense": one value per weight; "low_rank": A B^T / sqrt(rank), for matrices; "none": the tensor isn't trained.
+    rank: columns of the factors A and B.
+    """
+
+    kind: str
+    rank: int = 1
+
+
+Chooser: TypeAlias = Callable[[str, tuple[int, ...]], Perturbation]
+"""(name of a parameter, its shape) -> its perturbation. A pure function: each rank asks it."""
+
+DENSE: Final = Perturbation("dense")
+NONE: Final = Perturbation("none")
+
+
+def low_rank(rank: int) -> Perturbation:
+    """Low-rank noise of this rank (EGGROLL, arXiv 2511.16652)."""
+    return Perturbation("low_rank", rank)
+
+
+def load_perturbation(name: str, rank: int = 1) -> Chooser:
+    """The perturbation of a name: "dense"; "low_rank", which gives tensors that aren't matrices dense noise; or one
+    from elsewhere.
 
     Raises:
-        KernelError, NoiseAddressError: another perturbation, a rank or a tensor out of range.
+        ConfigError: no such perturbation, or its file can't be used.
     """
-    if perturbation not in PERTURBATIONS:
-        raise KernelError(f"`perturbation` must be one of {', '.join(PERTURBATIONS)}, got {perturbation!r}")
-    if perturbation == "low_rank" and len(shape) == 2 and 0 not in shape:
-        return LowRank(tensor, shape, rank)
-    return Slice(tensor, math.prod(shape))
+    if name == "dense":
+        return lambda _, shape: DENSE
+    if name == "low_rank":
+        return lambda _, shape: low_rank(rank) if len(shape) == 2 and 0 not in shape else DENSE
+    builtin = dict.fromkeys(PERTURBATIONS, f"{__name__}:load_perturbation")
+    chosen: Any = resolve("perturbation", name, builtin, attribute="choose")
+
+    def choose(parameter: str, shape: tuple[int, ...]) -> Perturbation:
+        perturbation = chosen(parameter, shape)
+        if not isinstance(perturbation, Perturbation):
+            raise ConfigError(
+                f"perturbation {name!r} must give a `Perturbation` for `{parameter}`, got {perturbation!r}"
+            )
+        return perturbation
+
+    return choose
+
+
+def noise_of(tensor: int, shape: tuple[int, ...], perturbation: Perturbation) -> At:
+    """All elements of a tensor with their noise, as the kernels take them.
+
+    Raises:
+        ConfigError: low-rank noise for a tensor that is no matrix, or an unknown kind.
+        KernelError, NoiseAddressError: a rank or a tensor out of range.
+    """
+    if perturbation.kind == "dense":
+        return Slice(tensor, math.prod(shape))
+    if perturbation.kind == "low_rank" and len(shape) == 2 and 0 not in shape:
+        return LowRank(tensor, shape, perturbation.rank)
+    raise ConfigError(
+        f"a tensor of shape {list(shape)} must have a perturbation dense"
+        f"{' or low_rank' if len(shape) == 2 else ''}, got {perturbation}"
+    )

@@ -24,6 +24,7 @@ from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.config.script import DEFAULT_TASK
 from es_llm.data.loading import content_of
+from es_llm.noise.perturbation import PERTURBATIONS
 from es_llm.optimizers import optimizer_names
 from es_llm.plugins import file_of
 from es_llm.rewards.loading import file_of as reward_file_of
@@ -110,6 +111,7 @@ def _extension_files(config: ESConfig) -> dict[str, str | None]:
         "shaping": ("shaping rule", SHAPING_RULES),
         "lr_scheduler_type": ("schedule", schedule_names()),
         "sigma_scheduler_type": ("schedule", schedule_names()),
+        "perturbation": ("perturbation", PERTURBATIONS),
     }
     named = {option: getattr(config, option) for option in EXTENSIONS}
     return {

@@ -172,11 +172,11 @@ class Rebuilding:
         Raises:
             DivergenceError: the run stops.
         """
-        message = f"after step {iteration + 1} rank(s) {list(ranks)} hold other weights than the majority"
+        message = f"after iteration {iteration + 1} rank(s) {list(ranks)} hold other weights than the majority"
         if not again:
             agreed = last_digest(self._log.leading.digests, iteration)
             first = 1 if agreed is None else agreed + 2
-            message += f"; rewards of steps {first} to {iteration + 1} may come from them"
+            message += f"; rewards of iterations {first} to {iteration + 1} may come from them"
         if again or self._run.config.on_divergence == "stop":
             still = ", also after they were rebuilt" if again else ""
             raise DivergenceError(f"{message}{still}; the journal is right: resume from it")
