@@ -349,7 +349,7 @@ def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch,
     [
         ({"eval_kl": True}, "`eval_kl` must be false without `eval_num_samples`"),
         ({"early_stopping_patience": 2}, "0 without `metric_for_best_model`"),
-        ({"eval_temperature": 0.0}, "`eval_temperature` must be > 0"),
+        ({"eval_temperature": 0.0}, "`eval_temperature` must be a number > 0"),
         ({"eval_num_samples": -1}, "`eval_num_samples` must be an integer >= 0"),
     ],
 )
