@@ -37,6 +37,7 @@ from es_llm.rewards.workers.system import open_standard_descriptors
 from es_llm.rollout import load_engine
 from es_llm.rollout.engine import LiveMember, LogProbs, RolloutEngine
 from es_llm.rollout.form import PromptForm
+from es_llm.schedules import hyperparameters
 from es_llm.shaping import load_shaping
 from es_llm.team import Team
 from es_llm.trainer.assembly.arguments import as_list, require_config, require_model, require_tokenizer
@@ -124,6 +125,7 @@ def build_run(
     config, team = adopted.config, team if team is not None else Team(select_mailbox())
     if adopted.notice and team.rank == 0:
         logger.warning(adopted.notice)
+    hyperparameters(config, 0)
     trackers = make_trackers(config)
     configure_threads(config, team)
     functions: list[Any] = [reward_funcs] if isinstance(reward_funcs, str) else as_list(reward_funcs, "reward_funcs")
