@@ -20,11 +20,7 @@ class Callbacks:
     """
 
     def __init__(self, callbacks: Sequence[Any], config: ESConfig, model: Any, processing_class: Any) -> None:
-        """Accept objects and classes; instantiate the classes, as transformers does.
-
-        Raises:
-            ConfigError: an object that is not a `TrainerCallback`.
-        """
+        """Accept objects and classes; instantiate the classes, as transformers does."""
         instances = [item() if isinstance(item, type) else item for item in callbacks]
         for callback in instances:
             if not isinstance(callback, TrainerCallback):
@@ -75,11 +71,7 @@ def _is(held: Any, callback: Any) -> bool:
 
 
 def make_trackers(config: ESConfig) -> list[Any]:
-    """Callbacks for the trackers in `report_to`. Called before anything large is loaded.
-
-    Raises:
-        ConfigError: an unknown tracker, or a tracker whose library is missing; the message says what to install.
-    """
+    """Callbacks for the trackers in `report_to`. Called before anything large is loaded."""
     names: Any = config.report_to
     if not names or names == ["none"]:
         return []

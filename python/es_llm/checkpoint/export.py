@@ -86,11 +86,7 @@ def export_model(
 
 
 def require_replaceable(target: Path) -> None:
-    """Refuse to replace a directory that is not an export, such as a run's directory.
-
-    Raises:
-        ModelError: `target` is a file, or holds files that no export wrote.
-    """
+    """Refuse to replace a directory that is not an export, such as a run's directory."""
     if not target.exists():
         return
     if not target.is_dir():

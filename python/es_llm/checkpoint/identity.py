@@ -26,11 +26,7 @@ def encode_header(identity: dict[str, Any], about: dict[str, Any]) -> str:
 
 
 def decode_header(text: str, where: str) -> dict[str, Any]:
-    """The header as a mapping with the keys `identity` and `about`.
-
-    Raises:
-        ResumeError: a run of es_llm did not write this header.
-    """
+    """The header as a mapping with the keys `identity` and `about`."""
     try:
         header = json.loads(text)
         if header["format"] != FORMAT:
@@ -43,13 +39,7 @@ def decode_header(text: str, where: str) -> dict[str, Any]:
 
 def read_journal(path: str) -> tuple[Journal, dict[str, Any]]:
     """A run's journal and its header (see `decode_header`). Journals of format version 1 are read too: their header
-    holds the run seed that later records hold themselves.
-
-    Raises:
-        JournalError: there is no journal, or it can't be read.
-        JournalCorruptError: it is damaged before its end.
-        ResumeError: it was not written by a run of es_llm.
-    """
+    holds the run seed that later records hold themselves."""
     journal = Journal.read(path)
     header = decode_header(journal.header, path)
     if journal.version == 1:
@@ -58,16 +48,7 @@ def read_journal(path: str) -> tuple[Journal, dict[str, Any]]:
 
 
 def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str) -> None:
-    """Refuse to resume a run with other options.
-
-    Args:
-        saved: the header of the journal (see `decode_header`).
-        own: the header of this run, which resumes the journal.
-        where: the journal's path, for messages.
-
-    Raises:
-        ResumeError: fields differ; the message names each one with both values.
-    """
+    """Refuse to resume a run with other options."""
     before, now = normalized(saved["identity"]), normalized(own["identity"])
     if "reward_files" not in saved["identity"]:  # earlier versions recorded only the names
         for identity in (before, now):

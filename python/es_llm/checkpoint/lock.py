@@ -24,16 +24,7 @@ _NAME: Final = ".lock"
 
 
 class DirectoryLock:
-    """Keeps other jobs out of `directory` while this process lives.
-
-    Args:
-        directory: exists.
-        job: text that identifies the job; a lock of the same job, whose leader hangs or died, is no obstacle.
-        rank: this rank; other ranks of the job read it.
-
-    Raises:
-        ConfigError: another job uses the directory; names its process and host.
-    """
+    """Keeps other jobs out of `directory` while this process lives."""
 
     def __init__(self, directory: Path, job: str, rank: int = 0) -> None:
         self._path = directory / _NAME

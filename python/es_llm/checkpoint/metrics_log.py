@@ -22,11 +22,7 @@ class MetricsLog:
         self._path = path
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one object; its key `step` orders it.
-
-        Raises:
-            JournalError: the disk refuses it; the journal is not affected.
-        """
+        """Append one object; its key `step` orders it."""
         try:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(_encode(line))

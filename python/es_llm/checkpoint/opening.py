@@ -76,22 +76,14 @@ class RunOpener:
         return OpenRun(directory=directory, journal=journal, writer=writer, lock=lock)
 
     def take_over(self, directory: RunDirectory) -> OpenRun:
-        """Open the directory of an earlier leader of this job, or one of the same name on this host.
-
-        Raises:
-            ConfigError, ResumeError, JournalError: as `open`.
-        """
+        """Open the directory of an earlier leader of this job, or one of the same name on this host."""
         directory.prepare()
         lock = DirectoryLock(directory.path, self.job, self.rank)
         journal, writer = _open_journal(directory, self.header)
         return OpenRun(directory=directory, journal=journal, writer=writer, lock=lock)
 
     def copy(self, directory: RunDirectory) -> OpenRun | None:
-        """Open a copy of the journal on a host that doesn't see the leader's directory; None if the host sees it.
-
-        Raises:
-            ConfigError, ResumeError, JournalError: the host can't store it.
-        """
+        """Open a copy of the journal on a host that doesn't see the leader's directory; None if the host sees it."""
         directory.prepare()
         if _fresh_holder(directory.path).get("job") == self.job:
             return None

@@ -12,12 +12,7 @@ from es_llm.model.weights import Weights
 def replay_records(
     records: Sequence[Record], weights: Weights, population: Population, digests: Mapping[int, int]
 ) -> None:
-    """Apply records, in order, to the base weights, and check the last digest that their journal holds.
-
-    Raises:
-        DivergenceError: the weights differ from those the run had.
-        PopulationError: the records don't fit the population.
-    """
+    """Apply records, in order, to the base weights, and check the last digest that their journal holds."""
     checked = last_digest(digests, len(records))
     for record in records:
         weights.update(record)
@@ -32,11 +27,7 @@ def last_digest(digests: Mapping[int, int], records: int) -> int | None:
 
 
 def require_digest(weights: Weights, iteration: int, digests: Mapping[int, int]) -> None:
-    """Check that the weights are those that the run had after the iteration.
-
-    Raises:
-        DivergenceError: they have another digest.
-    """
+    """Check that the weights are those that the run had after the iteration."""
     if (got := weights.digest()) != digests[iteration]:
         raise DivergenceError(
             f"after iteration {iteration + 1} the replayed weights have digest {got:016x}, the journal has "

@@ -54,11 +54,7 @@ class RunDirectory:
         return self.path / "result.json"
 
     def prepare(self) -> None:
-        """Make the directory.
-
-        Raises:
-            ConfigError: it is a file, or can't be made or written.
-        """
+        """Make the directory."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -68,11 +64,7 @@ class RunDirectory:
             raise ConfigError(f"`output_dir` {str(self.path)!r} can't be written: {why}")
 
     def refuse_other_run(self) -> None:
-        """Refuse a directory that holds a run.
-
-        Raises:
-            ConfigError: it holds a journal.
-        """
+        """Refuse a directory that holds a run."""
         if self.journal.exists():
             raise ConfigError(
                 f"`output_dir` {str(self.path)!r} holds another run; resume it by "
@@ -94,11 +86,7 @@ def free_directory(parent: Path, stem: str) -> Path:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file that appears whole or not at all.
-
-    Raises:
-        JournalError: the disk refuses it; names the file.
-    """
+    """Write a JSON file that appears whole or not at all."""
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 

@@ -33,11 +33,7 @@ class RunFiles:
 
     def agree_with(self, known: list[bytes]) -> list[bytes]:
         """Make the journal and the records that ranks know equal: append those that the journal lacks, and return
-        those that only the journal has.
-
-        Raises:
-            JournalError: they contradict each other, or the disk refuses.
-        """
+        those that only the journal has."""
         saved = [self._population.pack(record) for record in self.saved]
         both = min(len(saved), len(known))
         if saved[:both] != known[:both]:
@@ -58,12 +54,7 @@ class RunFiles:
         write_json(self.directory.config, options)
 
     def append_record(self, record: Record) -> None:
-        """Write a record to the disk before returning; a record that the journal has already is not written again.
-
-        Raises:
-            JournalError: an earlier record is missing, the journal has another record there, or the disk refuses.
-            JournalTakenError: another leader took the journal over.
-        """
+        """Write a record to the disk before returning; a record that the journal has already is not written again."""
         if self._lock is not None:
             self._lock.hold()
         have = self._writer.records
@@ -90,11 +81,7 @@ class RunFiles:
         self.events.append(timed)
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """Write one line of metrics.
-
-        Raises:
-            JournalError: the disk refuses it; the message says what is safe.
-        """
+        """Write one line of metrics."""
         try:
             self._log.write(metrics)
         except JournalError as error:

@@ -74,11 +74,7 @@ class Snapshots:
         return self._directory / f"checkpoint-{step}"
 
     def write(self, weights: Weights, model: Any, tokenizer: Any, records: Sequence[Record]) -> SnapshotIdentity:
-        """Save the masters of `weights`, those of `model` after `records`.
-
-        Raises:
-            ModelError: the disk refuses; older snapshots are still there.
-        """
+        """Save the masters of `weights`, those of `model` after `records`."""
         identity = SnapshotIdentity(len(records), f"{weights.digest():016x}", _records_sha256(records))
         optimizer = weights.optimizer_state()
         export_model(

@@ -23,11 +23,7 @@ def add_run_options(parser: Parser) -> None:
 
 
 def run_options(options: argparse.Namespace) -> tuple[ScriptArguments, ESConfig]:
-    """Options from the file and the flags, over the defaults.
-
-    Raises:
-        ConfigError: an unknown name or a bad value.
-    """
+    """Options from the file and the flags, over the defaults."""
     known = set(option_fields(ScriptArguments, ESConfig))
     flags: dict[str, Any] = {name: value for name, value in vars(options).items() if name in known}
     file = read_config(options.config, known) if options.config else {}
@@ -59,12 +55,7 @@ def add_finished_run(parser: Parser) -> None:
 
 
 def read_run(run: str) -> FinishedRun:
-    """The journal at `run`, which is a run's directory or the journal itself.
-
-    Raises:
-        JournalError, JournalCorruptError: there is no journal, or it can't be read.
-        ResumeError: it is not the journal of a run.
-    """
+    """The journal at `run`, which is a run's directory or the journal itself."""
     from es_llm.checkpoint.identity import read_journal
 
     path = Path(run) / "journal.es" if Path(run).is_dir() else Path(run)

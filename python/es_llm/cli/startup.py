@@ -26,11 +26,7 @@ def quiet_libraries() -> None:
 
 def together(team: Team, work: Callable[[], Result]) -> Result:
     """The result of `work()`, which all ranks do before their first call. If it fails on this rank, this rank raises at
-    once, and the other ranks raise the same error in their first call.
-
-    Raises:
-        EsError, or anything else that `work` raises.
-    """
+    once, and the other ranks raise the same error in their first call."""
     try:
         return work()
     except Exception as error:

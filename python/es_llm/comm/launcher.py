@@ -59,17 +59,7 @@ def declared_sizes(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
 
 
 def require_size(size: int, library: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Check that MPI has the number of ranks that the launcher started.
-
-    Args:
-        size: of `MPI.COMM_WORLD`.
-        library: the MPI that mpi4py is built with.
-        environ: the variables of the process.
-
-    Raises:
-        ConfigError: MPI has another number of ranks, or lacks the launcher's rank of this process; the message names
-            both numbers, the MPI and the remedy.
-    """
+    """Check that MPI has the number of ranks that the launcher started."""
     declared = declared_sizes(environ)
     local = {name: count for name in _LOCAL_SIZES if (count := _number(environ, name)) is not None}
     fits = size in declared.values() if size > 1 else all(count <= 1 for count in declared.values())
@@ -99,11 +89,7 @@ def _require_rank(size: int, library: str, environ: Mapping[str, str]) -> None:
 
 
 def refuse_other_launchers(environ: Mapping[str, str] = os.environ) -> None:
-    """Check that no launcher without MPI, such as torchrun, started several processes.
-
-    Raises:
-        ConfigError: one did; the message names the command to use instead.
-    """
+    """Check that no launcher without MPI, such as torchrun, started several processes."""
     size = _number(environ, _TORCH[0])
     if is_launched(environ) or size is None or size <= 1 or _number(environ, _TORCH[1]) is None:
         return

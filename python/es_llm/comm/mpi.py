@@ -34,11 +34,7 @@ _LOOK_S: Final = 0.25
 
 
 class MPIMailbox(Mailbox):
-    """One of the ranks of `MPI.COMM_WORLD`, on a duplicate of it.
-
-    Raises:
-        ConfigError: mpi4py or an MPI library is missing; the message names the install line that helps.
-    """
+    """One of the ranks of `MPI.COMM_WORLD`, on a duplicate of it."""
 
     def __init__(self) -> None:
         # MPI_Init waits forever for a rank that died before it, and holds the GIL.

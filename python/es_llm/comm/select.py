@@ -9,11 +9,7 @@ from es_llm.comm.single import SingleMailbox
 
 
 def select_mailbox(kind: str = "auto") -> Mailbox:
-    """The mailbox of this process: `single`, `mpi`, or `auto` (MPI when a launcher started the process).
-
-    Raises:
-        ConfigError: MPI is needed and missing, or has another number of ranks than the launcher started.
-    """
+    """The mailbox of this process: `single`, `mpi`, or `auto` (MPI when a launcher started the process)."""
     if kind == "single":
         return SingleMailbox()
     refuse_other_launchers()

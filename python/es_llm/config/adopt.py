@@ -47,16 +47,7 @@ class Adopted:
 
 
 def adopt_arguments(args: Any, *, rows: int | None, loaded: bool) -> Adopted:
-    """Take over the options that differ from their class's defaults and mean the same here; list the others.
-
-    Args:
-        args: an object of a dataclass that extends transformers' `TrainingArguments`.
-        rows: number of rows of the training data; None for a stream.
-        loaded: the model is given as a module, so that `model_init_kwargs` have no effect.
-
-    Raises:
-        ConfigError: a value that `ESConfig` refuses.
-    """
+    """Take over the options that differ from their class's defaults and mean the same here; list the others."""
     adoption = _Adoption(args, rows)
     adoption.same_options()
     adoption.length()

@@ -23,11 +23,7 @@ EXPONENT: Final = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\
 
 def check_options(config: Any) -> None:
     """Check every option of a frozen dataclass, and replace its values by plain ones (see `plain_value`). Text such as
-    "1e-3" becomes a number where a number is declared.
-
-    Raises:
-        ConfigError: a value of another type, or outside the choices or the range of its option.
-    """
+    "1e-3" becomes a number where a number is declared."""
     declared = declared_types(type(config))
     for spec in fields(config):
         value = getattr(config, spec.name)

@@ -19,11 +19,7 @@ else:
 
 
 def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
-    """Read the options of a `.yaml`, `.yml` or `.toml` file.
-
-    Raises:
-        ConfigError: no such file, text that doesn't parse (with its line), not a mapping, or a name not in `known`.
-    """
+    """Read the options of a `.yaml`, `.yml` or `.toml` file."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -43,11 +39,7 @@ def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
 
 
 def read_scalar(text: str) -> Any:
-    """The value of YAML text, where `1e-3` is a number.
-
-    Raises:
-        yaml.YAMLError: the text doesn't parse.
-    """
+    """The value of YAML text, where `1e-3` is a number."""
     return yaml.load(text, Loader=_Loader)
 
 

@@ -29,11 +29,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
     def parse_known(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse all of `argv`.
-
-        Raises:
-            ConfigError: an unknown flag (with the nearest known one), or a value of the wrong type.
-        """
+        """Parse all of `argv`."""
         space, rest = self.parse_known_args(argv)
         if rest:
             flags = [flag for action in self._actions for flag in action.option_strings]

@@ -29,9 +29,6 @@ def resolve(*layers: Mapping[str, Any]) -> tuple[ScriptArguments, ESConfig]:
 
     If no layer has `model_name_or_path`, the embedded model's defaults lie below the first layer. Its `task_args` are
     left out for another task or data set.
-
-    Raises:
-        ConfigError: an unknown name, or a value out of range.
     """
     merged: dict[str, Any] = {}
     for layer in layers:

@@ -13,11 +13,7 @@ DEFAULT_TASK: Final = "countdown"
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptArguments:
-    """Options of the command line beside `ESConfig`.
-
-    Raises:
-        ConfigError: a value of another type than declared, or out of range.
-    """
+    """Options of the command line beside `ESConfig`."""
 
     model_name_or_path: str | None = option(
         None, help="local directory, hub id or GGUF file; default: the embedded tiny model", topic="Model"

@@ -55,9 +55,6 @@ class EvaluationHistory:
 
         With `eval_steps` only the regular evaluations, the first and the last one count, not those at which an earlier
         call ended.
-
-        Raises:
-            ConfigError: an evaluation has no such metric; names those that it has.
         """
         config = self._config
         if config.metric_for_best_model is None:

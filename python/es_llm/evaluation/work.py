@@ -65,12 +65,6 @@ class EvaluationWork:
     KL(model || base) over the samples, both at the temperature of the samples). A sample is right if its score by the
     first metric, else its reward, is at least 1. A score that failed counts as 0. Functions of whole sets see n sets:
     the first sample of each row, the second one, and so on.
-
-    Args:
-        run: the model, its engine, its rewards and metrics.
-        data: at least one row in each set.
-        round_: the round of this work.
-        log: keeps the completions that this rank made; None: nobody wants them.
     """
 
     def __init__(self, run: RunState, data: EvaluationSets, round_: Round, log: CompletionLog | None = None) -> None:

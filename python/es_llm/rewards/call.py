@@ -59,15 +59,7 @@ def takes(function: RewardFunction, column: str) -> bool:
 def call(
     name: str, function: RewardFunction, batch: Batch, *, one: bool = False, loop: Loop | None = None
 ) -> RewardResult:
-    """The result of one call of the function with the whole batch.
-
-    Args:
-        name: of the function, for messages.
-        function: to call.
-        batch: what it receives.
-        one: the function returns one float for all completions (a set-level reward).
-        loop: where an async function is awaited; None: in a loop for this call alone.
-    """
+    """The result of one call of the function with the whole batch."""
     log, pid = _Log(len(batch)), os.getpid()
     try:
         returned = function(**_arguments(function, batch, log))

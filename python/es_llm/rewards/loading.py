@@ -10,11 +10,7 @@ from es_llm.types import RewardFunction
 
 
 def load_reward(name: str) -> RewardFunction:
-    """Import one reward function.
-
-    Raises:
-        RewardError: nothing has this name, its file or module fails to import, or it isn't callable.
-    """
+    """Import one reward function."""
     function: RewardFunction = plugins.resolve("reward", name, error=RewardError)
     if not callable(function):
         raise RewardError(f"reward {name!r} must be callable, got {function!r}")

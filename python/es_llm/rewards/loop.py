@@ -37,12 +37,7 @@ class Loop:
         self._finalizer: Any = None
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
-        """The result of an awaitable, in the caller's context.
-
-        Raises:
-            RewardError: the function closed the loop.
-            BaseException: any error that the awaitable raises.
-        """
+        """The result of an awaitable, in the caller's context."""
         if self._running is None or not self._running.alive:
             self._running = _Running()
             self._finalizer = weakref.finalize(self, self._running.end)

@@ -54,9 +54,6 @@ class RewardSet:
         weights: one per function; None: 1 each.
         metrics: name -> function.
         limits: of the workers; None: functions are called in this process.
-
-    Raises:
-        ConfigError: there is no function, one can't be called or sent to a worker, or the number of weights differs.
     """
 
     def __init__(
@@ -86,16 +83,7 @@ class RewardSet:
         return any(is_set_level(function) for function in self._functions.values())
 
     def require_columns(self, columns: Collection[str], where: str, *, metrics: bool = False) -> None:
-        """Check that the data has a column for every argument that the functions need.
-
-        Args:
-            columns: those that functions receive, so without `prompt`.
-            where: the data that has them, for messages.
-            metrics: also check the metrics.
-
-        Raises:
-            ConfigError: an argument has no column; names the function, the argument and the columns.
-        """
+        """Check that the data has a column for every argument that the functions need."""
         for name in self._called(metrics):
             for argument in missing_arguments(self._functions[name], columns):
                 kind = "metric" if name.startswith(_METRIC) else "reward"
@@ -110,11 +98,7 @@ class RewardSet:
         return column == "prompt" or any(takes(self._functions[name], column) for name in self.names)
 
     def open(self) -> None:
-        """Start the workers, if a function needs them.
-
-        Raises:
-            RewardError: a worker can't load a function; names it.
-        """
+        """Start the workers, if a function needs them."""
         if self._pool is not None:
             self._pool.open()
 

@@ -14,12 +14,6 @@ def end_ids(model: Any, tokenizer: Any, *, embeddings: int | None = None) -> tup
 
     For example, the generation defaults may name a base model's end, and an instruct tokenizer another one: both count.
     An id that is only the default of a configuration's class, and ordinary text to the tokenizer, doesn't count.
-
-    Args:
-        embeddings: number of tokens of the model; default: rows of its input embedding.
-
-    Raises:
-        ModelError: an id that isn't an integer in [0, embeddings), or no id at all.
     """
     limit = model.get_input_embeddings().weight.shape[0] if embeddings is None else embeddings
     found: list[int] = []

@@ -25,14 +25,6 @@ class PromptForm:
 
     With `chat` auto, questions of a task go through the chat template of a tokenizer that has one, and all other text
     is sent as it is, as in TRL. Messages always go through the template.
-
-    Args:
-        config: `chat`, `system_prompt` and `chat_template_kwargs` are used.
-        tokenizer: the model's.
-        text: describes prompts that are text.
-
-    Raises:
-        ConfigError: `chat` asks for a template that the tokenizer doesn't have.
     """
 
     def __init__(self, config: ESConfig, tokenizer: Any, text: TextPrompts) -> None:
@@ -45,19 +37,11 @@ class PromptForm:
         self._marks = template_marks(tokenizer, config.chat_template_kwargs) if self._template else ()
 
     def rows(self, rows: Sequence[Row], name: str) -> list[Row]:
-        """The rows with their prompts in this form.
-
-        Raises:
-            ConfigError: a prompt can't have the form; names the row.
-        """
+        """The rows with their prompts in this form."""
         return [{**row, "prompt": self._formed(row["prompt"], f"`{name}` row {at}")} for at, row in enumerate(rows)]
 
     def sets(self, sets: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-        """Held-out rows by the name of their set, in this form.
-
-        Raises:
-            ConfigError: see `rows`.
-        """
+        """Held-out rows by the name of their set, in this form."""
         return {
             name: self.rows(rows, f"eval_dataset[{name!r}]" if name else "eval_dataset") for name, rows in sets.items()
         }

@@ -65,9 +65,6 @@ def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits, conte
         pad_id: token for padding.
         context: number of positions that the model has; None: no limit. With fewer than `FEWEST` the model isn't
             looked at: all parameters count as used, and prompts are padded.
-
-    Raises:
-        ModelError: the model raises an error; the message has it.
     """
     if context is not None and context < FEWEST:
         return Look(Batching.PADDED, frozenset())

@@ -25,15 +25,6 @@ class PromptEncoder:
     Text gets the special tokens that the tokenizer puts before it, unless it begins with them already, and none after
     it. Messages go through the chat template, which adds special tokens. If the last message is the assistant's, the
     completion continues it, as in TRL's `apply_chat_template`.
-
-    Args:
-        tokenizer: with a pad token.
-        embeddings: rows of the model's embedding; token ids must be below.
-        chat_template_kwargs: further arguments of the chat template.
-        skip_special_tokens: leave special tokens out of the completions' text; else only those at the end.
-
-    Raises:
-        ModelError: no pad token, or one without an embedding.
     """
 
     def __init__(
@@ -61,12 +52,7 @@ class PromptEncoder:
         return limit if isinstance(limit, int) and limit > 0 else None
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids of one prompt.
-
-        Raises:
-            ConfigError: messages without a chat template, or that the template refuses, or a prompt without tokens.
-            ModelError: a token without an embedding: another model's tokenizer.
-        """
+        """Token ids of one prompt."""
         key = prompt if isinstance(prompt, str) else "\0" + json.dumps(prompt, default=repr)
         known = self._seen.get(key)
         if known is None:

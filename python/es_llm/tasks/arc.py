@@ -34,15 +34,8 @@ def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: S
     """The task.
 
     Args:
-        train_size: number of own problems to train on.
-        eval_size: number of own problems held out.
-        seed: of the own problems.
         data: rows that replace the own problems, with lists `train` and `test` of pairs
             `{"input": grid, "output": grid}`.
-
-    Raises:
-        ConfigError: a negative size, or a row of `data` lacks a column.
-        RewardError: this system offers no sandbox.
     """
     require_sandbox()
 
@@ -63,11 +56,6 @@ def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: S
 
 def arc_accuracy(completions: Sequence[Any], test: Sequence[str], **columns: Any) -> list[float]:
     """1.0 where the completion's `transform` turns every test input into its output, else 0.0.
-
-    Args:
-        completions: with Python code in their last fenced block, or nothing but code.
-        test: the pairs as JSON, `[{"input": grid, "output": grid}, ...]`. A grid is a list of rows of digits.
-        columns: other columns, not used.
 
     Raises:
         RewardError: this system offers no sandbox.

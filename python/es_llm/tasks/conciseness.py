@@ -40,9 +40,6 @@ def build(*, data: Splits | None = None) -> Task:
 
     Args:
         data: rows that replace the own questions, with a `question` (or `prompt`) and its shortest right `answer`.
-
-    Raises:
-        ConfigError: a row of `data` lacks one of them.
     """
 
     def adapt(row: Mapping[str, Any]) -> Row:

@@ -48,14 +48,8 @@ def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: S
     """The task.
 
     Args:
-        train_size: number of own problems to train on.
-        eval_size: number of own problems held out.
-        seed: of the own problems.
         data: rows that replace the own problems, with a `question` or a ready `prompt`, and an `answer` that is a
             number or ends with `####` and the number.
-
-    Raises:
-        ConfigError: a negative size, or a row of `data` lacks a column.
     """
 
     def adapt(row: Mapping[str, Any]) -> Row:

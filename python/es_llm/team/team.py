@@ -30,11 +30,7 @@ class Round(NamedTuple):
 
 
 class Team:
-    """The ranks of a job. All ranks make the same collective calls in the same order.
-
-    Args:
-        mailbox: carries bytes to the other ranks.
-    """
+    """The ranks of a job. All ranks make the same collective calls in the same order."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox

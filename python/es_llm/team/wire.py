@@ -55,11 +55,7 @@ class Wire:
             self._mailbox.flush(flush_s)
 
     def kick(self) -> None:
-        """Send what the machine may have to send.
-
-        Raises:
-            The exception that ended the thread.
-        """
+        """Send what the machine may have to send."""
         if self._error is not None:
             raise self._error
         if self._thread is not None:

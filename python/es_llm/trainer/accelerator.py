@@ -9,14 +9,7 @@ from es_llm.team import Team
 
 
 class Processes:
-    """The part of an `Accelerator` that is about processes; it prepares, wraps and reduces nothing.
-
-    Args:
-        team: the ranks.
-        state: transformers' `TrainerState`, which tells whether this rank leads.
-        device: of this rank's model.
-        wait: a barrier: returns when all ranks have called it.
-    """
+    """The part of an `Accelerator` that is about processes; it prepares, wraps and reduces nothing."""
 
     def __init__(self, team: Team, state: Any, device: Any, *, wait: Callable[[], None]) -> None:
         self._team, self._state, self.device, self._wait = team, state, device, wait

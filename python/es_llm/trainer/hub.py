@@ -19,9 +19,6 @@ def upload(directory: Path, target: HubTarget, message: str, *, blocking: bool) 
 
     Returns:
         The target with the full name of the repository, and what huggingface_hub returns.
-
-    Raises:
-        ModelError: the hub can't be reached or refuses.
     """
     from huggingface_hub import HfApi
 
@@ -40,17 +37,7 @@ def upload(directory: Path, target: HubTarget, message: str, *, blocking: bool) 
 
 
 def write_model_card(directory: Path, title: str, *, base_model: str | None, facts: Mapping[str, Any]) -> None:
-    """Write README.md into an exported model's directory.
-
-    Args:
-        directory: of the export; created if it doesn't exist.
-        title: heading of the card.
-        base_model: a hub id; a local path is left out.
-        facts: `dataset_name`, `tags`, `license`, `language`; others are ignored.
-
-    Raises:
-        ModelError: the disk refuses it.
-    """
+    """Write README.md into an exported model's directory."""
     from huggingface_hub import ModelCardData
 
     tags, data = facts.get("tags") or [], facts.get("dataset_name")

@@ -30,11 +30,7 @@ def encode_logged(results: Iterable[RewardResult]) -> bytes:
 
 
 def logged_metrics(units: Iterable[bytes]) -> dict[str, float]:
-    """The mean of each logged name over all units, and under `REFUSED` the number of values that were not finite.
-
-    Args:
-        units: what `encode_logged` made, in the order of the units.
-    """
+    """The mean of each logged name over all units, and under `REFUSED` the number of values that were not finite."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0, 0])
     for text in units:
         for name, parts in json.loads(text).items():

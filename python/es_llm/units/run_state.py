@@ -36,11 +36,7 @@ class Prompts(Protocol):
         """A row of the data, with the same columns as all others."""
 
     def fingerprint(self, used: Callable[[str], bool]) -> dict[str, object]:
-        """The data's size and digests, compared on resume; `used` tells whether anything may read a column.
-
-        Raises:
-            ConfigError: see `fingerprint`.
-        """
+        """The data's size and digests, compared on resume; `used` tells whether anything may read a column."""
 
 
 @dataclass(kw_only=True)
@@ -94,12 +90,7 @@ class RunState:
 
 
 class Prefetcher(Generic[Begun]):
-    """Begins the unit after the one that is asked for.
-
-    Args:
-        begin: the first half of a unit: generate, and submit the completions to be graded.
-        upcoming: the unit after the current one, or None if it isn't known yet.
-    """
+    """Begins the unit after the one that is asked for."""
 
     def __init__(self, begin: Callable[[int], Begun], upcoming: Callable[[], int | None]) -> None:
         self._begin, self._upcoming = begin, upcoming

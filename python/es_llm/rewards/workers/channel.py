@@ -104,11 +104,7 @@ def read_message(end: socket.socket) -> bytes:
 
 
 def write_message(end: socket.socket, message: bytes) -> None:
-    """Send a message, and wait until it is sent.
-
-    Raises:
-        OSError: of the socket, for example because the other end is closed.
-    """
+    """Send a message, and wait until it is sent."""
     end.sendall(len(message).to_bytes(_LENGTH, "little"))
     end.sendall(message)
 

@@ -54,11 +54,7 @@ class Verdict:
 
 
 class WorkerProcess:
-    """A worker process. `ready`: it has loaded the functions. `part`: what it works on; None: it is idle.
-
-    Raises:
-        OSError: the system can't start another process.
-    """
+    """A worker process. `ready`: it has loaded the functions. `part`: what it works on; None: it is idle."""
 
     def __init__(
         self,

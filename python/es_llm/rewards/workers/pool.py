@@ -34,15 +34,7 @@ _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class RewardPool:
-    """Killable workers for some reward functions. The first `open` or `submit` starts them.
-
-    Args:
-        functions: name -> function.
-        limits: number of workers, and what one may use.
-
-    Raises:
-        ConfigError: a function can't be sent to another process; names it.
-    """
+    """Killable workers for some reward functions. The first `open` or `submit` starts them."""
 
     def __init__(self, functions: Mapping[str, RewardFunction], limits: WorkerLimits) -> None:
         self._start = Start(
@@ -59,22 +51,13 @@ class RewardPool:
         self._finalizer: Any = None
 
     def open(self) -> None:
-        """Start the server unless it runs.
-
-        Raises:
-            RewardError: the server can't load a function, or ends or hangs at its start; names the function.
-        """
+        """Start the server unless it runs."""
         with self._lock:
             if self._socket is None:
                 self._connect()
 
     def submit(self, name: str, batch: Batch, *, together: bool = False) -> Future[RewardResult]:
-        """Send a batch to a function. `together`: one call returns one float for all completions.
-
-        Raises:
-            ConfigError: a column of the data can't be sent to another process; names it.
-            RewardError: see `open`.
-        """
+        """Send a batch to a function. `together`: one call returns one float for all completions."""
         self.open()
         request = BatchRequest(next(self._numbers), name, len(batch), together, pack_batch(batch))
         future: Future[RewardResult] = Future()

@@ -84,11 +84,7 @@ def unpack(data: bytes) -> Any:
 
 
 def pack_batch(batch: Batch) -> bytes:
-    """The batch as bytes.
-
-    Raises:
-        ConfigError: a column holds something that can't be pickled; names the column.
-    """
+    """The batch as bytes."""
     try:
         return pack(batch)
     except Exception as error:

@@ -68,17 +68,7 @@ def fork(
     functions: Mapping[str, RewardFunction],
     limits: WorkerLimits,
 ) -> tuple[Process, Array[c_double]]:
-    """A forked worker, and the `SharedDeadline` that it shares with this process.
-
-    Args:
-        theirs: the worker's end of its channel.
-        foreign: sockets of this process that the worker must not hold.
-        functions: by name.
-        limits: of the worker.
-
-    Raises:
-        OSError: the system can't start another process.
-    """
+    """A forked worker, and the `SharedDeadline` that it shares with this process."""
     shared = SharedDeadline.from_buffer(mmap.mmap(-1, sizeof(SharedDeadline)))
     server = os.getpid()
 
@@ -94,11 +84,7 @@ def fork(
 
 
 def start(theirs: socket.socket) -> tuple[Process, Array[c_double]]:
-    """A worker that is a program. The first message to it must be a `Start`; its first answer reports the loading.
-
-    Raises:
-        OSError: the system can't start another process.
-    """
+    """A worker that is a program. The first message to it must be a `Start`; its first answer reports the loading."""
     with tempfile.TemporaryFile() as file:
         file.truncate(sizeof(SharedDeadline))
         shared = SharedDeadline.from_buffer(mmap.mmap(file.fileno(), sizeof(SharedDeadline)))

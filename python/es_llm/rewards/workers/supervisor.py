@@ -38,14 +38,7 @@ _MAX_LOADS: Final = 3
 
 
 class Supervisor:
-    """The workers, and the parts that wait for one.
-
-    Args:
-        start: the limits, and the functions for workers that load them themselves.
-        functions: by name, for workers that are forked.
-        foreign: sockets of this process that workers must not hold.
-        done: called with a part, its result, and the seconds that it took (0.0 if its worker ended).
-    """
+    """The workers, and the parts that wait for one."""
 
     def __init__(
         self,

@@ -46,15 +46,7 @@ def serve(
     server: int,
     limits: WorkerLimits,
 ) -> None:
-    """Answer requests until the server ends. This process leads a session of its own.
-
-    Args:
-        end: this worker's end of its channel.
-        functions: by name.
-        shared: a `SharedDeadline`. The server kills a worker that exceeds it.
-        server: number of the parent process.
-        limits: for one completion, and of memory.
-    """
+    """Answer requests until the server ends. This process leads a session of its own."""
     end_with_parent(server)
     for number in (signal.SIGINT, signal.SIGTERM):  # the server ignores them; processes of a function shouldn't
         signal.signal(number, signal.SIG_DFL)

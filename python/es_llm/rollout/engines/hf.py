@@ -110,23 +110,13 @@ class HFEngine:
         return found
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """One greedy completion per prompt with the weights as they are, decoded as one batch in the given order.
-
-        Raises:
-            ConfigError: a prompt without tokens, or messages without a chat template.
-            ModelError: a token that the model has no embedding for.
-        """
+        """One greedy completion per prompt with the weights as they are, decoded as one batch in the given order."""
         return self._complete(prompts, lambda ids_BT, mask_BT, _: self._decode(ids_BT, mask_BT))
 
     def sample(
         self, prompts: Sequence[Prompt], addresses: Sequence[tuple[int, int]], *, seed: int, temperature: float
     ) -> list[Completion]:
-        """One sampled completion per prompt, decided by the seed and the prompt's (prompt, sample) number.
-
-        Raises:
-            ConfigError: a prompt without tokens, or a model whose kind our own loop doesn't know.
-            ModelError: a token that the model has no embedding for.
-        """
+        """One sampled completion per prompt, decided by the seed and the prompt's (prompt, sample) number."""
         if not decoding.is_supported(self._model):
             raise ConfigError(
                 f"{type(self._model).__name__} can't be sampled from: the kind of its key-value cache isn't supported"
@@ -170,11 +160,7 @@ class HFEngine:
         ]
 
     def check_lengths(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse prompts that don't leave room for `max_completion_length` tokens in the model's context.
-
-        Raises:
-            ConfigError: names the row, its tokens, `max_completion_length` and the context.
-        """
+        """Refuse prompts that don't leave room for `max_completion_length` tokens in the model's context."""
         context = context_of(self._model.config)
         for row, prompt in enumerate(prompts):
             tokens = len(self._prompts.encode(prompt))

@@ -49,9 +49,6 @@ def build(*, style: str = "paper", train_size: int = 200, eval_size: int = 2000,
     """The task, with `train_size` and `eval_size` distinct problems.
 
     The evaluation rows depend on `style`, `eval_size` and `seed` only. If a split grows, its first rows stay the same.
-
-    Raises:
-        ConfigError: unknown style, negative size or seed, or more problems than the style has.
     """
     if style not in _STYLES:
         raise ConfigError(f"`style` must be one of {', '.join(sorted(_STYLES))}, got {style!r}")

@@ -48,9 +48,6 @@ def build(
         seed: of the problems to train on. The held-out problems have the seed `seed` + 2**20.
         data: refused, since the problems are generated.
         generator: options of the generator.
-
-    Raises:
-        ConfigError: the library is missing, or has no such data set or option.
     """
     if data is not None:
         raise ConfigError("task `reasoning_gym` generates its problems; leave `dataset_name` out")
@@ -183,11 +180,7 @@ def _row(name: str, item: dict[str, Any], options: str) -> Row:
 
 
 def _as_text(name: str, value: Any) -> str:
-    """A value as text from which the scorer gets the same types again.
-
-    Raises:
-        ConfigError: the value holds a type that text can't keep.
-    """
+    """A value as text from which the scorer gets the same types again."""
     try:
         return to_text(value)
     except (TypeError, RecursionError) as error:

@@ -32,11 +32,7 @@ def to_text(value: Any) -> str:
 
 
 def from_text(text: str) -> Any:
-    """The value that `to_text` wrote, with the same types. Each call returns a new value.
-
-    Raises:
-        ValueError: `to_text` didn't write this text.
-    """
+    """The value that `to_text` wrote, with the same types. Each call returns a new value."""
     return _restored(json.loads(text))
 
 

@@ -15,17 +15,7 @@ from es_llm.errors import ConfigError
 
 
 def require_config(args: Any, model: Any, train_dataset: Any, script: ScriptArguments | None) -> Adopted:
-    """The options: those given, the defaults for None, or those of another trainer that mean the same here.
-
-    Args:
-        args: an `ESConfig`, None, or any `TrainingArguments` of transformers, such as TRL's `GRPOConfig`.
-        model: the trainer's argument; a module is loaded already.
-        train_dataset: the trainer's argument; its length turns epochs into iterations.
-        script: options of the command line, which say how to load a model.
-
-    Raises:
-        ConfigError: something else, or a value that can't be used.
-    """
+    """The options: those given, the defaults for None, or those of another trainer that mean the same here."""
     if isinstance(args, TrainingArguments):
         rows = len(train_dataset) if hasattr(train_dataset, "__len__") else None
         return adopt_arguments(args, rows=rows, loaded=isinstance(model, torch.nn.Module))
@@ -38,11 +28,7 @@ def require_config(args: Any, model: Any, train_dataset: Any, script: ScriptArgu
 
 
 def require_model(model: Any) -> None:
-    """Check that `model` is None, a name, or a module that generates text.
-
-    Raises:
-        ConfigError: something else, such as a plain module, or one that is wrapped.
-    """
+    """Check that `model` is None, a name, or a module that generates text."""
     if model is not None and not isinstance(model, str | os.PathLike | torch.nn.Module):
         raise ConfigError(
             "`model` must be a model of transformers, a directory or hub id, or None for the embedded one, got "
@@ -92,11 +78,7 @@ _WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module")
 
 
 def require_tokenizer(processing_class: Any) -> None:
-    """Check that `processing_class` is None, or has the methods of a tokenizer that are needed.
-
-    Raises:
-        ConfigError: something else, such as a processor, or a tokenizer's name.
-    """
+    """Check that `processing_class` is None, or has the methods of a tokenizer that are needed."""
     if processing_class is None:
         return
     if not callable(processing_class) or not all(hasattr(processing_class, name) for name in _OF_TOKENIZERS):
@@ -110,11 +92,7 @@ _OF_TOKENIZERS = ("batch_decode", "pad_token_id")
 
 
 def as_list(given: Any, name: str) -> list[Any]:
-    """One object or several, as a list; empty for None.
-
-    Raises:
-        ConfigError: a text or a mapping.
-    """
+    """One object or several, as a list; empty for None."""
     if given is None:
         return []
     if isinstance(given, str | bytes | Mapping):

@@ -57,13 +57,7 @@ def _share_of_cores(team: Team) -> int:
 
 
 def idle_cores(cores: int, ranks: int, threads: int) -> str | None:
-    """A line about a run that leaves at least half of the cores idle; None for other runs.
-
-    Args:
-        cores: number of cores of this host that the run may use.
-        ranks: number of ranks on this host.
-        threads: `torch_threads` of each rank.
-    """
+    """A line about a run that leaves at least half of the cores idle; None for other runs."""
     used = ranks * threads
     if cores < FEWEST or 2 * used > cores:
         return None
@@ -71,15 +65,7 @@ def idle_cores(cores: int, ranks: int, threads: int) -> str | None:
 
 
 def advice(cores: int, ranks: int, threads: int, *, size: int, resumed: bool) -> str:
-    """Advice: the command that uses all cores, made of the command line of this process.
-
-    Args:
-        cores: number of cores of this host that the run may use.
-        ranks: number of ranks on this host.
-        threads: `torch_threads` of each rank; they are part of the run's identity, so a resumed run keeps them.
-        size: number of ranks on all hosts.
-        resumed: the run resumes another one.
-    """
+    """Advice: the command that uses all cores, made of the command line of this process."""
     more = size // ranks * (cores // threads)
     words = shlex.join([_mpirun(), "-n", str(more), *_words()])
     if size > 1 or _has_mpi():

@@ -38,16 +38,7 @@ from es_llm.units.run_state import RunState
 
 @final
 class RunHeader:
-    """Makes the header of a run's journal. Data and files of functions are read once: they may change during the run.
-
-    Args:
-        run: the run.
-        model: the model under training.
-        script: options of the command line; None without one.
-
-    Raises:
-        ConfigError: a column of the data that functions read has no content to compare.
-    """
+    """Makes the header of a run's journal. Data and files of functions are read once: they may change during the run."""
 
     def __init__(self, run: RunState, model: TrainedModel, script: ScriptArguments | None) -> None:
         self._run, self._model, self._script = run, model, script

@@ -17,17 +17,7 @@ from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dt
 
 @final
 class TrainedModel:
-    """The module under training with its tokenizer, and how to get its base model again.
-
-    Args:
-        model: a module, a directory or hub id, or None for the embedded model.
-        processing_class: the tokenizer; None: the model's own.
-        source: how to load a model by name.
-
-    Raises:
-        ConfigError: a module of unknown origin without a tokenizer.
-        ModelError: the model can't be loaded.
-    """
+    """The module under training with its tokenizer, and how to get its base model again."""
 
     def __init__(self, model: Any, processing_class: Any, source: ModelSource) -> None:
         if isinstance(model, os.PathLike):
@@ -76,11 +66,7 @@ class TrainedModel:
         return self._kl_base
 
     def compare_with(self, model_name_or_path: str, dtype: str | None) -> None:
-        """Make another model the base of `eval_kl`.
-
-        Raises:
-            ModelError: it can't be loaded.
-        """
+        """Make another model the base of `eval_kl`."""
         self._kl_base = self._beside(load_model(model_name_or_path), dtype)
 
     def _beside(self, model: Any, dtype: str | None) -> Any:

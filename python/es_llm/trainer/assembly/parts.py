@@ -84,11 +84,7 @@ class RunParts:
     hub: HubTarget
 
     def evaluation_sets(self, dataset: EvalData | None = None) -> EvaluationSets | None:
-        """What is evaluated: the given rows, else the run's own; None if there are none.
-
-        Raises:
-            ConfigError: rows that can't be used.
-        """
+        """What is evaluated: the given rows, else the run's own; None if there are none."""
         sets = self.sets if dataset is None else self.form.sets(eval_sets(dataset))
         _require_columns(self.run.rewards, sets)
         if not sets:
@@ -113,11 +109,7 @@ def build_run(
     team: Team | None,
     script: ScriptArguments | None,
 ) -> RunParts:
-    """Build and check a run from the arguments of `ESTrainer`.
-
-    Raises:
-        ConfigError, ModelError, RewardError: something can't be used; nothing was written.
-    """
+    """Build and check a run from the arguments of `ESTrainer`."""
     open_standard_descriptors()
     require_model(model)
     require_tokenizer(processing_class)

@@ -22,12 +22,7 @@ def is_stream(dataset: Any) -> bool:
 
 
 def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
-    """The rows of a data set as dicts that all have the same columns, `prompt` among them (see `checked_prompt`).
-
-    Raises:
-        ConfigError: no rows of columns, no `prompt`, a prompt that is neither text nor messages, messages in another
-            format, a column that the trainer itself gives to rewards, or columns that differ; names the row.
-    """
+    """The rows of a data set as dicts that all have the same columns, `prompt` among them (see `checked_prompt`)."""
     if dataset is None:
         return []
     if isinstance(dataset, str | bytes | Mapping) or hasattr(dataset, "iloc") or not isinstance(dataset, Iterable):
@@ -99,11 +94,7 @@ def columns_of(row: Row) -> list[str]:
 
 
 def eval_sets(dataset: Any) -> dict[str, list[Row]]:
-    """Held-out rows by the name of their set; the name of a single set is "". Sets without rows are left out.
-
-    Raises:
-        ConfigError: see `rows_of`; or a name that isn't text.
-    """
+    """Held-out rows by the name of their set; the name of a single set is "". Sets without rows are left out."""
     if not isinstance(dataset, Mapping):
         rows = rows_of(dataset, "eval_dataset")
         return {"": rows} if rows else {}

@@ -14,15 +14,7 @@ from es_llm.trainer.loop.session import Session
 
 
 def train(parts: RunParts, config: ESConfig) -> TrainOutput:
-    """Collective: train to `max_steps`, and leave the run's directory complete.
-
-    Args:
-        parts: the run.
-        config: says which directory to create or resume.
-
-    Raises:
-        EsError: see `ESTrainer.train`.
-    """
+    """Collective: train to `max_steps`, and leave the run's directory complete."""
     run, header = parts.run, parts.header
     team = run.team
     warn_of_idle_cores(config, team, run.weights.device.type)

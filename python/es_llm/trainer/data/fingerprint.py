@@ -15,17 +15,10 @@ from es_llm.types import Row
 def fingerprint(rows: Sequence[Row], used: Callable[[str], bool] = lambda column: True) -> dict[str, object]:
     """Number of rows and SHA-256 over them, by which a resume and other ranks recognize the data.
 
-    Args:
-        rows: compared by their content (see `canonical`).
-        used: tells whether anything may read a column.
-
     Returns:
         `rows`, their number; `sha256`, over the columns that something may read; `all_sha256`, over all columns, which
         journals of earlier versions hold. It is without columns that nothing reads and that hold a value without
         content; `left_out` names these, if there are any.
-
-    Raises:
-        ConfigError: a column that something may read holds a value without content; names column, row and type.
     """
     unused = frozenset(column for column in dict.fromkeys(itertools.chain.from_iterable(rows)) if not used(column))
     left_out: set[str] = set()

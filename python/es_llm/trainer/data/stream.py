@@ -12,15 +12,7 @@ from es_llm.types import Row
 
 
 class PromptStream:
-    """Walks B rows per iteration through a `datasets.IterableDataset`, and through it again when it ends.
-
-    Args:
-        stream: gives the same rows each time it is iterated.
-        per_iteration: B.
-        seed: of the order, with `shuffle`: rows are drawn from a buffer of 1,000.
-        shuffle: give each epoch an order of its own.
-        checked: turns raw rows into rows that a run can use, or raises.
-    """
+    """Walks B rows per iteration through a `datasets.IterableDataset`, and through it again when it ends."""
 
     def __init__(
         self,
@@ -39,11 +31,7 @@ class PromptStream:
         self._kept: tuple[int, list[Row]] = (-1, [])
 
     def batch(self, iteration: int) -> list[Row]:
-        """The B rows of `iteration`.
-
-        Raises:
-            ConfigError: the stream is empty, or a row can't be used.
-        """
+        """The B rows of `iteration`."""
         if self._kept[0] != iteration:
             start = self.cursor(iteration)
             if start < self._position:
@@ -64,11 +52,7 @@ class PromptStream:
         return 0.0
 
     def first(self) -> Row:
-        """The stream's first row, in its own order.
-
-        Raises:
-            ConfigError: the stream is empty, or the row can't be used.
-        """
+        """The stream's first row, in its own order."""
         rows = self._checked(itertools.islice(self._plain, 1))
         if not rows:
             raise ConfigError(_EMPTY)

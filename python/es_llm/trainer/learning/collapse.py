@@ -29,11 +29,7 @@ PAPER_SIGMA: Final = 1e-3
 
 
 class Collapse:
-    """Takes the comparison of each iteration, in order.
-
-    Args:
-        config: the options whose values stand in the messages.
-    """
+    """Takes the comparison of each iteration, in order."""
 
     def __init__(self, config: ESConfig) -> None:
         self._config = config

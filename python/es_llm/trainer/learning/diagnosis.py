@@ -80,12 +80,7 @@ def failures_of(rewards: RewardSet) -> str:
 
 
 class Diagnosis:
-    """Takes the evidence of each iteration, in order, and gives new findings.
-
-    Args:
-        config: its values appear in the messages. A run of fewer than `STREAK` iterations is diagnosed at its last one.
-        why_failed: returns the text about failed rewards.
-    """
+    """Takes the evidence of each iteration, in order, and gives new findings."""
 
     def __init__(self, config: ESConfig, *, why_failed: Callable[[], str] = str) -> None:
         self._config, self._why_failed = config, why_failed

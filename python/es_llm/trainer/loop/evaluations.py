@@ -13,13 +13,7 @@ from es_llm.units.run_state import RunState
 
 
 class Evaluations:
-    """The evaluations of a run: begins, evaluates and completes them.
-
-    Args:
-        run: the run.
-        data: what is evaluated; None: there are no rows.
-        log: where results are written.
-    """
+    """The evaluations of a run: begins, evaluates and completes them."""
 
     def __init__(self, run: RunState, data: EvaluationSets | None, log: RunLog) -> None:
         self._run, self._data, self._log = run, data, log

@@ -79,10 +79,6 @@ class Iteration:
 
     The last unit is the reference, if there is one in this iteration: the unperturbed model's answers to the first few
     prompts.
-
-    Args:
-        run: its population's iteration is the one to work on.
-        log: keeps the completions that this rank made; None: nobody wants them.
     """
 
     def __init__(self, run: RunState, log: CompletionLog | None = None) -> None:
@@ -132,11 +128,7 @@ class Iteration:
         )
 
     def record(self, table: Table) -> tuple[Record, Figures]:
-        """The record and the figures of the iteration. Changes nothing: journal the record, then apply it.
-
-        Raises:
-            PopulationError: a reward failed and the policy is `raise`.
-        """
+        """The record and the figures of the iteration. Changes nothing: journal the record, then apply it."""
         run, config = self._run, self._run.config
         fitness = FitnessTable(
             len(self._members),

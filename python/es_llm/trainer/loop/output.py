@@ -34,14 +34,7 @@ class TrainOutput:
 
 
 def result_of(run: RunState, history: EvaluationHistory, *, resumed_at: int, seconds: float) -> dict[str, Any]:
-    """The content of `result.json`.
-
-    Args:
-        run: at its end.
-        history: evaluations of the run.
-        resumed_at: number of iterations when the call began.
-        seconds: of all iterations.
-    """
+    """The content of `result.json`."""
     step, best = run.population.iteration, history.best
     before, after = history.get(0, resumed_at), history.get(step)
     result = {

@@ -49,14 +49,7 @@ class Progress:
 
 
 class RunLog:
-    """Writes the files of a run, if this rank leads or keeps a copy of the journal.
-
-    Args:
-        run: the run.
-        callbacks: get logs and metrics.
-        opener: opens the run's directory.
-        options: all options, for `config.json`.
-    """
+    """Writes the files of a run, if this rank leads or keeps a copy of the journal."""
 
     def __init__(self, run: RunState, callbacks: Callbacks, opener: RunOpener, options: dict[str, Any]) -> None:
         self._run, self._callbacks, self._opener, self._options = run, callbacks, opener, options
@@ -101,11 +94,7 @@ class RunLog:
 
     @property
     def leading(self) -> RunFiles:
-        """The leader's files.
-
-        Raises:
-            JournalTakenError: this rank has none any more.
-        """
+        """The leader's files."""
         if self._files is None:
             raise JournalTakenError("the journal that this rank wrote was deleted, or taken over by another leader")
         return self._files
@@ -182,12 +171,7 @@ class RunLog:
         return iteration < self._logged
 
     def iteration(self, metrics: dict[str, Any], waited_s: float) -> None:
-        """Log the metrics of an iteration, with its time and traffic; every `logging_steps` for callbacks too.
-
-        Args:
-            metrics: those of `iteration_metrics`.
-            waited_s: seconds that all ranks together waited for rewards.
-        """
+        """Log the metrics of an iteration, with its time and traffic; every `logging_steps` for callbacks too."""
         seconds, team = time.perf_counter() - self._clock, self._run.team
         before, self._traffic = self._traffic, team.traffic
         sent, received = (now - then for now, then in zip(self._traffic, before, strict=True))

@@ -32,15 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Session(RecordProgram):
-    """Trains a run from where its journal ends to `max_steps`. It routes what the team reports to the parts that do it.
-
-    Args:
-        run: the run.
-        callbacks: called at their usual events.
-        store: loads and saves weights.
-        log: writes files, of this call alone.
-        data: what is evaluated; None: nothing.
-    """
+    """Trains a run from where its journal ends to `max_steps`. It routes what the team reports to the parts that do it."""
 
     def __init__(
         self, run: RunState, callbacks: Callbacks, store: WeightStore, log: RunLog, data: EvaluationSets | None

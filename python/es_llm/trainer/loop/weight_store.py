@@ -26,33 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 class WeightStore:
-    """Loads and saves the weights of a run.
-
-    Args:
-        run: whose weights.
-        model: the module under training.
-        tokenizer: saved beside it.
-        load_base: loads the base model again; None: it was given as a module, so there is nothing to load.
-    """
+    """Loads and saves the weights of a run."""
 
     def __init__(self, run: RunState, model: Any, tokenizer: Any, load_base: Callable[[], Any] | None) -> None:
         self._run, self._model, self._tokenizer, self._load_base = run, model, tokenizer, load_base
 
     def export(self, directory: Path) -> None:
-        """Write the trained model in its live type.
-
-        Raises:
-            ModelError: see `export_model`.
-        """
+        """Write the trained model in its live type."""
         self._run.weights.write_module()
         export_model(directory, self._model, self._tokenizer)
 
     def save(self, directory: Path, records: Sequence[Record], limit: int | None, kept: int | None = None) -> None:
-        """Write a snapshot; then delete all but the newest `limit` (None: keep all) and that of the step `kept`.
-
-        Raises:
-            ModelError: the disk refuses; older snapshots are still there.
-        """
+        """Write a snapshot; then delete all but the newest `limit` (None: keep all) and that of the step `kept`."""
         snapshots = Snapshots(directory)
         snapshots.write(self._run.weights, self._model, self._tokenizer, records)
         if limit is not None:
@@ -91,9 +76,6 @@ class WeightStore:
             digests: iteration -> digest, of the journal.
             compared: after how many records to take the digest that is returned.
             alive: called after each record.
-
-        Raises:
-            LeftOutError: there is neither a snapshot nor a base model to load.
         """
         weights, rank = self._run.weights, self._run.team.rank
         snapshot = Snapshots(directory).restore(weights, records[:compared], digests)
@@ -154,11 +136,7 @@ class Rebuilding:
         self._run, self._store, self._log, self._progress = run, store, log, progress
 
     def applied(self, team: Team, iteration: int) -> None:
-        """A record was applied: check the weights against the journal, and report their digest if ranks compare it.
-
-        Raises:
-            DivergenceError: replayed weights don't have the digest that the journal holds.
-        """
+        """A record was applied: check the weights against the journal, and report their digest if ranks compare it."""
         resumed_at, digests = self._progress.resumed_at, self._log.digests
         replayed = self._progress.started_at - 1 <= iteration < resumed_at
         if replayed and iteration == last_digest(digests, resumed_at):
@@ -167,11 +145,7 @@ class Rebuilding:
             team.digest(iteration, self._run.weights.digest())
 
     def diverged(self, ranks: Sequence[int], iteration: int, *, again: bool) -> None:
-        """Ranks have other weights than the majority: they rebuild them, or the run stops.
-
-        Raises:
-            DivergenceError: the run stops.
-        """
+        """Ranks have other weights than the majority: they rebuild them, or the run stops."""
         message = f"after iteration {iteration + 1} rank(s) {list(ranks)} hold other weights than the majority"
         if not again:
             agreed = last_digest(self._log.leading.digests, iteration)
