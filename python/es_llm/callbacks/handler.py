@@ -20,7 +20,6 @@ class Callbacks:
     """
 
     def __init__(self, callbacks: Sequence[Any], config: ESConfig, model: Any, processing_class: Any) -> None:
-        """Accept objects and classes; instantiate the classes, as transformers does."""
         instances = [item() if isinstance(item, type) else item for item in callbacks]
         for callback in instances:
             if not isinstance(callback, TrainerCallback):

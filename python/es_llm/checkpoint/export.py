@@ -137,7 +137,6 @@ def _write_generation_config(model: Any, tokenizer: Any, directory: Path) -> Non
 
 
 def _swap(staged: Path, target: Path) -> None:
-    """Replace `target` by `staged`."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -153,7 +152,6 @@ def _swap(staged: Path, target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file or a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -159,7 +159,6 @@ def _accept_edits(saved: dict[str, Any], own: dict[str, Any], before: dict[str, 
 
 
 def _data_of(saved: dict[str, Any], own: dict[str, Any]) -> str:
-    """The sources of the data, for the message, if the data differ."""
     names = ("train_dataset", "dataset_files")
     if all(saved["identity"].get(name) == own["identity"].get(name) for name in names):
         return ""
@@ -170,7 +169,6 @@ def _data_of(saved: dict[str, Any], own: dict[str, Any]) -> str:
 
 
 def _differences(saved: Any, own: Any, name: str) -> list[str]:
-    """One text per field that differs."""
     if isinstance(saved, dict) and isinstance(own, dict):
         names = sorted({*saved, *own})
         return [

@@ -155,7 +155,6 @@ def taken_from(rank: int, directory: RunDirectory, error: JournalTakenError) -> 
 
 
 def _steps(directory: RunDirectory) -> int | None:
-    """The number of iterations in `result.json`; None if there is no result."""
     try:
         return int(json.loads(directory.result.read_text(encoding="utf-8"))["steps"])
     except (OSError, ValueError, KeyError, TypeError):

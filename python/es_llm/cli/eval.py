@@ -61,7 +61,6 @@ def run(options: argparse.Namespace, team: Team) -> int:
 
 
 def _where_completions_are(config: ESConfig) -> str:
-    """A line with the directory of the completions."""
     if config.output_dir is None:
         return "completions are not kept: `log_completions` needs `output_dir`"
     return f"completions  {Path(config.output_dir) / 'completions'}/eval-rank*.parquet"

@@ -58,7 +58,6 @@ def _print_iterations(journal: Journal, events: list[dict[str, Any]]) -> None:
 
 
 def _details(event: dict[str, Any]) -> str:
-    """The metrics of an event, and the ranks and the reason that it names."""
     figures = [f"{name} {value:.4f}" for name, value in event.get("metrics", {}).items()]
     forms = {"rank": "rank {}", "ranks": "ranks {}", "why": "({})"}
     words = [form.format(_last_line(event[name])) for name, form in forms.items() if name in event]
@@ -66,5 +65,4 @@ def _details(event: dict[str, Any]) -> str:
 
 
 def _last_line(value: Any) -> str:
-    """The last line of a text: in a traceback, the error itself."""
     return str(value).rstrip().rpartition("\n")[2]

@@ -50,7 +50,6 @@ def run(options: argparse.Namespace, team: Team) -> int:
 
 
 def _rebuild(options: argparse.Namespace, finished: FinishedRun, iterations: int) -> None:
-    """Load the base model, apply the records, and write the model and result.json."""
     quiet_libraries()
     from es_llm import _core
     from es_llm.checkpoint.export import export_model, require_replaceable
@@ -89,13 +88,11 @@ def _rebuild(options: argparse.Namespace, finished: FinishedRun, iterations: int
 
 
 def _config(saved: dict[str, Any], optim: str) -> ESConfig:
-    """The options of the run that decide its bits."""
     known = {name: value for name, value in saved.items() if name in option_fields(ESConfig)}
     return ESConfig(**{**known, "optim": optim})
 
 
 def _base_weights(model: Any, name: str, saved: dict[str, Any], optim: str, device: str) -> Weights:
-    """The weights of the base model, which must be those that the run began from."""
     from es_llm.model.device import device_of_rank
     from es_llm.model.table import ParameterTable
     from es_llm.model.weights import Weights

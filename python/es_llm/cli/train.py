@@ -64,6 +64,5 @@ def run(options: argparse.Namespace, team: Team) -> int:
 
 
 def _how_to_start_again(config: ESConfig) -> str:
-    """What to do with a run that was stopped before its first iteration."""
     directory = config.resume_from_checkpoint or config.output_dir
     return "start it again" if directory is None else f"resume with --resume_from_checkpoint {directory}"

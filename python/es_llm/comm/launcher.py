@@ -76,7 +76,6 @@ def require_size(size: int, library: str, environ: Mapping[str, str] = os.enviro
 
 
 def _require_rank(size: int, library: str, environ: Mapping[str, str]) -> None:
-    """Check that MPI has the rank that a launcher of MPI ranks gave this process."""
     ranks = {name: rank for name in _OF_MPI if (rank := _number(environ, name)) is not None}
     if not ranks or min(ranks.values()) < size:  # with nested launchers, one of them counts
         return
@@ -103,7 +102,6 @@ def refuse_other_launchers(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def _remedy(name: str, count: int, library: str) -> str:
-    """The remedy: how ranks and launcher get the same MPI."""
     own = f"`{'mpirun' if 'Open MPI' in library else 'mpiexec'} -n {count}`"
     build = "build mpi4py for the launcher's MPI (`pip install --no-binary mpi4py mpi4py` with its mpicc on the PATH)"
     single = "`comm` single makes each process a run of its own"

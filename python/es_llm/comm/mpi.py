@@ -103,7 +103,6 @@ class MPIMailbox(Mailbox):
         return messages
 
     def _arrived(self) -> list[tuple[int, bytes]]:
-        """The complete messages, in the order of each sender."""
         messages: list[tuple[int, bytes]] = []
         open_: list[tuple[int, Any, bytearray]] = []
         behind: set[int] = set()
@@ -187,7 +186,6 @@ class MPIMailbox(Mailbox):
         self._look(time.monotonic())
 
     def _look(self, now: float) -> None:
-        """Ask MPI for dead ranks, and acknowledge them."""
         self._looked = now
         failed = self._world.Get_failed()
         count = failed.Get_size()

@@ -70,7 +70,6 @@ class _Adoption:
         self._notes: dict[str, str] = {}
 
     def same_options(self) -> None:
-        """Take the options that have the same name and meaning."""
         self.options = {name: self.given.pop(name) for name in _SAME if name in self.given}
         if self.options.get("metric_for_best_model") in ("loss", "eval_loss"):
             self._leave("metric_for_best_model", self.options.pop("metric_for_best_model"))
@@ -113,7 +112,6 @@ class _Adoption:
             self._note(name, steps, f"`{strategy}` is {value}")
 
     def model_source(self, loaded: bool) -> ModelSource:
-        """Take the type of the live weights, their device, and how to load a model by its name."""
         kwargs = self.given.pop("model_init_kwargs", None) or {}
         kwargs = {key: value for key, value in kwargs.items() if value is not None}
         if loaded:
@@ -143,7 +141,6 @@ class _Adoption:
                 self.options["dtype"] = dtype
 
     def hub_target(self) -> HubTarget:
-        """Take the options of `push_to_hub`."""
         return HubTarget(
             model_id=self.given.pop("hub_model_id", None),
             token=self.given.pop("hub_token", None),
@@ -168,7 +165,6 @@ class _Adoption:
                 self._leave(name, value)
 
     def notice(self) -> str:
-        """One text about all options that were left out or mean something else; empty if there are none."""
         if not self._notes:
             return ""
         lines = "".join(f"\n  {option}: {reason}" for option, reason in self._notes.items())

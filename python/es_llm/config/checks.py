@@ -63,7 +63,6 @@ def plain_value(value: Any) -> Any:
 
 
 def _as_text(value: Any) -> Any:
-    """A path, a date, or a type or device of torch as text; other values unchanged."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, datetime.date | datetime.time):
@@ -83,7 +82,6 @@ def _as_json(name: str, value: dict[Any, Any]) -> Any:
 
 
 def _as_number(value: Any, declared: Any) -> Any:
-    """Text with an exponent as a number, where a number is declared."""
     parts = union_parts(declared)
     if isinstance(value, str) and float in parts and str not in parts and EXPONENT.match(value.strip()):
         return float(value)

@@ -305,7 +305,6 @@ class ESConfig:
         return self.metric_for_best_model is not None
 
     def __getattr__(self, name: str) -> Any:
-        """Refuse an attribute that doesn't exist: callbacks may ask for an option of another trainer."""
         reason = counterpart(name)
         explanation = f": {reason}" if reason else ""
         raise AttributeError(f"'ESConfig' object has no attribute {name!r}{explanation}", name=name, obj=self)

@@ -63,7 +63,6 @@ class _Mapping(argparse.Action):
     """Collects NAME=VALUE words in a dict; values are read as YAML, so that 3 is an integer."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Add the words of one flag."""
         mapping = dict(getattr(namespace, self.dest, {}))
         for word in values:
             name, equals, value = word.partition("=")
@@ -77,8 +76,6 @@ class _Mapping(argparse.Action):
 
 
 def _converter(declared: Any, name: str, *, optional: bool = False) -> Any:
-    """A function from the text of a flag to a value of the declared type."""
-
     def convert(text: str) -> Any:
         if optional and text.lower() == "none":
             return None

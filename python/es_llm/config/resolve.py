@@ -48,7 +48,6 @@ def resolve(*layers: Mapping[str, Any]) -> tuple[ScriptArguments, ESConfig]:
 
 
 def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Add the options of `layer` to `into`."""
     known = option_fields(ScriptArguments, ESConfig)
     for name, value in layer.items():
         if name not in known:

@@ -73,5 +73,4 @@ class ScriptArguments:
     )
 
     def __post_init__(self) -> None:
-        """Check every value (see the class)."""
         check_options(self)

@@ -38,16 +38,13 @@ class _Evaluate(RoundProgram):
         self.evaluation: Evaluation | None = None
 
     def advance(self, team: Team) -> None:
-        """Begin the only round, or finish."""
         if self.evaluation is None:
             team.begin(_ROUND, self._work.costs)
         else:
             team.finish(json.dumps(self.evaluation.metrics).encode())
 
     def evaluate(self, round_: Round, unit: int) -> Outcome:
-        """The results of one unit."""
         return self._work.evaluate(unit)
 
     def complete(self, team: Team, round_: Round, table: Table) -> None:
-        """Keep the means over all rows."""
         self.evaluation = self._work.result(table, self._answers)

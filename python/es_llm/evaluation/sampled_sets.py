@@ -42,7 +42,6 @@ class SampledSets:
 
 
 def _every(batch: Batch, sample: int, samples: int) -> Batch:
-    """One sample of each row."""
     place = slice(sample, None, samples)
     return Batch(
         prompts=batch.prompts[place],

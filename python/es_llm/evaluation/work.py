@@ -190,7 +190,6 @@ class EvaluationWork:
         return made
 
     def _answers(self, count: int) -> list[tuple[str, str]]:
-        """The first greedy answers, as (prompt, completion)."""
         shown: list[tuple[str, str]] = []
         for index, unit in enumerate(self._units):
             if len(shown) >= count:

@@ -143,15 +143,12 @@ def _awaited(awaitable: Awaitable[Any], loop: Loop | None) -> Any:
 
 
 class _Log:
-    """What a function logs during a call."""
-
     def __init__(self, size: int) -> None:
         self._size = size
         self._extra: dict[str, list[Any]] = {}
         self._metrics: list[tuple[str, float]] = []
 
     def extra(self, column: str, values: Sequence[Any]) -> None:
-        """Add a column to the table of completions, with one value per completion."""
         listed = list(values)
         if len(listed) != self._size:
             raise RewardError(f"`log_extra`: column {column!r} must have {self._size} values, got {len(listed)}")
@@ -167,7 +164,6 @@ class _Log:
 
 
 def _arguments(function: RewardFunction, batch: Batch, log: _Log) -> Mapping[str, Any]:
-    """TRL's keyword arguments, without those that the function doesn't take."""
     given = {
         "prompts": batch.prompts,
         "completions": batch.completions,

@@ -51,8 +51,6 @@ class Loop:
 
 
 class _Running:
-    """A loop and its thread."""
-
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._ending = False

@@ -55,7 +55,6 @@ def _require_id(token: Any, where: str, limit: int) -> None:
 
 
 def _class_default(config: Any) -> Any:
-    """The default of a configuration's class."""
     if not hasattr(config, "model_type"):
         return None  # generation defaults have no class default
     try:

@@ -52,7 +52,6 @@ class PromptForm:
         return f"prompts: {'; '.join(form for kind, form in kinds.items() if kind in self._seen)}"
 
     def _of_text(self, wrapped: bool) -> str:
-        """The form of text prompts, and how to get the other one."""
         how = "text through the tokenizer's chat template" if wrapped else "raw text"
         if self._chat != "auto":
             return f"{how} (`chat` {self._chat})"
@@ -107,7 +106,6 @@ class PromptForm:
 
 
 def _why_raw(template: bool, rendered: bool) -> str:
-    """Why a text isn't sent as messages, and how to change that."""
     if not template:
         return "the tokenizer has no chat template"
     return "the chat template wrote the text already" if rendered else "`chat` chat makes it one"

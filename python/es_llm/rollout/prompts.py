@@ -101,7 +101,6 @@ class PromptEncoder:
         return [token for token in special_tokens(self._tokenizer) if token in text and token not in known]
 
     def _texts(self, rows: Sequence[Sequence[int]], ends: set[int]) -> list[str]:
-        """The completions' texts, without the end-of-sequence and pad tokens at their ends."""
         if self._skip_special_tokens:
             return self._decoded(rows, skip_special_tokens=True)
         closing = ends | {self._tokenizer.pad_token_id}
@@ -178,7 +177,6 @@ class PromptEncoder:
                 self._notices[f"the chat template leaves out, or changes, the {role} message of a prompt"] = None
 
     def _written(self, messages: Sequence[Any]) -> str:
-        """Messages as text."""
         calls = any(isinstance(message, Mapping) and message.get("tool_calls") for message in messages)
         if calls and "tool_calls" not in str(self._tokenizer.chat_template):
             raise ConfigError(f"the chat template doesn't know the `tool_calls` of the prompt {messages!r}")

@@ -40,7 +40,6 @@ def steady(model: Any) -> Iterator[None]:
 
 
 def _asked(model: Any) -> Iterator[tuple[Any, str, Any]]:
-    """Options of the configuration about outputs that differ from what the engine needs."""
     config = getattr(model, "config", None)
     if config is None:
         return

@@ -91,7 +91,6 @@ class _Level:
         self.total += self.last
 
     def multiply(self, factor: float) -> None:
-        """Multiply the digits of the last value."""
         size = max(self.last, _NAME) * factor
         self.total += size - self.last
         self.last = size
@@ -106,12 +105,10 @@ def _power(tower: list[float]) -> float:
 
 
 def _exponent(size: float) -> float:
-    """The value of a number of `size` digits."""
     return float(10 ** min(size, _MAX_EXPONENT))
 
 
 def _size(number: str) -> float:
-    """Digits of a number, which is read as a fraction."""
     whole, _, decimals = number[:40].partition(".")
     size = math.log10(max(float(number[:40]), 2.0)) if whole.strip("0") else _NAME
     return max(size, float(len(decimals)), float(len(number) if len(number) > 40 else 0))

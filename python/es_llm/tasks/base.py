@@ -139,8 +139,6 @@ def _each(rows: Iterable[Mapping[str, Any]], adapt: Callable[[Mapping[str, Any]]
 
 
 class _AdaptedStream:
-    """A stream that converts each row by `adapt` when it is read."""
-
     def __init__(self, stream: Any, adapt: Callable[[Mapping[str, Any]], Row]) -> None:
         self._stream, self._adapt = stream, adapt
 

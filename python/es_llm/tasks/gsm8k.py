@@ -116,7 +116,6 @@ def _reward(text: str, answer: Any) -> float | None:
 
 
 def _ends_with(text: str, answer: str) -> bool:
-    """True if the final answer of a completion is this text."""
     right = normalized(answer)
     room = max(TAIL, 4 * len(answer))
     marked = text.rpartition("####")

@@ -142,13 +142,11 @@ def in_digits(text: str) -> str:
 
 
 def _marked(text: str) -> Fraction | None:
-    """The number at the beginning of a text."""
     found = _MARKED.match(in_ascii(text.lstrip()[: 3 * MAX_NUMBER].partition("\n")[0]))
     return read_number(found[1] + found[2]) if found is not None else None
 
 
 def _boxed(text: str) -> Fraction | None:
-    """The number in a box, without its unit."""
     content = box_content(text[: 3 * MAX_NUMBER].replace("\\$", "$").replace("{,}", ",").replace("\\!", ""))
     content = in_ascii(content).strip()
     found = _MARKED.match(content)

@@ -91,8 +91,6 @@ class _Failure(NamedTuple):
 
 
 class _Call:
-    """Carries out `program` on this rank, from the beginning of the call to its end."""
-
     def __init__(self, team: Team, program: Program) -> None:
         self._team, self._machine, self._program = team, team.machine, program
         self._busy = False

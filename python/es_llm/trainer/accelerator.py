@@ -53,7 +53,6 @@ class Processes:
         return model
 
     def __getattr__(self, name: str) -> Any:
-        """Called for missing names: the error gives a reason."""
         reason = f": {_NO_BACKWARD}" if name in _OF_BACKPROPAGATION else f": {_SCALARS}"
         raise AttributeError(f"`accelerator` has no attribute {name!r}{reason}", name=name, obj=self)
 

@@ -167,7 +167,6 @@ class ESTrainer(TrlFace):
 
 
 def _refuse(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of other trainers, with a reason or a counterpart."""
     known = inspect.signature(ESTrainer.__init__).parameters.keys() - {"self", "others"}
     for name, value in arguments.items():
         if (error := unknown_argument(name, value, known)) is not None:

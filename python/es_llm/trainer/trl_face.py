@@ -175,7 +175,6 @@ class TrlFace(ABC):
         return done
 
     def _home(self) -> Path:
-        """The directory of the last run, else `output_dir`."""
         if self._directory is None and self.args.output_dir is None:
             raise ConfigError("`output_dir` must be given until a run has created a directory, got None")
         return self._directory if self._directory is not None else Path(str(self.args.output_dir))
@@ -199,7 +198,6 @@ class TrlFace(ABC):
         return model
 
     def __getattr__(self, name: str) -> Any:
-        """Called for missing names: the error gives a reason for names of transformers' `Trainer`."""
         reason = f": {_MISSING[name]}" if name in _MISSING else ""
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{reason}", name=name, obj=self)
 

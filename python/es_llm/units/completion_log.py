@@ -40,7 +40,6 @@ class CompletionLog:
     """Collects rows, and writes them to `<directory>/completions/`."""
 
     def __init__(self, rank: int) -> None:
-        """Start an empty log; `rank` is part of the file names."""
         _library()
         self._rank = rank
         self._rows: list[_Row] = []

@@ -109,7 +109,6 @@ class RewardPool:
             raise
 
     def _handshake(self, server: socket.socket, process: subprocess.Popen[bytes]) -> None:
-        """Send the `Start`, and wait until the server has loaded the functions."""
         server.settimeout(_START_S)
         try:
             write_message(server, pack(self._start))
@@ -171,7 +170,6 @@ _REMEDY: Final = "let it use only what can be pickled, or call it in the trainer
 
 
 def _sendable(name: str, function: RewardFunction) -> tuple[str, Any]:
-    """A function in a form that another process can load: (kind, value), as in `Start`."""
     import cloudpickle
 
     reference = reference_of(function)

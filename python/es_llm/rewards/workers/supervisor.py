@@ -98,7 +98,6 @@ class Supervisor:
             time.sleep(0.005)
 
     def _receive(self, sender: WorkerProcess) -> None:
-        """Receive the answer of a worker, if there is one."""
         try:
             for message in sender.channel.receive():
                 if not sender.ready:

@@ -179,7 +179,6 @@ class HFEngine:
             self._live.switch(member)
 
     def _complete(self, prompts: Sequence[Prompt], decode: _Decode) -> list[Completion]:
-        """Completions in the order of the prompts, batch by batch."""
         device = self._model.get_input_embeddings().weight.device
         found: dict[int, Completion] = {}
         with steady(self._model):

@@ -111,7 +111,6 @@ _STYLES: Mapping[str, _Style] = {
 
 
 def _problems(style: str, split: str, size: int, seed: int) -> list[Row]:
-    """`size` distinct problems of the pool of a split."""
     chosen = _STYLES[style]
     stream = random.Random(f"es_llm/countdown/{style}/{split}/{seed}")
     prompt = paper_prompt if style == "paper" else compact_prompt
@@ -158,7 +157,6 @@ def _draw(stream: random.Random, style: _Style, count: int) -> tuple[list[int], 
 
 
 def _combine(left: int, right: int, operator: str) -> int | None:
-    """Value of one operation, or None for a division that isn't exact."""
     if operator == "+":
         return left + right
     if operator == "-":
@@ -169,7 +167,6 @@ def _combine(left: int, right: int, operator: str) -> int | None:
 
 
 def _write(numbers: list[int], merges: list[tuple[int, int, str]]) -> str:
-    """The merges as one expression, without superfluous brackets."""
     terms = [(str(number), 3) for number in numbers]  # precedence: 1 for + -, 2 for * /, 3 for a number
     for left_at, right_at, operator in merges:
         left, left_precedence = terms.pop(left_at)

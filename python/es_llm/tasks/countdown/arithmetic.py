@@ -155,7 +155,6 @@ class _Parser:
         self.operators.pop()
 
     def _apply(self) -> None:
-        """Replace the top operator and its operands with their value."""
         operator = self.operators.pop()
         right = self.values.pop()
         if operator == "positive":

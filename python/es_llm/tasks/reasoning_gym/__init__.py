@@ -180,7 +180,6 @@ def _row(name: str, item: dict[str, Any], options: str) -> Row:
 
 
 def _as_text(name: str, value: Any) -> str:
-    """A value as text from which the scorer gets the same types again."""
     try:
         return to_text(value)
     except (TypeError, RecursionError) as error:

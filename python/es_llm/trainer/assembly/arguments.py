@@ -62,7 +62,6 @@ _SHORT = 60
 
 
 def _model_hint(model: Any) -> str:
-    """What to pass instead of an object that isn't a model."""
     if isinstance(model, type):
         return "; give an instance, such as its `from_pretrained` returns"
     if isinstance(getattr(model, "model", None), torch.nn.Module):

@@ -93,7 +93,6 @@ def usable_cores(launched: bool) -> int:
 
 
 def _core(cpu: int) -> str:
-    """The physical core of a logical CPU."""
     try:
         return (_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
     except OSError:
@@ -127,7 +126,6 @@ def _limits() -> list[list[Path]]:
 
 
 def _words() -> list[str]:
-    """The command line of this process."""
     return [_shortest(sys.orig_argv[0]), *sys.orig_argv[1:]]
 
 
@@ -148,6 +146,5 @@ def _shortest(program: str) -> str:
 
 
 def _has_mpi() -> bool:
-    """True if mpi4py and a launcher are installed."""
     beside = Path(sys.executable).with_name("mpirun").exists()
     return importlib.util.find_spec("mpi4py") is not None and (beside or shutil.which("mpirun") is not None)

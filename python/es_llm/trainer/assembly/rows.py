@@ -46,7 +46,6 @@ def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
 
 
 def _rows_hint(dataset: Any) -> str:
-    """What to give instead of something that isn't a sequence of rows."""
     if hasattr(dataset, "iloc"):  # pandas, whose frames are sequences of names of columns
         return '; give `.to_dict("records")` of it'
     if hasattr(dataset, "to_pylist") or hasattr(dataset, "to_dicts"):
@@ -75,7 +74,6 @@ def _no_row(dataset: Any, row: Any) -> str:
 
 
 def _instead(row: Row) -> str:
-    """How to make a prompt of a column that may hold one."""
     if {"instruction", "input"} <= set(row):
         return (
             "; rows as Alpaca's have the question in two columns: join `instruction` and `input` (which may be empty) "

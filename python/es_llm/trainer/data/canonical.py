@@ -53,7 +53,6 @@ def _has_text_keys(value: Any) -> bool:
 
 
 def _refusal(value: Any, error: Exception) -> NoContentError:
-    """The error for a value whose content can't be read."""
     if isinstance(error, RecursionError) or str(error).startswith("Circular reference"):
         return NoContentError(f"{_type_of(value)} that contains itself")
     return NoContentError(f"{_type_of(value)} ({type(error).__name__}: {error})")
@@ -78,7 +77,6 @@ def _by_pairs(value: Any, depth: int) -> Any:
 
 
 def _content(value: Any, depth: int) -> list[Any]:
-    """Type and content of a value, as a list that JSON can write."""
     _require_end(value, depth)
     try:
         parts = _parts(value, depth)
@@ -102,7 +100,6 @@ def _parts(value: Any, depth: int) -> tuple[Any, ...]:
 
 
 def _inside(value: Any, depth: int) -> str:
-    """The canonical text of a value inside another one."""
     if value is None or isinstance(value, bool | int | float | str):
         return json.dumps(value)
     if isinstance(value, list | tuple):

@@ -107,7 +107,6 @@ def image(value: Any) -> tuple[Any, ...] | None:
 
 
 def _frame(value: Any) -> list[Any]:
-    """Content of the current frame of an image."""
     value.load()
     palette = value.getpalette() if value.mode in ("P", "PA") else None
     transparency = value.info.get("transparency")

@@ -23,7 +23,6 @@ class PromptOrder:
     def __init__(
         self, rows: Sequence[Row], *, per_iteration: int, seed: int, shuffle: bool, fixed: bool = False
     ) -> None:
-        """Order `rows`."""
         if len(rows) == 0:
             raise ConfigError("`train_dataset` must hold at least one row, got none")
         self.per_iteration = min(per_iteration, len(rows))

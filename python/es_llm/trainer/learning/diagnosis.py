@@ -169,7 +169,6 @@ class Diagnosis:
         )
 
     def _flat(self, evidence: Evidence) -> Finding:
-        """The first reason for equal fitness that applies."""
         compared, config, streak = evidence.comparison, self._config, self._flat_in_a_row
         value = f" {evidence.fitness[0]:.4g}" if evidence.fitness else ""
         iterations = f"{streak} iteration" + ("s" if streak > 1 else "")

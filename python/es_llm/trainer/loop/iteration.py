@@ -156,7 +156,6 @@ class Iteration:
         return record, figures
 
     def _compared(self, traced: dict[int, bytes]) -> Comparison | None:
-        """The traced answers of all units, compared."""
         reference = traced.pop(len(self._units), None)
         answers: dict[int, Answers] = {}
         for index, data in traced.items():
@@ -166,7 +165,6 @@ class Iteration:
         return compare(answers, pairs, None if reference is None else decode_answers(reference))
 
     def _begin(self, index: int) -> _Begun:
-        """Generate a unit, and submit its completions to be rewards."""
         run, is_reference = self._run, index == len(self._units)
         start, switched = time.perf_counter(), run.live.seconds
         prompts = self._reference if is_reference else self._units[index].prompts
@@ -201,7 +199,6 @@ def _pack(traced: bytes, logged: bytes) -> bytes:
 
 
 def _unpack(figures: bytes) -> tuple[bytes, bytes]:
-    """Traced answers and logged figures; the inverse of `_pack`."""
     size = 4 + int.from_bytes(figures[:4], "little")
     return figures[4:size], figures[size:]
 

@@ -195,7 +195,6 @@ class Session(RecordProgram):
         return self._iteration
 
     def _read(self, journaled: Sequence[Event]) -> None:
-        """Take evaluations and findings from events of the journal."""
         for event in journaled:
             if not self._evaluations.read(event) and self._diagnosis.recall(event.get("event", "")):
                 logger.warning("step %d of this run: %s", event["step"], event["why"])
