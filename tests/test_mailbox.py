@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from es_llm.comm import Died, SingleMailbox, run_ranks
+from es_llm.comm import SingleMailbox
 from tests.commands import mpirun
+from tests.rank_threads import Died, run_ranks
 
 MESSAGES = 40
 

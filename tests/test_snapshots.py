@@ -13,12 +13,13 @@ from es_llm import ESConfig, ESTrainer, _core
 from es_llm._core import Journal
 from es_llm.checkpoint import snapshot as module
 from es_llm.checkpoint.snapshot import Snapshots
-from es_llm.comm import SingleMailbox, run_ranks
+from es_llm.comm import SingleMailbox
 from es_llm.errors import ModelError
 from es_llm.model.live import DTYPES
 from es_llm.model.weights import Weights
 from es_llm.team import Team
 from tests.deaf import cut_off
+from tests.rank_threads import run_ranks
 from tests.tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 ROWS = [{"prompt": f"{a:2d} {a + 1:2d} {a + 2:2d}={3 * a + 3:3d}:"} for a in range(1, 9)]

@@ -13,9 +13,10 @@ from functools import partial
 import pytest
 
 from es_llm._core import ASSIGNMENTS
-from es_llm.comm import SingleMailbox, run_ranks
+from es_llm.comm import SingleMailbox
 from es_llm.errors import CommunicationError, ConfigError, DivergenceError, JournalError, LeftOutError
 from es_llm.team import Loss, Outcome, RecordProgram, Round, RoundKind, Team, report_failure, run_on_leader, run_program
+from tests.rank_threads import run_ranks
 
 UNITS, STEPS = 9, 5
 

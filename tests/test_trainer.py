@@ -10,11 +10,12 @@ from pyarrow import parquet
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from es_llm import ESConfig, ESTrainer
-from es_llm.comm import SingleMailbox, run_ranks
+from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError, JournalError, LeftOutError, PopulationError, ResumeError
 from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.team import Team
 from tests.deaf import cut_off
+from tests.rank_threads import run_ranks
 
 ROWS = [{"prompt": f"{a:2d} {a + 1:2d} {a + 2:2d}={3 * a + 3:3d}:", "bonus": 0.1 * a} for a in range(1, 9)]
 

@@ -24,9 +24,10 @@ from transformers import (
 from trl import GRPOConfig, RichProgressCallback
 
 from es_llm import ESConfig, ESTrainer
-from es_llm.comm import SingleMailbox, run_ranks
+from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError, ModelError
 from es_llm.team import Team
+from tests.rank_threads import run_ranks
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 ROWS = [{"prompt": f"ab {number}"} for number in range(4)]

@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,36 +21,16 @@ from uuid import uuid4
 from es_llm.errors import ConfigError, JournalError
 
 
-@dataclass(frozen=True)
 class RunDirectory:
     """Paths of one run."""
 
-    path: Path
-
-    @property
-    def journal(self) -> Path:
-        """The journal's file."""
-        return self.path / "journal.es"
-
-    @property
-    def metrics(self) -> Path:
-        """The log of metrics, one JSON object per line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def config(self) -> Path:
-        """The resolved options."""
-        return self.path / "config.json"
-
-    @property
-    def model(self) -> Path:
-        """The exported model."""
-        return self.path / "model"
-
-    @property
-    def result(self) -> Path:
-        """The result of the run."""
-        return self.path / "result.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal = path / "journal.es"
+        self.metrics = path / "metrics.jsonl"
+        self.config = path / "config.json"
+        self.model = path / "model"
+        self.result = path / "result.json"
 
     def prepare(self) -> None:
         """Make the directory."""

@@ -1,7 +1,8 @@
-"""`Mailbox`: the interface between the team and a transport."""
+"""`Mailbox`: the interface between the team and a transport; and that of a job of one process."""
 
 from __future__ import annotations
 
+import secrets
 import time
 from abc import ABC, abstractmethod
 
@@ -62,3 +63,36 @@ class Mailbox(ABC):
             complete: whether all living ranks call `close`, so that they may wait for each other.
         """
         return
+
+
+class SingleMailbox(Mailbox):
+    """The only rank of its job."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    concurrent = True
+
+    def __init__(self) -> None:
+        self.job = secrets.token_hex(8)
+
+    def send(self, to: int, payload: bytes) -> None:
+        """There is no other rank."""
+        raise AssertionError(f"rank {to} of a job of one rank")
+
+    def receive(self) -> list[tuple[int, bytes]]:
+        """No message ever arrives."""
+        return []
+
+    def lost(self) -> list[int]:
+        """There is no other rank."""
+        return []
+
+    def pending(self) -> bool:
+        """Nothing was sent."""
+        return False
+
+    def abort(self, exit_code: int) -> None:
+        """End this process."""
+        raise SystemExit(exit_code)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from es_llm.comm.launcher import is_launched, refuse_other_launchers, require_size
-from es_llm.comm.mailbox import Mailbox
+from es_llm.comm.mailbox import Mailbox, SingleMailbox
 from es_llm.comm.mpi import MPIMailbox
-from es_llm.comm.single import SingleMailbox
 
 
 def select_mailbox(kind: str = "auto") -> Mailbox:

@@ -81,7 +81,8 @@ class EvaluationHistory:
 
     def event(self, step: int) -> Event:
         """The evaluation after `step` iterations as an event of the journal."""
-        return events.evaluation(step, self._known[step].metrics, self._known[step].answers)
+        known = self._known[step]
+        return events.happened("evaluation", step, metrics=known.metrics, answers=known.answers)
 
     def read(self, event: Event) -> bool:
         """Add the evaluation that an event of a journal describes; False if the event is of another kind."""

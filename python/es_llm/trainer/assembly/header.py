@@ -38,7 +38,7 @@ from es_llm.units.run_state import RunState
 
 @final
 class RunHeader:
-    """Makes the header of a run's journal. Data and files of functions are read once: they may change during the run."""
+    """Makes the header of a run's journal. Reads data and files of functions once: they may change during the run."""
 
     def __init__(self, run: RunState, model: TrainedModel, script: ScriptArguments | None) -> None:
         self._run, self._model, self._script = run, model, script

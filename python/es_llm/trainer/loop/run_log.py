@@ -152,15 +152,15 @@ class RunLog:
         """The number of iterations done, as events have it."""
         return max(self._run.population.iteration, len(self.leading.saved))
 
-    def happened(self, event: Event, message: str) -> None:
+    def happened(self, kind: str, message: str, **more: Any) -> None:
         """Write an event as the leader, and its message as a warning."""
-        self.leading.append_event(event)
-        logger.warning("step %d: %s", event["step"], message)
+        self.leading.append_event(events.happened(kind, self.step, **more))
+        logger.warning("step %d: %s", self.step, message)
 
     def found(self, findings: Sequence[Finding]) -> None:
         """Write why this run can't learn."""
         for finding in findings:
-            self.happened(events.finding(self.step, finding.reason, finding.message), finding.message)
+            self.happened(finding.reason, finding.message, why=finding.message)
 
     def start_clock(self) -> None:
         """An iteration or evaluation begins."""

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Session(RecordProgram):
-    """Trains a run from where its journal ends to `max_steps`. It routes what the team reports to the parts that do it."""
+    """Trains a run from where its journal ends to `max_steps`. Routes what the team reports to the parts that do it."""
 
     def __init__(
         self, run: RunState, callbacks: Callbacks, store: WeightStore, log: RunLog, data: EvaluationSets | None
@@ -152,7 +152,8 @@ class Session(RecordProgram):
         self._log.found(self._diagnosis.observe(figures.evidence(record)))
         if figures.failures:
             examples = {name: failure.reason[-300:] for name, failure in self._run.rewards.examples.items()}
-            files.append_event(events.failures(record.iteration + 1, figures.failures, examples))
+            failed = {"count": figures.failures, "examples": examples}
+            files.append_event(events.happened("failures", record.iteration + 1, **failed))
         iteration.seconds["journal"] = time.perf_counter() - start
         team.publish(record.iteration, self._run.population.pack(record))
 
@@ -225,18 +226,18 @@ class Session(RecordProgram):
             why = str(loss)
             short = why.rstrip().rpartition("\n")[2]  # the last line of a traceback
             message = f"rank {rank} was lost ({short}); the others continue"
-            self._log.happened(events.lost(self._log.step, rank, why), message)
+            self._log.happened("lost", message, rank=rank, why=why)
 
     def back(self, rank: int) -> None:
         """A rank takes part again. A leader that slept may have missed ranks that continued without it."""
         if events.was_lost(self._log.leading.events, rank):
-            self._log.happened(events.back(self._log.step, rank), f"rank {rank}, silent before, is back")
+            self._log.happened("back", f"rank {rank}, silent before, is back", rank=rank)
 
     def differs(self, ranks: tuple[int, int]) -> None:
         """Two ranks gave different results for one unit: something isn't deterministic."""
         first, second = ranks
         message = f"ranks {first} and {second} gave different rewards for the same unit; those of rank {first} count"
-        self._log.happened(events.differs(self._log.step, ranks), message)
+        self._log.happened("differs", message, ranks=list(ranks))
 
     def halt(self) -> None:
         """End after the record of this iteration."""
@@ -250,7 +251,7 @@ class Session(RecordProgram):
         if (warning := self._diagnosis.flat_warning(step - resumed_at)) is not None:
             logger.warning("%s", warning)
         if interrupted:
-            files.append_event(events.interrupted(step))
+            files.append_event(events.happened("interrupted", step))
         else:
             try:
                 self._store.export(files.directory.model)

@@ -123,9 +123,9 @@ class SnapshotSchedule:
         try:
             self._store.save(directory, progress.records, config.save_total_limit, kept)
         except ModelError as error:
-            self._log.happened(events.snapshot_failed(self._log.step, str(error)), f"no snapshot: {error}")
+            self._log.happened("snapshot failed", f"no snapshot: {error}", why=str(error))
         else:
-            self._log.append_event(events.snapshot(step))
+            self._log.append_event(events.happened("snapshot", step))
             self._callbacks.call("on_save")
 
 
@@ -154,7 +154,7 @@ class Rebuilding:
         if again or self._run.config.on_divergence == "stop":
             still = ", also after they were rebuilt" if again else ""
             raise DivergenceError(f"{message}{still}; the journal is right: resume from it")
-        self._log.happened(events.diverged(self._log.step, ranks), f"{message}; they are rebuilt from the journal")
+        self._log.happened("diverged", f"{message}; they are rebuilt from the journal", ranks=list(ranks))
 
     def rebuild(self, team: Team, iteration: int) -> None:
         """Rebuild this rank's weights, then report the digest of the last iteration at which ranks compare digests:
