@@ -12,7 +12,7 @@ from dataclasses import Field
 from typing import Any
 
 from es_llm.config import ESConfig, ScriptArguments
-from es_llm.config.checks import allowed_values, declared_types
+from es_llm.config.checks import allowed_values
 from es_llm.config.fields import default_of, option_topics
 from es_llm.config.resolve import EMBEDDED_DEFAULTS
 
@@ -44,7 +44,7 @@ Without `model_name_or_path` a run trains the embedded model, and these options 
 
 def page() -> str:
     """The page as Markdown."""
-    hints = {**declared_types(ScriptArguments), **declared_types(ESConfig)}
+    hints = {**typing.get_type_hints(ScriptArguments), **typing.get_type_hints(ESConfig)}
     parts = [HEAD]
     for topic, specs in option_topics(ScriptArguments, ESConfig).items():
         parts.append(f"\n## {topic}\n\n{TABLE}")

@@ -80,7 +80,7 @@ def download(directory: Path) -> Path:
 def convert(packed: Path, target: Path) -> None:
     """Write the GGUF file's weights in float32 as a Hugging Face directory."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from es_llm.cli.startup import quiet_libraries
+    from es_llm.cli.options import quiet_libraries
 
     quiet_libraries()
     from es_llm.checkpoint.export import export_model

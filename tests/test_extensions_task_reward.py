@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from es_llm.errors import ConfigError, RewardError
-from es_llm.rewards.loading import load_reward
+from es_llm.rewards.call import load_reward
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rewards.workers.protocol import WorkerLimits
 from es_llm.tasks import load_task

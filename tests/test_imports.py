@@ -60,7 +60,7 @@ def test_imports_point_one_way(path):
 
 def test_the_reward_contract_and_its_processes_import_one_way():
     """Layers within `rewards`: the contract, the processes, and what uses the processes."""
-    layers = [{"__init__", "batch", "text", "loop"}, {"call", "loading"}, {"workers"}, {"reward_set", "sandbox"}]
+    layers = [{"__init__", "batch", "text", "loop"}, {"call"}, {"workers"}, {"reward_set", "sandbox"}]
     rank = {name: number for number, names in enumerate(layers) for name in names}
     room = PACKAGE / "rewards"
     for path in room.rglob("*.py"):

@@ -17,7 +17,7 @@ from es_llm.checkpoint.identity import require_same_identity
 from es_llm.comm import SingleMailbox
 from es_llm.config import ScriptArguments
 from es_llm.errors import ResumeError
-from es_llm.rewards.loading import file_of
+from es_llm.plugins import file_of
 from es_llm.team import Team
 from es_llm.trainer.data.fingerprint import fingerprint
 
@@ -163,9 +163,9 @@ def test_a_task_of_a_file_counts_by_its_content(tmp_path, caplog):
 
 
 def test_a_module_of_rewards_counts_by_its_content():
-    assert file_of("es_llm.tasks.countdown.reward.countdown").name == "reward.py"
-    assert file_of("no.such.module") is None
-    assert file_of("sys.intern") is None
+    assert file_of("reward", "es_llm.tasks.countdown.reward.countdown").name == "reward.py"
+    assert file_of("reward", "no.such.module") is None
+    assert file_of("reward", "sys.intern") is None
 
     def header(files, place="pkg.mod.f", rows=None):
         identity = {"script": {"reward_funcs": [place]}, "reward_files": files, "train_dataset": rows}

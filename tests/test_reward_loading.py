@@ -9,7 +9,7 @@ import pytest
 from es_llm.errors import RewardError
 from es_llm.plugins import reference_of
 from es_llm.rewards.batch import Batch
-from es_llm.rewards.loading import load_reward
+from es_llm.rewards.call import load_reward
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rewards.workers.protocol import WorkerLimits
 

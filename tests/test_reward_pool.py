@@ -177,7 +177,7 @@ def test_a_server_that_hangs_in_an_import_ends_with_a_trainer_that_is_killed(tmp
         "    return [1.0]\n"
     )
     code = (
-        "from es_llm.rewards.loading import load_reward\n"
+        "from es_llm.rewards.call import load_reward\n"
         "from es_llm.rewards.reward_set import RewardSet\n"
         "from es_llm.rewards.workers.protocol import WorkerLimits\n"
         f"RewardSet([load_reward({str(path) + ':f'!r})], limits=WorkerLimits(workers=1)).open()\n"
@@ -293,7 +293,7 @@ def test_no_server_starts_while_a_program_exits(end, tmp_path):
     code = (
         "import atexit, sys, time\n"
         "from es_llm.rewards.batch import Batch\n"
-        "from es_llm.rewards.loading import load_reward\n"
+        "from es_llm.rewards.call import load_reward\n"
         "from es_llm.rewards.reward_set import RewardSet\n"
         "from es_llm.rewards.workers.protocol import WorkerLimits\n"
         "def submit():\n"

@@ -13,7 +13,7 @@ import pytest
 from es_llm.errors import ConfigError, RewardError
 from es_llm.rewards import inline, set_level
 from es_llm.rewards.batch import DIED, RAISED, TIMEOUT
-from es_llm.rewards.loading import load_reward
+from es_llm.rewards.call import load_reward
 from tests.hostile import batch, hostile, kinds, obey
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -9,7 +9,7 @@ import pytest
 from es_llm._core import Journal
 from es_llm.checkpoint.export import export_model
 from es_llm.errors import ConfigError, RewardError
-from es_llm.rewards.loading import load_reward
+from es_llm.rewards.call import load_reward
 from es_llm.rewards.sandbox import require_sandbox
 from es_llm.tasks import load_task, task_names
 from es_llm.tasks.base import Splits

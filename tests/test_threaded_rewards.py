@@ -9,7 +9,7 @@ import time
 import pytest
 
 from es_llm.rewards.batch import DIED, TIMEOUT
-from es_llm.rewards.loading import load_reward
+from es_llm.rewards.call import load_reward
 from es_llm.rewards.workers.spawn import other_threads
 from tests.hostile import batch, below, kinds
 

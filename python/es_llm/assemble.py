@@ -9,7 +9,7 @@ from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.script import DEFAULT_TASK
 from es_llm.data.loading import has_split, load_split, renamed
 from es_llm.errors import ConfigError
-from es_llm.rewards.loading import load_reward
+from es_llm.rewards.call import load_reward
 from es_llm.tasks import Task, load_task
 from es_llm.tasks.base import Splits
 from es_llm.team import Team

@@ -8,8 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from es_llm.cli.options import add_run_options, run_mailbox, run_options
-from es_llm.cli.startup import quiet_libraries, together
+from es_llm.cli.options import add_run_options, quiet_libraries, run_mailbox, run_options, together
 from es_llm.config import ESConfig
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError

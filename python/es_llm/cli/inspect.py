@@ -8,15 +8,10 @@ from typing import Any
 
 from es_llm._core import Journal
 from es_llm.cli.options import add_finished_run, one_process, read_run
-from es_llm.config.parser import Parser
 from es_llm.team import Team
 
 mailbox = one_process
-
-
-def add_arguments(parser: Parser) -> None:
-    """Add the argument that selects the run."""
-    add_finished_run(parser)
+add_arguments = add_finished_run
 
 
 def run(options: argparse.Namespace, team: Team) -> int:

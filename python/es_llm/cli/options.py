@@ -1,10 +1,12 @@
-"""What several commands share: options in layers, the mailbox, and the journal of a run."""
+"""What several commands share: options in layers, the mailbox, the journal of a run, and the start of the work."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from es_llm._core import Journal
 from es_llm.comm import Mailbox, SingleMailbox, select_mailbox
@@ -14,6 +16,9 @@ from es_llm.config.files import read_config
 from es_llm.config.parser import Parser, add_options
 from es_llm.config.resolve import resolve
 from es_llm.errors import JournalError
+from es_llm.team import Team, report_failure
+
+Result = TypeVar("Result")
 
 
 def add_run_options(parser: Parser) -> None:
@@ -62,3 +67,26 @@ def read_run(run: str) -> FinishedRun:
     if not path.is_file():
         raise JournalError(f"no journal at {str(path)!r}")
     return FinishedRun(path, *read_journal(str(path)))
+
+
+def quiet_libraries() -> None:
+    """Show only errors of transformers, no progress bars, and no warnings of tokenizers about forks.
+
+    Call it before anything imports transformers, which reads TQDM_DISABLE when it is imported.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def together(team: Team, work: Callable[[], Result]) -> Result:
+    """The result of `work()`, which all ranks do before their first call. If it fails on this rank, this rank raises at
+    once, and the other ranks raise the same error in their first call."""
+    try:
+        return work()
+    except Exception as error:
+        report_failure(team, error)
+        raise

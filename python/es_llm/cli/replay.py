@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from es_llm.cli.options import FinishedRun, add_finished_run, one_process, read_run
-from es_llm.cli.startup import quiet_libraries
+from es_llm.cli.options import FinishedRun, add_finished_run, one_process, quiet_libraries, read_run
 from es_llm.config import ESConfig
 from es_llm.config.fields import option_fields
 from es_llm.config.parser import Parser

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import argparse
 
-from es_llm.cli.options import add_run_options, run_mailbox, run_options
+from es_llm.cli.options import add_run_options, quiet_libraries, run_mailbox, run_options, together
 from es_llm.cli.signals import INTERRUPTED, StopSignals
-from es_llm.cli.startup import quiet_libraries, together
 from es_llm.comm.mailbox import Mailbox
 from es_llm.config import ESConfig
-from es_llm.config.parser import Parser
 from es_llm.errors import StoppedError
 from es_llm.team import Team
 
 _SIGNALS = StopSignals()
+
+add_arguments = add_run_options
 
 
 def mailbox(options: argparse.Namespace) -> Mailbox:
     """The mailbox that the options select. Signals are handled from here on."""
     _SIGNALS.listen()
     return run_mailbox(options)
-
-
-def add_arguments(parser: Parser) -> None:
-    """Add all options of a run."""
-    add_run_options(parser)
 
 
 def run(options: argparse.Namespace, team: Team) -> int:

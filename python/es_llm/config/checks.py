@@ -24,7 +24,7 @@ EXPONENT: Final = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\
 def check_options(config: Any) -> None:
     """Check every option of a frozen dataclass, and replace its values by plain ones (see `plain_value`). Text such as
     "1e-3" becomes a number where a number is declared."""
-    declared = declared_types(type(config))
+    declared = typing.get_type_hints(type(config))
     for spec in fields(config):
         value = getattr(config, spec.name)
         plain = _as_number(plain_value(value), declared[spec.name])
@@ -89,11 +89,6 @@ def _as_number(value: Any, declared: Any) -> Any:
     if isinstance(value, list) and lists:
         return [_as_number(inner, typing.get_args(lists[0])[0]) for inner in value]
     return value
-
-
-def declared_types(cls: type) -> dict[str, Any]:
-    """Name -> resolved annotation of a dataclass."""
-    return typing.get_type_hints(cls)
 
 
 def type_name(declared: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 import yaml
 
-from es_llm.config.checks import declared_types, type_name, union_parts
+from es_llm.config.checks import type_name, union_parts
 from es_llm.config.fields import default_of, option_topics
 from es_llm.config.files import read_scalar
 from es_llm.config.foreign import unknown_option
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
     """Add one flag `--name` per option, in groups by topic. The namespace holds only the flags that were given."""
-    hints = {name: declared for cls in classes for name, declared in declared_types(cls).items()}
+    hints = {name: declared for cls in classes for name, declared in typing.get_type_hints(cls).items()}
     for topic, specs in option_topics(*classes).items():
         group = parser.add_argument_group(topic)
         for spec in specs:

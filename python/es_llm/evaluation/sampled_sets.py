@@ -17,7 +17,7 @@ class SampledSets:
     def __init__(self, rewards: RewardSet, batch: Batch, samples: int) -> None:
         self._samples = samples
         self._sets: list[PendingRewards] = [
-            rewards.submit(_every(batch, sample, samples), metrics=True) for sample in range(samples)
+            rewards.submit(batch.part(slice(sample, None, samples)), metrics=True) for sample in range(samples)
         ]
 
     def result(self) -> BatchRewards:
@@ -39,17 +39,6 @@ class SampledSets:
             extra={column: _woven([result.extra.get(column, nothing) for result in sets]) for column in columns},
             metrics=[metric for result in sets for metric in result.metrics],
         )
-
-
-def _every(batch: Batch, sample: int, samples: int) -> Batch:
-    place = slice(sample, None, samples)
-    return Batch(
-        prompts=batch.prompts[place],
-        completions=batch.completions[place],
-        completion_ids=batch.completion_ids[place],
-        columns={name: values[place] for name, values in batch.columns.items()},
-        state=batch.state,
-    )
 
 
 def _woven(sets: Sequence[Sequence[Item]]) -> list[Item]:

@@ -81,13 +81,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.completions)
 
-    def part(self, start: int, stop: int) -> Batch:
-        """Completions start..stop."""
+    def part(self, which: slice) -> Batch:
+        """The completions at these indices."""
         return Batch(
-            prompts=self.prompts[start:stop],
-            completions=self.completions[start:stop],
-            completion_ids=self.completion_ids[start:stop],
-            columns={name: values[start:stop] for name, values in self.columns.items()},
+            prompts=self.prompts[which],
+            completions=self.completions[which],
+            completion_ids=self.completion_ids[which],
+            columns={name: values[which] for name, values in self.columns.items()},
             state=self.state,
         )
 

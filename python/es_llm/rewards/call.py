@@ -1,4 +1,4 @@
-"""Calls one reward function, in this process.
+"""Loads one reward function by its name, and calls it in this process.
 
 Every error becomes failed completions, whatever its class. The one exception is a KeyboardInterrupt in the trainer's
 own process, which is the user's. If a function forks and the child returns from it, the child ends here, so that no
@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from es_llm import plugins
 from es_llm.errors import RewardError
 from es_llm.rewards.batch import INVALID, RAISED, TIMEOUT, Batch, Failure, RewardResult
 from es_llm.rewards.loop import Loop, end_fork, left_over
@@ -28,6 +29,14 @@ _MAX_REASON: Final = 2000
 """Characters of a failure's reason that are kept."""
 _MAX_NAME: Final = 200
 """Characters of the name of a logged metric or column that are kept."""
+
+
+def load_reward(name: str) -> RewardFunction:
+    """Import one reward function, as `--reward_funcs` names it: see `es_llm.plugins`."""
+    function: RewardFunction = plugins.resolve("reward", name, error=RewardError)
+    if not callable(function):
+        raise RewardError(f"reward {name!r} must be callable, got {function!r}")
+    return function
 
 
 def is_async(function: Any) -> bool:
@@ -82,7 +91,7 @@ def call_each(
     for index in range(len(batch)):
         before(index)
         try:
-            results.append(call(name, function, batch.part(index, index + 1), loop=loop))
+            results.append(call(name, function, batch.part(slice(index, index + 1)), loop=loop))
         except BaseException as error:  # a KeyboardInterrupt: this is a worker, so it isn't the user's
             results.append(RewardResult.failed(1, RAISED, _traceback(error)))
     return RewardResult.joined(results)
@@ -115,7 +124,7 @@ def call_concurrently(
             end_fork(pid)
 
     async def call_all() -> list[RewardResult]:
-        calls = [asyncio.ensure_future(call_one(batch.part(index, index + 1))) for index in range(len(batch))]
+        calls = [asyncio.ensure_future(call_one(batch.part(slice(index, index + 1)))) for index in range(len(batch))]
         late = await left_over(calls, limit_s, ended)
         for each in late:
             each.cancel()

@@ -11,15 +11,18 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from es_llm.checkpoint.opening import RunOpener
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.foreign import unknown_argument
 from es_llm.data.messages import TextPrompts
-from es_llm.errors import ConfigError
+from es_llm.errors import ConfigError, JournalTakenError
 from es_llm.evaluation.program import evaluate
-from es_llm.team import Team, run_on_leader
+from es_llm.team import Team, run_on_leader, run_program
+from es_llm.trainer.assembly.cores import warn_of_idle_cores
 from es_llm.trainer.assembly.parts import EvalData, build_run
-from es_llm.trainer.assembly.training import train
 from es_llm.trainer.loop.output import TrainOutput
+from es_llm.trainer.loop.run_log import RunLog
+from es_llm.trainer.loop.session import Session
 from es_llm.trainer.trl_face import TrlFace
 from es_llm.types import RewardFunction, Row
 
@@ -109,7 +112,19 @@ class ESTrainer(TrlFace):
                 raise ConfigError("`resume_from_checkpoint` True needs `output_dir`, got None")
             directory = config.output_dir if resume_from_checkpoint is True else str(resume_from_checkpoint)
             config = replace(config, resume_from_checkpoint=directory)
-        output = train(self._parts, config)
+        parts, header, team = self._parts, self._parts.header, self.team
+        warn_of_idle_cores(config, team, self.run.weights.device.type)
+        job, rank = team.mailbox.job, team.rank
+        opener = RunOpener(config=config, header=header.text(), name=header.run_name, job=job, rank=rank)
+        log = RunLog(parts.run, parts.callbacks, opener, header.options)
+        session = Session(parts.run, parts.callbacks, parts.store, log, parts.evaluation_sets())
+        header.renew_team(opener.header)
+        try:
+            output = session.output(run_program(team, session))
+        except JournalTakenError as error:
+            raise log.taken_over(error) from error
+        finally:
+            log.close()
         self._directory = Path(output.output_dir)
         return output
 

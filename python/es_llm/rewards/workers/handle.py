@@ -40,7 +40,7 @@ class Part:
     def only(self, indices: range, attempts: int = 1) -> Part:
         """The completions of this part with these indices."""
         start = self.indices.start
-        batch = self.batch.part(indices.start - start, indices.stop - start)
+        batch = self.batch.part(slice(indices.start - start, indices.stop - start))
         return Part(self.owner, indices, self.name, batch, self.together, attempts)
 
 

@@ -84,7 +84,7 @@ class Server:
         job, parts, start = Job(request.number, size, self._answer), self._parts(request), 0
         for n in range(parts):  # the larger ones first, so that all workers get about the same number of completions
             stop = start + size // parts + (n < size % parts)
-            indices, part = range(start, stop), batch.part(start, stop)
+            indices, part = range(start, stop), batch.part(slice(start, stop))
             self._supervisor.add(Part(job, indices, request.name, part, request.together))
             start = stop
 

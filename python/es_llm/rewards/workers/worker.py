@@ -18,8 +18,7 @@ from typing import Any, Final
 
 from es_llm.plugins import same_directory
 from es_llm.rewards.batch import RAISED, Batch, RewardResult
-from es_llm.rewards.call import call, call_concurrently, call_each, is_async
-from es_llm.rewards.loading import load_reward
+from es_llm.rewards.call import call, call_concurrently, call_each, is_async, load_reward
 from es_llm.rewards.loop import Loop, end_fork
 from es_llm.rewards.workers.channel import read_message, write_message
 from es_llm.rewards.workers.protocol import PartRequest, Start, WorkerLimits, pack, unpack

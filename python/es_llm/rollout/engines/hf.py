@@ -17,7 +17,6 @@ from es_llm.rollout import decoding
 from es_llm.rollout.decoding import Choose
 from es_llm.rollout.ends import end_ids, text_config
 from es_llm.rollout.engine import Completion, LiveMember
-from es_llm.rollout.generate import generate
 from es_llm.rollout.probe import Batching, Look, look, text_within
 from es_llm.rollout.prompts import PromptEncoder
 from es_llm.rollout.sampling import sampler, token_log_probs
@@ -219,7 +218,7 @@ class HFEngine:
         self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, choose: Choose | None = None, steps: int | None = None
     ) -> torch.Tensor:
         """Generated ids. With `steps`, exactly this number per row, whatever ends an answer."""
-        decode = decoding.decode if self._loop else generate
+        decode = decoding.decode if self._loop else decoding.generate
         return decode(
             self._model,
             ids_BT,

@@ -27,7 +27,6 @@ from es_llm.data.loading import content_of
 from es_llm.noise.perturbation import PERTURBATIONS
 from es_llm.optimizers import optimizer_names
 from es_llm.plugins import file_of
-from es_llm.rewards.loading import file_of as reward_file_of
 from es_llm.rollout import engine_names
 from es_llm.schedules import schedule_names
 from es_llm.tasks import file_of as task_file_of
@@ -130,7 +129,7 @@ def _data_identity(run: RunState, script: ScriptArguments | None) -> Mapping[str
         **named,
         "script": {**identity_of(script), "dataset_name": name},
         "dataset_files": content if streamed else None,
-        "reward_files": [_sha256(reward_file_of(reference)) for reference in script.reward_funcs],
+        "reward_files": [_sha256(file_of("reward", reference)) for reference in script.reward_funcs],
         **({"task_file": _sha256(task)} if task is not None else {}),
     }
 
