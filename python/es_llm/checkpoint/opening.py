@@ -33,14 +33,7 @@ class OpenRun:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOpener:
-    """Opens the directory of a run on one rank.
-
-    config: its `output_dir` and `resume_from_checkpoint`.
-    header: of the journal.
-    name: part of the directory's name, if it has to be chosen.
-    job: text that identifies this job.
-    rank: this rank.
-    """
+    """Opens the directory of a run on one rank. `name` is part of the directory's name, if it has to be chosen."""
 
     config: ESConfig
     header: str

@@ -68,7 +68,7 @@ def takes(function: RewardFunction, column: str) -> bool:
 def call(
     name: str, function: RewardFunction, batch: Batch, *, one: bool = False, loop: Loop | None = None
 ) -> RewardResult:
-    """The result of one call of the function with the whole batch."""
+    """The result of one call of the function with the whole batch. `one`: it returns one float for all completions."""
     log, pid = _Log(len(batch)), os.getpid()
     try:
         returned = function(**_arguments(function, batch, log))

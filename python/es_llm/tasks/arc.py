@@ -31,12 +31,8 @@ MAX_CODE: Final = 20_000
 
 
 def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None) -> Task:
-    """The task.
-
-    Args:
-        data: rows that replace the own problems, with lists `train` and `test` of pairs
-            `{"input": grid, "output": grid}`.
-    """
+    """The task. `data` are rows that replace the own problems, with lists `train` and `test` of pairs
+    `{"input": grid, "output": grid}`."""
     require_sandbox()
 
     def adapt(row: Mapping[str, Any]) -> Row:

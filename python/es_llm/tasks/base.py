@@ -76,10 +76,6 @@ def own_problems(
 
     Args:
         problems: returns the rows of (split "train" or "eval", number of rows, seed).
-        train_size: number of problems to train on.
-        eval_size: number of held-out problems.
-        seed: of the problems.
-        data: rows that replace the task's own.
 
     Raises:
         ConfigError: a size or the seed is negative.

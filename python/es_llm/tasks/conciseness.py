@@ -36,11 +36,7 @@ ZERO: Final = -2000.0
 
 
 def build(*, data: Splits | None = None) -> Task:
-    """The task.
-
-    Args:
-        data: rows that replace the own questions, with a `question` (or `prompt`) and its shortest right `answer`.
-    """
+    """The task. `data` are rows with a `question` (or `prompt`) and its shortest right `answer`."""
 
     def adapt(row: Mapping[str, Any]) -> Row:
         return {"prompt": column(row, "question", "prompt"), "answer": answer_text(column(row, "answer"))}

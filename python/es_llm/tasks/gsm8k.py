@@ -45,12 +45,8 @@ THINGS = ("apples", "books", "coins", "stamps", "marbles", "tickets")
 
 
 def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None) -> Task:
-    """The task.
-
-    Args:
-        data: rows that replace the own problems, with a `question` or a ready `prompt`, and an `answer` that is a
-            number or ends with `####` and the number.
-    """
+    """The task. `data` are rows that replace the own problems, with a `question` or a ready `prompt`, and an `answer`
+    that is a number or ends with `####` and the number."""
 
     def adapt(row: Mapping[str, Any]) -> Row:
         prompt = question_prompt(row, "question", "problem", ending=f"\n{INSTRUCTION}\n")

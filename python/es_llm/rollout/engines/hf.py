@@ -41,14 +41,9 @@ class HFEngine:
     of equal length in a batch, or one prompt at a time.
 
     Args:
-        model: a transformers model, on any device; its weights may change between calls.
-        tokenizer: with a pad token; pads on the left whatever its `padding_side`.
-        max_completion_length: new tokens per completion at most.
-        temperature: must be 0: completions are greedy.
+        temperature: must be 0: completions are greedy. Other arguments: see `load_engine`.
         loop: True decodes by our own loop over the forward pass, False by transformers' `generate`, the reference; both
             give the same tokens. None: our own loop if it supports the model.
-        chat_template_kwargs: further arguments of the tokenizer's chat template.
-        skip_special_tokens: decode completions without special tokens; else only without those at their ends.
 
     Raises:
         ConfigError: a temperature above 0, or a length below 1.

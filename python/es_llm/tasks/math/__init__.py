@@ -23,12 +23,8 @@ INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
 
 
 def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: Splits | None = None) -> Task:
-    """The task.
-
-    Args:
-        data: rows that replace the own problems, with a `problem` (or `question`) or a ready `prompt`, and an `answer`
-            (or a `solution` that ends with a box).
-    """
+    """The task. `data` are rows that replace the own problems, with a `problem` (or `question`) or a ready `prompt`,
+    and an `answer` (or a `solution` that ends with a box)."""
 
     def adapt(row: Mapping[str, Any]) -> Row:
         prompt = question_prompt(row, "problem", "question", ending=f"\n\n{INSTRUCTION}\n")

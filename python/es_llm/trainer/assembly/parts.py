@@ -58,19 +58,7 @@ EvalData: TypeAlias = Iterable[Row] | Mapping[str, Iterable[Row]]
 
 @dataclass(frozen=True, kw_only=True)
 class RunParts:
-    """A run, built and checked.
-
-    run: what the work on units needs.
-    model: the model under training.
-    train_dataset: the rows to train on, or the stream that was given.
-    sets: held-out rows by the name of their set, as the model gets them.
-    form: how prompts become what the model gets.
-    answer_of: the answer in a completion.
-    callbacks: those of the user, the trackers and the progress lines.
-    store: loads and saves weights.
-    header: makes the journal's header.
-    hub: where `push_to_hub` uploads to.
-    """
+    """A run, built and checked. `sets` are the held-out rows by the name of their set, as the model gets them."""
 
     run: RunState
     model: TrainedModel
