@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from es_llm.tasks.countdown.arithmetic import ArithmeticFailure, ExpressionLimits, evaluate, try_evaluate
+from es_llm.tasks.countdown import arithmetic
+from es_llm.tasks.countdown.arithmetic import ArithmeticFailure, evaluate, try_evaluate
 
 _OPERATIONS = {
     ast.Add: operator.add,
@@ -126,11 +127,12 @@ def test_messages_say_where_and_what():
     assert str(pickle.loads(pickle.dumps(caught.value))) == "division by zero"
 
 
-def test_limits_are_inclusive():
-    limits = ExpressionLimits(length=9, operands=3, digits=3)
-    assert evaluate("100+1+100", limits).value == 201
+def test_limits_are_inclusive(monkeypatch):
+    for name, limit in {"MAX_LENGTH": 9, "MAX_OPERANDS": 3, "MAX_DIGITS": 3}.items():
+        monkeypatch.setattr(arithmetic, name, limit)
+    assert evaluate("100+1+100").value == 201
     for text in ["100+1+1000", "1+1+1+1", "1000+1"]:
-        assert try_evaluate(text, limits) is None
+        assert try_evaluate(text) is None
 
 
 @pytest.mark.parametrize(

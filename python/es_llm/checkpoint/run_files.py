@@ -94,10 +94,6 @@ class RunFiles:
         """Seconds of all logged iterations, whichever rank led them."""
         return self._log.total("seconds")
 
-    def result(self, result: dict[str, Any]) -> None:
-        """Write `result.json`."""
-        write_json(self.directory.result, result)
-
     def close(self) -> None:
         """Close the files, and let other jobs use the directory."""
         self._writer.close()

@@ -2,7 +2,7 @@
 
 Knows nothing about tasks, prompts or rewards. A model's answer is hostile input. `44**19**35`, a megabyte of digits and
 ten thousand nested brackets all take a bounded time, because the parser is iterative and every dimension has a limit
-(`ExpressionLimits`).
+(`MAX_LENGTH`, `MAX_OPERANDS`, `MAX_DIGITS`).
 
 Grammar (ASCII only; blanks are the space character and nothing else):
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Final
 
 from es_llm.errors import EsError
 
@@ -31,16 +32,12 @@ class ArithmeticFailure(EsError, ValueError):  # noqa: N818 - a verdict on text,
     """The text is not an expression of the grammar, exceeds a limit, or divides by zero."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExpressionLimits:
-    """Limits of one text, which bound the work. No value has more than `operands * digits` digits."""
-
-    length: int = 32_768
-    """Characters of the text, blanks included."""
-    operands: int = 64
-    """Numbers in the expression."""
-    digits: int = 20
-    """Digits of one number."""
+MAX_LENGTH: Final = 32_768
+"""Characters of a text, blanks included."""
+MAX_OPERANDS: Final = 64
+"""Numbers in an expression. No value has more than `MAX_OPERANDS * MAX_DIGITS` digits."""
+MAX_DIGITS: Final = 20
+"""Digits of one number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +48,17 @@ class Evaluated:
     literals: tuple[int, ...]
 
 
-DEFAULT_LIMITS = ExpressionLimits()
-
-
-def evaluate(text: str, limits: ExpressionLimits = DEFAULT_LIMITS) -> Evaluated:
+def evaluate(text: str) -> Evaluated:
     """Return the exact value of `text` and its integer literals.
 
-    Time and memory are linear in `len(text)` up to `limits.length`. Longer text is refused unread.
+    Time and memory are linear in `len(text)` up to `MAX_LENGTH`. Longer text is refused unread.
 
     Raises:
         ArithmeticFailure: names the position and the token there.
     """
-    if len(text) > limits.length:
-        raise ArithmeticFailure(f"expression has {len(text)} characters, expected at most {limits.length}")
-    parser = _Parser(limits)
+    if len(text) > MAX_LENGTH:
+        raise ArithmeticFailure(f"expression has {len(text)} characters, expected at most {MAX_LENGTH}")
+    parser = _Parser()
     position = 0
     while match := _TOKEN.match(text, position):
         parser.feed(match.group(1), match.start(1))
@@ -77,10 +71,10 @@ def evaluate(text: str, limits: ExpressionLimits = DEFAULT_LIMITS) -> Evaluated:
     return parser.finish()
 
 
-def try_evaluate(text: str, limits: ExpressionLimits = DEFAULT_LIMITS) -> Evaluated | None:
+def try_evaluate(text: str) -> Evaluated | None:
     """Like `evaluate`, but returns None for a failure."""
     try:
-        return evaluate(text, limits)
+        return evaluate(text)
     except ArithmeticFailure:
         return None
 
@@ -94,7 +88,6 @@ _PRECEDENCE = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "positive": 3, "negative"
 class _Parser:
     """Shunting-yard parser. `wants_operand`: the grammar expects a factor next, else an operator."""
 
-    limits: ExpressionLimits
     values: list[Fraction] = field(default_factory=list)
     operators: list[str] = field(default_factory=list)
     literals: list[int] = field(default_factory=list)
@@ -138,12 +131,12 @@ class _Parser:
             raise ArithmeticFailure(f"{token!r} at {position}: expected an operator or a closing bracket")
 
     def _push_literal(self, token: str, position: int) -> None:
-        if len(token) > self.limits.digits:
-            raise ArithmeticFailure(f"number at {position} has {len(token)} digits, expected <= {self.limits.digits}")
+        if len(token) > MAX_DIGITS:
+            raise ArithmeticFailure(f"number at {position} has {len(token)} digits, expected <= {MAX_DIGITS}")
         if len(token) > 1 and token[0] == "0":
             raise ArithmeticFailure(f"number {token!r} at {position} has a leading zero")
-        if len(self.literals) == self.limits.operands:
-            raise ArithmeticFailure(f"more than {self.limits.operands} numbers")
+        if len(self.literals) == MAX_OPERANDS:
+            raise ArithmeticFailure(f"more than {MAX_OPERANDS} numbers")
         self.literals.append(int(token))
         self.values.append(Fraction(self.literals[-1]))
 

@@ -14,7 +14,7 @@ from es_llm.callbacks.handler import Callbacks
 from es_llm.checkpoint import events
 from es_llm.checkpoint.events import Event
 from es_llm.checkpoint.lock import is_abandoned
-from es_llm.checkpoint.run_directory import RunDirectory
+from es_llm.checkpoint.run_directory import RunDirectory, write_json
 from es_llm.checkpoint.run_files import RunFiles, other_records
 from es_llm.checkpoint.snapshot import SnapshotIdentity
 from es_llm.errors import EsError
@@ -255,7 +255,7 @@ class Session(RecordProgram):
         else:
             try:
                 self._store.export(files.directory.model)
-                files.result(result)
+                write_json(files.directory.result, result)
             except EsError as error:
                 raise type(error)(f"{error}; the journal holds all {step} iterations: resume, or replay it") from error
         end = {"result": result, "interrupted": interrupted, "directory": str(files.directory.path)}
