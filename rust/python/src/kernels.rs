@@ -12,7 +12,7 @@ use crate::door::{CoreError, detached, raise, unfailing};
 use crate::noise::{Any, Noise, Terms, in_range, kind};
 use crate::slices::{At, Slice};
 
-/// Adds this file's functions to the module.
+/// Adds the functions of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<UpdateReport>()?;
     m.add_function(wrap_pyfunction!(fill, m)?)?;

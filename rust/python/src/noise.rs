@@ -21,7 +21,7 @@ const KINDS: [(&str, Kind); 3] = [
     ("low_rank_b", Kind::LowRankB),
 ];
 
-/// Adds this file's constants, classes and functions to the module.
+/// Adds the constants, classes and functions of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("NOISE_VERSION", noise::NOISE_VERSION)?;
     m.add("MAX_TENSORS", noise::MAX_TENSORS)?;

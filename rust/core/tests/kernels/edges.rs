@@ -209,8 +209,18 @@ fn arguments_out_of_range_are_errors() {
             .fill(Kind::Dense, rows(1, u64::MAX), &mut out[..4])
             .is_err()
     );
+    assert_eq!(
+        set_kernel_threads(4096),
+        Err(KernelError::ThreadCount(4096))
+    );
+}
+
+#[test]
+fn low_rank_blocks_out_of_range_are_errors() {
+    let kernels = Kernels::best();
+    let mut out = [0.0; 4];
     let matrix = |rank, first, shape| LowRank {
-        address: good,
+        address: NoiseAddress::default(),
         rank,
         first,
         shape,
@@ -227,16 +237,12 @@ fn arguments_out_of_range_are_errors() {
             },
         ),
     ] {
-        let error = kernels.perturb(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, matrix);
+        let error = kernels.perturb(Live::F32(&mut out), &[0.0; 4], 1.0, matrix);
         assert_eq!(error, Err(expected));
     }
     let far = matrix(4, [MAX_ELEMENTS / 4 - 1, 0], [2, 2]);
-    let error = kernels.perturb(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, far);
+    let error = kernels.perturb(Live::F32(&mut out), &[0.0; 4], 1.0, far);
     assert!(matches!(error, Err(KernelError::Address(_))));
-    assert_eq!(
-        set_kernel_threads(4096),
-        Err(KernelError::ThreadCount(4096))
-    );
 }
 
 #[test]
