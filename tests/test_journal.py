@@ -256,7 +256,7 @@ def test_order_is_kept_and_a_closed_writer_refuses(tmp_path):
         writer.append_digest(0, 2)
     other = JournalWriter.open(path)
     other.append_event("{}")
-    with pytest.raises(JournalError, match="somebody else"):
+    with pytest.raises(JournalError, match="another process cut it or writes to it"):
         writer.append_event("{}")
     writer.close()
     writer.close()

@@ -1,6 +1,6 @@
 //! Noise and weight kernels: every path of this machine and the naive form, in values per second, on one thread.
 //!
-//! Each benchmark first checks that its path makes the naive form's bits. Compare within one run, not between runs.
+//! Each benchmark first checks that its path gives the bits of the naive form. Compare within one run, not between runs.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -10,15 +10,14 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
 use es_core::kernels::{
-    Bf16, Dtype, Kernels, Live, LowRank, LowRankUpdate, Path, Position, Update, naive,
-    set_kernel_threads,
+    Bf16, Dtype, Kernels, Live, LowRank, Path, Terms, naive, set_kernel_threads,
 };
-use es_core::noise::NoiseAddress;
+use es_core::noise::{Kind, NoiseAddress};
 
 const ELEMENTS: usize = 1 << 20;
-/// The naive form is slow: it gets this many.
+/// Elements of the naive form, which is slow.
 const FEW: usize = 1 << 14;
-/// Of a low-rank matrix.
+/// Columns of the low-rank matrix.
 const WIDTH: usize = 1 << 11;
 const RANK: usize = 4;
 const ADDRESS: NoiseAddress = NoiseAddress {
@@ -30,8 +29,7 @@ const ADDRESS: NoiseAddress = NoiseAddress {
 };
 const PAIRS: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 const COEFFICIENTS: [f32; 8] = [1e-3, -2e-3, 3e-3, -4e-3, 5e-3, -6e-3, 7e-3, -8e-3];
-const UPDATE: Update<'_> = Update {
-    position: Position::run(ADDRESS),
+const TERMS: Terms<'_> = Terms {
     pairs: &PAIRS,
     coefficients: &COEFFICIENTS,
     dtype: Dtype::Bf16,
@@ -63,17 +61,17 @@ fn fill(c: &mut Criterion) {
     let mut expected = vec![0.0; FEW];
     group.throughput(Throughput::Elements(FEW as u64));
     group.bench_function("naive", |b| {
-        b.iter(|| naive::fill(ADDRESS, black_box(&mut expected)));
+        b.iter(|| naive::fill(Kind::Dense, ADDRESS, black_box(&mut expected)));
     });
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     for kernels in paths() {
         let mut out = vec![0.0; ELEMENTS];
-        kernels.fill(ADDRESS, &mut out).unwrap();
+        kernels.fill(Kind::Dense, ADDRESS, &mut out).unwrap();
         assert_eq!(bits(&out[..FEW]), bits(&expected));
         group.bench_function(
             BenchmarkId::new("path", format!("{:?}", kernels.path())),
             |b| {
-                b.iter(|| kernels.fill(ADDRESS, black_box(&mut out)));
+                b.iter(|| kernels.fill(Kind::Dense, ADDRESS, black_box(&mut out)));
             },
         );
     }
@@ -109,21 +107,21 @@ fn perturb(c: &mut Criterion) {
 fn accumulate(c: &mut Criterion) {
     let mut group = group(c, "accumulate_8_pairs");
     let mut expected = vec![1.0; FEW];
-    naive::accumulate(&mut expected, UPDATE).unwrap();
+    naive::accumulate(&mut expected, ADDRESS, TERMS).unwrap();
     let mut master = vec![1.0; FEW];
     group.throughput(Throughput::Elements((FEW * PAIRS.len()) as u64));
     group.bench_function("naive", |b| {
-        b.iter(|| naive::accumulate(black_box(&mut master), UPDATE));
+        b.iter(|| naive::accumulate(black_box(&mut master), ADDRESS, TERMS));
     });
     group.throughput(Throughput::Elements((ELEMENTS * PAIRS.len()) as u64));
     for kernels in paths() {
         let mut master = vec![1.0; ELEMENTS];
-        kernels.accumulate(&mut master, UPDATE).unwrap();
+        kernels.accumulate(&mut master, ADDRESS, TERMS).unwrap();
         assert_eq!(bits(&master[..FEW]), bits(&expected));
         group.bench_function(
             BenchmarkId::new("path", format!("{:?}", kernels.path())),
             |b| {
-                b.iter(|| kernels.accumulate(black_box(&mut master), UPDATE));
+                b.iter(|| kernels.accumulate(black_box(&mut master), ADDRESS, TERMS));
             },
         );
     }
@@ -151,38 +149,33 @@ fn digest(c: &mut Criterion) {
 /// Rank 4, 8 pairs. Throughput counts multiplications: elements times pairs times rank.
 fn low_rank(c: &mut Criterion) {
     let mut group = group(c, "accumulate_low_rank_4_8_pairs");
-    let update = |rows: usize| LowRankUpdate {
-        matrix: LowRank {
-            address: ADDRESS,
-            rank: RANK,
-            first: [3, 5],
-            shape: [rows, WIDTH],
-        },
-        pairs: &PAIRS,
-        coefficients: &COEFFICIENTS,
-        dtype: Dtype::Bf16,
+    let matrix = |rows: usize| LowRank {
+        address: ADDRESS,
+        rank: RANK,
+        first: [3, 5],
+        shape: [rows, WIDTH],
     };
     let products = |elements: usize| Throughput::Elements((elements * PAIRS.len() * RANK) as u64);
     let rows = FEW / WIDTH;
     let mut expected = vec![1.0; FEW];
-    naive::accumulate_low_rank(&mut expected, update(rows)).unwrap();
+    naive::accumulate(&mut expected, matrix(rows), TERMS).unwrap();
     let mut master = vec![1.0; FEW];
     group.throughput(products(FEW));
     group.bench_function("naive", |b| {
-        b.iter(|| naive::accumulate_low_rank(black_box(&mut master), update(rows)));
+        b.iter(|| naive::accumulate(black_box(&mut master), matrix(rows), TERMS));
     });
     group.throughput(products(ELEMENTS));
     for kernels in paths() {
         let mut master = vec![1.0; ELEMENTS];
         let rows = ELEMENTS / WIDTH;
         kernels
-            .accumulate_low_rank(&mut master, update(rows))
+            .accumulate(&mut master, matrix(rows), TERMS)
             .unwrap();
         assert_eq!(bits(&master[..FEW]), bits(&expected));
         group.bench_function(
             BenchmarkId::new("path", format!("{:?}", kernels.path())),
             |b| {
-                b.iter(|| kernels.accumulate_low_rank(black_box(&mut master), update(rows)));
+                b.iter(|| kernels.accumulate(black_box(&mut master), matrix(rows), TERMS));
             },
         );
     }

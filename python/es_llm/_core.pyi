@@ -79,7 +79,7 @@ def _panic_in_core(message: str) -> None:
 
 @final
 class Noise:
-    """Which noise: the part of an address that all tensors of a member share.
+    """The part of an address that all tensors of a member share.
 
     Raises:
         NoiseAddressError: a word that is no integer, or out of its range.
@@ -250,7 +250,8 @@ def accumulate(master: NDArray[np.float32], terms: Terms, at: Slice | LowRank, *
     """
 
 def digest(master: NDArray[np.float32], at: Slice) -> int:
-    """Order-free 64-bit digest of the weights' bits; the digests of slices and tensors add up modulo 2**64.
+    """64-bit digest of the bits of the weights. The order of the elements doesn't count; the digests of slices and tensors
+    add up modulo 2**64.
 
     Raises:
         KernelError: as `fill`.
@@ -293,21 +294,21 @@ class UpdateReport:
     def __radd__(self, other: UpdateReport, /) -> UpdateReport: ...
 
 def set_kernel_path(name: str | None) -> None:
-    """Instruction set that the kernels use: "plain", "neon", "avx2", "avx512"; None for the fastest. Never changes
-    the bits.
+    """Sets the instruction set of the kernels: "plain", "neon", "avx2", "avx512"; None means the fastest. Never changes the
+    bits.
 
     Raises:
         KernelError: no such name, or this machine lacks it.
     """
 
 def kernel_path() -> str:
-    """Instruction set that the kernels use."""
+    """Name of the instruction set that the kernels use."""
 
 def kernel_paths() -> list[str]:
-    """Instruction sets of this machine, slowest first."""
+    """Names of the instruction sets of this machine, slowest first."""
 
 def set_kernel_threads(count: int) -> None:
-    """Threads that the kernels use (0: one per core). Never changes the bits."""
+    """Sets the number of threads of the kernels; 0 means one per core. Never changes the bits."""
 
 def kernel_threads() -> int: ...
 
@@ -353,18 +354,18 @@ class Record:
         """One value per member; None for a member that failed."""
     @property
     def coefficients(self) -> NDArray[np.float64]:
-        """(P,) what multiplies the noise of each pair: shaped fitness Z, or Z+ - Z- of an antithetic pair."""
+        """(P,) the factor of the noise of each pair: shaped fitness Z, or Z+ - Z- of an antithetic pair."""
     @property
     def rate_folded(self) -> bool:
         """True in records of version-1 journals: learning rate / N is folded into the coefficients."""
     def to_bytes(self) -> bytes:
-        """All of it, as the journal holds it."""
+        """The bytes of the record in a journal."""
     def sgd_coefficients(self) -> NDArray[np.float32]:
-        """(P,) f32(learning rate / N * coefficient): what plain SGD multiplies the noise of each pair with."""
+        """(P,) f32(learning rate / N * coefficient), the factor of the noise of each pair in plain SGD."""
 
 @final
 class Population:
-    """Members and seeds of a run, without weights. State is a fold of records."""
+    """Members and seeds of a run, without weights. The state is a function of the records."""
 
     def __new__(
         cls,
@@ -382,7 +383,7 @@ class Population:
 
         Raises:
             ConfigError: no such rule or policy.
-            PopulationError: a size that can't be.
+            PopulationError: a size out of range, or odd with antithetic pairs.
         """
     @property
     def run_seed(self) -> int: ...
@@ -393,34 +394,34 @@ class Population:
     @property
     def iteration(self) -> int: ...
     def ask(self, *, sigma: float) -> list[Member]:
-        """The members of this iteration under a noise scale. Antithetic: members 2p (+) and 2p + 1 (-) share pair p."""
+        """The members of this iteration. With antithetic pairs, members 2p (+) and 2p + 1 (-) share pair p."""
     def tell(self, fitness: Sequence[float | None], *, sigma: float, learning_rate: float, cursor: int = 0) -> Record:
-        """The record of these fitness values. Changes nothing: journal it, then `apply` it.
+        """The record of these fitness values. Changes nothing: the caller journals the record, then applies it.
 
         Raises:
             PopulationError: another number of values than members, a failed one under "raise", a shaping rule that
                 fails, or a step that overflows float32.
         """
     def tell_table(self, table: FitnessTable, *, sigma: float, learning_rate: float, cursor: int = 0) -> Record:
-        """The record of a full table; see `tell`.
+        """The record of a complete table; see `tell`.
 
         Raises:
             PopulationError: see `tell` and `FitnessTable.fitness`.
         """
     def apply(self, record: Record) -> None:
-        """Goes to the next iteration. The live run, resume and replay share it."""
+        """Moves to the next iteration. The live run, resume and replay use it."""
     def pack(self, record: Record) -> bytes:
-        """The bytes by which ranks send each other a record: 8 per member and 33, since the receiver computes the
-        coefficients from the fitness; 8 more per pair where another rank might compute others."""
+        """The bytes of a record, as ranks send it: 8 per member and 33 more. The receiver computes the coefficients from
+        the fitness; if another rank might compute other coefficients, they are sent too, 8 bytes per pair."""
     def unpack(self, data: bytes) -> Record:
-        """The record of such bytes.
+        """The record of packed bytes.
 
         Raises:
             PopulationError: they are no record of this population, or give other coefficients here.
         """
 
 def unit_sums(rewards: Sequence[float | None], *, members: int = 1, failure_policy: str) -> list[float]:
-    """The sums of a unit's rewards, given member by member in prompt order: the few numbers of it that travel. None, NaN
+    """The sums of the rewards of a unit, given member by member in prompt order: the numbers that ranks send. None, NaN
     and infinities are failed rewards.
 
     "zero", "raise": the sum of each member; "worst": then the smallest of each member; both: then, if a reward failed,
@@ -443,13 +444,13 @@ class FitnessTable:
         cls, members: int, prompts: int, *, members_per_unit: int = 1, prompts_per_unit: int, failure_policy: str
     ) -> Self: ...
     def set(self, unit: int, sums: Sequence[float]) -> None:
-        """Take a unit's `unit_sums`.
+        """Fills a unit with its `unit_sums`.
 
         Raises:
             PopulationError: no such unit, filled already, or values that can't be its sums.
         """
     def fill(self, table: Table) -> None:
-        """Take the sums of all units from the table of a complete round, which may have more units behind them.
+        """Fills all units from the table of a complete round, which may have further units behind them.
 
         Raises:
             PopulationError: see `set`.
@@ -743,7 +744,7 @@ class TeamRank:
     def publish(self, now: float, iteration: int, payload: bytes) -> bool:
         """Leader: sends the record of an iteration to all ranks. Returns False if it isn't the next one, or another rank
         leads."""
-    def lead_again(self) -> None:
+    def take_over_again(self) -> None:
         """Leader: asks for another `Instruction.Lead`, since the rank that took over the journal is lost."""
     def set_welcome(self, now: float, payload: bytes) -> None:
         """Leader: sends a message to all ranks, and to those that join later."""
@@ -806,10 +807,10 @@ class JournalWriter:
 
     @staticmethod
     def create(path: str | os.PathLike[str], header: str) -> JournalWriter:
-        """A new journal with this header (JSON text). An existing file is refused. The file appears whole or not at all."""
+        """Creates a journal with this header (JSON text). Refuses an existing file. The file appears whole or not at all."""
     @staticmethod
     def open(path: str | os.PathLike[str]) -> JournalWriter:
-        """An existing journal: verified, cut back to its last good frame, ready to append.
+        """Opens an existing journal: verifies it and cuts it back to its last good frame.
 
         Raises:
             JournalError: it can't be written, or has format version 1, which is read but not continued.
@@ -817,18 +818,18 @@ class JournalWriter:
         """
     @staticmethod
     def take_over(path: str | os.PathLike[str]) -> JournalWriter:
-        """As `open`, in a file of its own that takes the journal's name: a writer that still has the old one is
-        refused from then on."""
+        """As `open`, but copies the journal to a new file that takes its name. A writer of the old file is refused from
+        then on."""
     def journal(self) -> Journal:
-        """What is in the file: this writer's own, whoever has its name by now."""
+        """The journal in the file of this writer, even if another file has the name now."""
     @property
     def records(self) -> int | None:
-        """Records in the file; None if it is closed."""
+        """Number of records in the file; None if it is closed."""
     def append_record(self, record: Record) -> None: ...
     def append_digest(self, iteration: int, digest: int) -> None:
-        """Digest of the master weights after `iteration` was applied."""
+        """Appends the digest of the master weights after `iteration`."""
     def append_event(self, event: str) -> None:
-        """An event as JSON text: an evaluation, a resume, a rank that died."""
+        """Appends an event (JSON text): an evaluation, a resume, a rank that died."""
     def close(self) -> None: ...
 
 @final
@@ -838,7 +839,7 @@ class Journal:
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Journal: ...
     def with_run_seed(self, run_seed: int) -> Journal:
-        """This journal, with the run seed that its header names: records of format version 1 don't hold it."""
+        """This journal with the run seed from its header, which records of format version 1 don't hold."""
     @property
     def version(self) -> int: ...
     @property
@@ -851,11 +852,11 @@ class Journal:
         """
     @property
     def digests(self) -> dict[int, int]:
-        """Iteration -> digest after it."""
+        """Iteration -> digest of the master weights after it."""
     @property
     def events(self) -> list[str]: ...
     @property
     def good_bytes(self) -> int: ...
     @property
     def torn_bytes(self) -> int:
-        """Bytes of an unfinished last frame, ignored by readers and cut off by `JournalWriter.open`."""
+        """Bytes of an unfinished last frame. Readers ignore them; `JournalWriter.open` removes them."""

@@ -244,7 +244,7 @@ class _Call:
             return
         error, self._taken = self._taken, None
         if self._program.abandoned(self._team):
-            self._machine.lead_again()
+            self._machine.take_over_again()
         else:
             self._fail(error)
 

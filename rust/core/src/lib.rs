@@ -1,6 +1,6 @@
 //! The pure core of `es_llm`. Knows nothing about Python, MPI, models, clocks or the network.
 //!
-//! Time and randomness are arguments; iteration orders are fixed; the only threads are rayon's inside the kernels.
+//! Time and randomness are arguments. Iteration orders are fixed. Only the kernels use threads, those of rayon.
 
 pub mod fitness;
 pub mod journal;

@@ -1,4 +1,4 @@
-//! The plan of an iteration: which units of work there are. It depends on the options only, never on the ranks.
+//! The plan: the units of work of an iteration. It depends on the options only, never on the ranks.
 //!
 //! A unit is a range of members and a range of prompts, evaluated as one batch. Knows nothing about ranks, rewards or
 //! models.
@@ -8,16 +8,15 @@ use std::ops::Range;
 /// Members and prompts that are evaluated together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// Its index in the plan.
+    /// Index in the plan.
     pub index: u32,
-    /// Indices of its members.
+    /// Indices of the members.
     pub members: Range<u32>,
-    /// Indices of its prompts.
+    /// Indices of the prompts.
     pub prompts: Range<u32>,
 }
 
-/// All units of an iteration, one chunk of members after the other, and in it one chunk of prompts after the other. Only
-/// the last chunk may be smaller.
+/// All units of an iteration, ordered by chunk of members, then by chunk of prompts. Only the last chunk may be smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     members: u32,
@@ -27,13 +26,13 @@ pub struct Plan {
     units: u32,
 }
 
-/// Why there is no such plan.
+/// Why a plan can't be created.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum PlanError {
     #[error("`{name}` must be at least 1, got 0")]
     Zero { name: &'static str },
-    #[error("{members} member chunks x {prompts} prompt chunks are more units than a u32 counts")]
+    #[error("{members} member chunks x {prompts} prompt chunks must be at most 4294967295 units")]
     TooMany { members: u32, prompts: u32 },
 }
 
@@ -41,7 +40,7 @@ impl Plan {
     /// The plan for `members` x `prompts`, in units of at most `members_per_unit` x `prompts_per_unit`.
     ///
     /// # Errors
-    /// If an argument is 0, or the units are more than a u32 counts.
+    /// If an argument is 0, or the number of units is no u32.
     pub fn new(
         members: u32,
         prompts: u32,
@@ -95,12 +94,12 @@ impl Plan {
         self.units == 0
     }
 
-    /// Number of prompt chunks, which is the number of units that a member takes part in.
+    /// Number of prompt chunks, which is the number of units of a member.
     pub fn prompt_chunks(&self) -> u32 {
         self.prompts.div_ceil(self.prompts_per_unit)
     }
 
-    /// The unit of an index; `None` outside the plan.
+    /// The unit with this index; `None` outside the plan.
     pub fn unit(&self, index: usize) -> Option<Unit> {
         let index = u32::try_from(index)
             .ok()
@@ -122,7 +121,7 @@ impl Plan {
         (0..self.len()).filter_map(|index| self.unit(index))
     }
 
-    /// The units that a member takes part in, in the order of their prompts, and its position among the unit's members.
+    /// The units of a member, in the order of their prompts, and the position of the member within each unit.
     pub fn units_of(&self, member: u32) -> (Range<usize>, usize) {
         let chunks = self.prompt_chunks() as usize;
         let first = (member / self.members_per_unit) as usize * chunks;

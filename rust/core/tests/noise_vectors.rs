@@ -1,7 +1,7 @@
 //! The known answers in `tests/data/noise_vectors.txt`, for the naive forms and for every path of this machine.
 
 use es_core::kernels::{
-    Bf16, Dtype, F16, F32, Kernels, Live, LowRank, LowRankUpdate, Path, Position, Update, naive,
+    At, Bf16, Dtype, F16, F32, Kernels, Live, LowRank, Path, Position, Terms, naive,
 };
 use es_core::noise::{Kind, NoiseAddress, normals, philox4x32};
 
@@ -118,11 +118,11 @@ fn normals_of_words() {
 
 fn check_fill(kind: Kind, at: NoiseAddress, expected: &[u32]) {
     let mut out = vec![0.0; expected.len()];
-    naive::fill_of(kind, at, &mut out).unwrap();
+    naive::fill(kind, at, &mut out).unwrap();
     assert_eq!(bits(&out), expected, "{kind:?} {at:?}");
     for kernels in all_paths() {
         out.fill(0.0);
-        kernels.fill_of(kind, at, &mut out).unwrap();
+        kernels.fill(kind, at, &mut out).unwrap();
         assert_eq!(bits(&out), expected, "{kind:?} {at:?} {kernels:?}");
     }
 }
@@ -186,24 +186,24 @@ fn check_live(dtype: &str, live: &[&str], write: impl Fn(Option<Kernels>, Live<'
     }
 }
 
-fn check_place(dtype: &str, scale: &str, position: Position, master: &[f32], live: &[&str]) {
-    let scale = floats(&[scale])[0];
+fn check_perturb(dtype: &str, scale: &str, at: impl Into<At>, master: &[f32], live: &[&str]) {
+    let (scale, at) = (floats(&[scale])[0], at.into());
     check_live(dtype, live, |way, live| {
-        perturb(way, live, master, scale, position);
+        perturb(way, live, master, scale, at);
     });
 }
 
-fn perturb(way: Option<Kernels>, live: Live<'_>, master: &[f32], scale: f32, position: Position) {
+fn perturb(way: Option<Kernels>, live: Live<'_>, master: &[f32], scale: f32, at: At) {
     match (way, live) {
-        (Some(kernels), live) => drop(kernels.perturb(live, master, scale, position).unwrap()),
+        (Some(kernels), live) => drop(kernels.perturb(live, master, scale, at).unwrap()),
         (None, Live::F32(live)) => {
-            naive::perturb::<F32>(live, master, scale, position).unwrap();
+            naive::perturb::<F32>(live, master, scale, at).unwrap();
         }
         (None, Live::Bf16(live)) => {
-            naive::perturb::<Bf16>(live, master, scale, position).unwrap();
+            naive::perturb::<Bf16>(live, master, scale, at).unwrap();
         }
         (None, Live::F16(live)) => {
-            naive::perturb::<F16>(live, master, scale, position).unwrap();
+            naive::perturb::<F16>(live, master, scale, at).unwrap();
         }
     }
 }
@@ -212,13 +212,7 @@ fn perturb(way: Option<Kernels>, live: Live<'_>, master: &[f32], scale: f32, pos
 fn perturbed_weights() {
     for (_, inputs, live) in vectors("perturb") {
         let (words, master) = (&inputs[0], floats(&inputs[1]));
-        check_place(
-            words[0],
-            words[1],
-            address(&words[2..]).into(),
-            &master,
-            &live,
-        );
+        check_perturb(words[0], words[1], address(&words[2..]), &master, &live);
     }
 }
 
@@ -227,7 +221,7 @@ fn perturbed_shards() {
     for (_, inputs, live) in vectors("shard_perturb") {
         let (words, master) = (&inputs[0], floats(&inputs[1]));
         let position = rows(address(&words[2..]), &words[6..]);
-        check_place(words[0], words[1], position, &master, &live);
+        check_perturb(words[0], words[1], position, &master, &live);
     }
 }
 
@@ -236,23 +230,7 @@ fn perturbed_blocks() {
     for (_, inputs, live) in vectors("low_rank_perturb") {
         let (words, master) = (&inputs[0], floats(&inputs[1]));
         let at = address(&[words[2], words[3], words[4], words[5], "0"]);
-        let (scale, matrix) = (floats(&words[1..2])[0], block(at, &words[6..]));
-        check_live(words[0], &live, |way, live| match (way, live) {
-            (Some(kernels), live) => drop(
-                kernels
-                    .perturb_low_rank(live, &master, scale, matrix)
-                    .unwrap(),
-            ),
-            (None, Live::F32(live)) => {
-                naive::perturb_low_rank::<F32>(live, &master, scale, matrix).unwrap();
-            }
-            (None, Live::Bf16(live)) => {
-                naive::perturb_low_rank::<Bf16>(live, &master, scale, matrix).unwrap();
-            }
-            (None, Live::F16(live)) => {
-                naive::perturb_low_rank::<F16>(live, &master, scale, matrix).unwrap();
-            }
-        });
+        check_perturb(words[0], words[1], block(at, &words[6..]), &master, &live);
     }
 }
 
@@ -262,20 +240,20 @@ fn members(inputs: &[Vec<&str>]) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
     (pairs, floats(&inputs[2]), floats(&inputs[3]))
 }
 
-fn check_accumulate(position: Position, inputs: &[Vec<&str>], moved: &[&str]) {
+fn check_accumulate(at: impl Into<At>, inputs: &[Vec<&str>], moved: &[&str]) {
     let (pairs, coefficients, before) = members(inputs);
-    let update = Update {
-        position,
+    let at = at.into();
+    let terms = Terms {
         pairs: &pairs,
         coefficients: &coefficients,
         dtype: Dtype::Bf16,
     };
     let mut master = before.clone();
-    naive::accumulate(&mut master, update).unwrap();
+    naive::accumulate(&mut master, at, terms).unwrap();
     assert_eq!(bits(&master), hex(moved));
     for kernels in all_paths() {
         master.clone_from(&before);
-        kernels.accumulate(&mut master, update).unwrap();
+        kernels.accumulate(&mut master, at, terms).unwrap();
         assert_eq!(bits(&master), hex(moved), "{kernels:?}");
     }
 }
@@ -285,8 +263,7 @@ fn accumulated_masters() {
     for (_, inputs, moved) in vectors("accumulate") {
         let at = address_of_update(&inputs[0]);
         let element = decimal(inputs[0][3]);
-        let position = NoiseAddress { element, ..at }.into();
-        check_accumulate(position, &inputs, &moved);
+        check_accumulate(NoiseAddress { element, ..at }, &inputs, &moved);
     }
 }
 
@@ -301,21 +278,8 @@ fn accumulated_shards() {
 #[test]
 fn accumulated_blocks() {
     for (_, inputs, moved) in vectors("low_rank_accumulate") {
-        let (pairs, coefficients, before) = members(&inputs);
-        let update = LowRankUpdate {
-            matrix: block(address_of_update(&inputs[0]), &inputs[0][3..]),
-            pairs: &pairs,
-            coefficients: &coefficients,
-            dtype: Dtype::Bf16,
-        };
-        let mut master = before.clone();
-        naive::accumulate_low_rank(&mut master, update).unwrap();
-        assert_eq!(bits(&master), hex(&moved));
-        for kernels in all_paths() {
-            master.clone_from(&before);
-            kernels.accumulate_low_rank(&mut master, update).unwrap();
-            assert_eq!(bits(&master), hex(&moved), "{kernels:?}");
-        }
+        let matrix = block(address_of_update(&inputs[0]), &inputs[0][3..]);
+        check_accumulate(matrix, &inputs, &moved);
     }
 }
 
@@ -369,7 +333,7 @@ fn long_master(count: usize) -> Vec<f32> {
         run_seed: 10,
         ..NoiseAddress::default()
     };
-    naive::fill(address, &mut master).unwrap();
+    naive::fill(Kind::Dense, address, &mut master).unwrap();
     for value in &mut master {
         *value *= 0.02;
     }
@@ -394,8 +358,8 @@ fn long_noise() {
         for way in all_ways() {
             let mut out = vec![0.0; words[0].parse().unwrap()];
             match way {
-                Some(kernels) => kernels.fill_of(kind, at, &mut out).unwrap(),
-                None => naive::fill_of(kind, at, &mut out).unwrap(),
+                Some(kernels) => kernels.fill(kind, at, &mut out).unwrap(),
+                None => naive::fill(kind, at, &mut out).unwrap(),
             }
             assert_eq!(crc32_of_floats(&out), crc[0], "{inputs:?} {way:?}");
         }
@@ -433,12 +397,11 @@ fn long_accumulated_masters() {
         let before = long_master(words[0].parse().unwrap());
         let pairs: Vec<u32> = inputs[1].iter().map(|word| narrow(word)).collect();
         let at = address_of_update(&words[1..]);
-        let update = Update {
-            position: NoiseAddress {
-                element: decimal(words[4]),
-                ..at
-            }
-            .into(),
+        let at = NoiseAddress {
+            element: decimal(words[4]),
+            ..at
+        };
+        let terms = Terms {
             pairs: &pairs,
             coefficients: &floats(&inputs[2]),
             dtype: Dtype::Bf16,
@@ -446,8 +409,8 @@ fn long_accumulated_masters() {
         for way in all_ways() {
             let mut master = before.clone();
             match way {
-                Some(kernels) => drop(kernels.accumulate(&mut master, update).unwrap()),
-                None => naive::accumulate(&mut master, update).unwrap(),
+                Some(kernels) => drop(kernels.accumulate(&mut master, at, terms).unwrap()),
+                None => naive::accumulate(&mut master, at, terms).unwrap(),
             }
             assert_eq!(crc32_of_floats(&master), crc[0], "{inputs:?} {way:?}");
         }

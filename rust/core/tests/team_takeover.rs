@@ -223,11 +223,11 @@ fn a_rank_that_resigned_accepts_an_end_without_a_result() {
 #[test]
 fn a_second_request_to_take_over_again_changes_nothing() {
     let (mut one, now) = taking_over(2);
-    one.lead_anew();
-    one.lead_anew();
+    one.take_over_again();
+    one.take_over_again();
     assert_eq!(steps(&mut one, now), [Step::Lead]);
     let mut two = rank(1, 2);
-    two.lead_anew();
+    two.take_over_again();
     assert_eq!(steps(&mut two, 0.0), [], "it doesn't lead");
 }
 

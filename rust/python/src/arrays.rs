@@ -1,4 +1,4 @@
-//! numpy arrays as slices, with checks whose errors name the argument and the reason.
+//! numpy arrays as slices. The errors name the argument and the reason.
 
 use numpy::{
     BorrowError, Element, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn,
@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use crate::door::raise;
 use crate::noise::Any;
 
-/// A contiguous, aligned array of this type, to read.
+/// The array, if it is contiguous, aligned, of this type and readable.
 pub fn readable<'py, T: Element>(
     array: Any<'_, 'py>,
     name: &str,
@@ -20,7 +20,7 @@ pub fn readable<'py, T: Element>(
         .map_err(|error| refuse(array.py(), &borrowed("read", name, &error)))
 }
 
-/// A contiguous, aligned array of this type, to write.
+/// The array, if it is contiguous, aligned, of this type and writable.
 pub fn writable<'py, T: Element>(
     array: Any<'_, 'py>,
     name: &str,
@@ -31,8 +31,8 @@ pub fn writable<'py, T: Element>(
         .map_err(|error| refuse(array.py(), &borrowed("write", name, &error)))
 }
 
-/// The array, if it has this dtype, is C-contiguous and aligned.
-pub fn checked<'a, 'py, T: Element>(
+/// The array, if it is contiguous (C order), aligned and of this type.
+fn checked<'a, 'py, T: Element>(
     array: Any<'a, 'py>,
     name: &str,
 ) -> PyResult<&'a Bound<'py, PyArrayDyn<T>>> {
@@ -75,7 +75,7 @@ pub fn checked<'a, 'py, T: Element>(
     Ok(typed)
 }
 
-/// The reason that an array can't be borrowed: it is read-only, or shares memory with another argument.
+/// The message for an array that is read-only or shares memory with another argument.
 fn borrowed(action: &str, name: &str, error: &BorrowError) -> String {
     match error {
         BorrowError::AlreadyBorrowed => {

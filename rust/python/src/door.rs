@@ -1,8 +1,8 @@
-//! The one door between Python and the core: releases the GIL, catches panics, maps errors to `es_llm.errors`.
+//! The door between Python and the core: releases the GIL, catches panics, maps errors to `es_llm.errors`.
 //!
-//! A binding file implements [`CoreError`] for its module's error enum with an exhaustive match, then calls the core
-//! through [`detached`] (or [`unfailing`], if the call returns no error). State that lives between calls is a [`Guarded`]
-//! value, which has no other access than the door. `clippy.toml` of this crate bans `Python::detach` everywhere else.
+//! A binding file implements [`CoreError`] for the error enum of its module, with an exhaustive match. It calls the core
+//! through [`detached`], or through [`unfailing`] if the call returns no error. State between calls is a [`Guarded`] value.
+//! `clippy.toml` of this crate bans `Python::detach` in all other files.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -13,12 +13,12 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-/// Adds this file's function to the module.
+/// Adds the function of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.setattr("_panic_in_core", wrap_pyfunction!(panic_in_core, m)?)
 }
 
-/// An error of the core that knows which class of `es_llm.errors` it becomes.
+/// An error of the core, with its class in `es_llm.errors`.
 pub trait CoreError: Display {
     /// Name of the class in `es_llm.errors`, such as `"KernelError"`.
     fn class(&self) -> &'static str;
@@ -59,8 +59,8 @@ pub fn unfailing<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> Py
     detached(py, || Ok::<T, Infallible>(work()))
 }
 
-/// State of the core that Python threads share, one at a time. The lock is taken without the GIL, so a thread that waits
-/// for it keeps no other one from running. After a panic the state is used as it is.
+/// State of the core that Python threads share. A thread that waits for the lock doesn't hold the GIL, so other threads run.
+/// After a panic the state is used as it is.
 pub struct Guarded<T>(Mutex<T>);
 
 impl<T: Send> Guarded<T> {
@@ -93,15 +93,15 @@ impl<T: Send> Guarded<T> {
     }
 }
 
-/// The Python exception of one core error.
-pub fn to_python(py: Python<'_>, error: &impl CoreError) -> PyErr {
+/// The Python exception of an error of the core.
+fn to_python(py: Python<'_>, error: &impl CoreError) -> PyErr {
     raise(py, error.class(), &error.to_string())
 }
 
 /// An exception of the class `es_llm.errors.<class>` with this message.
 ///
-/// The class is looked up when it is needed (Python keeps the module), so importing `_core` imports nothing else. If the
-/// look-up fails, its own exception is returned.
+/// The class is imported only here, so importing `_core` imports nothing else. If that import fails, the result is its
+/// exception.
 pub fn raise(py: Python<'_>, class: &str, message: &str) -> PyErr {
     let found = py
         .import("es_llm.errors")
@@ -112,10 +112,10 @@ pub fn raise(py: Python<'_>, class: &str, message: &str) -> PyErr {
     }
 }
 
-/// Panics behind the door as a defect of the core would, so that a test sees what callers get.
+/// Panics behind the door, as a defect of the core would. For the test of the exception.
 #[pyfunction]
 #[pyo3(name = "_panic_in_core")]
-#[expect(clippy::panic, reason = "it is what the function is for")]
+#[expect(clippy::panic, reason = "the purpose of the function")]
 fn panic_in_core(py: Python<'_>, message: &str) -> PyResult<()> {
     unfailing(py, || panic!("{message}"))
 }

@@ -7,13 +7,13 @@ use pyo3::prelude::*;
 use crate::door::{CoreError, Guarded, detached};
 use crate::team::Table;
 
-/// Adds this file's class and function to the module.
+/// Adds the class and the function of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(unit_sums, m)?)?;
     m.add_class::<FitnessTable>()
 }
 
-/// The sums of a unit's rewards, given member by member: the few numbers of it that travel.
+/// The sums of the rewards of a unit, given member by member: the numbers that ranks send.
 #[pyfunction]
 #[pyo3(signature = (rewards, *, members=1, failure_policy))]
 #[expect(
@@ -32,7 +32,7 @@ fn unit_sums(
     })
 }
 
-/// The sums of each unit of a plan, each filled exactly once.
+/// The sums of each unit of a plan. Each unit is filled exactly once.
 #[pyclass(frozen, module = "es_llm._core")]
 pub struct FitnessTable(Guarded<Core>);
 
@@ -63,7 +63,7 @@ impl FitnessTable {
         self.0.attempt(py, |core| core.set(unit, &sums))
     }
 
-    /// Takes the sums of all units from the table of a complete round, which may have more units behind them.
+    /// Fills all units from the table of a complete round, which may have further units behind them.
     fn fill(&self, py: Python<'_>, table: &Table) -> PyResult<()> {
         self.0.attempt(py, |core| core.fill(&table.0.values))
     }
@@ -84,8 +84,8 @@ impl FitnessTable {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let state = self.0.with(py, |core| (core.complete(), core.failures()));
-        state.map(|(complete, failures)| {
+        self.0.with(py, |core| {
+            let (complete, failures) = (core.complete(), core.failures());
             format!("FitnessTable(complete={complete}, failures={failures})")
         })
     }

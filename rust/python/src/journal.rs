@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use es_core::journal::{
     JOURNAL_VERSION, Journal as Core, JournalError, JournalWriter as CoreWriter,
 };
 use pyo3::prelude::*;
 
-use crate::door::{CoreError, detached, raise, unfailing};
+use crate::door::{CoreError, Guarded, detached, raise, unfailing};
 use crate::population::Record;
 
-/// Adds this file's classes and constants to the module.
+/// Adds the classes and constants of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("JOURNAL_VERSION", JOURNAL_VERSION)?;
     m.add_class::<JournalWriter>()?;
@@ -23,40 +22,38 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyclass(frozen, module = "es_llm._core")]
 pub struct JournalWriter {
     path: PathBuf,
-    writer: Mutex<Option<CoreWriter>>,
+    /// None if it is closed.
+    writer: Guarded<Option<CoreWriter>>,
 }
 
 #[pymethods]
 impl JournalWriter {
-    /// A new journal with this header (JSON text). An existing file is refused. The file appears whole or not at all.
+    /// Creates a journal with this header (JSON text). Refuses an existing file. The file appears whole or not at all.
     #[staticmethod]
     fn create(py: Python<'_>, path: PathBuf, header: &str) -> PyResult<Self> {
-        detached(py, move || {
-            CoreWriter::create(&path, header).map(|writer| Self::new(path, writer))
-        })
+        let writer = detached(py, || CoreWriter::create(&path, header))?;
+        Ok(Self::new(path, writer))
     }
 
-    /// An existing journal: verified, cut back to its last good frame, ready to append.
+    /// Opens an existing journal: verifies it and cuts it back to its last good frame.
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        detached(py, move || {
-            CoreWriter::open(&path).map(|writer| Self::new(path, writer))
-        })
+        let writer = detached(py, || CoreWriter::open(&path))?;
+        Ok(Self::new(path, writer))
     }
 
-    /// As `open`, in a file of its own that takes the journal's name: a writer that still has the old one is refused.
+    /// As `open`, but copies the journal to a new file that takes its name. A writer of the old file is refused from then on.
     #[staticmethod]
     fn take_over(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        detached(py, move || {
-            CoreWriter::take_over(&path).map(|writer| Self::new(path, writer))
-        })
+        let writer = detached(py, || CoreWriter::take_over(&path))?;
+        Ok(Self::new(path, writer))
     }
 
-    /// Records in the file; None if it is closed.
+    /// Number of records in the file; None if it is closed.
     #[getter]
-    fn records(&self) -> Option<u32> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.as_ref().map(CoreWriter::records)
+    fn records(&self, py: Python<'_>) -> PyResult<Option<u32>> {
+        self.writer
+            .with(py, |writer| writer.as_ref().map(CoreWriter::records))
     }
 
     /// Appends the record of the next iteration.
@@ -64,27 +61,24 @@ impl JournalWriter {
         self.with(py, |writer| writer.append_record(&record.0))
     }
 
-    /// Digest of the master weights after `iteration` was applied.
+    /// Appends the digest of the master weights after `iteration`.
     fn append_digest(&self, py: Python<'_>, iteration: u32, digest: u64) -> PyResult<()> {
         self.with(py, |writer| writer.append_digest(iteration, digest))
     }
 
-    /// An event as JSON text: an evaluation, a resume, a rank that died.
+    /// Appends an event (JSON text): an evaluation, a resume, a rank that died.
     fn append_event(&self, py: Python<'_>, event: &str) -> PyResult<()> {
         self.with(py, |writer| writer.append_event(event))
     }
 
-    /// What is in the file.
+    /// The journal in the file.
     fn journal(&self, py: Python<'_>) -> PyResult<Journal> {
         self.with(py, CoreWriter::journal).map(Journal::new)
     }
 
     /// Closes the file; a second call does nothing.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        unfailing(py, || {
-            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            drop(writer.take());
-        })
+        self.writer.with(py, |writer| drop(writer.take()))
     }
 
     fn __repr__(&self) -> String {
@@ -96,7 +90,7 @@ impl JournalWriter {
     fn new(path: PathBuf, writer: CoreWriter) -> Self {
         Self {
             path,
-            writer: Mutex::new(Some(writer)),
+            writer: Guarded::new(Some(writer)),
         }
     }
 
@@ -105,22 +99,16 @@ impl JournalWriter {
         py: Python<'_>,
         work: impl FnOnce(&mut CoreWriter) -> Result<T, JournalError> + Send,
     ) -> PyResult<T> {
-        let done = detached(py, || {
-            // A writer whose append panicked may have left half a frame: closed, it can only be opened anew.
-            let mut writer = self.writer.lock().unwrap_or_else(|poisoned| {
-                let mut writer = poisoned.into_inner();
-                *writer = None;
-                writer
-            });
-            writer.as_mut().map(work).transpose()
+        let done = self.writer.attempt(py, |slot| {
+            // A panic in `work` may leave half a frame. The slot is empty then, so the writer is closed.
+            let mut open = slot.take();
+            let done = open.as_mut().map(work).transpose();
+            *slot = open;
+            done
         })?;
         done.ok_or_else(|| {
-            let path = self.path.display();
-            raise(
-                py,
-                "JournalError",
-                &format!("journal {path}: this writer is closed"),
-            )
+            let message = format!("journal {}: this writer is closed", self.path.display());
+            raise(py, "JournalError", &message)
         })
     }
 }
@@ -140,12 +128,13 @@ impl Journal {
         detached(py, move || Core::read(&path)).map(Self::new)
     }
 
-    /// This journal, with the run seed that its header names: records of format version 1 don't hold it.
-    fn with_run_seed(&self, run_seed: u64) -> Self {
-        Self {
-            core: self.core.clone().with_run_seed(run_seed),
+    /// This journal with the run seed from its header, which records of format version 1 don't hold.
+    fn with_run_seed(&self, py: Python<'_>, run_seed: u64) -> PyResult<Self> {
+        let core = unfailing(py, || self.core.clone().with_run_seed(run_seed))?;
+        Ok(Self {
+            core,
             seed_known: true,
-        }
+        })
     }
 
     #[getter]
@@ -164,10 +153,12 @@ impl Journal {
             let message = "the records of a journal of version 1 hold no run seed: call `with_run_seed` first";
             return Err(raise(py, "JournalError", message));
         }
-        Ok(self.core.records.iter().cloned().map(Record).collect())
+        unfailing(py, || {
+            self.core.records.iter().cloned().map(Record).collect()
+        })
     }
 
-    /// Iteration -> digest after it.
+    /// Iteration -> digest of the master weights after it.
     #[getter]
     fn digests(&self) -> BTreeMap<u32, u64> {
         self.core.digests.clone()
@@ -183,7 +174,7 @@ impl Journal {
         self.core.good_bytes
     }
 
-    /// Bytes of an unfinished last frame, ignored by readers and cut off by `JournalWriter.open`.
+    /// Bytes of an unfinished last frame. Readers ignore them; `JournalWriter.open` removes them.
     #[getter]
     fn torn_bytes(&self) -> u64 {
         self.core.torn_bytes

@@ -1,18 +1,18 @@
 //! Weight kernels: numpy arrays in, slices out.
 
 use es_core::kernels::{
-    self, Bf16, Dtype, F16, F32, KernelError, Kernels, Live, LiveType, LowRank as CoreLowRank,
-    LowRankUpdate, Path, Position, Update,
+    self, At as CoreAt, Bf16, Dtype, F16, F32, KernelError, Kernels, Live, LiveType, Path,
+    Terms as CoreTerms,
 };
 use numpy::Element;
 use pyo3::prelude::*;
 
 use crate::arrays::{apart, readable, writable};
-use crate::door::{CoreError, detached, raise, to_python};
+use crate::door::{CoreError, detached, raise, unfailing};
 use crate::noise::{Any, Noise, Terms, in_range, kind};
 use crate::slices::{At, Slice};
 
-/// Adds this file's functions to the module.
+/// Adds the functions of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<UpdateReport>()?;
     m.add_function(wrap_pyfunction!(fill, m)?)?;
@@ -46,7 +46,7 @@ impl CoreError for KernelError {
     }
 }
 
-/// out = noise, float32 standard normals at the values of a slice.
+/// out = noise: float32 standard normals at the values of a slice.
 #[pyfunction]
 #[pyo3(signature = (out, noise, at, kind = "dense"))]
 fn fill(out: Any<'_, '_>, noise: &Noise, at: &Slice, kind: &str) -> PyResult<()> {
@@ -56,7 +56,7 @@ fn fill(out: Any<'_, '_>, noise: &Noise, at: &Slice, kind: &str) -> PyResult<()>
     let out = out.as_slice_mut()?;
     require_size(py, "out", out.len(), at.size)?;
     let position = at.position(*noise);
-    detached(py, || chosen().fill_of(kind, position, out))
+    detached(py, || Kernels::chosen().fill(kind, position, out))
 }
 
 /// live = round(master + scale * noise), to the type `dtype`; returns the number of live values that are NaN or infinite.
@@ -70,11 +70,8 @@ fn perturb(
     at: At,
     dtype: &str,
 ) -> PyResult<u64> {
-    let source = match at {
-        At::Dense(slice) => Source::Dense(scale, slice.position(*noise)),
-        At::LowRank(block) => Source::LowRank(scale, block.matrix(*noise)),
-    };
-    write(live, master, dtype, source, Some(at.size()))
+    let noise = Some((scale, at.core(*noise)));
+    write(live, master, dtype, noise, Some(at.size()))
 }
 
 /// live = round(master), to nearest even: the unperturbed weights; returns the number of live values that are NaN or
@@ -82,7 +79,7 @@ fn perturb(
 #[pyfunction]
 #[pyo3(signature = (live, master, *, dtype))]
 fn round(live: Any<'_, '_>, master: Any<'_, '_>, dtype: &str) -> PyResult<u64> {
-    write(live, master, dtype, Source::Nothing, None)
+    write(live, master, dtype, None, None)
 }
 
 /// master += the sum over the terms, in order, of coefficient * noise(pair).
@@ -90,38 +87,20 @@ fn round(live: Any<'_, '_>, master: Any<'_, '_>, dtype: &str) -> PyResult<u64> {
 #[pyo3(signature = (master, terms, at, *, dtype))]
 fn accumulate(master: Any<'_, '_>, terms: &Terms, at: At, dtype: &str) -> PyResult<UpdateReport> {
     let py = master.py();
-    let dtype = Dtype::from_name(dtype).map_err(|error| to_python(py, &error))?;
+    let dtype = detached(py, || Dtype::from_name(dtype))?;
     let mut master = writable::<f32>(master, "master")?;
     let master = master.as_slice_mut()?;
     require_size(py, "master", master.len(), at.size())?;
-    let (pairs, coefficients) = (&terms.pairs[..], &terms.coefficients[..]);
-    let noise = terms.noise();
-    let report = detached(py, || match at {
-        At::Dense(slice) => {
-            let position = slice.position(noise);
-            let update = Update {
-                position,
-                pairs,
-                coefficients,
-                dtype,
-            };
-            chosen().accumulate(master, update)
-        }
-        At::LowRank(block) => {
-            let matrix = block.matrix(noise);
-            let update = LowRankUpdate {
-                matrix,
-                pairs,
-                coefficients,
-                dtype,
-            };
-            chosen().accumulate_low_rank(master, update)
-        }
-    });
-    report.map(UpdateReport)
+    let at = at.core(terms.noise());
+    let terms = CoreTerms {
+        pairs: &terms.pairs,
+        coefficients: &terms.coefficients,
+        dtype,
+    };
+    detached(py, || Kernels::chosen().accumulate(master, at, terms)).map(UpdateReport)
 }
 
-/// Order-free 64-bit digest of the weights' bits.
+/// 64-bit digest of the bits of the weights; the order of the elements doesn't count.
 #[pyfunction]
 fn digest(master: Any<'_, '_>, at: &Slice) -> PyResult<u64> {
     let py = master.py();
@@ -129,45 +108,44 @@ fn digest(master: Any<'_, '_>, at: &Slice) -> PyResult<u64> {
     let master = master.as_slice()?;
     require_size(py, "master", master.len(), at.size)?;
     let position = at.position(Noise::default());
-    detached(py, || chosen().digest(master, position))
+    detached(py, || Kernels::chosen().digest(master, position))
 }
 
-/// Instruction set that the kernels use from now on, by name; None for the fastest. Never changes the bits.
+/// Sets the instruction set of the kernels, by name; None means the fastest. Never changes the bits.
 #[pyfunction]
 #[pyo3(signature = (name))]
 fn set_kernel_path(py: Python<'_>, name: Option<&str>) -> PyResult<()> {
-    kernels::set_kernel_path(name).map_err(|error| to_python(py, &error))
+    detached(py, || kernels::set_kernel_path(name))
 }
 
-/// Instruction set that the kernels use.
+/// Name of the instruction set that the kernels use.
 #[pyfunction]
-fn kernel_path() -> &'static str {
-    chosen().path().name()
+fn kernel_path(py: Python<'_>) -> PyResult<&'static str> {
+    unfailing(py, || Kernels::chosen().path().name())
 }
 
-/// Instruction sets of this machine, slowest first.
+/// Names of the instruction sets of this machine, slowest first.
 #[pyfunction]
-fn kernel_paths() -> Vec<&'static str> {
-    Path::ALL
-        .into_iter()
-        .filter(|path| path.is_available())
-        .map(Path::name)
-        .collect()
+fn kernel_paths(py: Python<'_>) -> PyResult<Vec<&'static str>> {
+    unfailing(py, || {
+        let paths = Path::ALL.into_iter().filter(|path| path.is_available());
+        paths.map(Path::name).collect()
+    })
 }
 
-/// Threads that the kernels use (0: one per core). Never changes the bits.
+/// Sets the number of threads of the kernels; 0 means one per core. Never changes the bits.
 #[pyfunction]
 fn set_kernel_threads(py: Python<'_>, count: Any<'_, '_>) -> PyResult<()> {
     let count = in_range(count, "KernelError", || {
         format!("kernel threads must be an integer >= 0, got {count}")
     })?;
-    kernels::set_kernel_threads(count).map_err(|error| to_python(py, &error))
+    detached(py, || kernels::set_kernel_threads(count))
 }
 
-/// Threads that the kernels use.
+/// The number of threads that the kernels use.
 #[pyfunction]
-fn kernel_threads() -> usize {
-    kernels::kernel_threads()
+fn kernel_threads(py: Python<'_>) -> PyResult<usize> {
+    unfailing(py, kernels::kernel_threads)
 }
 
 /// The effect of an update on one tensor or on several (reports add up with `+`).
@@ -244,32 +222,25 @@ impl UpdateReport {
     }
 }
 
-/// The noise that is added to the master before rounding.
-#[derive(Clone, Copy)]
-enum Source {
-    Nothing,
-    Dense(f32, Position),
-    LowRank(f32, CoreLowRank),
-}
-
+/// live = round(master + scale * noise), or round(master) without noise.
 fn write(
     live: Any<'_, '_>,
     master: Any<'_, '_>,
     dtype: &str,
-    source: Source,
+    noise: Option<(f32, CoreAt)>,
     size: Option<usize>,
 ) -> PyResult<u64> {
-    match Dtype::from_name(dtype).map_err(|error| to_python(live.py(), &error))? {
-        Dtype::F32 => write_as::<F32>(live, master, source, size, |live| Live::F32(live)),
-        Dtype::Bf16 => write_as::<Bf16>(live, master, source, size, |live| Live::Bf16(live)),
-        Dtype::F16 => write_as::<F16>(live, master, source, size, |live| Live::F16(live)),
+    match detached(live.py(), || Dtype::from_name(dtype))? {
+        Dtype::F32 => write_as::<F32>(live, master, noise, size, |live| Live::F32(live)),
+        Dtype::Bf16 => write_as::<Bf16>(live, master, noise, size, |live| Live::Bf16(live)),
+        Dtype::F16 => write_as::<F16>(live, master, noise, size, |live| Live::F16(live)),
     }
 }
 
 fn write_as<L: LiveType<Bits: Element>>(
     live: Any<'_, '_>,
     master: Any<'_, '_>,
-    source: Source,
+    noise: Option<(f32, CoreAt)>,
     size: Option<usize>,
     wrap: for<'a> fn(&'a mut [L::Bits]) -> Live<'a>,
 ) -> PyResult<u64> {
@@ -284,10 +255,9 @@ fn write_as<L: LiveType<Bits: Element>>(
     }
     apart(py, ("live", live), ("master", master))?;
     let live = wrap(live);
-    detached(py, || match source {
-        Source::Nothing => chosen().round(live, master),
-        Source::Dense(scale, position) => chosen().perturb(live, master, scale, position),
-        Source::LowRank(scale, matrix) => chosen().perturb_low_rank(live, master, scale, matrix),
+    detached(py, || match noise {
+        None => Kernels::chosen().round(live, master),
+        Some((scale, at)) => Kernels::chosen().perturb(live, master, scale, at),
     })
 }
 
@@ -297,9 +267,4 @@ fn require_size(py: Python<'_>, name: &str, values: usize, expected: usize) -> P
     }
     let message = format!("`{name}` must have the {expected} values of its slice, got {values}");
     Err(raise(py, "KernelError", &message))
-}
-
-/// The kernels on the chosen instruction set.
-fn chosen() -> Kernels {
-    Kernels::chosen()
 }

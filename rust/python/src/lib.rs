@@ -1,5 +1,5 @@
-//! `es_llm._core`: the Python face of `es-core`. Conversions only; one file per core module, one door for the GIL and
-//! for errors (`door.rs`). The watchdog alone is more: it must run while another thread holds the GIL.
+//! `es_llm._core`: the Python bindings of `es-core`. Conversions only: one file per core module, and `door.rs` for the GIL and
+//! errors. The exception is the watchdog, which must run while another thread holds the GIL.
 
 #![deny(
     clippy::disallowed_methods,
@@ -43,7 +43,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     register_names(m)
 }
 
-/// Adds the names that options accept. Each list comes from its enum, so Python repeats none of them.
+/// Adds the names that options accept, from the enums of the core.
 fn register_names(m: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = m.py();
     let rules: Vec<_> = RULES.iter().map(|(name, _)| *name).collect();

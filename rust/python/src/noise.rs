@@ -1,5 +1,4 @@
-//! The value objects that say which noise a kernel draws: `Noise` and `Terms`; and the generator by itself. A value is
-//! checked once, when it is made.
+//! Which noise a kernel draws: `Noise` and `Terms`, checked when they are created. Also the generator alone.
 
 use es_core::kernels::{KernelError, MAX_RANK};
 use es_core::noise::{self, Kind, NoiseAddress, NoiseError};
@@ -9,20 +8,20 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::arrays::readable;
-use crate::door::{CoreError, detached, raise, to_python};
+use crate::door::{CoreError, detached, raise, unfailing};
 use crate::slices::{LowRank, Slice};
 
-/// An argument that is converted by hand, so that errors can name it.
+/// An argument that is converted by hand, so that errors name it.
 pub type Any<'a, 'py> = &'a Bound<'py, PyAny>;
 
-/// The kinds of noise, by the names that Python uses.
+/// The kinds of noise, by their names in Python.
 const KINDS: [(&str, Kind); 3] = [
     ("dense", Kind::Dense),
     ("low_rank_a", Kind::LowRankA),
     ("low_rank_b", Kind::LowRankB),
 ];
 
-/// Adds this file's constants, classes and functions to the module.
+/// Adds the constants, classes and functions of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("NOISE_VERSION", noise::NOISE_VERSION)?;
     m.add("MAX_TENSORS", noise::MAX_TENSORS)?;
@@ -49,7 +48,7 @@ impl CoreError for NoiseError {
     }
 }
 
-/// Which noise: the part of an address that all tensors of a member share.
+/// The part of an address that all tensors of a member share.
 #[pyclass(frozen, eq, hash, get_all, module = "es_llm._core")]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Noise {
@@ -90,7 +89,7 @@ impl Noise {
     }
 }
 
-/// The terms of an update: the pairs of one iteration, in the order of the sum, with a coefficient each.
+/// The terms of an update: the pairs of one iteration in the order of the sum, each with a coefficient.
 #[pyclass(frozen, module = "es_llm._core")]
 pub struct Terms {
     #[pyo3(get)]
@@ -124,11 +123,13 @@ impl Terms {
             None => (0..coefficients.len()).map(|pair| pair as u32).collect(),
         };
         if pairs.len() != coefficients.len() {
-            let error = KernelError::Coefficients {
-                pairs: pairs.len(),
-                coefficients: coefficients.len(),
-            };
-            return Err(to_python(py, &error));
+            let (pairs, coefficients) = (pairs.len(), coefficients.len());
+            return detached(py, || {
+                Err(KernelError::Coefficients {
+                    pairs,
+                    coefficients,
+                })
+            });
         }
         Ok(Self {
             run_seed: word(run_seed, "run_seed")?,
@@ -165,7 +166,7 @@ impl Terms {
 }
 
 impl Terms {
-    /// The noise of the first pair; the kernels of an update put the other pairs in.
+    /// The noise of pair 0; the kernels of an update replace the pair by those of the terms.
     pub fn noise(&self) -> Noise {
         Noise {
             run_seed: self.run_seed,
@@ -186,17 +187,17 @@ fn philox4x32<'py>(counters: Any<'_, 'py>, key: (u32, u32)) -> PyResult<Bound<'p
         return Err(raise(py, "KernelError", &message));
     }
     let (counters, _) = counters.as_slice()?.as_chunks();
-    let words: Vec<u32> = detached(py, || {
+    let words: Vec<u32> = unfailing(py, || {
         let key = [key.0, key.1];
-        let words = counters
-            .iter()
-            .flat_map(|counter| noise::philox4x32(*counter, key));
-        Ok::<_, KernelError>(words.collect())
+        let words = counters.iter();
+        words
+            .flat_map(|counter| noise::philox4x32(*counter, key))
+            .collect()
     })?;
     words.into_pyarray(py).reshape([counters.len(), 4])
 }
 
-/// One unsigned word of an address; out of its range is a `NoiseAddressError`.
+/// One unsigned word of an address; out of range raises `NoiseAddressError`.
 pub fn word<'py, T>(value: &Bound<'py, PyAny>, name: &str) -> PyResult<T>
 where
     T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
@@ -207,7 +208,7 @@ where
     })
 }
 
-/// An integer; anything else, and what its type can't hold, is an error of the given class.
+/// An integer of type `T`. Anything else, or an integer out of range, raises the given class.
 pub fn in_range<'py, T>(
     value: &Bound<'py, PyAny>,
     class: &str,

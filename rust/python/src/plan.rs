@@ -6,7 +6,7 @@ use pyo3::types::PyRange;
 
 use crate::door::{CoreError, detached};
 
-/// Adds this file's class and function to the module.
+/// Adds the class and function of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Unit>()?;
     m.add_function(wrap_pyfunction!(plan_units, m)?)
@@ -24,14 +24,14 @@ impl Unit {
         self.0.index
     }
 
-    /// Indices of its members.
+    /// Indices of the members.
     #[getter]
     fn members<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyRange>> {
         let range = &self.0.members;
         PyRange::new(py, range.start as isize, range.end as isize)
     }
 
-    /// Indices of its prompts.
+    /// Indices of the prompts.
     #[getter]
     fn prompts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyRange>> {
         let range = &self.0.prompts;
@@ -52,7 +52,7 @@ impl Unit {
     }
 }
 
-/// The units of an iteration; they depend on nothing but the arguments.
+/// The units of an iteration. They depend on the arguments only.
 #[pyfunction]
 #[pyo3(signature = (members, prompts, *, members_per_unit=1, prompts_per_unit))]
 fn plan_units(
@@ -62,10 +62,10 @@ fn plan_units(
     members_per_unit: u32,
     prompts_per_unit: u32,
 ) -> PyResult<Vec<Unit>> {
-    let plan = detached(py, || {
-        Plan::new(members, prompts, members_per_unit, prompts_per_unit)
-    })?;
-    Ok(plan.units().map(Unit).collect())
+    detached(py, || {
+        let plan = Plan::new(members, prompts, members_per_unit, prompts_per_unit)?;
+        Ok::<_, PlanError>(plan.units().map(Unit).collect())
+    })
 }
 
 impl CoreError for PlanError {

@@ -16,14 +16,14 @@ use pyo3::types::PyBytes;
 use crate::door::{CoreError, Guarded, detached, unfailing};
 use crate::fitness::FitnessTable;
 
-/// Adds this file's classes to the module.
+/// Adds the classes of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Member>()?;
     m.add_class::<Record>()?;
     m.add_class::<Population>()
 }
 
-/// One perturbed model: the whole address of its noise, its sign and its scale.
+/// One perturbed model: the whole address of its noise, with sign and scale.
 #[pyclass(frozen, eq, module = "es_llm._core")]
 #[derive(PartialEq)]
 pub struct Member(CoreMember);
@@ -121,10 +121,10 @@ impl Record {
         self.0.fitness.clone()
     }
 
-    /// What multiplies the noise of each pair: shaped fitness Z, or Z+ - Z- of an antithetic pair (P,).
+    /// (P,): the factor of the noise of each pair. Shaped fitness Z, or Z+ - Z- of an antithetic pair.
     #[getter]
-    fn coefficients<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
-        self.0.coefficients.clone().into_pyarray(py)
+    fn coefficients<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        unfailing(py, || self.0.coefficients.clone()).map(|values| values.into_pyarray(py))
     }
 
     /// True in records of version-1 journals: learning rate / N is folded into the coefficients.
@@ -133,14 +133,14 @@ impl Record {
         self.0.rate_folded
     }
 
-    /// All of it as bytes, as the journal holds them.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &encode_record(&self.0))
+    /// The bytes of the record in a journal.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        unfailing(py, || encode_record(&self.0)).map(|bytes| PyBytes::new(py, &bytes))
     }
 
-    /// f32(learning rate / N * coefficient) of each pair (P,): what plain SGD multiplies the noise with.
-    fn sgd_coefficients<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
-        self.0.sgd_coefficients().into_pyarray(py)
+    /// (P,): f32(learning rate / N * coefficient), the factor of the noise of each pair in plain SGD.
+    fn sgd_coefficients<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        unfailing(py, || self.0.sgd_coefficients()).map(|values| values.into_pyarray(py))
     }
 
     fn __repr__(&self) -> String {
@@ -161,13 +161,13 @@ impl Record {
             record.coefficients.len()
         );
         if failed > 0 {
-            let _ = write!(text, ", failed={failed}"); // a String takes any text
+            let _ = write!(text, ", failed={failed}"); // Writing to a String never fails.
         }
         text + ")"
     }
 }
 
-/// Members and seeds of a run, without weights. State is a fold of records.
+/// Members and seeds of a run, without weights. The state is a function of the records.
 #[pyclass(frozen, module = "es_llm._core")]
 pub struct Population(Guarded<Core>);
 
@@ -187,8 +187,8 @@ impl Population {
             None => Shaping::default(),
             Some(rule) => shaping_of(rule)?,
         };
-        let policy = failure_policy.map_or(Ok(FailurePolicy::default()), str::parse);
-        let policy = detached(py, || policy)?;
+        let policy = failure_policy.unwrap_or(FailurePolicy::default().name());
+        let policy = detached(py, || policy.parse())?;
         let core = detached(py, || {
             Core::new(run_seed, population_size, antithetic, shaping, policy)
         })?;
@@ -221,7 +221,7 @@ impl Population {
         Ok(members.into_iter().map(Member).collect())
     }
 
-    /// The record of these fitness values. Changes nothing: journal it, then `apply` it.
+    /// The record of these fitness values. Changes nothing: the caller journals the record, then applies it.
     #[pyo3(signature = (fitness, *, sigma, learning_rate, cursor=0))]
     fn tell(
         &self,
@@ -232,13 +232,13 @@ impl Population {
         cursor: u64,
     ) -> PyResult<Record> {
         let core = self.copy(py)?;
-        detached(py, move || {
+        let record = detached(py, move || {
             core.tell(&fitness, sigma, learning_rate, cursor)
-        })
-        .map(Record)
+        });
+        record.map(Record)
     }
 
-    /// The record of a full table.
+    /// The record of a complete table.
     #[pyo3(signature = (table, *, sigma, learning_rate, cursor=0))]
     fn tell_table(
         &self,
@@ -251,20 +251,19 @@ impl Population {
         self.tell(py, table.fitness(py)?, sigma, learning_rate, cursor)
     }
 
-    /// The bytes by which ranks send each other one of this run's records.
+    /// The bytes of a record, as ranks send it.
     fn pack<'py>(&self, py: Python<'py>, record: &Record) -> PyResult<Bound<'py, PyBytes>> {
         let core = self.copy(py)?;
-        let bytes = unfailing(py, || core.pack(&record.0))?;
-        Ok(PyBytes::new(py, &bytes))
+        unfailing(py, || core.pack(&record.0)).map(|bytes| PyBytes::new(py, &bytes))
     }
 
-    /// The record of such bytes.
+    /// The record of packed bytes.
     fn unpack(&self, py: Python<'_>, data: &[u8]) -> PyResult<Record> {
         let core = self.copy(py)?;
-        detached(py, move || core.unpack(data)).map(Record)
+        detached(py, || core.unpack(data)).map(Record)
     }
 
-    /// Goes to the next iteration. The live run, resume and replay share it.
+    /// Moves to the next iteration. The live run, resume and replay use it.
     fn apply(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
         self.0.attempt(py, |core| core.apply(&record.0))
     }
@@ -278,7 +277,7 @@ impl Population {
 }
 
 impl Population {
-    /// A copy without the lock: a custom shaping rule may come back to this population.
+    /// A copy, used without the lock: a custom shaping rule may call this population.
     fn copy(&self, py: Python<'_>) -> PyResult<Core> {
         self.0.with(py, |core| core.clone())
     }
@@ -312,7 +311,7 @@ impl CoreError for ShapingError {
     }
 }
 
-/// A rule by name, or a Python function: float64 array (M,) of the fitness of the members that count -> M numbers.
+/// The rule with this name, or a Python function: float64 array (M,), the fitness of the members that count -> M numbers.
 fn shaping_of(rule: &Bound<'_, PyAny>) -> PyResult<Shaping> {
     let py = rule.py();
     if let Ok(name) = rule.extract::<String>() {

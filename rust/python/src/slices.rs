@@ -1,14 +1,13 @@
-//! The value objects that say which values of which tensor a kernel works on: `Slice` and `LowRank`. A value is checked
-//! once, when it is made, by the core's own rules.
+//! The positions of weights in their tensor: `Slice` and `LowRank`. The core checks a position once, when it is created.
 
-use es_core::kernels::{KernelError, LowRank as CoreLowRank, MAX_RANK, Position};
+use es_core::kernels::{At as CoreAt, LowRank as CoreLowRank, MAX_RANK, Position};
 use es_core::noise::NoiseAddress;
 use pyo3::prelude::*;
 
-use crate::door::{raise, to_python};
+use crate::door::{detached, raise};
 use crate::noise::{Any, Noise, in_range, word};
 
-/// The position of the weights, whose type decides their kind of noise.
+/// The position of weights. The type decides the kind of their noise.
 #[derive(Clone, Copy, FromPyObject)]
 pub enum At {
     /// Dense noise.
@@ -23,6 +22,14 @@ impl At {
         match self {
             Self::Dense(slice) => slice.size,
             Self::LowRank(block) => block.size(),
+        }
+    }
+
+    /// The values in this noise, as the core names them.
+    pub fn core(self, noise: Noise) -> CoreAt {
+        match self {
+            Self::Dense(slice) => slice.position(noise).into(),
+            Self::LowRank(block) => block.matrix(noise).into(),
         }
     }
 }
@@ -71,9 +78,8 @@ impl Slice {
                 return Err(raise(py, "KernelError", message));
             }
         };
-        let checked = slice.position(Noise::default()).check(size);
-        checked.map_err(|error| to_python(py, &error))?;
-        // Rows that follow each other are one row.
+        detached(py, || slice.position(Noise::default()).check(size))?;
+        // Rows without gaps between them are one row.
         let is_row = slice.columns == slice.stride || slice.columns == one;
         Ok(if is_row { row } else { slice })
     }
@@ -101,7 +107,7 @@ impl Slice {
 }
 
 impl Slice {
-    /// The slice's values in this noise, as the core names them.
+    /// The values in this noise, as the core names them.
     pub fn position(self, noise: Noise) -> Position {
         let address = NoiseAddress {
             element: self.element,
@@ -119,7 +125,7 @@ impl Slice {
     }
 }
 
-/// A block of one matrix that gets low-rank noise.
+/// A block of a matrix with low-rank noise.
 #[pyclass(frozen, eq, hash, get_all, from_py_object, module = "es_llm._core")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LowRank {
@@ -154,9 +160,7 @@ impl LowRank {
             row,
             column,
         };
-        let matrix = block.matrix(Noise::default());
-        let refuse = |error: KernelError| to_python(py, &error);
-        matrix.check(block.size()).map_err(refuse)?;
+        detached(py, || block.matrix(Noise::default()).check(block.size()))?;
         Ok(block)
     }
 
@@ -175,8 +179,8 @@ impl LowRank {
 }
 
 impl LowRank {
-    /// The block's values in this noise, as the core names them.
-    pub fn matrix(self, noise: Noise) -> CoreLowRank {
+    /// The values in this noise, as the core names them.
+    fn matrix(self, noise: Noise) -> CoreLowRank {
         CoreLowRank {
             address: noise.address(self.tensor),
             rank: self.rank,
@@ -186,17 +190,17 @@ impl LowRank {
     }
 }
 
-/// The word `element`, for `from_py_with`.
+/// The argument `element`, for `from_py_with`.
 fn element_word(value: Any<'_, '_>) -> PyResult<u64> {
     word(value, "element")
 }
 
-/// The word `row`, for `from_py_with`.
+/// The argument `row`, for `from_py_with`.
 fn row_word(value: Any<'_, '_>) -> PyResult<u64> {
     word(value, "row")
 }
 
-/// The word `column`, for `from_py_with`.
+/// The argument `column`, for `from_py_with`.
 fn column_word(value: Any<'_, '_>) -> PyResult<u64> {
     word(value, "column")
 }

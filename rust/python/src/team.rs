@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 
 use crate::door::{CoreError, Guarded, detached};
 
-/// Adds this file's classes to the module.
+/// Adds the classes of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Instruction>()?;
     m.add_class::<Loss>()?;
@@ -47,7 +47,7 @@ impl From<&CoreLoss> for Loss {
         match loss {
             CoreLoss::Dead => Self::Dead(),
             CoreLoss::Silent => Self::Silent(),
-            CoreLoss::Resigned(reason) => Self::Failed {
+            CoreLoss::Failed(reason) => Self::Failed {
                 reason: reason.clone(),
             },
         }
@@ -165,7 +165,7 @@ impl Instruction {
             },
             Step::Apply { iteration, payload } => Self::Apply { iteration, payload },
             Step::Agreed { iteration, digest } => Self::Agreed { iteration, digest },
-            Step::Heal { iteration } => Self::Rebuild { iteration },
+            Step::Rebuild { iteration } => Self::Rebuild { iteration },
             Step::Welcome { payload } => Self::Welcome { payload },
             Step::Note { payload } => Self::Note { payload },
             Step::Lead => Self::Lead(),
@@ -341,8 +341,8 @@ impl TeamRank {
             .with(py, |rank| rank.publish(now, iteration, payload))
     }
 
-    fn lead_again(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.with(py, Rank::lead_anew)
+    fn take_over_again(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.with(py, Rank::take_over_again)
     }
 
     fn set_welcome(&self, py: Python<'_>, now: f64, payload: Vec<u8>) -> PyResult<()> {

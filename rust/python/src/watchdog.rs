@@ -1,4 +1,4 @@
-//! A thread that ends this process at a deadline. It needs no GIL, since the thread that hangs may hold it.
+//! A thread that ends this process at a deadline. It needs no GIL, because the thread that hangs may hold it.
 
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -10,21 +10,20 @@ use pyo3::prelude::*;
 
 use crate::door::unfailing;
 
-/// Adds this file's class to the module.
+/// Adds the class of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Watchdog>()
 }
 
-/// The interval at which the thread looks at the clock. Time beyond it between two looks doesn't count: the process stood
-/// still.
+/// The interval at which the thread reads the clock. Longer gaps count as one interval: the process was stopped.
 const SLICE: Duration = Duration::from_secs(1);
 
 /// How and when the process ends.
 struct End {
-    /// Time left, as of the last look at the clock.
+    /// Time left when the clock was last read.
     left: Duration,
-    looked: Instant,
-    /// None: by SIGKILL.
+    read: Instant,
+    /// None means SIGKILL.
     exit_code: Option<i32>,
     /// Written to stderr first.
     message: String,
@@ -40,7 +39,7 @@ struct Signal {
 
 #[derive(Default)]
 struct Shared {
-    /// None: disarmed.
+    /// None means disarmed.
     end: Mutex<Option<End>>,
     changed: Condvar,
 }
@@ -88,7 +87,7 @@ impl Watchdog {
             .transpose()?;
         let end = End {
             left: duration(seconds)?,
-            looked: Instant::now(),
+            read: Instant::now(),
             exit_code,
             message: message.to_owned(),
             signal,
@@ -123,19 +122,19 @@ impl Watchdog {
 
 #[expect(clippy::disallowed_methods, reason = "it is a clock")]
 impl Shared {
-    /// Waits for the deadline or a change, for `SLICE` at most: the owner may have dropped the watchdog by then.
+    /// Waits for the deadline or a change, at most for `SLICE`, so that the thread ends soon after the watchdog is dropped.
     fn watch(&self) {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wait = SLICE;
         if let Some(end) = &mut *end {
             let now = Instant::now();
-            let passed = now.saturating_duration_since(end.looked).min(SLICE);
-            (end.left, end.looked) = (end.left.saturating_sub(passed), now);
+            let passed = now.saturating_duration_since(end.read).min(SLICE);
+            (end.left, end.read) = (end.left.saturating_sub(passed), now);
             wait = wait.min(end.left);
             if let Some(signal) = &mut end.signal {
                 signal.left = signal.left.saturating_sub(passed);
                 if signal.left.is_zero() {
-                    // SAFETY: the thread that armed the watchdog lives: it is in the step that takes too long.
+                    // SAFETY: the thread that armed the watchdog still runs: it is in the step that takes too long.
                     unsafe { libc::pthread_kill(signal.thread, signal.number) };
                     end.signal = None;
                 } else {
@@ -151,7 +150,7 @@ impl Shared {
 }
 
 impl End {
-    /// Ends the process.
+    /// Ends the process now.
     fn now(&self) {
         let mut stderr = std::io::stderr();
         drop(stderr.write_all(self.message.as_bytes()));

@@ -1,4 +1,4 @@
-//! Why a table refuses.
+//! The errors of fitness tables.
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! The fitness table of one iteration: the sums of each unit, each filled exactly once.
 //!
-//! Knows nothing about where rewards come from, about ranks or weights. Units are numbered, so the order in which results
-//! arrive never matters; sums run in prompt order within a unit and in unit order over a member's units. Rewards of a
+//! Knows nothing about the source of rewards, about ranks or weights. Units are numbered, so the order in which results
+//! arrive never matters. Sums run in prompt order within a unit, and in unit order over the units of a member. Rewards of a
 //! whole set of completions use a table with one prompt.
 
 mod error;
@@ -34,10 +34,10 @@ impl FitnessTable {
         }
     }
 
-    /// Takes the [`unit_sums`] of a unit.
+    /// Fills a unit with its [`unit_sums`].
     ///
     /// # Errors
-    /// If there is no such unit, it was filled before, or the values can't be its sums.
+    /// If the unit doesn't exist, was filled before, or can't have these sums.
     pub fn set(&mut self, index: usize, values: &[f64]) -> Result<(), FitnessError> {
         let units = self.plan.len();
         let unit = self.plan.unit(index);
@@ -57,15 +57,13 @@ impl FitnessTable {
         Ok(())
     }
 
-    /// Takes the sums of all units, in order. Values behind those of the last unit are left alone.
+    /// Fills all units with their sums, in order. Ignores values behind those of the last unit.
     ///
     /// # Errors
     /// As [`FitnessTable::set`]; the units before the refused one are filled.
     pub fn fill(&mut self, values: &[Vec<f64>]) -> Result<(), FitnessError> {
-        let units = values.iter().take(self.plan.len()).enumerate();
-        units
-            .into_iter()
-            .try_for_each(|(unit, values)| self.set(unit, values))
+        let mut units = values.iter().take(self.plan.len()).enumerate();
+        units.try_for_each(|(unit, values)| self.set(unit, values))
     }
 
     /// Whether every unit is filled.
@@ -80,17 +78,15 @@ impl FitnessTable {
     }
 
     /// Fitness of each member: the mean of its rewards over the prompts, in f64, after the policy. `None` for all members
-    /// when no reward is left to average.
+    /// if no reward is left.
     ///
     /// # Errors
-    /// If a unit is missing, or a reward failed and the policy is to raise.
+    /// If a unit is missing, or a reward failed under the policy `raise`.
     pub fn fitness(&self) -> Result<Vec<Option<f64>>, FitnessError> {
         if let Some(unit) = self.units.iter().position(Option::is_none) {
-            let missing = self.units.iter().filter(|unit| unit.is_none()).count();
-            let units = self.units.len();
             return Err(FitnessError::Incomplete {
-                missing,
-                units,
+                missing: self.units.iter().filter(|unit| unit.is_none()).count(),
+                units: self.units.len(),
                 unit,
             });
         }

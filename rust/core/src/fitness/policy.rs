@@ -1,18 +1,18 @@
-//! What a failed reward counts as, and the names of these policies in the options.
+//! The policies for failed rewards, and their names in the options.
 
 use std::str::FromStr;
 
 use super::FitnessError;
 
-/// What a failed reward counts as. A failure is a value with a policy, never a NaN that reaches a sum.
+/// The value of a failed reward. No NaN ever reaches a sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FailurePolicy {
-    /// In the table: the cell counts as reward 0. For a whole member: its coefficient is exactly 0.
+    /// A failed reward is 0. A failed member gets a Z of exactly 0.
     Zero,
-    /// In the table: the smallest reward of the table. For a whole member: the smallest fitness of the others.
+    /// A failed reward is the smallest reward of the table. A failed member has the smallest fitness of the others.
     #[default]
     Worst,
-    /// In the table: the prompt is dropped for all members. A whole member has no prompt to drop: as [`Self::Zero`].
+    /// A prompt with a failed reward is dropped for all members. A failed member is treated as by [`Self::Zero`].
     DropPrompt,
     /// The iteration ends with an error.
     Raise,

@@ -1,12 +1,12 @@
-//! The sums of a unit: the few numbers of its rewards that travel.
+//! The sums of a unit: the numbers of its rewards that ranks send.
 //!
 //! ```text
 //! zero, raise    sum of each member             then, if a reward failed, the number of failures of each member
 //! worst          ..., smallest of each member   then, if a reward failed, the number of failures of each member
 //! drop_prompt    every reward, member by member, NaN where it failed
 //! ```
-//! A sum runs in prompt order over the rewards that didn't fail and stays within the finite numbers; the smallest of no
-//! reward is infinity.
+//! A sum runs in prompt order over the rewards that didn't fail, and is clamped to the finite numbers. The smallest reward
+//! of a member without rewards is infinity.
 
 use super::FailurePolicy;
 
@@ -32,7 +32,7 @@ pub fn unit_sums(rewards: &[Option<f64>], members: usize, policy: FailurePolicy)
     values
 }
 
-/// What a table keeps of one member's rewards in one unit.
+/// The sums of one member in one unit.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct MemberSums {
     /// Sum of the rewards that didn't fail.
@@ -41,7 +41,7 @@ pub(super) struct MemberSums {
     pub smallest: f64,
     /// Number of rewards that failed.
     pub failed: u64,
-    /// All rewards, if the policy needs each of them.
+    /// All rewards, under the policy `drop_prompt` only.
     pub rewards: Vec<f64>,
 }
 
@@ -95,14 +95,14 @@ impl MemberSums {
     }
 }
 
-/// Sum of finite values in their order, which stays finite.
+/// Sum of finite values in their order, clamped to the finite numbers.
 pub(super) fn total(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(0.0, |sum: f64, value| {
         (sum + value).clamp(f64::MIN, f64::MAX)
     })
 }
 
-/// The smallest value; infinity without any.
+/// The smallest value; infinity if there is none.
 pub(super) fn smallest(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(f64::INFINITY, f64::min)
 }

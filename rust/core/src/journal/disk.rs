@@ -5,16 +5,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// Names tried for the temporary file; more than one is taken only if processes of the same id were killed before.
+/// Names that are tried for the temporary file. More than one exists only if processes of the same id were killed before.
 const ATTEMPTS: u32 = 1000;
 
-/// Makes `path` with these bytes, on the disk when it returns, and opens it for appending.
+/// Creates `path` with these bytes, on the disk when the call returns, and opens it for appending.
 ///
-/// The bytes go to a temporary file beside it, which is linked to `path`: a link, unlike a rename, never overwrites.
-/// File systems without links get a rename after a check.
+/// The bytes go to a temporary file beside it, which is then linked to `path`: a link never overwrites a file, but a rename
+/// does. A file system without links gets a rename after a check.
 ///
 /// # Errors
-/// `AlreadyExists` if `path` exists; nothing is left behind by a failure.
+/// `AlreadyExists` if `path` exists. A failure leaves nothing behind.
 pub(super) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let (mut file, temporary) = temporary_beside(path)?;
     let made = (|| {
@@ -24,24 +24,22 @@ pub(super) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     })();
     let removed = fs::remove_file(&temporary);
     made?;
-    // After a rename there is nothing to remove.
-    removed.or_else(|error| {
-        if error.kind() == ErrorKind::NotFound {
-            Ok(())
-        } else {
-            Err(error)
-        }
-    })?;
+    match removed {
+        // After a rename there is nothing to remove.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        removed => removed?,
+    }
     sync_directory(path)?;
     Ok(file)
 }
 
-/// Puts a file with these bytes in the place of the `old` one at `path`, on the disk when it returns. Who has the old one
-/// open keeps it, without a name. The new one is open for appending; false with it if `path` is another file than the old
-/// one by now: then that one stays.
+/// Replaces the file `old` at `path` by a new file with these bytes, on the disk when the call returns.
+///
+/// A process that has the old file open keeps it, without a name. Returns the new file, open for appending, and true. If
+/// `path` is no longer the old file, it stays as it is, and the result is false.
 ///
 /// # Errors
-/// If it can't be made; `path` is as before then.
+/// If the new file can't be written; `path` is as before then.
 pub(super) fn replace_whole(path: &Path, bytes: &[u8], old: &File) -> io::Result<(File, bool)> {
     let (mut file, temporary) = temporary_beside(path)?;
     let made: io::Result<bool> = (|| {
@@ -61,7 +59,7 @@ pub(super) fn replace_whole(path: &Path, bytes: &[u8], old: &File) -> io::Result
     Ok((file, replaced))
 }
 
-/// Whether the open file is the one of this name.
+/// Whether the open file is the file at `path`.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
@@ -74,7 +72,7 @@ fn is_at(_: &File, _: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether the open file has no name any more.
+/// Whether the open file no longer has a name.
 #[cfg(unix)]
 pub(super) fn is_deleted(metadata: &fs::Metadata) -> bool {
     std::os::unix::fs::MetadataExt::nlink(metadata) == 0
@@ -133,7 +131,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
         .filter(|parent| !parent.as_os_str().is_empty());
     let directory = File::open(parent.unwrap_or(Path::new(".")))?;
     match directory.sync_all() {
-        // Some network file systems can't; then their own rules decide when the name is safe.
+        // Some network file systems can't sync a directory; their own rules decide when the name is safe.
         Err(error)
             if matches!(
                 error.kind(),

@@ -1,13 +1,13 @@
-//! Why a journal can't be written or read.
+//! The errors of journals.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::JOURNAL_VERSION;
 
-/// Every variant names the file.
+/// Why a journal can't be read or written. Every message names the file.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum JournalError {
     #[error("journal {}: can't {action} it: {source}", path.display())]
     Io {
@@ -23,15 +23,15 @@ pub enum JournalError {
     Version { path: PathBuf, got: u16 },
     #[error(
         "journal {} has format version {got}, which is read and replayed, but no longer continued; this package appends \
-         to version {JOURNAL_VERSION}: rebuild its model with `es-llm replay`, and begin a new run from that model",
+         to version {JOURNAL_VERSION}: rebuild the model with `es-llm replay`, and start a new run from that model",
         path.display()
     )]
     OldVersion { path: PathBuf, got: u16 },
-    #[error("journal {} has no whole header; it was not made by this package, or was cut", path.display())]
+    #[error("journal {} has no whole header: another program wrote it, or it was cut", path.display())]
     NoHeader { path: PathBuf },
     #[error(
-        "journal {} is damaged in its header, at byte {offset}: {reason}; nothing in it can be used: take the \
-         copy of another host, if the run had several, or begin anew in another directory",
+        "journal {} is damaged in its header, at byte {offset}: {reason}; nothing in it can be used: use the \
+         copy of another host, if the run had several, or start again in another directory",
         path.display()
     )]
     Header {
@@ -63,7 +63,7 @@ pub enum JournalError {
     },
     #[error(
         "journal {}: can't write {what}: {source}; its {iterations} iterations before it are safe, and nothing more \
-         is written until it is opened anew",
+         is written until the journal is opened again",
         path.display()
     )]
     Lost {
@@ -73,8 +73,8 @@ pub enum JournalError {
         source: io::Error,
     },
     #[error(
-        "journal {}: {what} not written: an earlier append failed and left the disk in doubt; open it anew, its \
-         {iterations} iterations are safe",
+        "journal {}: {what} not written: an earlier append failed, and the state of the disk is unknown; open the \
+         journal again, its {iterations} iterations are safe",
         path.display()
     )]
     Broken {
@@ -83,7 +83,7 @@ pub enum JournalError {
         iterations: u32,
     },
     #[error(
-        "journal {}: {what} not written: the file has {got} bytes, expected {expected}: somebody else cut it or writes \
+        "journal {}: {what} not written: the file has {got} bytes, expected {expected}: another process cut it or writes \
          to it",
         path.display()
     )]
@@ -94,8 +94,8 @@ pub enum JournalError {
         got: u64,
     },
     #[error(
-        "journal {}: {what} not written: another leader of this job has taken the file over, or it was deleted; then \
-         only a copy of it, on another host of the run say, can be resumed from",
+        "journal {}: {what} not written: another leader of this job has taken the file over, or it was deleted; a \
+         deleted journal can only be resumed from a copy, such as that of another host of the run",
         path.display()
     )]
     Deleted { path: PathBuf, what: String },
@@ -105,7 +105,7 @@ pub enum JournalError {
         expected: u32,
         got: u32,
     },
-    #[error("journal {}: a digest of iteration {iteration}, whose record isn't written; it has {iterations} iterations", path.display())]
+    #[error("journal {}: a digest of iteration {iteration}, whose record isn't written; the journal has {iterations} iterations", path.display())]
     DigestOrder {
         path: PathBuf,
         iteration: u32,

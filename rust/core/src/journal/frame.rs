@@ -1,18 +1,18 @@
-//! Frames: bytes with a kind, a length and two checksums. Knows nothing about what the payload means.
+//! Frames: bytes with a kind, a length and two checksums. Knows nothing about the content of the payload.
 //!
 //! ```text
 //! kind u8 | length u32 | head CRC u32 | payload (length bytes) | frame CRC u32          little-endian
 //! head CRC  = CRC-32(chain, kind, length)              chain: the frame CRC of the frame before, as 4 bytes;
 //! frame CRC = CRC-32(chain, kind, length, payload)            for the first frame the CRC-32 of the magic
 //! ```
-//! The head has a checksum of its own so that a flipped length isn't taken for a torn tail.
+//! The head has a separate checksum, so that a wrong length isn't mistaken for a torn tail.
 
 use crc32fast::Hasher;
 
 /// Bytes before the first frame.
 pub(super) const MAGIC_BYTES: usize = 8;
 
-/// Bytes of a frame beside its payload.
+/// Bytes of a frame without its payload.
 pub(super) const OVERHEAD: usize = HEAD + CRC;
 
 const HEAD: usize = 1 + 4 + CRC;
@@ -26,7 +26,7 @@ pub(super) enum Kind {
     Event = 4,
 }
 
-/// What stands at the start of some bytes.
+/// The result of reading one frame.
 #[derive(Debug, PartialEq)]
 pub(super) enum Decoded<'a> {
     /// No bytes.
@@ -35,9 +35,9 @@ pub(super) enum Decoded<'a> {
         kind: Kind,
         payload: &'a [u8],
     },
-    /// The beginning of a frame whose rest was never written: nothing good can follow it.
+    /// The beginning of a frame whose rest was never written. No good frame can follow it.
     Torn,
-    /// Bytes that no torn write explains, and why.
+    /// Bytes that can't come from a torn write, and the reason.
     Damaged(&'static str),
 }
 
@@ -47,7 +47,7 @@ pub(super) fn magic(version: u16) -> [u8; MAGIC_BYTES] {
     [b'E', b'S', b'L', b'L', b'M', b'J', low, high]
 }
 
-/// The frame that continues `chain`; `None` if the payload's length is no u32.
+/// The frame that continues `chain`; `None` if the length of the payload is no u32.
 pub(super) fn encode(kind: Kind, payload: &[u8], chain: u32) -> Option<Vec<u8>> {
     let length = u32::try_from(payload.len()).ok()?;
     let mut frame = Vec::with_capacity(OVERHEAD + payload.len());
@@ -60,7 +60,7 @@ pub(super) fn encode(kind: Kind, payload: &[u8], chain: u32) -> Option<Vec<u8>> 
     Some(frame)
 }
 
-/// Reads the frame at the start of `bytes`, which run to the end of the file.
+/// Reads the frame at the start of `bytes`; `bytes` end where the file ends.
 pub(super) fn decode(bytes: &[u8], chain: u32) -> Decoded<'_> {
     if bytes.is_empty() {
         return Decoded::End;
@@ -82,31 +82,16 @@ pub(super) fn decode(bytes: &[u8], chain: u32) -> Decoded<'_> {
         return Decoded::Torn;
     }
     if continued(head, payload) != word(bytes, HEAD + length) {
-        let torn = left == CRC;
-        return if torn {
+        return if left == CRC {
             Decoded::Torn
         } else {
             Decoded::Damaged("the checksum of a frame differs")
         };
     }
-    match bytes[0] {
-        1 => Decoded::Frame {
-            kind: Kind::Header,
-            payload,
-        },
-        2 => Decoded::Frame {
-            kind: Kind::Record,
-            payload,
-        },
-        3 => Decoded::Frame {
-            kind: Kind::Digest,
-            payload,
-        },
-        4 => Decoded::Frame {
-            kind: Kind::Event,
-            payload,
-        },
-        _ => Decoded::Damaged("a frame of unknown kind"),
+    let kinds = [Kind::Header, Kind::Record, Kind::Digest, Kind::Event];
+    match kinds.into_iter().find(|kind| *kind as u8 == bytes[0]) {
+        Some(kind) => Decoded::Frame { kind, payload },
+        None => Decoded::Damaged("a frame of unknown kind"),
     }
 }
 
@@ -127,8 +112,8 @@ fn continued(mut hasher: Hasher, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+fn word(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("4 bytes"))
 }
 
 #[cfg(test)]

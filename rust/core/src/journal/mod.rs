@@ -1,11 +1,11 @@
-//! The journal: one append-only file from which, with the base model, the trained weights follow bit for bit.
+//! The journal: an append-only file. With the base model it gives the trained weights, bit for bit.
 //!
 //! ```text
 //! magic | header frame | frame | frame | ...      frames: record, digest, event; bytes in docs/journal.md
 //! ```
 //! Frames are chained: each checksum covers the one before, so a frame that is missing, moved or repeated is found.
-//! Reading gives the longest good prefix if only the end is unfinished (the *torn tail* that a kill or a full disk
-//! leaves), and refuses anything else. Knows nothing about what the header and the events say, nor about weights.
+//! A kill or a full disk leaves an unfinished end, the *torn tail*: reading then gives the good frames before it. Reading
+//! refuses any other damage. Knows nothing about the content of the header and the events, or about weights.
 
 mod disk;
 mod error;
@@ -41,9 +41,9 @@ pub struct Journal {
     pub events: Vec<String>,
     /// Bytes up to the end of the last good frame.
     pub good_bytes: u64,
-    /// Bytes of an unfinished last frame; [`JournalWriter::open`] cuts them off.
+    /// Bytes of an unfinished last frame; [`JournalWriter::open`] removes them.
     pub torn_bytes: u64,
-    /// Where the next frame goes.
+    /// The end of the good frames.
     end: End,
 }
 
@@ -57,8 +57,7 @@ impl Journal {
         Self::parse(&bytes, path)
     }
 
-    /// The records of a version-1 journal hold no run seed: its caller finds it in the header. Other journals stay as they
-    /// are.
+    /// Sets the run seed in the records of a version-1 journal, which don't hold it. Other journals don't change.
     #[must_use]
     pub fn with_run_seed(mut self, run_seed: u64) -> Self {
         let records = self.records.iter_mut().filter(|record| record.rate_folded);
@@ -88,7 +87,6 @@ impl Journal {
             Decoded::Frame {
                 kind: Kind::Header,
                 payload,
-                ..
             } => {
                 let header = payload::decode_text(payload).map_err(unusable)?;
                 end.pass(payload.len(), &bytes[frame::MAGIC_BYTES..]);
@@ -165,7 +163,7 @@ impl Journal {
     }
 }
 
-/// Where a journal's next frame goes, and the checksum that it continues.
+/// The end of the good frames: the position of the next frame, and the checksum that it continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct End {
     bytes: u64,
@@ -183,7 +181,7 @@ impl End {
         }
     }
 
-    /// Goes behind the good frame at the start of `rest`.
+    /// Moves the end behind the good frame at the start of `rest`.
     fn pass(&mut self, payload: usize, rest: &[u8]) {
         let length = frame::OVERHEAD + payload;
         self.chain = frame::last_crc(&rest[..length]);
@@ -192,19 +190,15 @@ impl End {
     }
 }
 
-/// The version that the first bytes name, and where the first frame goes.
+/// The format version in the first bytes, and the position of the first frame.
 fn check_magic(bytes: &[u8], path: &Path) -> Result<(u16, End), JournalError> {
     let magic = frame::magic(JOURNAL_VERSION);
-    let Some(&[ref name @ .., low, high]) = bytes.first_chunk::<{ frame::MAGIC_BYTES }>() else {
+    let begin = bytes.first_chunk::<{ frame::MAGIC_BYTES }>();
+    let Some(&[.., low, high]) = begin.filter(|begin| begin[..6] == magic[..6]) else {
         return Err(JournalError::NotAJournal {
             path: path.to_owned(),
         });
     };
-    if name[..] != magic[..name.len()] {
-        return Err(JournalError::NotAJournal {
-            path: path.to_owned(),
-        });
-    }
     match u16::from_le_bytes([low, high]) {
         version @ (1 | JOURNAL_VERSION) => Ok((version, End::of_magic(version))),
         got => Err(JournalError::Version {

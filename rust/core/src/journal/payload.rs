@@ -1,4 +1,4 @@
-//! Payloads of the frames: fixed little-endian layouts, described byte by byte in docs/journal.md.
+//! The payloads of frames: fixed little-endian layouts. docs/journal.md describes every byte.
 
 use crate::population::Record;
 
@@ -35,7 +35,7 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
     bytes
 }
 
-/// Refuses a record that can't be written; every record that is read passes too.
+/// Checks a record before it is written and after it is read.
 pub(super) fn check_record(record: &Record) -> Result<(), &'static str> {
     let is_finite = |value: &Option<f64>| value.is_none_or(f64::is_finite);
     if record.rate_folded {
@@ -59,19 +59,16 @@ pub(super) fn check_record(record: &Record) -> Result<(), &'static str> {
 /// The record of a payload.
 ///
 /// # Errors
-/// What is wrong with the bytes.
+/// The reason, if the bytes are no record.
 pub(super) fn decode_record(payload: &[u8]) -> Result<Record, &'static str> {
     let mut rest = Rest(payload);
     let run_seed = u64::from_le_bytes(rest.take()?);
     let (record, [members, pairs]) = decode_fixed(&mut rest, run_seed)?;
     let fitness = decode_fitness(&mut rest, members)?;
-    let coefficients = rest
-        .array(pairs)?
-        .iter()
-        .map(|bytes| f64::from_le_bytes(*bytes));
+    let coefficients = rest.array(pairs)?.iter().copied();
     let record = Record {
         fitness,
-        coefficients: coefficients.collect(),
+        coefficients: coefficients.map(f64::from_le_bytes).collect(),
         ..record
     };
     rest.end()?;
@@ -79,32 +76,27 @@ pub(super) fn decode_record(payload: &[u8]) -> Result<Record, &'static str> {
     Ok(record)
 }
 
-/// The record of a payload of format version 1, whose header alone holds the run seed:
+/// The record of a payload of format version 1. Only the header of such a journal holds the run seed.
 ///
 /// ```text
 /// as version 2 without the run seed | fitness f64 x N | pair u32 x P: 0, 1, 2, ... | coefficient f32 x P
 /// ```
 ///
 /// # Errors
-/// What is wrong with the bytes.
+/// The reason, if the bytes are no record.
 pub(super) fn decode_record_v1(payload: &[u8]) -> Result<Record, &'static str> {
     let mut rest = Rest(payload);
     let (record, [members, pairs]) = decode_fixed(&mut rest, 0)?;
     let fitness = decode_fitness(&mut rest, members)?;
-    let order = rest
-        .array(pairs)?
-        .iter()
-        .map(|bytes| u32::from_le_bytes(*bytes));
-    if !order.eq(0..pairs as u32) {
+    let order = rest.array(pairs)?.iter().copied();
+    if !order.map(u32::from_le_bytes).eq(0..pairs as u32) {
         return Err("a record with other pairs than 0, 1, 2, ...");
     }
-    let coefficients = rest
-        .array(pairs)?
-        .iter()
-        .map(|bytes| f32::from_le_bytes(*bytes));
+    let coefficients = rest.array(pairs)?.iter();
+    let coefficients = coefficients.map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
     let record = Record {
         fitness,
-        coefficients: coefficients.map(f64::from).collect(),
+        coefficients: coefficients.collect(),
         ..record
     };
     rest.end()?;
@@ -115,7 +107,7 @@ pub(super) fn decode_record_v1(payload: &[u8]) -> Result<Record, &'static str> {
     })
 }
 
-/// A record without its arrays, and how many members and pairs follow.
+/// A record without its arrays, and the numbers of members and pairs.
 fn decode_fixed(rest: &mut Rest<'_>, run_seed: u64) -> Result<(Record, [usize; 2]), &'static str> {
     let iteration = u32::from_le_bytes(rest.take()?);
     let members = u32::from_le_bytes(rest.take()?) as usize;
@@ -159,15 +151,13 @@ fn decode_fitness(rest: &mut Rest<'_>, members: usize) -> Result<Vec<Option<f64>
     Ok(values.map(value).collect())
 }
 
-/// Bytes that are taken from the front, each length checked before anything is allocated.
+/// The rest of a payload. Every length is checked before memory is allocated.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
     fn bytes(&mut self, count: usize) -> Result<&'a [u8], &'static str> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or("a record that is too short")?;
+        let split = self.0.split_at_checked(count);
+        let (taken, rest) = split.ok_or("a record that is too short")?;
         self.0 = rest;
         Ok(taken)
     }
@@ -178,14 +168,14 @@ impl<'a> Rest<'a> {
     }
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
-        let taken = self.array(1)?;
-        Ok(taken[0])
+        Ok(self.array(1)?[0])
     }
 
     fn end(&self) -> Result<(), &'static str> {
-        let is_empty = self.0.is_empty();
-        is_empty
-            .then_some(())
-            .ok_or("a record that is longer than its counts say")
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err("a record that is longer than its counts")
+        }
     }
 }

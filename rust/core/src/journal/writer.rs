@@ -11,25 +11,25 @@ use crate::population::Record;
 
 /// Appends frames to a journal; every append is on the disk (fdatasync) when it returns.
 ///
-/// After a failed write (a full disk) the file is cut back to its last good frame and the writer stays usable. After a
-/// failed sync, or if the cut fails too, the writer refuses everything until the journal is opened anew: what the disk
-/// holds is then unknown.
+/// After a failed write (a full disk) the file is cut back to its last good frame, and the writer stays usable. After a
+/// failed sync or a failed cut the state of the disk is unknown, so the writer refuses everything until the journal is
+/// opened again.
 #[derive(Debug)]
 pub struct JournalWriter {
     path: PathBuf,
     file: File,
     end: End,
-    /// Records in the file: the iteration that comes next.
+    /// Number of records in the file, which is the next iteration.
     records: u32,
     digests: BTreeMap<u32, u64>,
     broken: bool,
 }
 
 impl JournalWriter {
-    /// A new journal with this header (JSON text). The file appears whole or not at all.
+    /// Creates a journal with this header (JSON text). The file appears whole or not at all.
     ///
     /// # Errors
-    /// If the file exists or can't be made.
+    /// If the file exists or can't be created.
     pub fn create(path: &Path, header: &str) -> Result<Self, JournalError> {
         let mut end = End::of_magic(JOURNAL_VERSION);
         let frame = frame::encode(Kind::Header, header.as_bytes(), end.chain)
@@ -42,20 +42,17 @@ impl JournalWriter {
             },
             _ => JournalError::io(path, "create", source),
         })?;
-        Ok(Self {
-            path: path.to_owned(),
+        Ok(Self::after(
+            Journal::new(JOURNAL_VERSION, String::new(), end),
+            path,
             file,
-            end,
-            records: 0,
-            digests: BTreeMap::new(),
-            broken: false,
-        })
+        ))
     }
 
-    /// An existing journal: verified, cut back to its last good frame, ready to append.
+    /// Opens an existing journal: verifies it and cuts it back to its last good frame.
     ///
     /// # Errors
-    /// As [`Journal::read`], if the file can't be written, or has an older format version.
+    /// As [`Journal::read`]; if the file can't be written or has an older format version.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let io = |action| move |source| JournalError::io(path, action, source);
         let mut file = OpenOptions::new()
@@ -70,12 +67,12 @@ impl JournalWriter {
             file.set_len(journal.good_bytes)
                 .map_err(io("cut the torn tail of"))?;
         }
-        // Also without a tail: what was read may still be in memory only, if a writer was killed before its sync.
+        // Without a torn tail too: if a writer was killed before its sync, the last frames may be in memory only.
         file.sync_all().map_err(io("sync"))?;
         Ok(Self::after(journal, path, file))
     }
 
-    /// Goes on behind what was read of the file.
+    /// A writer that continues behind the frames of this journal.
     fn after(journal: Journal, path: &Path, file: File) -> Self {
         Self {
             path: path.to_owned(),
@@ -87,10 +84,10 @@ impl JournalWriter {
         }
     }
 
-    /// As [`JournalWriter::open`], in a file of its own: the good part is copied beside the journal and takes its name.
-    /// For one who goes on with the journal of a writer that may still live, such as a leader that hangs: what that one
-    /// appends afterwards is refused (its file has no name any more) and reaches nobody; what it was told to be safe while
-    /// its file had a name is copied.
+    /// As [`JournalWriter::open`], but copies the good frames to a new file that takes the name of the journal.
+    ///
+    /// For a journal whose writer may still run, such as a leader that hangs. The new file has all frames that the old
+    /// writer appended with success. The old file loses its name, so later appends of the old writer are refused.
     ///
     /// # Errors
     /// As [`JournalWriter::open`].
@@ -102,13 +99,13 @@ impl JournalWriter {
             let (mut file, replaced) = disk::replace_whole(path, &bytes, &old)
                 .map_err(|source| JournalError::io(path, "take over", source))?;
             if !replaced {
-                continue; // another one took it over meanwhile
+                continue; // Another writer took it over at the same time.
             }
             let (later, all) = read_again(&mut old, path)?;
             if all.len() <= bytes.len() {
                 return Ok(Self::after(journal, path, file));
             }
-            // What was appended between the reading and the renaming.
+            // The frames that were appended between the reading and the renaming.
             let copied = file
                 .write_all(&all[bytes.len()..])
                 .and_then(|()| file.sync_all());
@@ -117,7 +114,7 @@ impl JournalWriter {
         }
     }
 
-    /// What is in the file: this writer's own, whoever has its name by now.
+    /// The journal in the file of this writer, even if another file has the name now.
     ///
     /// # Errors
     /// As [`Journal::read`].
@@ -125,20 +122,15 @@ impl JournalWriter {
         Ok(read_again(&mut self.file, &self.path)?.0)
     }
 
-    /// Records in the file: the iteration that comes next.
+    /// Number of records in the file, which is the next iteration.
     pub fn records(&self) -> u32 {
         self.records
-    }
-
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Appends the record of the next iteration.
     ///
     /// # Errors
-    /// If it isn't the next iteration's, or can't be written; the journal is as before then.
+    /// If it isn't the record of the next iteration or can't be written; the journal is as before then.
     pub fn append_record(&mut self, record: &Record) -> Result<(), JournalError> {
         let what = || format!("the record of step {}", u64::from(record.iteration) + 1);
         if record.iteration != self.records {
@@ -160,7 +152,7 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// Appends the digest of the master weights after `iteration`. Said again (after a resume) it must be equal.
+    /// Appends the digest of the master weights after `iteration`. A second digest (after a resume) must be equal.
     ///
     /// # Errors
     /// If the iteration has no record yet or another digest, or the digest can't be written.
@@ -213,7 +205,7 @@ impl JournalWriter {
         self.put(kind, payload, what)
     }
 
-    /// Appends to a file that was as it should be a moment ago.
+    /// Appends to a file that [`JournalWriter::check_file`] has just checked.
     fn put(
         &mut self,
         kind: Kind,
@@ -247,7 +239,7 @@ impl JournalWriter {
             });
         }
         if let Err(source) = self.file.sync_data() {
-            // The pages may be marked clean though they never reached the disk: a second sync would prove nothing.
+            // A second sync would prove nothing: the pages may be marked clean though they never reached the disk.
             self.broken = true;
             let _ = self.file.set_len(self.end.bytes);
             return Err(JournalError::Lost {
@@ -257,13 +249,13 @@ impl JournalWriter {
                 source,
             });
         }
-        // Who takes the journal over looks into this file once more after it has lost its name.
+        // With a name now, the frame is safe: a takeover reads this file again after it has lost its name.
         self.check_name(what)?;
         self.end.pass(payload.len(), &frame);
         Ok(())
     }
 
-    /// The file must be as this writer left it, and still have a name.
+    /// Refuses a file that another process changed or deleted.
     fn check_file(&self, what: &dyn Fn() -> String) -> Result<(), JournalError> {
         let path = || self.path.clone();
         if self.broken {
@@ -286,7 +278,7 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// The file must still have a name.
+    /// Refuses a file without a name.
     fn check_name(&self, what: &dyn Fn() -> String) -> Result<std::fs::Metadata, JournalError> {
         let looked = self.file.metadata();
         let metadata = looked.map_err(|source| JournalError::io(&self.path, "look at", source))?;
@@ -300,7 +292,7 @@ impl JournalWriter {
     }
 }
 
-/// What an open file holds now, and the good part of its bytes.
+/// The journal in an open file, and the bytes of its good frames.
 fn read_again(file: &mut File, path: &Path) -> Result<(Journal, Vec<u8>), JournalError> {
     let mut bytes = Vec::new();
     file.rewind()
@@ -311,7 +303,7 @@ fn read_again(file: &mut File, path: &Path) -> Result<(Journal, Vec<u8>), Journa
     Ok((journal, bytes))
 }
 
-/// A journal that can be appended to.
+/// A journal of the current format version, which can be continued.
 fn parse_current(bytes: &[u8], path: &Path) -> Result<Journal, JournalError> {
     let journal = Journal::parse(bytes, path)?;
     if journal.version == JOURNAL_VERSION {
@@ -324,11 +316,10 @@ fn parse_current(bytes: &[u8], path: &Path) -> Result<Journal, JournalError> {
 }
 
 fn too_long(path: &Path, what: &str) -> JournalError {
-    let reason = "it is longer than 4 GiB";
     JournalError::Unwritable {
         path: path.to_owned(),
         what: what.to_owned(),
-        reason,
+        reason: "it is longer than 4 GiB",
     }
 }
 
@@ -336,7 +327,7 @@ fn too_long(path: &Path, what: &str) -> JournalError {
 mod tests {
     use super::*;
 
-    /// Whoever took it over may have looked into the old file for the last time before the frame was there.
+    /// A takeover may have read the old file for the last time before the frame was written.
     #[test]
     fn an_append_whose_file_lost_its_name_meanwhile_is_refused() {
         let directory = tempfile::tempdir().unwrap();

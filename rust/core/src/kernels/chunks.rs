@@ -1,4 +1,5 @@
-//! Cuts slices into chunks at fixed absolute elements, so that every chunk but the first starts a block and a tile.
+//! Cuts slices into chunks. The cuts are at fixed elements of the tensor, so every chunk but the first begins with a whole
+//! block and tile.
 
 use std::ops::Range;
 
@@ -7,8 +8,8 @@ use super::position::Position;
 /// Elements per chunk: the unit of work of one thread, 256 KiB of f32.
 pub(super) const CHUNK: usize = 1 << 16;
 
-/// Ranges of a slice of `len` values: a run is cut at absolute multiples of [`CHUNK`] elements, a shard at multiples of
-/// [`CHUNK`] values.
+/// The chunks of a slice of `len` values. A run is cut at multiples of [`CHUNK`] elements of the tensor, a shard at
+/// multiples of [`CHUNK`] values.
 pub(super) fn pieces(position: &Position, len: usize) -> Vec<Range<usize>> {
     let mut cuts = Vec::with_capacity(len / CHUNK + 2);
     let mut start = 0;

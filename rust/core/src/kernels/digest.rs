@@ -1,8 +1,4 @@
 //! The digest of one chunk.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
 
 use super::naive::{digest_factor, digest_position};
 use super::path::Work;

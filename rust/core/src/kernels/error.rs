@@ -1,4 +1,4 @@
-//! Arguments that the kernels refuse.
+//! The errors of the kernels.
 
 use thiserror::Error;
 
@@ -7,10 +7,10 @@ use super::low_rank::MAX_RANK;
 use super::pool::MAX_THREADS;
 use crate::noise::NoiseError;
 
-/// An argument that a kernel refuses, before it writes anything.
+/// Why a kernel refuses its arguments. It has written nothing then.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KernelError {
-    /// The address is outside the contract.
+    /// The address is out of range.
     #[error(transparent)]
     Address(#[from] NoiseError),
     /// Live and master differ in length.
@@ -21,7 +21,7 @@ pub enum KernelError {
         /// Elements of master.
         master: usize,
     },
-    /// Rows that overlap, are empty, or don't fill the slice.
+    /// Rows that overlap, are empty or don't fill the slice.
     #[error(
         "`stride` must be at least `columns`, and `columns` divide the number of values, \
          got {stride}, {columns} and {count}"
@@ -29,15 +29,15 @@ pub enum KernelError {
     Rows {
         /// Values per row.
         columns: u64,
-        /// Elements between rows' firsts.
+        /// Elements from the start of a row to the start of the next.
         stride: u64,
         /// Values.
         count: usize,
     },
-    /// A rank of 0, or one larger than anyone needs.
+    /// A rank of 0, or above [`MAX_RANK`].
     #[error("`rank` must be in [1, {MAX_RANK}], got {0}")]
     Rank(usize),
-    /// The block's shape isn't the slice's.
+    /// The shape of the block doesn't match the slice.
     #[error("a block of {rows} x {columns} weights can't have {values} values")]
     Shape {
         /// Rows of the block.
@@ -64,7 +64,7 @@ pub enum KernelError {
     /// No instruction set has this name.
     #[error("the kernels' path must be \"plain\", \"neon\", \"avx2\" or \"avx512\", got {0:?}")]
     PathName(String),
-    /// More threads than anyone needs.
+    /// More than [`MAX_THREADS`] threads.
     #[error("kernel threads must be 0 (one per core) to {MAX_THREADS}, got {0}")]
     ThreadCount(usize),
     /// The system refused the threads.

@@ -1,14 +1,10 @@
 //! Low-rank noise: the perturbation of one pair is A B^T / sqrt(rank), and is never built.
 //!
-//! A (out x rank) and B (in x rank) have noise of their own kinds, value (row, k) at element row * rank + k. Over many
-//! pairs the update is one matrix product, L B^T, with L the scaled A of all pairs side by side and B likewise: rank x
-//! pairs terms per weight, summed in order by a chain of fmas. Panels of rows and columns are drawn and multiplied while
-//! they lie in the cache. The factor of a panel is drawn again for every panel that crosses it, which costs little
-//! compared with the product, and no memory.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
+//! A (out x rank) and B (in x rank) each have their own kind of noise; value (row, k) is element row * rank + k. The update
+//! of many pairs is one matrix product L B^T: L holds the scaled A of all pairs side by side, B likewise. So each weight
+//! is a sum of rank x pairs terms, in order, by a chain of fmas. The work is cut into panels of rows and columns whose
+//! factors stay in the cache. The factors of a row panel are drawn again for every column panel: this costs little compared
+//! with the product, and no memory.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -30,17 +26,17 @@ pub const MAX_RANK: usize = 1024;
 /// Rows of a panel: the unit of work of one thread.
 const PANEL_ROWS: usize = 240;
 const PANEL_COLUMNS: usize = 1024;
-/// From a row of sums to the next: a line more than the columns, so that rows don't share a set of the cache.
+/// Distance between two rows of sums: one line more than the columns, so that rows don't share a set of the cache.
 const STRIDE: usize = PANEL_COLUMNS + 16;
-/// Terms that are drawn at once, about.
+/// Number of terms that are drawn at once, about.
 const DEPTH: usize = 64;
-/// Rows of the part of a panel that is summed in registers; its columns are two registers wide.
+/// Rows that are summed in registers at once; the columns fill two registers.
 const ROWS: usize = 6;
 
 /// A block of a weight matrix, row by row, and the low-rank noise of the whole matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LowRank {
-    /// Its `pair` counts for a perturbation only; its `element` is ignored.
+    /// The address of the noise. An update ignores its `pair`; `element` is always ignored.
     pub address: NoiseAddress,
     /// Columns of A and of B; 1 to [`MAX_RANK`].
     pub rank: usize,
@@ -56,7 +52,7 @@ pub(super) fn scaled(factor: f32, rank: usize) -> f32 {
 }
 
 impl LowRank {
-    /// Checks that the block has `values` values, and that its factors have addresses.
+    /// Checks that the block has `values` values and that its factors have addresses.
     ///
     /// # Errors
     /// [`KernelError::Rank`], [`KernelError::Shape`], [`KernelError::Address`].
@@ -79,19 +75,19 @@ impl LowRank {
                 element: first.saturating_mul(self.rank as u64),
                 ..self.address
             };
-            address.stream_of(kind, count.saturating_mul(self.rank))?;
+            address.stream(kind, count.saturating_mul(self.rank))?;
         }
         Ok(())
     }
 
-    /// The panels' parts of the slice.
+    /// The part of the slice of each panel.
     pub(super) fn cuts(&self) -> Vec<Range<usize>> {
         let width = self.shape[1];
         let part = |rows: Range<usize>| rows.start * width..rows.end * width;
         self.panels().into_iter().map(part).collect()
     }
 
-    /// The block's rows in panels.
+    /// The rows of each panel.
     pub(super) fn panels(&self) -> Vec<Range<usize>> {
         let rows = self.shape[0];
         (0..rows)
@@ -101,7 +97,7 @@ impl LowRank {
     }
 }
 
-/// The factors of a panel's rows and columns, for some pairs.
+/// What the factors of a panel are drawn from.
 #[derive(Clone, Copy)]
 pub(super) struct Factors<'a> {
     pub matrix: LowRank,
@@ -136,8 +132,8 @@ impl Factors<'_> {
         }
     }
 
-    /// Calls `take` with the first of [`ROWS`] rows and their sums, for all rows; sums\[(row, column)\] = the chain over all
-    /// terms, from 0, of fma(L, B, sum); rows of sums are [`STRIDE`] apart.
+    /// Computes the sums of a panel: for each weight the chain of fma(L, B, sum) over all terms, from 0. Calls `take` for
+    /// every [`ROWS`] rows, with the index of the first row and the sums; rows of sums are [`STRIDE`] apart.
     #[inline(always)]
     fn sum<S: Simd>(
         &self,
@@ -216,7 +212,7 @@ impl Factors<'_> {
 
     /// One pair's factor, times its scale, for the given rows of the factor.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "where from, and where to")]
+    #[allow(clippy::too_many_arguments, reason = "the source and the target")]
     fn draw<S: Simd>(
         &self,
         simd: S,
@@ -266,7 +262,7 @@ impl Factors<'_> {
             element: 0,
             ..self.matrix.address
         };
-        address.stream_of(kind, 0).expect("checked before")
+        address.stream(kind, 0).expect("`check` passed")
     }
 }
 
@@ -307,7 +303,7 @@ fn multiply<S: Simd>(simd: S, left: &[f32], right: &[f32], sums: &mut [f32]) {
     }
 }
 
-/// Panels of columns, each as the part of a row.
+/// The columns of each panel.
 fn column_panels(columns: usize) -> impl Iterator<Item = Range<usize>> {
     (0..columns)
         .step_by(PANEL_COLUMNS)
@@ -347,7 +343,7 @@ impl<L: LiveType> Work for AccumulateLowRank<'_, L> {
     }
 }
 
-/// live = round(master + L B^T) for a panel of rows; the number of live values that are not finite.
+/// live = round(master + L B^T) for a panel of rows; returns the number of live values that aren't finite.
 pub(super) struct PerturbLowRank<'a, L: LiveType> {
     pub factors: Factors<'a>,
     pub rows: Range<usize>,

@@ -1,13 +1,17 @@
-//! The weight kernels: noise onto weights, updates into them, their digest. Every value is pure in its address.
+//! The weight kernels: noise onto weights, updates into them, their digest. Every value is a pure function of its address.
 //!
-//! [`naive`] is the definition. [`Kernels`] runs the same arithmetic, element by element, in the registers of each
+//! [`naive`] is the definition. [`Kernels`] does the same arithmetic, element by element, in the registers of each
 //! instruction set ([`Path`]), over chunks that rayon's threads share; neither changes a bit.
 //! Knows nothing about models, members or populations.
+#![allow(
+    clippy::inline_always,
+    reason = "what a kernel calls must be compiled for its instruction set"
+)]
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::noise::{Kind, NoiseAddress, Stream};
+use crate::noise::{Kind, NoiseAddress};
 
 mod chunks;
 mod digest;
@@ -30,7 +34,7 @@ pub use error::KernelError;
 pub use low_rank::{LowRank, MAX_RANK};
 pub use path::{Path, set_kernel_path};
 pub use pool::{MAX_THREADS, kernel_threads, set_kernel_threads};
-pub use position::Position;
+pub use position::{At, Position};
 pub use report::UpdateReport;
 pub use rounding::{Bf16, Dtype, F16, F32, LiveType};
 
@@ -49,11 +53,9 @@ pub enum Live<'a> {
     F16(&'a mut [u16]),
 }
 
-/// The terms of an update with dense noise, and the position of the weights.
+/// The terms of an update.
 #[derive(Clone, Copy, Debug)]
-pub struct Update<'a> {
-    /// Position of the weights; its `pair` is ignored.
-    pub position: Position,
+pub struct Terms<'a> {
     /// Noise pairs, in the order of the sum.
     pub pairs: &'a [u32],
     /// One coefficient per pair.
@@ -62,20 +64,7 @@ pub struct Update<'a> {
     pub dtype: Dtype,
 }
 
-/// The terms of an update with low-rank noise, and the position of the weights.
-#[derive(Clone, Copy, Debug)]
-pub struct LowRankUpdate<'a> {
-    /// Position of the weights, and the rank.
-    pub matrix: LowRank,
-    /// Noise pairs, in the order of the sum.
-    pub pairs: &'a [u32],
-    /// One coefficient per pair.
-    pub coefficients: &'a [f32],
-    /// Type of the live weights, for the report.
-    pub dtype: Dtype,
-}
-
-/// A job: the live weights to write, their masters, and their part of the whole.
+/// A chunk of live weights to write, their masters, and the position of the chunk.
 type Written<'a, L, P> = ((&'a mut [<L as LiveType>::Bits], &'a [f32]), P);
 
 /// The kernels on one instruction set.
@@ -97,7 +86,7 @@ impl Kernels {
         }
     }
 
-    /// On the given one.
+    /// On the given instruction set.
     ///
     /// # Errors
     /// [`KernelError::Path`] if this machine lacks it.
@@ -118,15 +107,7 @@ impl Kernels {
     ///
     /// # Errors
     /// [`KernelError::Address`], [`KernelError::Rows`], [`KernelError::Threads`].
-    pub fn fill(self, position: impl Into<Position>, out: &mut [f32]) -> Result<(), KernelError> {
-        self.fill_of(Kind::Dense, position, out)
-    }
-
-    /// As [`Kernels::fill`], for any kind of noise.
-    ///
-    /// # Errors
-    /// As [`Kernels::fill`].
-    pub fn fill_of(
+    pub fn fill(
         self,
         kind: Kind,
         position: impl Into<Position>,
@@ -147,93 +128,58 @@ impl Kernels {
         pool::map(jobs, work).map(|_| ())
     }
 
-    /// live\[i\] = round(fma(scale, noise of value i, master\[i\])), the fma in f32, one rounding to nearest even.
+    /// live\[i\] = round(master\[i\] plus `scale` times the noise of value i), to nearest even.
+    ///
+    /// Dense noise: fma(scale, noise, master). Low-rank noise: master + the chain of fmas from 0 over k of
+    /// L\[row, k\] * B\[column, k\], with L = (scale / sqrt(rank)) * A. See [`naive::perturb`].
     /// Returns the number of live values that are NaN or infinite.
     ///
     /// # Errors
-    /// [`KernelError::Length`] if the slices differ in length; as [`Kernels::fill`].
+    /// [`KernelError::Length`] if the slices differ in length; [`KernelError::Address`], [`KernelError::Rows`],
+    /// [`KernelError::Rank`], [`KernelError::Shape`], [`KernelError::Threads`].
     pub fn perturb(
         self,
         live: Live<'_>,
         master: &[f32],
         scale: f32,
-        position: impl Into<Position>,
+        at: impl Into<At>,
     ) -> Result<u64, KernelError> {
-        let position = position.into();
-        let stream = position.stream(Kind::Dense, master.len())?;
-        let noise = Some((scale, stream));
-        match live {
-            Live::F32(live) => self.write::<F32>(live, master, position, noise),
-            Live::Bf16(live) => self.write::<Bf16>(live, master, position, noise),
-            Live::F16(live) => self.write::<F16>(live, master, position, noise),
-        }
+        self.write(live, master, Some((scale, at.into())))
     }
 
-    /// live\[i\] = round(master\[i\]), to nearest even. Returns the number of live values that are NaN or
-    /// infinite.
+    /// live\[i\] = round(master\[i\]), to nearest even. Returns the number of live values that are NaN or infinite.
     ///
     /// # Errors
     /// [`KernelError::Length`] if the slices differ in length; [`KernelError::Threads`].
     pub fn round(self, live: Live<'_>, master: &[f32]) -> Result<u64, KernelError> {
-        let position = Position::run(NoiseAddress::default());
-        match live {
-            Live::F32(live) => self.write::<F32>(live, master, position, None),
-            Live::Bf16(live) => self.write::<Bf16>(live, master, position, None),
-            Live::F16(live) => self.write::<F16>(live, master, position, None),
-        }
+        self.write(live, master, None)
     }
 
     /// For each element: `acc = 0; for each pair in order: acc = fma(coefficient, noise, acc); master += acc unless acc is
-    /// zero`, in f32; one pass over the weights for all pairs. An update of zero changes no bit, not even of -0.
+    /// zero`, in f32. An update of zero changes no bit, not even of -0. See [`naive::accumulate`] for low-rank noise.
     ///
-    /// # Errors
-    /// [`KernelError::Coefficients`] if pairs and coefficients differ in number; as [`Kernels::fill`].
-    pub fn accumulate(
-        self,
-        master: &mut [f32],
-        update: Update<'_>,
-    ) -> Result<UpdateReport, KernelError> {
-        match update.dtype {
-            Dtype::F32 => self.accumulate_as::<F32>(master, update),
-            Dtype::Bf16 => self.accumulate_as::<Bf16>(master, update),
-            Dtype::F16 => self.accumulate_as::<F16>(master, update),
-        }
-    }
-
-    /// live = round(master + acc), where acc is the chain of fmas from 0 over k of L\[row, k\] * B\[column, k\], and L = (scale /
-    /// sqrt(rank)) * A: see [`naive::perturb_low_rank`]. Returns the number of live values that are NaN or infinite.
-    ///
-    /// # Errors
-    /// [`KernelError::Length`], [`KernelError::Rank`], [`KernelError::Shape`], [`KernelError::Address`],
-    /// [`KernelError::Threads`].
-    pub fn perturb_low_rank(
-        self,
-        live: Live<'_>,
-        master: &[f32],
-        scale: f32,
-        matrix: LowRank,
-    ) -> Result<u64, KernelError> {
-        match live {
-            Live::F32(live) => self.write_low_rank::<F32>(live, master, scale, matrix),
-            Live::Bf16(live) => self.write_low_rank::<Bf16>(live, master, scale, matrix),
-            Live::F16(live) => self.write_low_rank::<F16>(live, master, scale, matrix),
-        }
-    }
-
-    /// As [`Kernels::accumulate`] with low-rank noise: see [`naive::accumulate_low_rank`]. One matrix product over the pairs;
+    /// Dense noise takes one pass over the weights for all pairs. Low-rank noise takes one matrix product over the pairs;
     /// the perturbations are never built.
     ///
     /// # Errors
-    /// [`KernelError::Coefficients`]; as [`Kernels::perturb_low_rank`].
-    pub fn accumulate_low_rank(
+    /// [`KernelError::Coefficients`] if pairs and coefficients differ in number; as [`Kernels::perturb`].
+    pub fn accumulate(
         self,
         master: &mut [f32],
-        update: LowRankUpdate<'_>,
+        at: impl Into<At>,
+        terms: Terms<'_>,
     ) -> Result<UpdateReport, KernelError> {
-        match update.dtype {
-            Dtype::F32 => self.accumulate_low_rank_as::<F32>(master, update),
-            Dtype::Bf16 => self.accumulate_low_rank_as::<Bf16>(master, update),
-            Dtype::F16 => self.accumulate_low_rank_as::<F16>(master, update),
+        let at = at.into();
+        if terms.pairs.len() != terms.coefficients.len() {
+            return Err(KernelError::Coefficients {
+                pairs: terms.pairs.len(),
+                coefficients: terms.coefficients.len(),
+            });
+        }
+        match terms.dtype {
+            Dtype::F32 => self.accumulate_as::<F32>(master, at, terms),
+            Dtype::Bf16 => self.accumulate_as::<Bf16>(master, at, terms),
+            Dtype::F16 => self.accumulate_as::<F16>(master, at, terms),
         }
     }
 
@@ -243,7 +189,7 @@ impl Kernels {
     /// As [`Kernels::fill`].
     pub fn digest(self, master: &[f32], position: impl Into<Position>) -> Result<u64, KernelError> {
         let position = position.into();
-        position.stream(Kind::Dense, master.len())?;
+        position.check(master.len())?;
         let cuts = pieces(&position, master.len());
         let work = |cut: Range<usize>| {
             self.path.run(digest::Digest {
@@ -256,14 +202,41 @@ impl Kernels {
         Ok(digests.into_iter().fold(0, u64::wrapping_add))
     }
 
-    fn write<L: LiveType>(
+    fn write(
+        self,
+        live: Live<'_>,
+        master: &[f32],
+        noise: Option<(f32, At)>,
+    ) -> Result<u64, KernelError> {
+        match live {
+            Live::F32(live) => self.write_as::<F32>(live, master, noise),
+            Live::Bf16(live) => self.write_as::<Bf16>(live, master, noise),
+            Live::F16(live) => self.write_as::<F16>(live, master, noise),
+        }
+    }
+
+    fn write_as<L: LiveType>(
         self,
         live: &mut [L::Bits],
         master: &[f32],
-        position: Position,
-        noise: Option<(f32, Stream)>,
+        noise: Option<(f32, At)>,
     ) -> Result<u64, KernelError> {
-        require_length(live.len(), master.len())?;
+        if live.len() != master.len() {
+            return Err(KernelError::Length {
+                live: live.len(),
+                master: master.len(),
+            });
+        }
+        let (position, noise) = match noise {
+            None => (Position::run(NoiseAddress::default()), None),
+            Some((scale, At::Dense(position))) => {
+                let stream = position.stream(Kind::Dense, master.len())?;
+                (position, Some((scale, stream)))
+            }
+            Some((scale, At::LowRank(matrix))) => {
+                return self.write_low_rank::<L>(live, master, scale, matrix);
+            }
+        };
         let cuts = pieces(&position, master.len());
         let past_cache = size_of_val(live) >= PAST_CACHE;
         let jobs: Vec<_> = split_mut(live, &cuts)
@@ -290,36 +263,6 @@ impl Kernels {
         Ok(pool::map(jobs, work)?.into_iter().sum())
     }
 
-    fn accumulate_as<L: LiveType>(
-        self,
-        master: &mut [f32],
-        update: Update<'_>,
-    ) -> Result<UpdateReport, KernelError> {
-        let Update {
-            position,
-            pairs,
-            coefficients,
-            ..
-        } = update;
-        require_coefficients(pairs, coefficients)?;
-        let stream = position.stream(Kind::Dense, master.len())?;
-        let cuts = pieces(&position, master.len());
-        let jobs = split_mut(master, &cuts).into_iter().zip(&cuts).collect();
-        let work = |(master, cut): (&mut [f32], &Range<usize>)| {
-            self.path.run(update::Accumulate::<L> {
-                stream,
-                position,
-                start: cut.start as u64,
-                pairs,
-                coefficients,
-                master,
-                live: PhantomData,
-            })
-        };
-        // In the order of the chunks, so that the report doesn't depend on the threads.
-        Ok(pool::map(jobs, work)?.into_iter().sum())
-    }
-
     fn write_low_rank<L: LiveType>(
         self,
         live: &mut [L::Bits],
@@ -327,18 +270,17 @@ impl Kernels {
         scale: f32,
         matrix: LowRank,
     ) -> Result<u64, KernelError> {
-        require_length(live.len(), master.len())?;
         matrix.check(master.len())?;
         let factors = Factors {
             matrix,
             pairs: &[matrix.address.pair],
             scales: &[scaled(scale, matrix.rank)],
         };
-        let (panels, cuts) = (matrix.panels(), matrix.cuts());
+        let cuts = matrix.cuts();
         let jobs = split_mut(live, &cuts)
             .into_iter()
             .zip(split(master, &cuts))
-            .zip(panels)
+            .zip(matrix.panels())
             .collect();
         let work = |((live, master), rows): Written<'_, L, Range<usize>>| {
             self.path.run(PerturbLowRank::<L> {
@@ -351,26 +293,47 @@ impl Kernels {
         Ok(pool::map(jobs, work)?.into_iter().sum())
     }
 
-    fn accumulate_low_rank_as<L: LiveType>(
+    fn accumulate_as<L: LiveType>(
         self,
         master: &mut [f32],
-        update: LowRankUpdate<'_>,
+        at: At,
+        terms: Terms<'_>,
     ) -> Result<UpdateReport, KernelError> {
-        let LowRankUpdate {
-            matrix,
-            pairs,
-            coefficients,
-            ..
-        } = update;
-        require_coefficients(pairs, coefficients)?;
+        let position = match at {
+            At::Dense(position) => position,
+            At::LowRank(matrix) => return self.accumulate_low_rank::<L>(master, matrix, terms),
+        };
+        let stream = position.stream(Kind::Dense, master.len())?;
+        let cuts = pieces(&position, master.len());
+        let jobs = split_mut(master, &cuts).into_iter().zip(&cuts).collect();
+        let work = |(master, cut): (&mut [f32], &Range<usize>)| {
+            self.path.run(update::Accumulate::<L> {
+                stream,
+                position,
+                start: cut.start as u64,
+                terms,
+                master,
+                live: PhantomData,
+            })
+        };
+        // In the order of the chunks, so that the report doesn't depend on the threads.
+        Ok(pool::map(jobs, work)?.into_iter().sum())
+    }
+
+    fn accumulate_low_rank<L: LiveType>(
+        self,
+        master: &mut [f32],
+        matrix: LowRank,
+        terms: Terms<'_>,
+    ) -> Result<UpdateReport, KernelError> {
         matrix.check(master.len())?;
+        let coefficients = terms.coefficients.iter();
         let scales: Vec<f32> = coefficients
-            .iter()
             .map(|coefficient| scaled(*coefficient, matrix.rank))
             .collect();
         let factors = Factors {
             matrix,
-            pairs,
+            pairs: terms.pairs,
             scales: &scales,
         };
         let jobs = split_mut(master, &matrix.cuts())
@@ -386,24 +349,5 @@ impl Kernels {
             })
         };
         Ok(pool::map(jobs, work)?.into_iter().sum())
-    }
-}
-
-fn require_length(live: usize, master: usize) -> Result<(), KernelError> {
-    if live == master {
-        Ok(())
-    } else {
-        Err(KernelError::Length { live, master })
-    }
-}
-
-fn require_coefficients(pairs: &[u32], coefficients: &[f32]) -> Result<(), KernelError> {
-    if pairs.len() == coefficients.len() {
-        Ok(())
-    } else {
-        Err(KernelError::Coefficients {
-            pairs: pairs.len(),
-            coefficients: coefficients.len(),
-        })
     }
 }

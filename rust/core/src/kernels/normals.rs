@@ -1,13 +1,9 @@
 //! Philox and the normal transform for a group of blocks at once, in registers: the one fast form of the noise.
 //!
-//! Equal to [`Stream::block`] block by block. Philox mixes two halves of the counter; within a chunk one of them holds
-//! the block alone, the other one the pair alone, and they meet only in the third of the ten rounds. So the first two
-//! rounds are done once per pair ([`PairWords`], for all blocks) and once per group of blocks ([`BlockWords`], for all
-//! pairs).
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
+//! Equal to [`Stream::block`], block by block. Philox mixes two halves of the counter. Within a chunk one half depends on
+//! the block alone and the other one on the pair alone, and the halves meet only in the third of the ten rounds. So the
+//! first two rounds are computed once per pair ([`PairWords`], for all blocks) and once per group of blocks
+//! ([`BlockWords`], for all pairs).
 
 use super::simd::Simd;
 use crate::noise::{KEY_STEP, MULTIPLIERS, ROUNDS, Stream, bits};
@@ -24,8 +20,8 @@ fn round_key(stream: &Stream, round: usize) -> [u32; 2] {
     })
 }
 
-/// The constants of a stream and of the transform, one full register each: an operand in memory costs nothing, where a
-/// broadcast would be an instruction.
+/// The constants of a stream and of the transform, one full register each: an operand in memory costs nothing, but a
+/// broadcast costs an instruction.
 pub(super) struct Constants<S: Simd> {
     keys: [[S::Word; 2]; ROUNDS_USIZE],
     iteration: S::Word,
@@ -70,16 +66,16 @@ impl<S: Simd> Constants<S> {
 /// The first two rounds of a pair, for all blocks with the same upper bits.
 #[derive(Clone, Copy)]
 pub(super) struct PairWords {
-    /// c0 after round 2 is this ^ the block's part.
+    /// c0 after round 2 is this word ^ the word of the block.
     c0: u32,
-    /// c2 likewise.
+    /// The same for c2.
     c2: u32,
     /// c3 after round 2, with round 3's key in it.
     c3: u32,
 }
 
 impl PairWords {
-    /// `high`: the upper bits of the block, 32 and above.
+    /// `high` holds the bits of the block from bit 32 on.
     #[inline(always)]
     pub fn new(stream: &Stream, high: u32) -> Self {
         let product = u64::from(stream.pair) * u64::from(MULTIPLIERS[1]);
@@ -103,7 +99,7 @@ pub(super) struct BlockWords<S: Simd> {
 }
 
 impl<S: Simd> BlockWords<S> {
-    /// The blocks `first..first + LANES`, lower 32 bits; `first` is a multiple of LANES.
+    /// The words of the blocks `first..first + LANES`, lower 32 bits; `first` is a multiple of LANES.
     #[inline(always)]
     pub fn new(simd: S, constants: &Constants<S>, first: u32) -> Self {
         let product = simd.product::<M0>(simd.blocks(first));
@@ -117,8 +113,8 @@ impl<S: Simd> BlockWords<S> {
         }
     }
 
-    /// The words of a pair's blocks while the words before them become normals: the multiplications of the one fill the
-    /// waiting times of the other. Column i holds value i of each block, in the set's order of blocks.
+    /// Computes the words of these blocks and, at the same time, the normals of the words before them: the multiplications
+    /// of one fill the latencies of the other. Column i holds value i of each block, in the order of the instruction set.
     #[inline(always)]
     pub fn normals_and_words(
         &self,
@@ -213,7 +209,7 @@ struct Log<S: Simd> {
 
 impl<S: Simd> Log<S> {
     #[inline(always)]
-    #[allow(clippy::many_single_char_names, reason = "the formula's own")]
+    #[allow(clippy::many_single_char_names, reason = "the names of the formula")]
     fn new(simd: S, constants: &Constants<S>, w: S::Ints) -> Self {
         let m = simd.or(simd.and(w, constants.magnitude), constants.one_bit);
         let a = simd.sub_ints(simd.to_bits(simd.to_floats(m)), constants.split);
@@ -285,7 +281,7 @@ fn polynomial<S: Simd, const N: usize>(
     sum
 }
 
-/// Written out: `map` would be a call, compiled without the instruction set.
+/// Written out: a call of `map` would not be compiled for the instruction set.
 #[inline(always)]
 fn narrow<S: Simd>(simd: S, [a, b, c, d]: [S::Wide; 4]) -> [S::Ints; 4] {
     [

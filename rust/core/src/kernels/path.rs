@@ -1,8 +1,8 @@
-//! One instruction set per path, chosen once at run time; tests and benches can force each.
+//! The instruction sets. The fastest one is chosen at run time; tests and benches can force each.
 //!
-//! The paths share one body: [`Path::run`] calls it inside a function that is compiled for the path's instruction set,
-//! with the operations of that set ([`Simd`]); plain loops beside them are vectorised by the compiler there. Rust never
-//! contracts `a * b + c` into an fma, so the bits don't depend on the path.
+//! All paths share one body: [`Path::run`] calls it inside a function that is compiled for the instruction set, with the
+//! operations of that set ([`Simd`]). The compiler vectorizes plain loops there. Rust never contracts `a * b + c` into an
+//! fma, so the bits don't depend on the path.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,9 +16,9 @@ use super::simd::{Portable, Simd};
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// The target's baseline. On x86-64 an fma is then a call into libm: right, and slow.
+    /// The baseline of the target. On x86-64 an fma is then a call into libm: correct, but slow.
     Plain,
-    /// aarch64, where it is part of the baseline.
+    /// aarch64, whose baseline it is part of.
     Neon,
     /// x86-64 with AVX2 and FMA.
     Avx2,
@@ -26,8 +26,8 @@ pub enum Path {
     Avx512,
 }
 
-/// A piece of work that [`Path::run`] compiles once per path. Implement `run` with `#[inline(always)]`, and everything
-/// it calls: only what is inlined is compiled for the path.
+/// Work that [`Path::run`] compiles once per path. `run` and everything that it calls need `#[inline(always)]`: only
+/// inlined code is compiled for the path.
 pub(super) trait Work {
     type Output;
     fn run<S: Simd>(self, simd: S) -> Self::Output;
@@ -37,7 +37,7 @@ impl Path {
     /// Every path, slowest first.
     pub const ALL: [Self; 4] = [Self::Plain, Self::Neon, Self::Avx2, Self::Avx512];
 
-    /// Its name: "plain", "neon", "avx2" or "avx512".
+    /// The name: "plain", "neon", "avx2" or "avx512".
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -49,13 +49,8 @@ impl Path {
 
     /// The fastest path of this machine.
     pub fn best() -> Self {
-        let mut best = Self::Plain;
-        for path in Self::ALL {
-            if path.is_available() {
-                best = path;
-            }
-        }
-        best
+        let available = Self::ALL.into_iter().rev().find(|path| path.is_available());
+        available.unwrap_or(Self::Plain)
     }
 
     /// Whether this machine can run the path.
@@ -81,7 +76,7 @@ impl Path {
         }
     }
 
-    /// Does the work, compiled for this path; on the baseline if this machine lacks the path.
+    /// Does the work, compiled for this path, or for the baseline if this machine lacks the path.
     pub(super) fn run<W: Work>(self, work: W) -> W::Output {
         match self {
             // SAFETY: `is_available` found AVX2 and FMA on this machine.
@@ -100,25 +95,25 @@ impl Path {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<W: Work>(work: W) -> W::Output {
-    // SAFETY: this function runs only where AVX2 and FMA are.
+    // SAFETY: this function runs only on machines with AVX2 and FMA.
     work.run(unsafe { Avx2::new() })
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 fn avx512<W: Work>(work: W) -> W::Output {
-    // SAFETY: this function runs only where AVX-512 F is.
+    // SAFETY: this function runs only on machines with AVX-512 F.
     work.run(unsafe { Avx512::new() })
 }
 
-/// 0 for the fastest, else one more than a path's position in [`Path::ALL`].
+/// 0 for the fastest path, else 1 + the index in [`Path::ALL`].
 static CHOSEN: AtomicUsize = AtomicUsize::new(0);
 
-/// The instruction set that [`Kernels::chosen`](super::Kernels::chosen) uses from now on, by name; `None` for the fastest.
-/// For benches and tests: it never changes the bits.
+/// Sets the instruction set that [`Kernels::chosen`](super::Kernels::chosen) uses, by name; `None` means the fastest.
+/// For benches and tests; never changes the bits.
 ///
 /// # Errors
-/// [`KernelError::PathName`] for a name that isn't one, [`KernelError::Path`] if this machine lacks it.
+/// [`KernelError::PathName`] for an unknown name, [`KernelError::Path`] if this machine lacks the instruction set.
 pub fn set_kernel_path(name: Option<&str>) -> Result<(), KernelError> {
     let mut chosen = 0;
     if let Some(name) = name {

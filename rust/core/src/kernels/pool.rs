@@ -1,4 +1,4 @@
-//! The threads of the kernels: a rayon pool of their own, so that its size and its floating-point mode are known.
+//! The threads of the kernels: a separate rayon pool, so that its size and its floating-point mode are known.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::KernelError;
 
-/// Most threads that can be asked for.
+/// The largest number of threads.
 pub const MAX_THREADS: usize = 1024;
 
 static STATE: Mutex<State> = Mutex::new(State {
@@ -20,7 +20,7 @@ struct State {
     pool: Option<(u32, Arc<ThreadPool>)>,
 }
 
-/// Threads that the kernels use from now on; 0 for one per core. Never changes the bits.
+/// Sets the number of threads of the kernels; 0 means one per core. Never changes the bits.
 ///
 /// # Errors
 /// [`KernelError::ThreadCount`] above [`MAX_THREADS`].
@@ -36,7 +36,7 @@ pub fn set_kernel_threads(count: usize) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Threads that the kernels use.
+/// The number of threads that the kernels use.
 pub fn kernel_threads() -> usize {
     resolve(
         STATE
@@ -46,8 +46,8 @@ pub fn kernel_threads() -> usize {
     )
 }
 
-/// Does every job, on the threads, and returns the results in the order of the jobs. The caller's floating-point mode (it
-/// may flush denormals) never counts. A single job isn't worth waking a thread for.
+/// Does every job on the threads and returns the results in the order of the jobs. A single job runs on the calling thread.
+/// The floating-point mode of the caller, which may flush denormals, has no effect.
 ///
 /// # Errors
 /// [`KernelError::Threads`] if the system refuses the threads.
@@ -73,7 +73,8 @@ fn current() -> Result<Arc<ThreadPool>, KernelError> {
     let pool = ThreadPoolBuilder::new()
         .num_threads(resolve(state.requested))
         .thread_name(|index| format!("es-kernel-{index}"))
-        .start_handler(|_| default_float_mode())
+        // A new thread inherits the mode of its parent, which may flush denormals to zero (torch can set that).
+        .start_handler(|_| set_float_mode(DEFAULT_FLOAT_MODE))
         .build()
         .map_err(|error| KernelError::Threads(error.to_string()))?;
     let pool = Arc::new(pool);
@@ -81,7 +82,7 @@ fn current() -> Result<Arc<ThreadPool>, KernelError> {
     Ok(pool)
 }
 
-/// Drops a pool, unless a fork left its threads behind in the parent process: no thread is left to stop then.
+/// Drops a pool. The pool of a parent process is forgotten instead: after a fork its threads don't exist here.
 fn forget_if_forked(pool: Option<(u32, Arc<ThreadPool>)>) {
     if let Some((owner, pool)) = pool
         && owner != std::process::id()
@@ -99,13 +100,7 @@ fn resolve(requested: usize) -> usize {
     }
 }
 
-/// A new thread inherits its parent's control word, in which denormals may be flushed to zero (torch can do that):
-/// sets the default one for good.
-fn default_float_mode() {
-    set_float_mode(DEFAULT_FLOAT_MODE);
-}
-
-/// The default floating-point mode until it is dropped, then the mode from before.
+/// Sets the default floating-point mode; restores the mode from before when it is dropped.
 struct DefaultFloatMode {
     before: FloatMode,
 }
@@ -124,13 +119,13 @@ impl Drop for DefaultFloatMode {
     }
 }
 
-/// The control word: MXCSR. The default is to round to nearest even, keep denormals, mask exceptions.
+/// The control word MXCSR. The default rounds to nearest even, keeps denormals and masks exceptions.
 #[cfg(target_arch = "x86_64")]
 type FloatMode = u32;
 #[cfg(target_arch = "x86_64")]
 const DEFAULT_FLOAT_MODE: FloatMode = 0x1f80;
 
-/// The control word: FPCR.
+/// The control word FPCR.
 #[cfg(not(target_arch = "x86_64"))]
 type FloatMode = u64;
 #[cfg(not(target_arch = "x86_64"))]
@@ -146,7 +141,7 @@ fn float_mode() -> FloatMode {
 
 #[cfg(target_arch = "x86_64")]
 fn set_float_mode(mode: FloatMode) {
-    // SAFETY: loads a valid MXCSR from a live variable: the default, or one that was in use.
+    // SAFETY: loads a valid MXCSR from a live variable: the default, or one that was read before.
     unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const mode, options(nostack)) };
 }
 
@@ -160,7 +155,7 @@ fn float_mode() -> FloatMode {
 
 #[cfg(target_arch = "aarch64")]
 fn set_float_mode(mode: FloatMode) {
-    // SAFETY: writes a valid FPCR: the default, or one that was in use.
+    // SAFETY: writes a valid FPCR: the default, or one that was read before.
     unsafe { std::arch::asm!("msr fpcr, {}", in(reg) mode, options(nostack)) };
 }
 

@@ -1,15 +1,32 @@
-//! The position of a slice's values in the whole tensor: a run of elements, or rows of a shard.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
+//! The position of weights in their tensor: a run of elements, rows of a shard, or a block of a matrix with low-rank noise.
 
 use std::ops::Range;
 
-use super::KernelError;
+use super::{KernelError, LowRank};
 use crate::noise::{Kind, NoiseAddress, Stream};
 
-/// Value i lies at element `address.element + (i / columns) * stride + i % columns` of the whole tensor.
+/// The weights that a kernel works on. The type decides the kind of their noise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Dense noise.
+    Dense(Position),
+    /// Low-rank noise.
+    LowRank(LowRank),
+}
+
+impl<P: Into<Position>> From<P> for At {
+    fn from(position: P) -> Self {
+        Self::Dense(position.into())
+    }
+}
+
+impl From<LowRank> for At {
+    fn from(matrix: LowRank) -> Self {
+        Self::LowRank(matrix)
+    }
+}
+
+/// Value i is element `address.element + (i / columns) * stride + i % columns` of the whole tensor.
 ///
 /// A [`NoiseAddress`] alone is a run of consecutive elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +46,7 @@ impl From<NoiseAddress> for Position {
 }
 
 impl Position {
-    /// Consecutive elements from the address on.
+    /// Consecutive elements, from the address on.
     pub const fn run(address: NoiseAddress) -> Self {
         Self {
             address,
@@ -38,7 +55,7 @@ impl Position {
         }
     }
 
-    /// Checks that `count` values from here have addresses.
+    /// Checks that `count` values from this position on have addresses.
     ///
     /// # Errors
     /// [`KernelError::Rows`] for rows that overlap, are empty or don't fill the slice; [`KernelError::Address`].
@@ -46,10 +63,10 @@ impl Position {
         self.stream(Kind::Dense, count).map(|_| ())
     }
 
-    /// The noise that `count` values from here lie in.
+    /// The noise of the tensor, checked for `count` values from this position on.
     ///
     /// # Errors
-    /// [`KernelError::Rows`] for rows that overlap, are empty or don't fill the slice; [`KernelError::Address`].
+    /// As [`Position::check`].
     pub(super) fn stream(&self, kind: Kind, count: usize) -> Result<Stream, KernelError> {
         let Self {
             address,
@@ -57,7 +74,7 @@ impl Position {
             stride,
         } = *self;
         if self.is_run() {
-            return Ok(address.stream_of(kind, count)?);
+            return Ok(address.stream(kind, count)?);
         }
         let rows = KernelError::Rows {
             columns,
@@ -67,14 +84,14 @@ impl Position {
         if columns == 0 || stride < columns || !(count as u64).is_multiple_of(columns) {
             return Err(rows);
         }
-        // The last row as a run of its own: its end is the end of all.
+        // The last row alone: it ends where all rows end.
         let last = (count as u64 / columns).saturating_sub(1);
         let element = last
             .checked_mul(stride)
             .and_then(|offset| address.element.checked_add(offset))
             .ok_or(rows)?;
         let end = NoiseAddress { element, ..address };
-        Ok(end.stream_of(kind, usize::try_from(columns).unwrap_or(count).min(count))?)
+        Ok(end.stream(kind, usize::try_from(columns).unwrap_or(count).min(count))?)
     }
 
     pub(super) fn is_run(&self) -> bool {

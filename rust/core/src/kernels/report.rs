@@ -5,13 +5,13 @@ use std::ops::Add;
 
 /// Counts and sums over the elements of one tensor or of several: reports add up.
 ///
-/// With u the intended update of an element (before it is added to master) and d the change of the rounded live weight.
-/// The sums are over the elements whose d is finite: a weight that isn't finite is counted but not summed.
+/// u is the intended update of an element, before it is added to the master; d is the change of the rounded live weight.
+/// The sums run over the elements whose d is finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct UpdateReport {
     /// Elements.
     pub elements: u64,
-    /// Elements whose live weight changed its value, also to NaN or infinity; a NaN that stays NaN hasn't changed.
+    /// Elements whose live weight changed its value, also to NaN or infinity. A NaN that stays NaN hasn't changed.
     pub moved: u64,
     /// Elements whose live weight is NaN or infinite after the update.
     pub nonfinite: u64,

@@ -1,4 +1,5 @@
-//! f32 -> live types, to nearest even, without branches so that loops vectorise. NaN becomes the type's default NaN.
+//! f32 -> live types, to nearest even, without branches, so that the compiler vectorizes the loops. NaN becomes the default
+//! NaN of the type.
 
 use bytemuck::Pod;
 
@@ -49,10 +50,10 @@ pub trait LiveType: Send + Sync {
     /// The nearest value itself, as f32.
     fn nearest(value: f32) -> f32;
 
-    /// As [`LiveType::round`], if the nearest value is neither infinite nor NaN.
+    /// As [`LiveType::round`], for values whose nearest value is finite.
     fn round_finite(value: f32) -> Self::Bits;
 
-    /// The first magnitude, as f32 bits, whose nearest value is infinite or NaN.
+    /// The smallest magnitude, as f32 bits, whose nearest value is infinite or NaN.
     const OVERFLOW: u32;
 }
 
@@ -72,19 +73,11 @@ const MAGNITUDE: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
 
 /// The bits without the sign.
-#[allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
 #[inline(always)]
 pub(super) fn magnitude(value: f32) -> u32 {
     value.to_bits() & MAGNITUDE
 }
 
-#[allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
 impl LiveType for F32 {
     type Bits = f32;
 
@@ -106,15 +99,11 @@ impl LiveType for F32 {
     }
 }
 
-#[allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
 impl LiveType for Bf16 {
     type Bits = u16;
 
-    /// Adds just below half a unit, or half where the last kept bit is odd, and drops the lower half of the bits: the
-    /// carry goes into the exponent, up to infinity.
+    /// Adds just below half a unit, or half a unit where the last kept bit is odd, and drops the lower 16 bits. A carry
+    /// goes into the exponent, up to infinity.
     #[inline(always)]
     fn round(value: f32) -> u16 {
         if magnitude(value) > INFINITY {
@@ -140,15 +129,11 @@ impl LiveType for Bf16 {
 
 /// Smallest normal half, 2^-14, as f32 bits.
 const SMALLEST_NORMAL: u32 = 0x3880_0000;
-/// 0.5: adding it puts the last bit of a subnormal half, 2^-24, into the last bit of an f32.
+/// 0.5. Added to an f32, it moves the last bit of a subnormal half, 2^-24, into the last bit of the f32.
 const HALF: u32 = 0x3f00_0000;
-/// 127 - 15 in the exponent's position.
+/// 127 - 15, shifted to the exponent.
 const REBIAS: u32 = 112 << 23;
 
-#[allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
 impl LiveType for F16 {
     type Bits = u16;
 

@@ -1,71 +1,20 @@
-//! Stores that go to memory past the cache: values that aren't read again soon would first be fetched into the cache and
-//! displace others. This saves a third of the traffic of a copy.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
+//! Stores that bypass the cache. A normal store first fetches the line into the cache and displaces another one; values
+//! that aren't read again soon need neither. This saves a third of the traffic of a copy.
 
-use bytemuck::Pod;
-
-use super::simd::Simd;
-use super::tile::TILE;
-
-/// Bytes of live weights from which a call writes past the cache: the last-level caches of a core are smaller than the
-/// tensors around one of this size, and a small model stays where its next reader finds it.
+/// Bytes of live weights from which a call bypasses the cache. Smaller tensors stay in the cache, where the next reader
+/// finds them.
 pub(super) const PAST_CACHE: usize = 4 << 20;
 
 /// Bytes of a line of memory.
 pub(super) const LINE: usize = 64;
 
-/// Writes slices of up to [`TILE`] values, in the usual way or past the cache.
-pub(super) struct Writer<S: Simd, T> {
-    simd: S,
-    past_cache: bool,
-    spare: [T; TILE],
-}
-
-impl<S: Simd, T: Pod> Writer<S, T> {
-    #[inline(always)]
-    pub fn new(simd: S, past_cache: bool) -> Self {
-        Self {
-            simd,
-            past_cache,
-            spare: [T::zeroed(); TILE],
-        }
-    }
-
-    /// Lets `make` write all of `out`, or as many values that are then copied there.
-    #[inline(always)]
-    pub fn write<R>(&mut self, out: &mut [T], make: impl Fn(&mut [T]) -> R) -> R {
-        if self.past_cache && is_of_lines(out) {
-            let spare = &mut self.spare[..out.len()];
-            let result = make(spare);
-            self.simd
-                .stream(bytemuck::cast_slice(spare), bytemuck::cast_slice_mut(out));
-            result
-        } else {
-            make(out)
-        }
-    }
-}
-
-impl<S: Simd, T> Drop for Writer<S, T> {
-    /// Makes the written values visible to other threads.
-    #[inline(always)]
-    fn drop(&mut self) {
-        if self.past_cache {
-            fence();
-        }
-    }
-}
-
-/// Whether a slice begins with a line of memory and is of whole ones.
+/// Whether a slice begins at a line of memory and consists of whole lines.
 #[inline(always)]
 pub(super) fn is_of_lines<T>(slice: &[T]) -> bool {
     slice.as_ptr().addr().is_multiple_of(LINE) && size_of_val(slice).is_multiple_of(LINE)
 }
 
-/// `to` begins with a line and is of whole lines.
+/// to = from, past the cache. `to` begins at a line of memory and consists of whole lines.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn copy(from: &[u8], to: &mut [u8]) {
@@ -77,7 +26,7 @@ pub(super) fn copy(from: &[u8], to: &mut [u8]) {
         .iter()
         .zip(to.as_chunks_mut::<SIZE>().0)
     {
-        // SAFETY: every x86-64 has SSE2; both chunks are of 16 bytes, and `to`, 16 n bytes after a line's begin, is aligned.
+        // SAFETY: every x86-64 has SSE2; both chunks are of 16 bytes, and `to`, a multiple of 16 bytes behind a line's begin, is aligned.
         unsafe {
             _mm_stream_si128(
                 to.as_mut_ptr().cast(),
@@ -105,40 +54,23 @@ pub(super) fn copy(from: &[u8], to: &mut [u8]) {
 #[inline(always)]
 pub(super) fn fence() {}
 
-/// Starts to bring the values after these, as many, into the cache, to be read.
-#[inline(always)]
-pub(super) fn fetch_next<T>(values: &[T]) {
-    each_next_line(values, |line| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: every x86-64 has SSE; a prefetch can't fault, wherever it points.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
-    });
-}
+/// Hint of [`fetch_next`]: the values will be read. The number is that of x86-64's instruction.
+pub(super) const TO_READ: i32 = 3;
+/// Hint of [`fetch_next`]: the values will be written.
+pub(super) const TO_WRITE: i32 = 7;
 
-/// Starts to bring the values after these, as many, into the cache, to be written.
+/// Starts to bring the memory behind these values, of the same size, into the cache.
 #[inline(always)]
-pub(super) fn fetch_next_to_write<T>(values: &[T]) {
-    each_next_line(values, |line| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            // SAFETY: as for `fetch_next`.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
-    });
-}
-
-#[inline(always)]
-fn each_next_line<T>(values: &[T], fetch: impl Fn(*const i8)) {
+pub(super) fn fetch_next<const HINT: i32, T>(values: &[T]) {
     let size = size_of_val(values);
     for offset in (size..2 * size).step_by(LINE) {
-        fetch(values.as_ptr().cast::<i8>().wrapping_add(offset));
+        let line = values.as_ptr().cast::<i8>().wrapping_add(offset);
+        // SAFETY: every x86-64 has SSE; a prefetch can't fault, wherever it points.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<HINT>(line);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line;
     }
 }

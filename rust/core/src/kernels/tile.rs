@@ -1,12 +1,9 @@
-//! Tiles: the values that a kernel works on between two accesses to memory, small enough for the first-level cache.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
+//! Tiles: the values that a kernel works on between two accesses to memory. A tile fits into the first-level cache.
 
 use std::hint::black_box;
 use std::ops::Range;
 
+use super::Terms;
 use super::normals::{BlockWords, Constants, PairWords};
 use super::position::Position;
 use super::simd::Simd;
@@ -85,7 +82,7 @@ pub(super) struct Single<S: Simd> {
     stream: Stream,
     high: u32,
     pair: PairWords,
-    /// The words of the block `ready`, drawn ahead: see [`BlockWords::normals_and_words`].
+    /// The words of the block `ready`, computed ahead: see [`BlockWords::normals_and_words`].
     words: [S::Ints; 4],
     ready: u64,
 }
@@ -140,9 +137,9 @@ pub(super) struct Weighted<'a, S: Simd> {
     constants: Constants<S>,
     stream: Stream,
     high: u32,
-    pairs: &'a [u32],
-    coefficients: &'a [f32],
-    terms: Vec<(PairWords, f32)>,
+    terms: Terms<'a>,
+    /// The words and the coefficient of each pair.
+    pairs: Vec<(PairWords, f32)>,
     /// The first two rounds of the block `ready`, and its words for the first pair.
     blocks: BlockWords<S>,
     words: [S::Ints; 4],
@@ -151,7 +148,7 @@ pub(super) struct Weighted<'a, S: Simd> {
 
 impl<'a, S: Simd> Weighted<'a, S> {
     #[inline(always)]
-    pub fn new(simd: S, stream: Stream, pairs: &'a [u32], coefficients: &'a [f32]) -> Self {
+    pub fn new(simd: S, stream: Stream, terms: Terms<'a>) -> Self {
         let constants = Constants::new(simd, &stream);
         let mut new = Self {
             simd,
@@ -159,25 +156,24 @@ impl<'a, S: Simd> Weighted<'a, S> {
             constants,
             stream,
             high: 0,
-            pairs,
-            coefficients,
-            terms: Vec::with_capacity(pairs.len()),
+            terms,
+            pairs: Vec::with_capacity(terms.pairs.len()),
             words: [simd.int(0); 4],
             ready: NOTHING,
         };
-        new.make_terms();
+        new.compute_pairs();
         new
     }
 
     #[inline(always)]
-    fn make_terms(&mut self) {
-        self.terms.clear();
-        for (pair, coefficient) in self.pairs.iter().zip(self.coefficients) {
+    fn compute_pairs(&mut self) {
+        self.pairs.clear();
+        for (pair, coefficient) in self.terms.pairs.iter().zip(self.terms.coefficients) {
             let stream = Stream {
                 pair: *pair,
                 ..self.stream
             };
-            self.terms
+            self.pairs
                 .push((PairWords::new(&stream, self.high), *coefficient));
         }
     }
@@ -188,10 +184,10 @@ impl<'a, S: Simd> Weighted<'a, S> {
         let (simd, high) = (self.simd, (span.block >> 32) as u32);
         if self.high != high {
             self.high = high;
-            self.make_terms();
+            self.compute_pairs();
         }
         let constants = black_box(&self.constants);
-        let Some((first, _)) = self.terms.first() else {
+        let Some((first, _)) = self.pairs.first() else {
             out.fill(0.0);
             return;
         };
@@ -203,8 +199,8 @@ impl<'a, S: Simd> Weighted<'a, S> {
             }
             let mut sums = [simd.float(0.0); 4];
             let (blocks, mut words) = (self.blocks, self.words);
-            for i in 0..self.terms.len() - 1 {
-                let ((_, coefficient), (next, _)) = (&self.terms[i], &self.terms[i + 1]);
+            for i in 0..self.pairs.len() - 1 {
+                let ((_, coefficient), (next, _)) = (&self.pairs[i], &self.pairs[i + 1]);
                 let normals;
                 (normals, words) = blocks.normals_and_words(simd, constants, next, words);
                 add_scaled(simd, &mut sums, *coefficient, normals);
@@ -218,7 +214,7 @@ impl<'a, S: Simd> Weighted<'a, S> {
             } else {
                 NOTHING
             };
-            add_scaled(simd, &mut sums, self.terms[self.terms.len() - 1].1, normals);
+            add_scaled(simd, &mut sums, self.pairs[self.pairs.len() - 1].1, normals);
             simd.interleave(sums, &mut out[values]);
         }
     }
@@ -227,7 +223,7 @@ impl<'a, S: Simd> Weighted<'a, S> {
 /// No block is ready.
 const NOTHING: u64 = u64::MAX;
 
-/// Whether words made for the pairs of one block hold for the other.
+/// Whether the words of a pair are the same for both blocks.
 #[inline(always)]
 fn same_high(block: u64, other: u64) -> bool {
     block >> 32 == other >> 32

@@ -1,11 +1,8 @@
 //! The update of one chunk: all pairs in one pass over the weights, with its report.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
 
 use std::marker::PhantomData;
 
+use super::Terms;
 use super::path::Work;
 use super::position::Position;
 use super::report::UpdateReport;
@@ -19,8 +16,7 @@ pub(super) struct Accumulate<'a, L> {
     pub stream: Stream,
     pub position: Position,
     pub start: u64,
-    pub pairs: &'a [u32],
-    pub coefficients: &'a [f32],
+    pub terms: Terms<'a>,
     pub master: &'a mut [f32],
     pub live: PhantomData<L>,
 }
@@ -30,7 +26,7 @@ impl<L: LiveType> Work for Accumulate<'_, L> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> UpdateReport {
-        let mut noise = Weighted::new(simd, self.stream, self.pairs, self.coefficients);
+        let mut noise = Weighted::new(simd, self.stream, self.terms);
         let mut sums = [0.0; TILE];
         let mut tally = Tally::default();
         for span in Tiles::new(self.position, self.start, self.master.len()) {
@@ -50,9 +46,12 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Adds the sums to the weights, and both to the tally; at most [`TILE`] of them.
+    /// Adds the sums to the weights and counts the changes; at most [`TILE`] weights.
     #[inline(always)]
-    #[allow(clippy::float_cmp, reason = "moved means any change, and zero is zero")]
+    #[allow(
+        clippy::float_cmp,
+        reason = "any change of the value counts, and only zero is zero"
+    )]
     pub fn update<S: Simd, L: LiveType>(&mut self, simd: S, master: &mut [f32], sums: &[f32]) {
         let (mut new, mut changes, mut intended) =
             ([0.0_f32; TILE], [0.0_f32; TILE], [0.0_f32; TILE]);
@@ -60,24 +59,24 @@ impl Tally {
         let len = master.len().min(TILE);
         for i in 0..len {
             let (old, sum) = (master[i], sums[i]);
-            // -0 + 0 = +0 would change a weight that nothing moves.
+            // A weight of -0 keeps its sign: -0 + 0 would be +0.
             new[i] = if sum == 0.0 { old } else { old + sum };
             let (before, after) = (L::nearest(old), L::nearest(new[i]));
             let change = after - before;
             let finite = change.abs() < f32::INFINITY;
             changes[i] = if finite { change } else { 0.0 };
             intended[i] = if finite { sum } else { 0.0 };
-            // A NaN stays NaN whatever is added.
+            // A weight that was NaN before hasn't moved.
             counts[0] += u32::from((before != after) & !before.is_nan());
             counts[1] += u32::from(!after.is_finite());
         }
-        // Not in the loop above: the compiler would make it a masked store, which some machines are very slow at.
+        // Not in the loop above: the compiler would emit a masked store, which is very slow on some machines.
         master.copy_from_slice(&new[..len]);
         self.moved += u64::from(counts[0]);
         self.nonfinite += u64::from(counts[1]);
         let (intended, rest) = intended[..len].as_chunks();
         let (changes, rest_of_changes) = changes[..len].as_chunks();
-        // A copy, so that the totals stay in registers.
+        // A local copy keeps the totals in registers.
         let mut squares = self.squares;
         for (intended, changes) in intended.iter().zip(changes) {
             simd.add_squares(intended, changes, &mut squares);

@@ -1,8 +1,4 @@
 //! Noise into an array, and noise onto weights, one chunk at a time.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
 
 use bytemuck::Zeroable;
 
@@ -10,7 +6,7 @@ use super::path::Work;
 use super::position::Position;
 use super::rounding::{LiveType, magnitude};
 use super::simd::Simd;
-use super::stream::{Writer, fence, fetch_next, fetch_next_to_write, is_of_lines};
+use super::stream::{TO_READ, TO_WRITE, fence, fetch_next, is_of_lines};
 use super::tile::{Single, TILE, Tiles};
 use crate::noise::Stream;
 
@@ -42,7 +38,8 @@ impl Work for Fill<'_> {
     }
 }
 
-/// live\[i\] = round(fma(scale, noise of value `start + i`, master\[i\])); the number of live values that are not finite.
+/// live\[i\] = round(fma(scale, noise of value `start + i`, master\[i\])); returns the number of live values that aren't
+/// finite.
 pub(super) struct Perturb<'a, L: LiveType> {
     pub stream: Stream,
     pub position: Position,
@@ -66,13 +63,13 @@ impl<L: LiveType> Work for Perturb<'_, L> {
         for span in Tiles::new(self.position, self.start, self.master.len()) {
             let live = &mut self.live[span.slice.clone()];
             let master = &self.master[span.slice.clone()];
-            fetch_next(master);
+            fetch_next::<TO_READ, _>(master);
             let streams = past_cache && live.len() == TILE && is_of_lines(live);
             if !streams {
-                fetch_next_to_write(live);
+                fetch_next::<TO_WRITE, _>(live);
             }
             noise.tile(&span, &mut values);
-            // Two calls, each with a closure of its own: one that both shared would be compiled for no instruction set.
+            // Two closures: a shared one would not be inlined, and so not be compiled for the instruction set.
             if streams {
                 nonfinite += write::<L>(&mut spare, master, |i, master| {
                     self.scale.mul_add(values[i], master)
@@ -92,7 +89,7 @@ impl<L: LiveType> Work for Perturb<'_, L> {
     }
 }
 
-/// live\[i\] = round(master\[i\]); the number of live values that are not finite.
+/// live\[i\] = round(master\[i\]); returns the number of live values that aren't finite.
 pub(super) struct Round<'a, L: LiveType> {
     pub live: &'a mut [L::Bits],
     pub master: &'a [f32],
@@ -104,18 +101,26 @@ impl<L: LiveType> Work for Round<'_, L> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> u64 {
-        let mut writer = Writer::new(simd, self.past_cache);
-        let parts = self.live.chunks_mut(TILE).zip(self.master.chunks(TILE));
-        parts
-            .map(|(live, master)| {
-                writer.write(live, |live| write::<L>(live, master, |_, master| master))
-            })
-            .sum()
+        let mut spare = [L::Bits::zeroed(); TILE];
+        let mut nonfinite = 0;
+        for (live, master) in self.live.chunks_mut(TILE).zip(self.master.chunks(TILE)) {
+            if self.past_cache && is_of_lines(live) {
+                let spare = &mut spare[..live.len()];
+                nonfinite += write::<L>(spare, master, |_, master| master);
+                simd.stream(bytemuck::cast_slice(spare), bytemuck::cast_slice_mut(live));
+            } else {
+                nonfinite += write::<L>(live, master, |_, master| master);
+            }
+        }
+        if self.past_cache {
+            fence();
+        }
+        nonfinite
     }
 }
 
-/// live\[i\] = round(value(i, master\[i\])); the number of live values that are not finite. If any
-/// is, which is rare, all are written a second time.
+/// live\[i\] = round(value(i, master\[i\])); returns the number of live values that aren't finite. If there are any, which
+/// is rare, all values are written a second time.
 #[inline(always)]
 pub(super) fn write<L: LiveType>(
     live: &mut [L::Bits],

@@ -1,4 +1,4 @@
-//! The numbering contract: which Philox counter and key belong to which value of the noise.
+//! The address of a noise value, and the Philox counter and key of each address.
 //!
 //! | word | bits | content |
 //! |------|------|---------|
@@ -14,28 +14,28 @@ use thiserror::Error;
 
 use super::{normals, philox4x32};
 
-/// Tensor ids are below this: 20 bits.
+/// Tensor indices are below this number: 20 bits.
 pub const MAX_TENSORS: u32 = 1 << 20;
 
-/// Element indices are below this: 40 bits of block index, four elements a block.
+/// Element indices are below this number: 40 bits of block index, four elements per block.
 pub const MAX_ELEMENTS: u64 = 1 << 42;
 
-/// The start of a run of noise values. Elements are counted in the whole, unsharded tensor.
+/// The start of a run of noise values. Element indices are those of the whole, unsharded tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NoiseAddress {
     /// Seed of the run; every value is valid, 0 as well.
     pub run_seed: u64,
     /// Iteration of the run.
     pub iteration: u32,
-    /// Noise pair within the iteration; mirrored members share one.
+    /// Noise pair within the iteration; mirrored members share a pair.
     pub pair: u32,
-    /// Position of the tensor in the model's ordered parameter table.
+    /// Index of the tensor in the parameter table.
     pub tensor: u32,
     /// First element.
     pub element: u64,
 }
 
-/// The use of the values at an address; kinds never share values.
+/// What the values at an address are used for; kinds never share values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
@@ -47,10 +47,10 @@ pub enum Kind {
     LowRankB = 2,
 }
 
-/// An address outside the contract.
+/// An address out of range.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NoiseError {
-    /// The tensor id needs more than 20 bits.
+    /// The tensor index needs more than 20 bits.
     #[error("`tensor` must be < {MAX_TENSORS} (2^20), got {0}")]
     Tensor(u32),
     /// The last element needs more than 42 bits.
@@ -58,7 +58,7 @@ pub enum NoiseError {
         "elements must end at or before {MAX_ELEMENTS} (2^42), got {count} from `element` = {element}"
     )]
     Element {
-        /// First element asked for.
+        /// First element.
         element: u64,
         /// Number of elements.
         count: u64,
@@ -66,19 +66,11 @@ pub enum NoiseError {
 }
 
 impl NoiseAddress {
-    /// The dense noise that this address lies in, checked for `count` elements from its first.
+    /// The noise of the tensor of this address, checked for `count` elements from `element` on.
     ///
     /// # Errors
     /// [`NoiseError`] if the tensor or the last element is out of range.
-    pub fn stream(&self, count: usize) -> Result<Stream, NoiseError> {
-        self.stream_of(Kind::Dense, count)
-    }
-
-    /// As [`NoiseAddress::stream`], for any kind.
-    ///
-    /// # Errors
-    /// As [`NoiseAddress::stream`].
-    pub fn stream_of(&self, kind: Kind, count: usize) -> Result<Stream, NoiseError> {
+    pub fn stream(&self, kind: Kind, count: usize) -> Result<Stream, NoiseError> {
         let (element, count) = (self.element, count as u64);
         if self.tensor >= MAX_TENSORS {
             return Err(NoiseError::Tensor(self.tensor));
@@ -98,7 +90,7 @@ impl NoiseAddress {
     }
 }
 
-/// A checked address without its element: all blocks of one tensor's noise.
+/// A checked address without its element: all blocks of the noise of one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stream {
     /// Philox key.

@@ -1,9 +1,9 @@
 //! The noise of a run: a pure function (run seed, iteration, pair, tensor, element) -> f32, defined word by word.
 //!
-//! Three steps, each in its own file and each the naive definition that every fast path must equal bit for bit:
-//! [`NoiseAddress`] numbers the values, [`philox4x32`] turns a counter into four random words, [`normals`] turns four
-//! words into four standard normals. `docs/noise.md` states the same contract in prose. Knows nothing about arrays,
-//! weights or threads: see [`crate::kernels`].
+//! Three steps, each in a file: [`NoiseAddress`] numbers the values, [`philox4x32`] turns a counter into four random words,
+//! [`normals`] turns four words into four standard normals. This is the naive definition; every fast path must give the
+//! same bits. `docs/noise.md` describes it in prose. Knows nothing about arrays, weights or threads: see
+//! [`crate::kernels`].
 
 mod address;
 mod normal;
@@ -21,6 +21,6 @@ pub const NOISE_VERSION: u32 = 1;
 /// # Errors
 /// [`NoiseError`] if the tensor or the element is out of range.
 pub fn noise_at(kind: Kind, address: NoiseAddress) -> Result<f32, NoiseError> {
-    let stream = address.stream_of(kind, 1)?;
+    let stream = address.stream(kind, 1)?;
     Ok(stream.block(address.element / 4)[(address.element % 4) as usize])
 }

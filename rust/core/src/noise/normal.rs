@@ -1,15 +1,15 @@
 //! Four random words -> four standard normals, by Box & Muller (1958), from exact or correctly rounded steps only.
 //!
-//! Words (w0, w1) make (n0, n1) and words (w2, w3) make (n2, n3), with
+//! Words (w0, w1) give (n0, n1), and words (w2, w3) give (n2, n3):
 //!
 //! ```text
 //! n0 = r sin(pi x / 2)      n1 = +-r cos(pi x / 2)      r = sqrt(-2 ln u)
 //! u = ((w0 & 0x7fffffff) | 1) / 2^31 in (0, 1]          x = int32(w1) / 2^31 in [-1, 1]
 //! ```
 //!
-//! and the sign of n1 from the top bit of w0: x spans half a turn, the sign the other half. Every step is an IEEE f32
+//! The sign of n1 is the top bit of w0: x covers half a turn, and the sign the other half. Every step is an IEEE f32
 //! `+`, `*`, fma or sqrt, an int32 -> f32 conversion rounded to nearest even, or an integer operation, in the order
-//! written here; so all machines agree on all bits. The polynomials come from `scripts/fit_normal_transform.py`.
+//! written here. So all machines give the same bits. The polynomials come from `scripts/fit_normal_transform.py`.
 
 /// Constants of the transform as f32 bit patterns, constant term first; decimal values in `docs/noise.md`.
 pub mod bits {
@@ -42,7 +42,7 @@ pub mod bits {
     ];
     /// -2 ln 2.
     pub const OCTAVE: u32 = 0xbfb1_7218;
-    /// 0.75 * 2^31: where the octaves of the logarithm begin.
+    /// 0.75 * 2^31: the octaves of the logarithm begin here.
     pub const SPLIT: u32 = 0x4ec0_0000;
     /// 0.75.
     pub const THREE_QUARTERS: u32 = 0x3f40_0000;
@@ -74,7 +74,7 @@ fn box_muller(w0: u32, w1: u32) -> (f32, f32) {
 /// u = 2^k z with z in [0.75, 1.5) and k in [-31, 0], both by integer operations on the bits of u * 2^31; t = z - 1 is
 /// exact (Sterbenz). s = t P(t) + k (-2 ln 2) is never negative: at k = 0, t <= 0 and P < 0; below, the second term is
 /// at least 1.38 and the first at least -0.82.
-#[allow(clippy::many_single_char_names, reason = "the formula's own")]
+#[allow(clippy::many_single_char_names, reason = "the names of the formula")]
 fn minus_two_ln(w: u32) -> f32 {
     let m = ((w & 0x7fff_ffff) | 1).cast_signed() as f32;
     let a = m.to_bits().wrapping_sub(bits::SPLIT);

@@ -6,7 +6,7 @@ pub const ROUNDS: u32 = 10;
 /// Multipliers of counter words 0 and 2 (Salmon et al., section 3.3, as published with Random123).
 pub const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 
-/// Each round adds these to the key words (the golden ratio and sqrt(3) - 1, as 32-bit fractions).
+/// Added to the key words between rounds: the golden ratio and sqrt(3) - 1, as 32-bit fractions.
 pub const KEY_STEP: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 /// Four random words from a counter and a key.

@@ -1,9 +1,9 @@
-//! Why a population refuses.
+//! The errors of populations.
 
 use super::MAX_POPULATION;
 use crate::shaping::ShapingError;
 
-/// Why a population can't be made, or refuses fitness or a record.
+/// Why a population can't be created, or refuses fitness or a record.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum PopulationError {
@@ -52,6 +52,6 @@ pub enum PopulationError {
         expected: u64,
         got: u64,
     },
-    #[error("iteration {0} is the last that can be counted")]
+    #[error("iteration {0} is the last one")]
     Exhausted(u32),
 }

@@ -1,11 +1,11 @@
-//! The population: members and pairs of every iteration, and ask / tell / apply. Holds no weights and draws no noise.
+//! The population: members and pairs of every iteration; ask, tell and apply. Holds no weights and draws no noise.
 //!
 //! ```text
 //! ask(sigma)     -> N members            pure
 //! tell(fitness)  -> record               pure: journal the record, then
-//! apply(record)  -> next iteration       the only change; live run, resume and replay share it
+//! apply(record)  -> next iteration       the only change; live run, resume and replay use it
 //! ```
-//! The state is a fold of records: the same records give the same state, whoever made them.
+//! The state is a function of the records alone.
 
 mod error;
 mod packed;
@@ -59,7 +59,7 @@ impl Population {
         })
     }
 
-    /// Key of the run's noise.
+    /// Seed of the noise of the run.
     pub fn run_seed(&self) -> u64 {
         self.run_seed
     }
@@ -78,12 +78,13 @@ impl Population {
         }
     }
 
-    /// The iteration that `ask` and `tell` are about.
+    /// The iteration of `ask` and `tell`.
     pub fn iteration(&self) -> u32 {
         self.iteration
     }
 
-    /// The members of this iteration under a noise scale. Antithetic: members 2p (+) and 2p + 1 (-) share pair p.
+    /// The members of this iteration with this noise scale. With antithetic pairs, members 2p (+) and 2p + 1 (-) share
+    /// pair p.
     ///
     /// # Errors
     /// If sigma is no positive float32.
@@ -154,7 +155,7 @@ impl Population {
         Ok(record)
     }
 
-    /// Goes to the next iteration.
+    /// Moves to the next iteration.
     ///
     /// # Errors
     /// If the record isn't of this iteration and this population; nothing changes then.
@@ -203,7 +204,7 @@ impl Population {
         Ok(shaped.chunks_exact(members_per_pair).map(of_pair).collect())
     }
 
-    /// Z of each member: a failed one has no fitness, and the policy decides what it gets.
+    /// Z of each member. A failed member has no fitness; the policy decides its Z.
     fn shaped(&self, fitness: &[Option<f64>]) -> Result<Vec<f64>, PopulationError> {
         let alive: Vec<f64> = fitness.iter().copied().flatten().collect();
         let first_failed = fitness.iter().position(Option::is_none);

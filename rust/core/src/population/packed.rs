@@ -1,30 +1,30 @@
-//! A record as it travels between the ranks of a run: without what each rank's population computes from the rest.
+//! Packed records, as ranks send them: without the coefficients, which every rank computes from the fitness.
 //!
 //! ```text
 //! SHAPED    kind u8 = 0 | iteration u32 | sigma f64 | learning rate f64 | cursor u64
 //!           | CRC-32 of the coefficients u32 | fitness f64 x N, NaN where a member failed
-//! SPELLED   kind u8 = 1 | the same | coefficients f64 x P
+//! WHOLE     kind u8 = 1 | the same | coefficients f64 x P
 //! ```
-//! So a record of N members travels as 8 N + 33 bytes. It is spelled out where another rank might compute other
-//! coefficients: under a custom shaping rule, or if a journal's record isn't what this version makes of its fitness.
-//! The journal always spells it out.
+//! So a record of N members travels as 8 N + 33 bytes. The coefficients travel too where another rank might compute others:
+//! with a custom shaping rule, or if this version would compute other coefficients than the record holds. The journal always
+//! holds the coefficients.
 
 use super::{Population, PopulationError, Record};
 
 const SHAPED: u8 = 0;
-const SPELLED: u8 = 1;
+const WHOLE: u8 = 1;
 
 /// Bytes before the fitness.
 const FIXED: usize = 33;
 
 impl Population {
-    /// The bytes of one of this run's records.
+    /// The bytes of a record of this run.
     pub fn pack(&self, record: &Record) -> Vec<u8> {
         let is_shaped = self.shaping.is_portable()
             && self
                 .coefficients(&record.fitness)
                 .is_ok_and(|own| bits(&own).eq(bits(&record.coefficients)));
-        let mut bytes = vec![if is_shaped { SHAPED } else { SPELLED }];
+        let mut bytes = vec![if is_shaped { SHAPED } else { WHOLE }];
         bytes.extend(record.iteration.to_le_bytes());
         bytes.extend(record.sigma.to_le_bytes());
         bytes.extend(record.learning_rate.to_le_bytes());
@@ -39,31 +39,27 @@ impl Population {
         bytes
     }
 
-    /// The record of such bytes.
+    /// The record of packed bytes.
     ///
     /// # Errors
-    /// If the bytes are no record of this population, or its coefficients are others than those where it was packed.
+    /// If the bytes are no record of this population, or the coefficients differ from those of the sender.
     pub fn unpack(&self, bytes: &[u8]) -> Result<Record, PopulationError> {
-        let spelled = match bytes.first() {
+        let pairs = match bytes.first() {
             Some(&SHAPED) => 0,
-            Some(&SPELLED) => self.pairs(),
+            Some(&WHOLE) => self.pairs(),
             _ => {
                 return Err(PopulationError::Packed(
                     "expected a packed record, got other bytes",
                 ));
             }
         };
-        if bytes.len() != FIXED + 8 * (self.size + spelled) {
+        if bytes.len() != FIXED + 8 * (self.size + pairs) {
             let reason = "expected a packed record of this population, got bytes of another length";
             return Err(PopulationError::Packed(reason));
         }
         let (fixed, values) = bytes.split_at(FIXED);
-        let values: Vec<f64> = values
-            .as_chunks()
-            .0
-            .iter()
-            .map(|value| f64::from_le_bytes(*value))
-            .collect();
+        let values = values.as_chunks().0.iter().copied();
+        let values: Vec<f64> = values.map(f64::from_le_bytes).collect();
         let (fitness, coefficients) = values.split_at(self.size);
         let fitness: Vec<_> = fitness
             .iter()
@@ -75,7 +71,7 @@ impl Population {
             sigma: f64::from_le_bytes(array(fixed, 5)),
             learning_rate: f64::from_le_bytes(array(fixed, 13)),
             cursor: u64::from_le_bytes(array(fixed, 21)),
-            coefficients: match spelled {
+            coefficients: match pairs {
                 0 => self.coefficients(&fitness)?,
                 _ => coefficients.to_vec(),
             },
@@ -83,7 +79,8 @@ impl Population {
             rate_folded: false,
         };
         if checksum(&record.coefficients) != u32::from_le_bytes(array(fixed, 29)) {
-            let reason = "a packed record gives other coefficients here than where it was packed";
+            let reason =
+                "a packed record gives other coefficients here than on the rank that sent it";
             return Err(PopulationError::Packed(reason));
         }
         let numbers = [record.sigma, record.learning_rate];
@@ -158,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn coefficients_that_others_might_compute_otherwise_are_spelled_out() {
+    fn coefficients_that_other_ranks_might_compute_otherwise_travel_too() {
         let negated = Shaping::Custom(
             "negated".into(),
             Arc::new(|fitness| Ok(fitness.iter().map(|value| -value).collect())),

@@ -1,4 +1,4 @@
-//! The values that pass between ranks, journal and weights: members and records. Each is a whole address of noise.
+//! Members and records, the values that ranks, journal and weights exchange. Each is a whole address of noise.
 
 /// One perturbed model: its weights are `master + sign * sigma * noise(run_seed, iteration, pair)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -9,7 +9,7 @@ pub struct Member {
     pub iteration: u32,
     /// Its index in the population, from 0.
     pub index: u32,
-    /// The noise that it shares with its mirror image; its own index without antithetic pairs.
+    /// The pair, whose noise it shares with its mirror image; equal to `index` without antithetic pairs.
     pub pair: u32,
     /// +1, or -1 for the mirrored member of an antithetic pair.
     pub sign: i8,
@@ -29,20 +29,20 @@ pub struct Record {
     pub iteration: u32,
     /// Noise scale of this iteration.
     pub sigma: f64,
-    /// Learning rate of this iteration (the paper's alpha, with 1/sigma folded in).
+    /// Learning rate of this iteration: alpha of the paper, with 1/sigma folded in.
     pub learning_rate: f64,
     /// Rows of the training data that were consumed before this iteration.
     pub cursor: u64,
     /// Fitness of each member; `None` for a member that failed.
     pub fitness: Vec<Option<f64>>,
-    /// What multiplies the noise of pair 0, 1, 2, ...: shaped fitness Z of its member, or Z+ - Z- of its two members.
+    /// The factor of the noise of pair 0, 1, 2, ...: the shaped fitness Z of its member, or Z+ - Z- of its two members.
     pub coefficients: Vec<f64>,
     /// True in records of version-1 journals: the coefficients are float32 numbers with learning rate / N folded in.
     pub rate_folded: bool,
 }
 
 impl Record {
-    /// What plain SGD multiplies the noise of each pair with, rounded to float32 once.
+    /// The factor of the noise of each pair in plain SGD, rounded to float32 once.
     pub fn sgd_coefficients(&self) -> Vec<f32> {
         let factor = if self.rate_folded {
             1.0

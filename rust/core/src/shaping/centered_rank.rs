@@ -1,11 +1,11 @@
-//! Centred ranks (Salimans et al., arXiv 1703.03864, section 2.1; ties by their average rank).
+//! Centered ranks (Salimans et al., arXiv 1703.03864, section 2.1; ties by their average rank).
 
 /// `Z_n = rank_n / (M - 1) - 1/2`, ranks from 0 (lowest fitness) to M - 1; members with equal fitness share the
 /// mean of their ranks. Needs at least two different values.
 #[expect(clippy::float_cmp, reason = "a tie means equal values, not close ones")]
 pub(super) fn shape(fitness: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..fitness.len()).collect();
-    // -0.0 and 0.0 are a tie: total_cmp would part them, so the order inside a tie must not matter, and doesn't.
+    // -0.0 and 0.0 are a tie, though total_cmp orders them: the order within a tie doesn't matter.
     order.sort_by(|&a, &b| fitness[a].total_cmp(&fitness[b]));
     let last = (fitness.len() - 1) as f64;
     let mut shaped = vec![0.0; fitness.len()];

@@ -1,8 +1,8 @@
 //! Shaping: from the fitness of the members to their shaped fitness Z.
 //!
-//! Knows nothing about members, pairs, learning rates or failures: it sees the plain finite fitness of the members
-//! that count, in member order, and gives one Z for each. All arithmetic is f64 in member order, so Z has the same bits
-//! everywhere.
+//! Knows nothing about members, pairs, learning rates or failures. A rule gets the finite fitness of the members that
+//! count, in member order, and returns one Z for each. All arithmetic is f64 in member order, so Z has the same bits on
+//! every machine.
 //!
 //! A new rule is one file with one function, and its line in [`RULES`].
 
@@ -12,8 +12,8 @@ mod zscore;
 use std::fmt;
 use std::sync::Arc;
 
-/// A shaping rule: fitness of the members that count -> their Z, in the same order. It sees finite values that aren't
-/// all equal.
+/// A shaping rule: fitness of the members that count -> their Z, in the same order. The values are finite and not all
+/// equal.
 pub type Rule = fn(&[f64]) -> Vec<f64>;
 
 /// The rules of this crate by name, in the order of the documentation.
@@ -22,15 +22,15 @@ pub const RULES: &[(&str, Rule)] = &[
     ("centered_rank", centered_rank::shape),
 ];
 
-/// A rule that is no function of this crate; it may fail, and says why.
+/// A rule from outside this crate. It returns the reason if it fails.
 pub type CustomRule = dyn Fn(&[f64]) -> Result<Vec<f64>, String> + Send + Sync;
 
 /// The way a run shapes its fitness. Equal fitness gives Z of exactly 0 under every rule.
 #[derive(Clone)]
 pub enum Shaping {
-    /// One of [`RULES`]: its Z are the same bits on every machine.
+    /// One of [`RULES`]; Z has the same bits on every machine.
     Named(&'static str, Rule),
-    /// A rule from elsewhere, under the name that messages give it.
+    /// A rule from outside this crate, with its name for messages.
     Custom(String, Arc<CustomRule>),
 }
 
@@ -65,7 +65,7 @@ impl Shaping {
         Ok(Self::Named(name, rule))
     }
 
-    /// The rule's name in configurations.
+    /// Name of the rule in the options.
     pub fn name(&self) -> &str {
         match self {
             Self::Named(name, _) => name,
@@ -85,26 +85,22 @@ impl Shaping {
     pub fn shape(&self, fitness: &[f64]) -> Result<Vec<f64>, ShapingError> {
         debug_assert!(fitness.iter().all(|value| value.is_finite()));
         if all_equal(fitness) {
-            // Here and not left to the arithmetic: the mean of three times 0.1 isn't 0.1.
+            // A rule might not give exactly 0: the computed mean of 0.1, 0.1 and 0.1 isn't 0.1.
             return Ok(vec![0.0; fitness.len()]);
         }
         match self {
             Self::Named(_, rule) => Ok(rule(fitness)),
             Self::Custom(name, rule) => {
-                let name = || name.clone();
-                let shaped = rule(fitness).map_err(|reason| ShapingError::Failed {
-                    name: name(),
-                    reason,
-                })?;
-                let is_sound =
-                    shaped.len() == fitness.len() && shaped.iter().all(|z| z.is_finite());
-                is_sound
-                    .then_some(shaped.clone())
-                    .ok_or_else(|| ShapingError::Values {
-                        name: name(),
+                let name = name.clone();
+                match rule(fitness) {
+                    Err(reason) => Err(ShapingError::Failed { name, reason }),
+                    Ok(z) if z.len() == fitness.len() && z.iter().all(|z| z.is_finite()) => Ok(z),
+                    Ok(got) => Err(ShapingError::Values {
+                        name,
                         fitness: fitness.to_vec(),
-                        got: shaped,
-                    })
+                        got,
+                    }),
+                }
             }
         }
     }

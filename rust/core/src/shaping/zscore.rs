@@ -3,10 +3,10 @@
 /// Added to the standard deviation, as in the paper.
 const EPSILON: f64 = 1e-8;
 
-/// Above this magnitude the squares could overflow, so everything is first scaled by a power of two, which is exact.
+/// Above this magnitude the squares could overflow, so all values are first scaled by a power of two, which is exact.
 const LARGE: f64 = 1e150;
 
-/// 2^-600: brings any finite value below 2^424, whose square is finite, as is the sum of 2^24 such squares.
+/// 2^-600: scales any finite value below 2^424, so that its square and the sum of 2^24 such squares are finite.
 const SHRINK: f64 = f64::from_bits((1023 - 600) << 52);
 
 /// `Z_n = (R_n - mean R) / (std R + 1e-8)`, std with ddof 0; both sums run in member order.

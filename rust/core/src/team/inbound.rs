@@ -111,7 +111,7 @@ impl Rank {
     /// Answers a rank that is still in a call which this rank has left. A rank that failed may lack records, so it does not.
     fn answer(&mut self, now: f64, call: u32, from: RankId, message: Message) {
         if let Message::Resign { reason, .. } = message {
-            return self.lose(now, from, Loss::Resigned(reason));
+            return self.lose(now, from, Loss::Failed(reason));
         }
         let ended = match &self.role {
             Role::Left(Some(ended)) if ended.call == call => Some(ended),
@@ -146,9 +146,9 @@ impl Rank {
                 }
             }
             (_, Message::Resign { reason, led }) => {
-                self.lose(now, from, Loss::Resigned(reason));
+                self.lose(now, from, Loss::Failed(reason));
                 if led {
-                    self.lead_anew();
+                    self.take_over_again();
                 }
             }
             (_, Message::Left(end)) => self.handle_left(now, from, end),
@@ -268,7 +268,7 @@ impl Rank {
                 rebuilds,
             } if rebuilds >= self.progress.rebuilds => {
                 self.work.forget();
-                self.shared.steps.push_back(Step::Heal { iteration });
+                self.shared.steps.push_back(Step::Rebuild { iteration });
             }
             Message::Welcome { payload } => self.shared.steps.push_back(Step::Welcome { payload }),
             Message::Note { payload } => self.shared.steps.push_back(Step::Note { payload }),

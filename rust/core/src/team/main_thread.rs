@@ -24,7 +24,7 @@ impl Rank {
                 Step::Apply { iteration, .. } => self.progress.applied = iteration + 1,
                 Step::Lead => self.takeover.begin(),
                 Step::Follow => self.takeover.give_up(),
-                Step::Heal { .. } => self.progress.rebuilds += 1,
+                Step::Rebuild { .. } => self.progress.rebuilds += 1,
                 _ => {}
             }
             return step;
@@ -179,7 +179,7 @@ impl Rank {
     }
 
     /// Takes the journal over again: another rank did so, and is lost or follows this rank.
-    pub fn lead_anew(&mut self) {
+    pub fn take_over_again(&mut self) {
         if self.leads() {
             self.shared.take_over();
         }

@@ -10,7 +10,7 @@ pub enum Loss {
     /// Its process ended.
     Dead,
     /// It failed, for this reason.
-    Resigned(String),
+    Failed(String),
     /// It was silent, or busy with one unit, for too long. It may come back.
     Silent,
 }
@@ -43,7 +43,7 @@ pub enum Step {
     },
     /// Rebuild the weights from the base and the records, then call [`super::Rank::digest`] for the last iteration at which
     /// ranks compare digests: this one, or one that was applied since.
-    Heal {
+    Rebuild {
         /// The iteration whose digest was wrong.
         iteration: u32,
     },

@@ -83,7 +83,7 @@ impl Rank {
     /// Tells all other ranks that this one failed.
     pub(super) fn announce_failure(&mut self, reason: &str) {
         let (reason, led) = (reason.to_owned(), self.takeover.started());
-        let loss = Loss::Resigned(reason.clone());
+        let loss = Loss::Failed(reason.clone());
         let others = self.shared.roster.others();
         self.shared
             .post_all(others, &Message::Resign { reason, led });

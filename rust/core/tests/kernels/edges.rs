@@ -1,10 +1,10 @@
-//! Values at the edges of their types, what the report says of them, and arguments out of the contract.
+//! Values at the edges of their types, the report of an update, and arguments out of range.
 
 use es_core::kernels::{
-    Dtype, F32, KernelError, Kernels, Live, LowRank, Position, Update, UpdateReport, naive,
+    Dtype, F32, KernelError, Kernels, Live, LowRank, Position, Terms, UpdateReport, naive,
     set_kernel_threads,
 };
-use es_core::noise::{MAX_ELEMENTS, MAX_TENSORS, NoiseAddress, NoiseError};
+use es_core::noise::{Kind, MAX_ELEMENTS, MAX_TENSORS, NoiseAddress, NoiseError};
 
 use super::all_paths;
 
@@ -70,16 +70,15 @@ fn denormals_infinities_and_nan_are_kept_and_counted() {
         assert_eq!(half[3..8], [0x7f80, 0xff80, 0x7fc0, 0x4789, 0x7f80]);
         assert_eq!(half[8], 0x8000);
         let mut after = master;
-        let update = Update {
-            position: address.into(),
+        let terms = Terms {
             pairs: &[2],
             coefficients: &[1e-44],
             dtype: Dtype::F32,
         };
-        let report = kernels.accumulate(&mut after, update).unwrap();
+        let report = kernels.accumulate(&mut after, address, terms).unwrap();
         assert_eq!(report.nonfinite, 3);
         let mut expected = master;
-        naive::accumulate(&mut expected, update).unwrap();
+        naive::accumulate(&mut expected, address, terms).unwrap();
         assert!(
             after
                 .iter()
@@ -95,7 +94,7 @@ fn denormals_infinities_and_nan_are_kept_and_counted() {
 }
 
 #[test]
-fn the_report_says_what_moved() {
+fn the_report_counts_what_moved() {
     let address = NoiseAddress {
         run_seed: 1,
         iteration: 2,
@@ -103,15 +102,14 @@ fn the_report_says_what_moved() {
         tensor: 3,
         element: 1,
     };
-    let update = |coefficients| Update {
-        position: address.into(),
+    let terms = |coefficients| Terms {
         pairs: &[9],
         coefficients,
         dtype: Dtype::Bf16,
     };
     let mut master = vec![1.0; 70_001];
     let still = Kernels::best()
-        .accumulate(&mut master, update(&[0.0]))
+        .accumulate(&mut master, address, terms(&[0.0]))
         .unwrap();
     assert_eq!(
         (still.elements, still.moved, still.nonfinite),
@@ -119,13 +117,13 @@ fn the_report_says_what_moved() {
     );
     assert!(still.cosine().is_nan());
     let small = Kernels::best()
-        .accumulate(&mut master, update(&[1e-4]))
+        .accumulate(&mut master, address, terms(&[1e-4]))
         .unwrap();
     assert_eq!(small.moved, 0, "bfloat16 can't hold 1 + 1e-4");
     assert!((small.update_norm() / (1e-4 * 70_001_f64.sqrt()) - 1.0).abs() < 0.02);
     master[5] = f32::INFINITY;
     let large = Kernels::best()
-        .accumulate(&mut master, update(&[1.0]))
+        .accumulate(&mut master, address, terms(&[1.0]))
         .unwrap();
     assert_eq!(large.nonfinite, 1);
     assert!(large.moved > 69_000);
@@ -137,7 +135,7 @@ fn the_report_says_what_moved() {
 }
 
 #[test]
-fn arguments_out_of_the_contract_are_errors() {
+fn arguments_out_of_range_are_errors() {
     let kernels = Kernels::best();
     let good = NoiseAddress {
         run_seed: 0,
@@ -147,27 +145,27 @@ fn arguments_out_of_the_contract_are_errors() {
         element: MAX_ELEMENTS - 4,
     };
     let mut out = [0.0; 5];
-    assert_eq!(kernels.fill(good, &mut out[..4]), Ok(()));
+    assert_eq!(kernels.fill(Kind::Dense, good, &mut out[..4]), Ok(()));
     let error = NoiseError::Element {
         element: good.element,
         count: 5,
     };
     assert_eq!(
-        kernels.fill(good, &mut out),
+        kernels.fill(Kind::Dense, good, &mut out),
         Err(KernelError::Address(error))
     );
     let overflow = NoiseAddress {
         element: u64::MAX,
         ..good
     };
-    assert!(kernels.fill(overflow, &mut out).is_err());
+    assert!(kernels.fill(Kind::Dense, overflow, &mut out).is_err());
     let tensor = NoiseAddress {
         tensor: MAX_TENSORS,
         element: 0,
         ..good
     };
     assert_eq!(
-        kernels.fill(tensor, &mut out),
+        kernels.fill(Kind::Dense, tensor, &mut out),
         Err(KernelError::Address(NoiseError::Tensor(MAX_TENSORS)))
     );
     assert_eq!(
@@ -176,13 +174,12 @@ fn arguments_out_of_the_contract_are_errors() {
     );
     let length = kernels.round(Live::F32(&mut out), &[0.0; 4]);
     assert_eq!(length, Err(KernelError::Length { live: 5, master: 4 }));
-    let update = Update {
-        position: good.into(),
+    let terms = Terms {
         pairs: &[1],
         coefficients: &[],
         dtype: Dtype::F32,
     };
-    let error = kernels.accumulate(&mut out[..4], update);
+    let error = kernels.accumulate(&mut out[..4], good, terms);
     assert_eq!(
         error,
         Err(KernelError::Coefficients {
@@ -196,20 +193,34 @@ fn arguments_out_of_the_contract_are_errors() {
         stride,
     };
     for position in [rows(2, 1), rows(0, 1), rows(3, 4)] {
-        let error = kernels.fill(position, &mut out[..4]);
+        let error = kernels.fill(Kind::Dense, position, &mut out[..4]);
         assert!(
             matches!(error, Err(KernelError::Rows { .. })),
             "{position:?}: {error:?}"
         );
     }
-    assert_eq!(kernels.fill(rows(2, 2), &mut out[..4]), Ok(()));
+    assert_eq!(kernels.fill(Kind::Dense, rows(2, 2), &mut out[..4]), Ok(()));
     assert!(matches!(
-        kernels.fill(rows(2, 3), &mut out[..4]),
+        kernels.fill(Kind::Dense, rows(2, 3), &mut out[..4]),
         Err(KernelError::Address(_))
     ));
-    assert!(kernels.fill(rows(1, u64::MAX), &mut out[..4]).is_err());
+    assert!(
+        kernels
+            .fill(Kind::Dense, rows(1, u64::MAX), &mut out[..4])
+            .is_err()
+    );
+    assert_eq!(
+        set_kernel_threads(4096),
+        Err(KernelError::ThreadCount(4096))
+    );
+}
+
+#[test]
+fn low_rank_blocks_out_of_range_are_errors() {
+    let kernels = Kernels::best();
+    let mut out = [0.0; 4];
     let matrix = |rank, first, shape| LowRank {
-        address: good,
+        address: NoiseAddress::default(),
         rank,
         first,
         shape,
@@ -226,16 +237,12 @@ fn arguments_out_of_the_contract_are_errors() {
             },
         ),
     ] {
-        let error = kernels.perturb_low_rank(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, matrix);
+        let error = kernels.perturb(Live::F32(&mut out), &[0.0; 4], 1.0, matrix);
         assert_eq!(error, Err(expected));
     }
     let far = matrix(4, [MAX_ELEMENTS / 4 - 1, 0], [2, 2]);
-    let error = kernels.perturb_low_rank(Live::F32(&mut out[..4]), &[0.0; 4], 1.0, far);
+    let error = kernels.perturb(Live::F32(&mut out), &[0.0; 4], 1.0, far);
     assert!(matches!(error, Err(KernelError::Address(_))));
-    assert_eq!(
-        set_kernel_threads(4096),
-        Err(KernelError::ThreadCount(4096))
-    );
 }
 
 #[test]

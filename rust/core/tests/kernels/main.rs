@@ -3,10 +3,10 @@
 mod edges;
 
 use es_core::kernels::{
-    Bf16, Dtype, F16, F32, Kernels, Live, LiveType, LowRank, LowRankUpdate, Path, Position, Update,
-    naive, set_kernel_threads,
+    Bf16, Dtype, F16, F32, Kernels, Live, LiveType, LowRank, Path, Position, Terms, naive,
+    set_kernel_threads,
 };
-use es_core::noise::{MAX_ELEMENTS, MAX_TENSORS, NoiseAddress};
+use es_core::noise::{Kind, MAX_ELEMENTS, MAX_TENSORS, NoiseAddress};
 use proptest::prelude::*;
 
 fn addresses() -> impl Strategy<Value = NoiseAddress> {
@@ -54,7 +54,9 @@ fn weights(count: usize) -> Vec<f32> {
         tensor: 0,
         element: 0,
     };
-    Kernels::best().fill(address, &mut out).unwrap();
+    Kernels::best()
+        .fill(Kind::Dense, address, &mut out)
+        .unwrap();
     out.iter()
         .enumerate()
         .map(|(i, value)| value * 2.0_f32.powi(-(i as i32 % 40)))
@@ -87,10 +89,10 @@ proptest! {
     #[test]
     fn every_path_fills_as_the_naive_form(address in addresses(), count in 0..1500_usize) {
         let mut expected = vec![0.0; count];
-        naive::fill(address, &mut expected).unwrap();
+        naive::fill(Kind::Dense, address, &mut expected).unwrap();
         for kernels in all_paths() {
             let mut out = vec![0.0; count];
-            kernels.fill(address, &mut out).unwrap();
+            kernels.fill(Kind::Dense, address, &mut out).unwrap();
             prop_assert_eq!(bits(&out), bits(&expected), "{:?}", kernels);
         }
     }
@@ -110,13 +112,13 @@ proptest! {
         terms in proptest::collection::vec((any::<u32>(), -1.0_f32..1.0), 0..5),
     ) {
         let (pairs, coefficients): (Vec<u32>, Vec<f32>) = terms.into_iter().unzip();
-        let update = Update { position: address.into(), pairs: &pairs, coefficients: &coefficients, dtype: Dtype::F16 };
+        let terms = Terms { pairs: &pairs, coefficients: &coefficients, dtype: Dtype::F16 };
         let mut expected = weights(count);
-        naive::accumulate(&mut expected, update).unwrap();
+        naive::accumulate(&mut expected, address, terms).unwrap();
         let mut reports = Vec::new();
         for kernels in all_paths() {
             let mut master = weights(count);
-            reports.push(kernels.accumulate(&mut master, update).unwrap());
+            reports.push(kernels.accumulate(&mut master, address, terms).unwrap());
             prop_assert_eq!(bits(&master), bits(&expected), "{:?}", kernels);
         }
         prop_assert!(reports.iter().all(|report| *report == reports[0]));
@@ -133,22 +135,21 @@ proptest! {
         let kernels = Kernels::best();
         set_kernel_threads(1).unwrap();
         let mut whole = weights(count);
-        let update = Update { position: address.into(), pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
-        let report = kernels.accumulate(&mut whole, update).unwrap();
+        let terms = Terms { pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
+        let report = kernels.accumulate(&mut whole, address, terms).unwrap();
         set_kernel_threads(threads).unwrap();
         let mut again = weights(count);
-        prop_assert_eq!(kernels.accumulate(&mut again, update).unwrap(), report);
+        prop_assert_eq!(kernels.accumulate(&mut again, address, terms).unwrap(), report);
         prop_assert_eq!(bits(&again), bits(&whole));
         let mut bounds = cuts;
         bounds.extend([0, count]);
         bounds.sort_unstable();
         let (mut parts, mut digest) = (weights(count), 0_u64);
         for pair in bounds.windows(2) {
-            let element = address.element + pair[0] as u64;
+            let start = NoiseAddress { element: address.element + pair[0] as u64, ..address };
             let part = &mut parts[pair[0]..pair[1]];
-            let update = Update { position: NoiseAddress { element, ..address }.into(), ..update };
-            kernels.accumulate(part, update).unwrap();
-            digest = digest.wrapping_add(kernels.digest(part, NoiseAddress { element, ..address }).unwrap());
+            kernels.accumulate(part, start, terms).unwrap();
+            digest = digest.wrapping_add(kernels.digest(part, start).unwrap());
         }
         set_kernel_threads(0).unwrap();
         prop_assert_eq!(bits(&parts), bits(&whole));
@@ -180,19 +181,19 @@ proptest! {
             columns: (right - left) as u64,
             stride: columns as u64,
         };
-        let update = |position: Position| Update { position, pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
+        let terms = Terms { pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
         let master = weights(rows * columns);
         for kernels in all_paths() {
             let (mut whole, mut part) = (vec![0.0; master.len()], block(&master));
-            kernels.fill(address, &mut whole).unwrap();
-            kernels.fill(position, &mut part).unwrap();
+            kernels.fill(Kind::Dense, address, &mut whole).unwrap();
+            kernels.fill(Kind::Dense, position, &mut part).unwrap();
             prop_assert_eq!(bits(&part), bits(&block(&whole)));
             kernels.perturb(Live::F32(&mut whole), &master, 0.5, address).unwrap();
             kernels.perturb(Live::F32(&mut part), &block(&master), 0.5, position).unwrap();
             prop_assert_eq!(bits(&part), bits(&block(&whole)));
             (whole, part) = (master.clone(), block(&master));
-            kernels.accumulate(&mut whole, update(address.into())).unwrap();
-            kernels.accumulate(&mut part, update(position)).unwrap();
+            kernels.accumulate(&mut whole, address, terms).unwrap();
+            kernels.accumulate(&mut part, position, terms).unwrap();
             prop_assert_eq!(bits(&part), bits(&block(&whole)));
             let mut digest = 0_u64;
             for (row, part) in part.chunks(right - left).enumerate() {
@@ -212,18 +213,18 @@ proptest! {
     ) {
         let matrix = LowRank { address, rank, first, shape };
         let (pairs, coefficients): (Vec<u32>, Vec<f32>) = terms.into_iter().unzip();
-        let update = LowRankUpdate { matrix, pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
+        let terms = Terms { pairs: &pairs, coefficients: &coefficients, dtype: Dtype::Bf16 };
         let master = weights(shape[0] * shape[1]);
         let mut expected = master.clone();
-        naive::accumulate_low_rank(&mut expected, update).unwrap();
+        naive::accumulate(&mut expected, matrix, terms).unwrap();
         let mut live = vec![0; master.len()];
-        naive::perturb_low_rank::<Bf16>(&mut live, &master, 0.1, matrix).unwrap();
+        naive::perturb::<Bf16>(&mut live, &master, 0.1, matrix).unwrap();
         let mut reports = Vec::new();
         for kernels in all_paths() {
             let (mut updated, mut written) = (master.clone(), vec![1; master.len()]);
-            reports.push(kernels.accumulate_low_rank(&mut updated, update).unwrap());
+            reports.push(kernels.accumulate(&mut updated, matrix, terms).unwrap());
             prop_assert_eq!(bits(&updated), bits(&expected), "{:?}", kernels);
-            let bad = kernels.perturb_low_rank(Live::Bf16(&mut written), &master, 0.1, matrix);
+            let bad = kernels.perturb(Live::Bf16(&mut written), &master, 0.1, matrix);
             prop_assert_eq!(bad, Ok(0));
             prop_assert_eq!(&written, &live, "{:?}", kernels);
         }
@@ -271,13 +272,13 @@ fn blocks_of_a_low_rank_matrix_are_slices_of_the_whole() {
     };
     let pairs: Vec<u32> = (0..50).rev().collect();
     let coefficients: Vec<f32> = (0..50).map(|i| 1e-3 * (i - 20) as f32).collect();
-    let update = |first, shape| LowRankUpdate {
-        matrix: LowRank {
-            address,
-            rank,
-            first,
-            shape,
-        },
+    let matrix = |first, shape| LowRank {
+        address,
+        rank,
+        first,
+        shape,
+    };
+    let terms = Terms {
         pairs: &pairs,
         coefficients: &coefficients,
         dtype: Dtype::F32,
@@ -286,19 +287,23 @@ fn blocks_of_a_low_rank_matrix_are_slices_of_the_whole() {
     let mut whole = vec![0.0; shape[0] * shape[1]];
     set_kernel_threads(2).unwrap();
     kernels
-        .accumulate_low_rank(&mut whole, update([0, 0], shape))
+        .accumulate(&mut whole, matrix([0, 0], shape), terms)
         .unwrap();
     set_kernel_threads(1).unwrap();
     let (first, part) = ([241, 1023], [20, 30]);
     let mut block = vec![0.0; part[0] * part[1]];
     kernels
-        .accumulate_low_rank(&mut block, update(first.map(|at| at as u64), part))
+        .accumulate(
+            &mut block,
+            matrix(first.map(|index| index as u64), part),
+            terms,
+        )
         .unwrap();
     for (i, block) in block.chunks(part[1]).enumerate() {
         let start = (first[0] + i) * shape[1] + first[1];
         assert_eq!(bits(block), bits(&whole[start..start + part[1]]));
     }
     let mut few = vec![0.0; 4];
-    naive::accumulate_low_rank(&mut few, update([499, 2096], [1, 4])).unwrap();
+    naive::accumulate(&mut few, matrix([499, 2096], [1, 4]), terms).unwrap();
     assert_eq!(bits(&few), bits(&whole[whole.len() - 4..]));
 }

@@ -109,7 +109,7 @@ impl World {
                 seconds = pace * (0.8 + 0.4 * self.draw.unit());
             }
             Step::Apply { iteration, payload } => self.apply(rank, iteration, &payload),
-            Step::Heal { .. } => self.rebuild(rank),
+            Step::Rebuild { .. } => self.rebuild(rank),
             Step::Halt => self.program(rank).halting = true,
             Step::Complete => self.complete(rank),
             Step::Lead => self.lock(rank),
@@ -373,7 +373,7 @@ impl World {
         let locked = self.disks[&process.journal()].locked;
         if locked.is_some_and(|other| !losses.contains_key(&other) || self.dead.contains(&other)) {
             self.program(rank).taken = None;
-            self.machine(rank, |machine, _| machine.lead_anew());
+            self.machine(rank, |machine, _| machine.take_over_again());
             return self.main_soon(rank, 0.0);
         }
         let over = |other: &super::Process| other.calls > process.calls || other.done;

@@ -251,7 +251,7 @@ impl World {
 
     fn resigned(&self, rank: u32) -> bool {
         let losses = self.processes[rank as usize].machine.losses();
-        matches!(losses.get(&rank), Some(Loss::Resigned(_)))
+        matches!(losses.get(&rank), Some(Loss::Failed(_)))
     }
 
     fn situation(&self) -> String {
@@ -303,7 +303,7 @@ impl World {
             What::Resign { rank } => {
                 let others = self.alive().filter(|other| {
                     let losses = self.processes[*other as usize].machine.losses();
-                    *other != rank && !matches!(losses.get(other), Some(Loss::Resigned(_)))
+                    *other != rank && !matches!(losses.get(other), Some(Loss::Failed(_)))
                 });
                 if self.processes[rank as usize].inside && others.count() > 0 {
                     let program = self.program(rank);

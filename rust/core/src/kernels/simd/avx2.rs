@@ -1,12 +1,8 @@
 //! AVX2 and FMA: eight lanes.
 //!
-//! A Philox word of eight blocks is two registers of four 64-bit lanes, each with the word in its lower half and whatever
-//! the last product left in the upper one: the multiplication reads lower halves only. So a round costs two
-//! multiplications, two shifts and four xors per four blocks, and no shuffle.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
+//! A Philox word of eight blocks is two registers of four 64-bit lanes. The lower half of a lane holds the word; the upper
+//! half holds leftovers of the last product, which the multiplication ignores. So a round costs two multiplications, two
+//! shifts and four xors per four blocks, and no shuffle.
 
 use std::arch::asm;
 use std::arch::x86_64::{
@@ -22,7 +18,7 @@ use super::{SQUARES, Simd, Squares};
 
 const LANES: usize = 8;
 
-/// Only [`Avx2::new`] makes one.
+/// Only [`Avx2::new`] creates a value.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
@@ -43,7 +39,7 @@ macro_rules! avx2 {
     };
 }
 
-/// An empty instruction that takes and gives these registers.
+/// An empty instruction that reads and writes these registers.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn pin(word: &mut [__m256i; 2], a: &mut __m256, b: &mut __m256) {
@@ -69,7 +65,7 @@ impl Simd for Avx2 {
     type Ints = __m256i;
     type Floats = __m256;
 
-    /// In the order that [`Avx2::narrow`] and [`Avx2::interleave`] need: see there.
+    /// In the order that [`Avx2::narrow`] and [`Avx2::interleave`] need.
     #[inline(always)]
     fn blocks(self, first: u32) -> Self::Wide {
         let first = avx2!(_mm256_set1_epi32(first.cast_signed()));
@@ -248,13 +244,13 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn add_squares(self, intended: &[f32; SQUARES], actual: &[f32; SQUARES], totals: &mut Squares) {
         for half in 0..2 {
-            let at = half * (SQUARES / 2);
+            let start = half * (SQUARES / 2);
             // SAFETY: `self` exists, so the machine has AVX2 and FMA; every access stays within eight values.
             unsafe {
-                let u = _mm256_cvtps_pd(_mm_loadu_ps(intended.as_ptr().add(at)));
-                let d = _mm256_cvtps_pd(_mm_loadu_ps(actual.as_ptr().add(at)));
+                let u = _mm256_cvtps_pd(_mm_loadu_ps(intended.as_ptr().add(start)));
+                let d = _mm256_cvtps_pd(_mm_loadu_ps(actual.as_ptr().add(start)));
                 for (total, (a, b)) in totals.iter_mut().zip([(u, u), (d, d), (u, d)]) {
-                    let total = total.as_mut_ptr().add(at);
+                    let total = total.as_mut_ptr().add(start);
                     _mm256_storeu_pd(total, _mm256_fmadd_pd(a, b, _mm256_loadu_pd(total)));
                 }
             }

@@ -1,10 +1,6 @@
 //! AVX-512 F: sixteen lanes.
 //!
 //! As in `avx2`, with a three-input xor: a round costs two multiplications, two shifts and two xors per eight blocks.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
 
 use std::arch::asm;
 use std::arch::x86_64::{
@@ -26,7 +22,7 @@ const XOR3: i32 = 0b1001_0110;
 /// Truth table of a ^ (b & c).
 const XOR_AND: i32 = 0b0111_1000;
 
-/// Only [`Avx512::new`] makes one.
+/// Only [`Avx512::new`] creates a value.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
@@ -47,7 +43,7 @@ macro_rules! avx512 {
     };
 }
 
-/// An empty instruction that takes and gives these registers.
+/// An empty instruction that reads and writes these registers.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn pin(word: &mut [__m512i; 2], a: &mut __m512, b: &mut __m512) {
@@ -73,7 +69,7 @@ impl Simd for Avx512 {
     type Ints = __m512i;
     type Floats = __m512;
 
-    /// In the order that [`Avx512::narrow`] and [`Avx512::interleave`] need: see there.
+    /// In the order that [`Avx512::narrow`] and [`Avx512::interleave`] need.
     #[inline(always)]
     fn blocks(self, first: u32) -> Self::Wide {
         let first = avx512!(_mm512_set1_epi32(first.cast_signed()));
@@ -275,7 +271,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn add_squares(self, intended: &[f32; SQUARES], actual: &[f32; SQUARES], totals: &mut Squares) {
-        // SAFETY: `self` exists, so the machine has AVX-512 F (and AVX); every access is one of eight values.
+        // SAFETY: `self` exists, so the machine has AVX-512 F (and AVX); every access is to eight values.
         unsafe {
             let u = _mm512_cvtps_pd(_mm256_loadu_ps(intended.as_ptr()));
             let d = _mm512_cvtps_pd(_mm256_loadu_ps(actual.as_ptr()));

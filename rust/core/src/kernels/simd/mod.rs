@@ -1,14 +1,10 @@
-//! The operations of an instruction set that the noise needs, one file for each set.
+//! The operations that the noise needs, one file per instruction set.
 //!
-//! The algorithm is written once, over [`Simd`]; an instruction set defines multiplication, rounding and shuffles. Every
-//! operation is exact or rounded to nearest even, so all of them make the same bits.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
+//! The algorithm is written once, over [`Simd`]. Every operation is exact or rounded to nearest even, so all instruction
+//! sets give the same bits.
 #![allow(
     clippy::wrong_self_convention,
-    reason = "`self` is the proof that the machine has the instruction"
+    reason = "`self` proves that the machine has the instruction"
 )]
 
 #[cfg(target_arch = "x86_64")]
@@ -27,16 +23,16 @@ pub(super) use avx512::Avx512;
 pub(super) use neon::Neon;
 pub(super) use portable::Portable;
 
-/// Lanes of [`Squares`], the same on every instruction set, so that its sums are.
+/// Lanes of [`Squares`]. The same on every instruction set, so that the sums are the same.
 pub(super) const SQUARES: usize = 8;
 
 /// Sums of intended^2, of actual^2 and of intended * actual.
 pub(super) type Squares = [[f64; SQUARES]; 3];
 
-/// The operations of one instruction set. A value of the type is the proof that this machine has it.
+/// The operations of one instruction set. A value of the type proves that this machine has the instruction set.
 ///
-/// All work on [`Simd::LANES`] Philox blocks at once, one block per lane. A set may keep the blocks in an order of its
-/// own, as long as [`Simd::blocks`] and [`Simd::interleave`] agree on it.
+/// Every operation works on [`Simd::LANES`] Philox blocks at once, one block per lane. An instruction set chooses the order
+/// of the blocks; [`Simd::blocks`] and [`Simd::interleave`] must agree on it.
 pub(super) trait Simd: Copy + Send + Sync {
     /// Blocks per group, and 32-bit lanes of `Ints` and of `Floats`.
     const LANES: usize;
@@ -51,11 +47,11 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// f32 values.
     type Floats: Copy;
 
-    /// `first`, `first` + 1, ..., `first` + LANES - 1, in the set's order.
+    /// `first`, `first` + 1, ..., `first` + LANES - 1, in the order of the instruction set.
     fn blocks(self, first: u32) -> Self::Wide;
     /// The same word for every block.
     fn word(self, value: u32) -> Self::Word;
-    /// a * B, 32 x 32 -> 64 bits. B is known to the compiler, so that it can see one instruction in it everywhere.
+    /// a * B, 32 x 32 -> 64 bits. B is a constant, so that the compiler always finds the single instruction.
     fn product<const B: u32>(self, a: Self::Wide) -> Self::Product;
     /// Upper halves.
     fn high(self, product: Self::Product) -> Self::Wide;
@@ -70,7 +66,7 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn xor3(self, a: Self::Wide, b: Self::Wide, c: Self::Word) -> Self::Wide {
         self.xor(a, self.xor_word(b, c))
     }
-    /// Does nothing, in an order that the compiler keeps: what makes these values comes before, what uses them after.
+    /// Does nothing, but fixes an order: the compiler computes these values before, and uses them after.
     #[inline(always)]
     fn pin(self, _: &mut Self::Wide, _: &mut Self::Floats, _: &mut Self::Floats) {}
     /// The words as 32-bit lanes.
@@ -108,10 +104,10 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// a ^ (b & mask).
     fn xor_masked(self, a: Self::Ints, b: Self::Ints, mask: Self::Ints) -> Self::Ints;
 
-    /// `columns[i]` holds value i of every block, in the set's order; writes the blocks one after the other.
+    /// `columns[i]` holds value i of every block, in the order of the instruction set. Writes the blocks one after another.
     ///
     /// # Panics
-    /// If `out` isn't of 4 * LANES values.
+    /// If `out` doesn't have 4 * LANES values.
     fn interleave(self, columns: [Self::Floats; 4], out: &mut [f32]);
     /// The first LANES values of `from`.
     ///
@@ -124,16 +120,16 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// If there are fewer values.
     fn store(self, value: Self::Floats, to: &mut [f32]);
 
-    /// Whether `stream` writes a line by one instruction: then it costs kernels that arithmetic bounds nothing.
+    /// Whether `stream` writes a line by one instruction. Only then is it free in kernels that are bound by arithmetic.
     const STREAMS_LINES: bool = false;
-    /// to = from, past the cache. Both are of the same whole number of lines, and `to` begins with one.
+    /// to = from, past the cache. Both have the same number of whole lines, and `to` begins at a line.
     #[inline(always)]
     fn stream(self, from: &[u8], to: &mut [u8]) {
         super::stream::copy(from, to);
     }
 
-    /// Adds the squares of `intended` and of `actual` and their products to the totals, lane by lane, in f64. A product of
-    /// two f32 is exact there, so an fma makes no difference.
+    /// Adds the squares of `intended` and of `actual` and their products to the totals, lane by lane, in f64. The product of
+    /// two f32 is exact in f64, so an fma gives the same bits.
     #[inline(always)]
     fn add_squares(
         self,

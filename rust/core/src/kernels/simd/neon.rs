@@ -1,8 +1,4 @@
-//! NEON, part of the aarch64 baseline: four lanes in their natural order.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
+//! NEON, part of the aarch64 baseline: four lanes in natural order.
 
 use std::arch::aarch64::{
     float32x4_t, float32x4x4_t, uint32x4_t, uint64x2_t, vaddq_u32, vandq_u32, vcvtq_f32_s32,

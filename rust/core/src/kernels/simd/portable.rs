@@ -1,14 +1,10 @@
-//! Plain Rust, eight lanes: for machines without a file of their own. Right everywhere, and the fma may be slow.
-#![allow(
-    clippy::inline_always,
-    reason = "compiled into the kernels of every instruction set"
-)]
+//! Plain Rust, eight lanes, for machines whose instruction set has no file here. The fma may be slow.
 
 use super::Simd;
 
 const LANES: usize = 8;
 
-/// Needs nothing.
+/// Every machine can run it.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 

@@ -116,7 +116,7 @@ impl Greeting {
     /// The ranks that take part, and those that failed and wait for the end of the call.
     pub fn listeners(&self, shared: &Shared) -> Vec<RankId> {
         let mut ranks = self.others(shared);
-        let failed = |lost: &(&RankId, &Loss)| matches!(lost.1, Loss::Resigned(_));
+        let failed = |lost: &(&RankId, &Loss)| matches!(lost.1, Loss::Failed(_));
         let failed = shared.roster.lost.iter().filter(failed);
         ranks.extend(failed.map(|lost| *lost.0));
         ranks
