@@ -166,7 +166,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def _grid(at: Slice, sizes: tuple[tuple[int, int], ...], per_thread: int) -> tuple[int, dict[str, Any]]:
-    """Number of programs, and the arguments that say which values they work on, with `per_thread` blocks in a tile.
+    """Number of programs, and the arguments that select the values they work on, with `per_thread` blocks in a tile.
 
     A program works on one row. Its size is the largest of `sizes` at which three quarters of the programs' values are
     used: a narrow column slice would leave most of a large program idle.
