@@ -37,7 +37,7 @@ def training(trained):
     report = trained.update(record)
     population.apply(record)
     trained.perturb(population.ask(sigma=0.02)[1])
-    live = [placed.live.tensor().cpu().view(torch.int16).clone() for placed in trained._placed]
+    live = [part.live.tensor().cpu().view(torch.int16).clone() for part in trained._live]
     trained.unperturb()
     return live, trained.digest(), trained.sha256(), (report.elements, report.moved, report.nonfinite)
 

@@ -103,7 +103,7 @@ def test_a_tied_weight_is_frozen_under_any_of_its_names():
     assert "model.embed_tokens.weight" not in names
 
 
-def test_only_the_trainable_ones_and_frozen_wins():
+def test_only_trainable_parameters_are_in_and_frozen_wins():
     model = tiny_model("qwen2")
     names = [name for name, _ in model.named_parameters()]
 
