@@ -8,8 +8,8 @@ from es_llm import _core
 from es_llm.model import weights
 from es_llm.model.table import ParameterTable
 from es_llm.model.weights import Weights
+from es_llm.noise.backend import Deferred
 from es_llm.noise.cuda import CudaBackend
-from es_llm.noise.deferred import Deferred
 from es_llm.noise.streamed import StreamedBackend
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture

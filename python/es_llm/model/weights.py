@@ -32,8 +32,7 @@ from es_llm.model.device import master_device_of
 from es_llm.model.live import DTYPES, Live, cast_parameters, check_parameters
 from es_llm.model.table import ParameterTable
 from es_llm.model.targets import LivePart, Target, live_parts, own_targets
-from es_llm.noise.backend import NoiseBackend, backend_for
-from es_llm.noise.deferred import Deferred
+from es_llm.noise.backend import Deferred, NoiseBackend, backend_for
 from es_llm.optimizers import Optimizer
 from es_llm.optimizers.sgd import SGD
 
