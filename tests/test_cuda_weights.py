@@ -8,8 +8,8 @@ from es_llm import _core
 from es_llm.model import weights
 from es_llm.model.table import ParameterTable
 from es_llm.model.weights import Weights
+from es_llm.noise.backend import Deferred
 from es_llm.noise.cuda import CudaBackend
-from es_llm.noise.deferred import Deferred
 from es_llm.noise.streamed import StreamedBackend
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture
@@ -37,7 +37,7 @@ def training(trained):
     report = trained.update(record)
     population.apply(record)
     trained.perturb(population.ask(sigma=0.02)[1])
-    live = [placed.live.tensor().cpu().view(torch.int16).clone() for placed in trained._placed]
+    live = [part.live.tensor().cpu().view(torch.int16).clone() for part in trained._live]
     trained.unperturb()
     return live, trained.digest(), trained.sha256(), (report.elements, report.moved, report.nonfinite)
 

@@ -62,14 +62,14 @@ def test_refused_devices(gpus, name, count, message):
         ("cpu", 1, 0, "cpu"),
     ],
 )
-def test_the_place_of_the_masters(gpus, name, masters, coming, expected):
+def test_the_device_of_the_masters(gpus, name, masters, coming, expected):
     gpus(1)
-    place = device.master_device_of(name, torch.device("cuda:0"), masters=masters, coming=coming)
-    assert str(place) == expected
+    found = device.master_device_of(name, torch.device("cuda:0"), masters=masters, coming=coming)
+    assert str(found) == expected
     assert device.master_device_of(name, torch.device("cpu"), masters=masters, coming=coming).type == "cpu"
 
 
-def test_a_refused_place_of_the_masters():
+def test_an_unknown_master_device_is_refused():
     with pytest.raises(ConfigError, match="`master_device`"):
         device.master_device_of("disk", torch.device("cpu"), masters=1, coming=0)
 

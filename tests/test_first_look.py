@@ -47,7 +47,7 @@ def test_text_reaches_all_parameters_of_a_language_model(name):
     assert engine(tiny_model(name)).unused == frozenset()
 
 
-def test_eyes_are_not_reached():
+def test_text_does_not_reach_a_vision_tower():
     model = tiny_model("gemma3")
     unused = engine(model).unused
     eyes = ("model.vision_tower.", "model.multi_modal_projector.")
@@ -55,7 +55,7 @@ def test_eyes_are_not_reached():
     assert groups(model, unused) == ["model.vision_tower.*", "model.multi_modal_projector.*"]
 
 
-def test_a_run_leaves_the_eyes_alone_and_so_does_its_replay(tmp_path, caplog, capsys):
+def test_a_run_and_its_replay_leave_the_vision_tower_unchanged(tmp_path, caplog, capsys):
     base = tiny_model("gemma3")
     base.save_pretrained(tmp_path / "base")
     tiny_tokenizer().save_pretrained(tmp_path / "base")
@@ -102,7 +102,7 @@ class Routed(torch.nn.Module):
         return torch.nn.functional.linear(x, self.stacked[1]) * self.table.detach()
 
 
-def test_experts_that_a_router_passed_over_count_as_used():
+def test_experts_that_a_router_did_not_select_count_as_used():
     module = Routed()
     used = Used(module)
     with used.watch(), torch.inference_mode():
@@ -177,13 +177,13 @@ def test_a_model_that_ignores_the_mask_gets_prompts_of_one_length():
     own = engine(model, 12)
     assert own.batching is Batching.EQUAL
     assert own.complete(PROMPTS) == [own.complete([prompt])[0] for prompt in PROMPTS]
-    places = [(row, 0) for row in range(len(PROMPTS))]
-    sampled = own.sample(PROMPTS, places, seed=3, temperature=1.0)
-    for row, place in enumerate(places):
-        assert own.sample([PROMPTS[row]], [place], seed=3, temperature=1.0) == [sampled[row]]
+    samples = [(row, 0) for row in range(len(PROMPTS))]
+    sampled = own.sample(PROMPTS, samples, seed=3, temperature=1.0)
+    for row, sample in enumerate(samples):
+        assert own.sample([PROMPTS[row]], [sample], seed=3, temperature=1.0) == [sampled[row]]
 
 
-def test_a_model_that_cannot_go_on_with_a_text_is_refused():
+def test_a_model_that_cannot_continue_a_text_is_refused():
     model = tiny_model("llama")
     model.forward = lambda input_ids, attention_mask, cache, use_cache, pixels=None: pixels.shape
     with pytest.raises(ModelError, match=r"LlamaForCausalLM can't continue a text: AttributeError"):
@@ -213,7 +213,7 @@ def test_a_look_stays_within_the_context(context, loop, caplog):
     assert not caplog.text
 
 
-def test_a_look_at_the_embedded_model_makes_no_noise():
+def test_a_look_at_the_embedded_model_logs_nothing():
     code = (
         "from es_llm.model.loading import load_model, load_tokenizer; from es_llm.rollout.engines.hf import HFEngine\n"
         "HFEngine(load_model(), load_tokenizer(), max_completion_length=4)"
@@ -223,7 +223,7 @@ def test_a_look_at_the_embedded_model_makes_no_noise():
 
 
 @pytest.mark.parametrize("limit", [6, 16, 40, None])
-def test_the_text_of_a_look_is_no_longer_than_the_tokenizer_takes(limit, caplog):
+def test_the_text_of_a_look_fits_the_limit_of_the_tokenizer(limit, caplog):
     tokenizer = tiny_tokenizer()
     tokenizer.model_max_length = limit or 10**30
     transformers.logging.enable_propagation()

@@ -35,7 +35,7 @@ class Headless(torch.nn.Module):
         (torch.compile(tiny_model("llama")), r"wrapped \(a OptimizedModule\), .* give `model\._orig_mod`"),
         (7, r"got 7 \(int\)$"),
         (LlamaConfig(), r"got a LlamaConfig; .*`AutoModelForCausalLM\.from_config`[^\n]*$"),
-        (type(tiny_model("llama")), r"got the class LlamaForCausalLM; give an instance"),
+        (type(tiny_model("llama")), r"got the class LlamaForCausalLM; give an instance, such as its `from_pretrained`"),
         (SimpleNamespace(model=tiny_model("llama")), r"got a SimpleNamespace; give its `model`$"),
         ({"weights": list(range(1000))}, r"got a dict$"),
     ],

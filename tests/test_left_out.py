@@ -108,7 +108,7 @@ def test_layers_for_prediction_ahead_are_kept_and_computed_tables_are_not(name, 
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), again.parameters(), strict=True))
 
 
-def test_a_run_says_it_at_its_start_and_exports_without_the_base_too(with_eyes, tmp_path, caplog):
+def test_a_run_reports_left_out_weights_and_exports_without_the_base(with_eyes, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         trainer = ESTrainer(
             model=str(with_eyes),

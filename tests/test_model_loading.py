@@ -67,7 +67,7 @@ def test_a_path_without_a_directory_is_refused(name, tmp_path, monkeypatch):
             load(name)
 
 
-def test_a_hub_id_without_a_hub_says_so():
+def test_a_hub_id_without_a_hub_is_refused():
     for load in (load_model, load_tokenizer, stored_dtype):
         with pytest.raises(ModelError, match=r"'nobody/no-such-model'.*no such local directory; HF_HUB_OFFLINE is set"):
             load("nobody/no-such-model")
@@ -199,7 +199,7 @@ def test_a_git_lfs_pointer_of_a_small_file_is_named(directory, name):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.safetensors", "figure.png"])
-def test_a_git_lfs_pointer_that_nobody_reads_is_no_fault(directory, name):
+def test_a_git_lfs_pointer_that_is_not_read_is_allowed(directory, name):
     (directory / name).write_text(POINTER)
     load_model(directory)
     load_tokenizer(directory)
@@ -272,7 +272,7 @@ def test_an_adapters_configuration_beside_a_whole_model_is_named(directory, adap
             load(directory)
 
 
-def test_a_weights_file_as_model_is_answered_with_its_directory(directory):
+def test_a_weights_file_as_model_gets_a_hint_to_its_directory(directory):
     with pytest.raises(ModelError, match="no such directory, it is a file; name the directory"):
         load_model(directory / "model.safetensors")
 
@@ -282,7 +282,7 @@ def test_the_type_of_a_configuration_of_several_parts(directory):
     assert stored_dtype(directory) == "bfloat16"
 
 
-def test_the_directory_of_a_run_is_answered_with_its_model(directory):
+def test_the_directory_of_a_run_gets_a_hint_to_its_model(directory):
     run = directory.parent
     for load in (load_model, load_tokenizer, stored_dtype):
         with pytest.raises(
@@ -305,7 +305,7 @@ def test_the_directory_of_a_run_is_answered_with_its_model(directory):
         load_model(run)
 
 
-def test_the_directory_around_checkpoints_is_answered_with_one(directory):
+def test_the_directory_around_checkpoints_gets_a_hint_to_one(directory):
     directory.rename(directory.parent / "checkpoint-7")
     for load in (load_model, load_tokenizer):
         with pytest.raises(ModelError, match=r"name one of those in it, such as .*checkpoint-7, got checkpoint-7$"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from es_llm._core import LowRank
-from es_llm.errors import KernelError, ModelError
+from es_llm.errors import ConfigError, KernelError, ModelError
 from es_llm.model.selection import Selection
 from es_llm.model.table import ParameterTable
 from tests.tiny_models import ARCHITECTURES, tiny_model
@@ -66,9 +66,12 @@ def test_the_json_of_a_low_rank_table_names_the_perturbation_of_each_tensor():
     assert ParameterTable.from_json(entries) == table != ParameterTable.from_module(tiny_model("qwen2"))
 
 
-@pytest.mark.parametrize(("options", "message"), [({"perturbation": "sparse"}, "sparse"), ({"rank": 0}, "`rank`")])
-def test_an_unknown_perturbation_is_refused(options, message):
-    with pytest.raises(KernelError, match=message):
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [({"perturbation": "sparse"}, ConfigError, "unknown perturbation 'sparse'"), ({"rank": 0}, KernelError, "`rank`")],
+)
+def test_an_unknown_perturbation_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
         ParameterTable.from_module(tiny_model("llama"), **{"perturbation": "low_rank", **options})
 
 
@@ -100,7 +103,7 @@ def test_a_tied_weight_is_frozen_under_any_of_its_names():
     assert "model.embed_tokens.weight" not in names
 
 
-def test_only_the_trainable_ones_and_frozen_wins():
+def test_only_trainable_parameters_are_in_and_frozen_wins():
     model = tiny_model("qwen2")
     names = [name for name, _ in model.named_parameters()]
 

@@ -5,6 +5,7 @@ import torch
 
 from es_llm._core import Population
 from es_llm.errors import ModelError
+from es_llm.model.table import ParameterTable
 from es_llm.model.targets import Target, own_targets
 from es_llm.model.weights import Weights
 from tests.tiny_models import tiny_model
@@ -58,10 +59,15 @@ def test_an_engine_s_own_tensors_get_the_same_bits(halves):
     assert all(torch.equal(weight, other.get_parameter(name)) for name, weight in module.named_parameters())
 
 
-def test_a_parameter_without_a_target_keeps_its_values():
-    model = tiny_model("llama")
-    weights = Weights(model, targets=own_targets(model, {"lm_head.weight"}))
-    assert "lm_head.weight" not in {parameter.name for parameter in weights.table.parameters}
+def test_a_parameter_outside_the_table_needs_no_target_and_keeps_its_values():
+    model, name = tiny_model("llama"), "lm_head.weight"
+    before = model.get_parameter(name).detach().clone()
+    targets = own_targets(model, {name})
+    weights = Weights(model, ParameterTable.from_module(model, unused={name}), targets=targets)
+    weights.perturb(Population(run_seed=1, population_size=4).ask(sigma=0.1)[0])
+    assert torch.equal(model.get_parameter(name), before)
+    with pytest.raises(ModelError, match=r"`lm_head\.weight`: the engine has targets for 0 of 89 rows, expected all"):
+        Weights(model, targets=targets)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_perturbed_weights_are_the_rounded_sum_in_float64(dtype):
         ):
             exact = torch.from_numpy(scale * noise.astype(np.float64)) + master.double()
             wanted = exact.float().to(DTYPES[dtype])
-            # The sum in float64 is rounded once more than a fused one: rare, and by one unit in the last place.
+            # The sum in float64 is rounded once more than a fused sum: it rarely differs, and by one ulp.
             assert (live != wanted).float().mean() < 1e-3
             torch.testing.assert_close(
                 live.double(), exact, rtol=2.0**-7 if dtype == "bfloat16" else 2.0**-10, atol=1e-7
@@ -135,7 +135,7 @@ def test_the_cast_keeps_buffers_and_ties(name, dtype):
     buffers = {key: value.clone() for key, value in model.named_buffers()}
     weights = Weights(model, dtype=dtype)
     assert {w.dtype for w in model.parameters()} == {DTYPES[dtype or "float32"]}
-    assert {placed.live.dtype for placed in weights._placed} == {dtype or "float32"}
+    assert {part.live.dtype for part in weights._live} == {dtype or "float32"}
     assert all(torch.equal(value, buffers[key].to(value.dtype)) for key, value in model.named_buffers())
     rotary = [value.dtype for key, value in model.named_buffers() if key.endswith("inv_freq")]
     assert set(rotary) <= {torch.float32}, "in bfloat16 the positions would be wrong"
@@ -148,7 +148,7 @@ def test_mixed_types_are_kept():
     model = tiny_model("llama").to(torch.bfloat16)
     model.model.norm.weight.data = model.model.norm.weight.data.float()
     weights = Weights(model)
-    assert {placed.live.dtype for placed in weights._placed} == {"float32", "bfloat16"}
+    assert {part.live.dtype for part in weights._live} == {"float32", "bfloat16"}
     assert all(master.dtype == torch.float32 for master in weights.master)
 
 
@@ -241,7 +241,7 @@ def test_weights_that_are_not_finite_are_counted_and_reported_once(caplog):
     assert message == "`weight`: 4 weights are NaN or infinite, in float16, without noise"
     people = population(2)
     record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=0.05)
-    assert weights.update(record).nonfinite == 4  # of the live weights, as perturb says
+    assert weights.update(record).nonfinite == 4  # the count of live weights, as from perturb
     finite = Weights(torch.nn.Linear(64, 64, bias=False), dtype="bfloat16")
     with caplog.at_level("WARNING"):
         record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=3e38)

@@ -172,7 +172,7 @@ def refusal(backend, name, changes):
     ("name", "changes", "message"),
     [(name, *refused) for names, *refused in REFUSED for name in names],
 )
-def test_every_backend_refuses_alike(name, changes, message):
+def test_every_backend_refuses_with_the_same_message(name, changes, message):
     (found,) = {refusal(backend, name, changes) for backend in BACKENDS.values()}
     assert message in found
 

@@ -49,7 +49,7 @@ def test_nothing_races(cuda, write, fails):
     assert torch.equal(host, done.flatten()[: len(host)] if write else torch.zeros(len(host)))
 
 
-def test_copies_and_work_go_on_at_the_same_time(cuda):
+def test_copies_and_work_run_at_the_same_time(cuda):
     staging = Staging(CPU, CHUNK, cuda=cuda)
     for _ in range(2):  # and from one tensor to the next
         add_one(cuda, staging, torch.zeros(4 * CHUNK))
@@ -90,7 +90,7 @@ def test_only_the_end_of_a_pass_waits(cuda, streamed):
 
 
 @pytest.mark.usefixtures("like_the_device")
-def test_nothing_is_under_way_after_an_exception(cuda, streamed, monkeypatch):
+def test_nothing_runs_after_an_exception(cuda, streamed, monkeypatch):
     master, earlier = torch.zeros(4 * CHUNK), torch.zeros(CHUNK)
     streamed.accumulate(earlier, TERMS, Slice(4, CHUNK), torch.float32)
     accumulate, started = streamed._launch.accumulate, []

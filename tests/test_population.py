@@ -121,7 +121,7 @@ def test_a_torch_module(dtype):
     assert loss() < 0.05 * before
 
 
-def test_a_journal_goes_on_where_it_ended(tmp_path):
+def test_a_population_continues_where_its_journal_ends(tmp_path):
     def make(**options):
         options = {"population_size": 4, "sigma": 0.1, "seed": 5, "journal": tmp_path / "run.es", **options}
         return Population(np.zeros(9), **options)

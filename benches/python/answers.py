@@ -1,6 +1,6 @@
-"""Checks the answers of the timed kernels, bit for bit, at both ends of every tensor.
+"""Checks the results of the timed kernels, bit for bit, at both ends of every tensor.
 
-They are compared with the numpy reference, or with the instruction set "plain" where the reference would take too long.
+The results are compared with the numpy reference, or with the instruction set "plain" if the reference is too slow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from es_llm.model.weights import Weights
 from es_llm.noise import reference
 
 END = 500
-"""Weights at each end of a tensor that are compared."""
+"""Number of weights that are compared at each end of a tensor."""
 
 Ends = list[tuple[int, np.ndarray]]
 """(first element, values); 16-bit types as uint16."""
@@ -38,12 +38,12 @@ def masters_of(weights: Weights) -> list[Ends]:
 
 
 def same(got: np.ndarray, expected: np.ndarray, what: str) -> None:
-    """Equal bits."""
+    """Check that two arrays have equal bits."""
     assert got.tobytes() == expected.tobytes(), f"{what}: not the reference's bits"
 
 
 def check_live(module: torch.nn.Module, weights: Weights, member: _core.Member) -> None:
-    """The live weights are those of the member."""
+    """Check that the live weights are those of the member."""
     noise = Noise(member.run_seed, member.iteration, member.pair)
     for tensor, (live, master) in enumerate(zip(module.parameters(), weights.master, strict=True)):
         for (first, got), (_, values) in zip(ends(live), ends(master), strict=True):
@@ -52,7 +52,7 @@ def check_live(module: torch.nn.Module, weights: Weights, member: _core.Member) 
 
 
 def check_update(before: list[Ends], weights: Weights, records: list[_core.Record]) -> None:
-    """The masters are those before, moved by the records."""
+    """Check that the masters are those of `before`, moved by the records."""
     moved = _by_reference if len(records) <= 3 else _by_plain_kernels
     for tensor, (parts, master) in enumerate(zip(before, weights.master, strict=True)):
         for (first, values), (_, got) in zip(parts, ends(master), strict=True):
@@ -74,7 +74,7 @@ def _by_plain_kernels(values: np.ndarray, terms: Terms, at: Slice) -> np.ndarray
 
 
 def check_low_rank(before: np.ndarray, after: np.ndarray, record: _core.Record, *, rank: int) -> None:
-    """`after` is the first block of tensor 0, moved by the record."""
+    """Check that `after` is the first block of tensor 0, moved by the record."""
     rows, columns = before.shape
     expected = reference.accumulated(before, terms_of(record), LowRank(0, (rows, columns), rank))
     same(after, expected, "low-rank update")

@@ -1,15 +1,14 @@
-"""What coordination costs: ranks under MPI, records in a journal, and units that only wait.
+"""Measures the cost of coordination: ranks under MPI, records in a journal, and units that only wait.
 
     mpirun -n 16 python benches/python/coordination.py            units of 100 ms; equal ranks, then unequal ones
     mpirun -n 16 python benches/python/coordination.py --unit_ms 20
 
-A unit is one member. `ideal` is the least time in which ranks that never wait could do the units: the first moment by
-which they have done as many in sum. What lies above it is coordination: handing out, telling, the journal with its
-fsync, publishing, and ranks that wait for the last unit. A unit's wait ends late by itself when there are more ranks
-than cores; `late` is that part, measured.
-Bytes are the payloads of all messages of a rank, as the metrics `bytes_sent` and `bytes_received` count them.
+A unit is one member. `ideal` is the shortest time in which ranks that never wait could evaluate all units. The time
+above it is coordination: handing out units, reporting results, the journal with its fsync, publishing records, and
+ranks that wait for the last unit. With more ranks than cores a unit's wait ends late; `late` is the mean delay.
+Bytes are the payloads of all messages of a rank, as in the metrics `bytes_sent` and `bytes_received`.
 
-Every unit's score, the order of the records and the result are checked on all ranks.
+The score of every unit, the order of the records and the result are checked on all ranks.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Setting:
 
 @dataclass
 class Times:
-    """Of each iteration on the leader: seconds in all and of the journal; on each rank: how late units ended."""
+    """On the leader: seconds of each iteration, and of its journal. On each rank: seconds of delay, and units."""
 
     iterations: list[float] = field(default_factory=list)
     journal: list[float] = field(default_factory=list)
@@ -53,7 +52,7 @@ class Times:
 
 
 class Waiting(RecordProgram):
-    """A training of which the rollouts only wait."""
+    """A training run whose rollouts only wait."""
 
     def __init__(self, setting: Setting, journal: Path, rank: int) -> None:
         self._setting, self._journal, self._rank = setting, journal, rank
@@ -63,15 +62,15 @@ class Waiting(RecordProgram):
         self.times = Times()
 
     def score(self, unit: int) -> float:
-        """Of this iteration; one that no other unit has."""
+        """The score of a unit of this iteration; no other unit has this score."""
         return self._population.iteration + unit / 1024
 
     def lead(self, team: Team) -> None:
-        """The leader writes a journal, as it does in training."""
+        """Create the leader's journal, as in training."""
         self._writer = JournalWriter.create(str(self._journal), "{}")
 
     def advance(self, team: Team) -> None:
-        """Next iteration, or the end."""
+        """Begin the next iteration, or finish."""
         now, step = time.perf_counter(), self._population.iteration
         if step > 0:
             self.times.iterations.append(now - self._start)
@@ -82,7 +81,7 @@ class Waiting(RecordProgram):
             team.begin(Round(RoundKind.ITERATION, step), [1.0] * self._setting.members)
 
     def evaluate(self, round_: Round, unit: int) -> Outcome:
-        """Wait."""
+        """Wait for the time of the unit."""
         seconds = self._setting.unit_s * self._setting.slowness(self._rank, round_.iteration)
         start = time.perf_counter()
         time.sleep(seconds)
@@ -93,7 +92,7 @@ class Waiting(RecordProgram):
     def complete(self, team: Team, round_: Round, table: Table) -> None:
         """Journal and publish the record."""
         fitness = [values[0] for values in table.values]
-        assert fitness == [self.score(unit) for unit in range(self._setting.members)], "each unit once, in its place"
+        assert fitness == [self.score(unit) for unit in range(self._setting.members)], "each unit once, in order"
         assert table.counts == [self._setting.members]
         record = self._population.tell(fitness, sigma=1e-3, learning_rate=5e-4)
         assert self._writer is not None
@@ -103,7 +102,7 @@ class Waiting(RecordProgram):
         team.publish(record.iteration, self._population.pack(record))
 
     def apply(self, team: Team, iteration: int, payload: bytes) -> None:
-        """A record."""
+        """Apply a record."""
         record = self._population.unpack(payload)
         assert record.iteration == iteration == self._population.iteration
         self._population.apply(record)
@@ -111,45 +110,50 @@ class Waiting(RecordProgram):
 
 
 def ideal_seconds(speeds: list[float], units: int) -> float:
-    """The least t with sum(floor(t * speed)) >= units."""
+    """The smallest t with sum(floor(t * speed)) >= units."""
     moments = sorted(k / speed for speed in speeds for k in range(1, units + 1))
     return next(t for t in moments if sum(int(t * speed + 1e-9) for speed in speeds) >= units)
 
 
 def measure(setting: Setting, team: Team) -> None:
-    """Run it and print one line."""
+    """Run a setting and print its line."""
     world = MPI.COMM_WORLD
-    with tempfile.TemporaryDirectory() as place:
-        program = Waiting(setting, Path(place) / "journal.es", team.rank)
+    with tempfile.TemporaryDirectory() as directory:
+        program = Waiting(setting, Path(directory) / "journal.es", team.rank)
         team.renew(1, assignment=setting.assignment)
         world.Barrier()
         before, cpu = team.traffic, time.process_time()
         assert run_program(team, program) == b"done"
         cpu = time.process_time() - cpu
     sent, received = (after - start for after, start in zip(team.traffic, before, strict=True))
-    told = world.gather((sent, received, program.times.late, program.times.units, cpu))
+    figures = world.gather((sent, received, program.times.late, program.times.units, cpu))
     if team.rank == 0:
-        report(setting, program.times, told or [])
+        report(setting, program.times, figures or [])
 
 
-def report(setting: Setting, times: Times, told: list[tuple[int, int, float, int, float]]) -> None:
-    """One line of the table; the first iteration, in which speeds aren't known yet, is left out."""
-    ranks, rounds = len(told), times.iterations[1:]
+def report(setting: Setting, times: Times, of_ranks: list[tuple[int, int, float, int, float]]) -> None:
+    """Print one line of the table, without the first iteration, in which the speeds aren't known yet.
+
+    Args:
+        of_ranks: bytes sent, bytes received, seconds of delay, units and CPU seconds of each rank.
+    """
+    ranks, rounds = len(of_ranks), times.iterations[1:]
     ideals = [
         ideal_seconds([1 / (setting.unit_s * setting.slowness(rank, step)) for rank in range(ranks)], setting.members)
         for step in range(1, setting.iterations)
     ]
     ratios = [took / ideal for took, ideal in zip(rounds, ideals, strict=True)]
-    late = sum(row[2] for row in told) / sum(row[3] for row in told)
-    most = [max(sent + received for sent, received, *_ in rows) / setting.iterations for rows in (told[:1], told[1:])]
-    total = sum(row[0] for row in told) / setting.iterations
+    late = sum(row[2] for row in of_ranks) / sum(row[3] for row in of_ranks)
+    traffic = [(sent + received) / setting.iterations for sent, received, *_ in of_ranks]
+    total = sum(row[0] for row in of_ranks) / setting.iterations
     figures = {
         "ranks": ranks, "members": setting.members,
         "ideal_s": statistics.mean(ideals), "took_s": statistics.mean(rounds),
         "ratio": statistics.median(ratios), "worst_ratio": max(ratios),
         "journal_ms": 1e3 * statistics.median(times.journal), "late_ms": 1e3 * late,
-        "busy": sum(row[4] for row in told) / ranks / sum(times.iterations),
-        "leader_bytes": most[0], "worker_bytes": most[1], "all_bytes_sent": total, "bound_bytes": 16 * setting.members,
+        "busy": sum(row[4] for row in of_ranks) / ranks / sum(times.iterations),
+        "leader_bytes": traffic[0], "worker_bytes": max(traffic[1:]),
+        "all_bytes_sent": total, "bound_bytes": 16 * setting.members,
     }  # fmt: skip
     times_ms = f"{figures['journal_ms']:>7.1f} ms{figures['late_ms']:>6.2f} ms"
     sizes = f"{figures['leader_bytes']:>9.0f}{figures['worker_bytes']:>8.0f}{figures['all_bytes_sent']:>9.0f}"
@@ -162,7 +166,7 @@ def report(setting: Setting, times: Times, told: list[tuple[int, int, float, int
 
 
 def settings(options: argparse.Namespace, ranks: int) -> list[Setting]:
-    """Equal speeds; then half of the ranks four times as slow, steadily and by turns."""
+    """Equal speeds; then half of the ranks four times as slow: always the same half, or the halves in turn."""
 
     def equal(rank: int, step: int) -> float:
         return 1.0
@@ -186,7 +190,7 @@ def settings(options: argparse.Namespace, ranks: int) -> list[Setting]:
 def main() -> None:
     """Measure each setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--unit_ms", type=float, default=100.0, help="what a unit takes at speed 1")
+    parser.add_argument("--unit_ms", type=float, default=100.0, help="milliseconds of a unit at speed 1")
     parser.add_argument("--units_per_rank", type=int, default=16, help="members / ranks")
     parser.add_argument("--iterations", type=int, default=6)
     parser.add_argument("--assignments", nargs="+", choices=ASSIGNMENTS, default=list(ASSIGNMENTS))

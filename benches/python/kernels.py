@@ -4,14 +4,15 @@
     python benches/python/kernels.py --replay_iterations 500
     python benches/python/kernels.py --device cuda    the shapes of a 7B model in bfloat16
 
-All are timed in turns in one run, and their answers checked (`answers.py`). Peers restore by subtraction; ours writes
-the live weights from the float32 masters, so "restore" is one more write, and between two members none is needed: the
-line "per member" sets the peers' perturb + restore against our perturb, and "iteration" is N times that and the update.
+All are timed in turns in one run, and their results are checked (`answers.py`). The peer loop restores by subtraction.
+Ours writes the live weights from the float32 masters, so "restore" is one more write, which is not needed between two
+members. The line "per member" compares the peer loop's perturb + restore with our perturb. The line "iteration" is N
+times that, and the update.
 
-Columns: `values/s` counts noise values (of the low-rank update: multiplications) per core or card; `GB/s` the bytes of
-weights that have to move; `copy` is that as a share of the bandwidth of a plain copy, `noise` the share of the rate at
-which noise is made where memory doesn't count (64 pairs over weights that fit the cache). The nearer one of the two is
-to 100 %, the nearer the kernel is to the machine's limit.
+Columns: `values/s` counts noise values (for the low-rank update: multiplications) per core or GPU. `GB/s` counts the
+bytes of weights that must be read and written. `copy` is their rate as a share of the bandwidth of a plain copy.
+`noise` is the share of the noise rate without the cost of memory (64 pairs over weights that fit the cache). If one of
+the two is near 100 %, the kernel is near the machine's limit.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ LEARNING_RATE = 5e-4
 RUN_SEED = 1
 SMALL = ((2048, 2048), (2048, 512), (2048, 5504), (5504, 2048), (2048,))
 LARGE = (*((4096, 4096),) * 4, *((11008, 4096),) * 2, (4096, 11008), (4096,), (4096,))
-"""Shapes of one block of a 1B and of a 7B model, repeated until there are enough parameters."""
+"""Shapes of one block of a 1B model (SMALL) and of a 7B model, repeated until there are enough parameters."""
 DTYPES = ("float32", "bfloat16", "float16")
 MEMORY_LIMIT = 64e6
-"""Bytes that perturb and updates may need beyond the weights, on two threads of a CPU."""
+"""Most bytes that perturb and updates may need beyond the weights, on two threads of a CPU."""
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Setting:
 
 
 def module_of(setting: Setting) -> torch.nn.Module:
-    """Parameters of a transformer's shapes, at least as many as asked for, normal with std 0.02."""
+    """A module with at least `parameters` parameters in a transformer's shapes, normal with std 0.02."""
     module = torch.nn.Module()
     generator = torch.Generator(setting.device).manual_seed(0)
     shapes = LARGE if setting.device.type == "cuda" else SMALL
@@ -82,10 +83,10 @@ def weights_of(module: torch.nn.Module) -> Weights:
 
 
 def require_room(setting: Setting) -> None:
-    """Refuse what doesn't fit a GPU: masters, our live weights and the peers', and the peers' largest sums.
+    """Refuse a size that doesn't fit a GPU: masters, our live weights and the peer loop's, and its largest sums.
 
     Raises:
-        SystemExit: names the missing memory, and a size that fits.
+        SystemExit: the size doesn't fit; gives the needed and the free memory, and a size that fits.
     """
     if setting.device.type == "cpu":
         return
@@ -101,7 +102,7 @@ def require_room(setting: Setting) -> None:
 
 
 class Ours:
-    """The product on a module of its own: a population of N members with fitness 0, 1, ..., N-1."""
+    """This package's kernels on a module: a population of N members with fitness 0, 1, ..., N-1."""
 
     def __init__(self, setting: Setting) -> None:
         self.module = module_of(setting)
@@ -134,7 +135,7 @@ class Ours:
         backend.settle(reports)
 
     def check(self, device: torch.device) -> dict[str, int | None]:
-        """Check every kernel's answer; the memory that each needed while it gave it."""
+        """Check the result of every kernel. Returns the peak memory of each kernel."""
         self.perturb()
         check_live(self.module, self.weights, self.member)
         before = masters_of(self.weights)
@@ -146,7 +147,7 @@ class Ours:
         return memory
 
     def check_restored(self) -> None:
-        """No trace of any member is left."""
+        """Check that the live weights are round(master) again."""
         for live, master in zip(self.module.parameters(), self.weights.master, strict=True):
             assert torch.equal(live, master.to(live.dtype)), "ours must leave round(master)"
 
@@ -155,7 +156,7 @@ class Ours:
 
 
 def bench(setting: Setting, paths: list[str]) -> float:
-    """Print one table; seconds of our update. All weights are freed when it returns."""
+    """Print one table. Returns the seconds of our update; all weights are freed by then."""
     require_room(setting)
     ours = Ours(setting)
     memory = ours.check(setting.device)
@@ -193,7 +194,7 @@ def bench(setting: Setting, paths: list[str]) -> float:
 
 
 def with_path(path: str, work: Callable[[], object]) -> None:
-    """Do it with another instruction set."""
+    """Run `work` with another instruction set."""
     _core.set_kernel_path(path)
     try:
         work()
@@ -202,7 +203,7 @@ def with_path(path: str, work: Callable[[], object]) -> None:
 
 
 def print_table(setting: Setting, seconds: dict[str, float], weights: list[torch.Tensor], paths: list[str]) -> None:
-    """One line per kernel."""
+    """Print one line per kernel."""
     members = setting.members
     elements = sum(weight.numel() for weight in weights)
     matrices = sum(weight.numel() for weight in weights if weight.ndim == 2)
@@ -246,7 +247,7 @@ def print_table(setting: Setting, seconds: dict[str, float], weights: list[torch
 
 
 def bench_replay(setting: Setting, iterations: int, update: float) -> None:
-    """Write a journal, replay it, and compare the time with that of as many updates."""
+    """Write a journal, replay it, and compare the time with the time of the same number of updates."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "journal"
         write_journal(path, setting.members, iterations)
@@ -265,12 +266,12 @@ def bench_replay(setting: Setting, iterations: int, update: float) -> None:
     each = seconds[0] / iterations
     took, speed = f"{seconds[0]:.1f} s, {each:.3f} s each", f"{update / each:.0%} of the speed of the update above"
     print(f"replay of {iterations} iterations from a journal of {size / 1e3:.1f} kB: {took}, {speed}")
-    print(f"  500 at this speed: {500 * each:.0f} s; peak memory beyond the weights: {megabytes(peak)}, since")
-    print("  noise lives in registers and in tiles of 1 kB: nothing grows with the model or with N")
+    print(f"  500 at this speed: {500 * each:.0f} s; peak memory beyond the weights: {megabytes(peak)}: the")
+    print("  noise is in registers and in tiles of 1 kB, so the peak doesn't grow with the model or with N")
 
 
 def write_journal(path: Path, members: int, iterations: int) -> None:
-    """A journal of random fitness."""
+    """Write a journal with random fitness."""
     population = _core.Population(run_seed=RUN_SEED, population_size=members)
     random = np.random.default_rng(0)
     writer = _core.JournalWriter.create(str(path), "{}")
@@ -285,7 +286,7 @@ def megabytes(size: int | None) -> str:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A number of the command line."""
+    """A parser of command-line numbers that are at least `least`."""
 
     def number(text: str) -> int:
         value = int(float(text))
@@ -321,7 +322,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run each type."""
+    """Run the bench for each type."""
     options = parse()
     torch.set_num_threads(options.threads)
     _core.set_kernel_threads(options.threads)

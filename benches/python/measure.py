@@ -1,4 +1,4 @@
-"""Times, memory and bandwidth of this machine, for the benches."""
+"""Measures times, memory and bandwidth of the machine, for the benches."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from es_llm._core import Slice, Terms
 from es_llm.noise.backend import backend_for
 
 PAUSE: Final = 0.3
-"""Seconds before each turn: torch's threads go on spinning for a while after their last work."""
+"""Seconds before each turn: torch's threads keep spinning for a while after their last work."""
 TURN: Final = 0.4
-"""Least seconds of a turn: short work is repeated."""
+"""Minimum seconds of a turn: short work is repeated."""
 
 
 def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each over `runs` rounds in which every one has a turn, after one round to warm up."""
+    """Median seconds of each work over `runs` rounds. Each work has one turn in a round; one more round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(runs + 1):
         for name, work in works.items():
@@ -35,8 +35,8 @@ def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.dev
 
 
 def turn(work: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of the calls of a turn, without the first one if there are several: cores that slept through the
-    pause take tens of milliseconds to wake up, and in a run no core sleeps before a kernel."""
+    """Median seconds of the calls of a turn, without the first call if there are several: cores that sleep in the pause
+    take tens of milliseconds to wake up, and in a run no core sleeps before a kernel."""
     calls: list[float] = []
     while not calls or sum(calls) < TURN:
         calls.append(seconds_of(work, device))
@@ -44,7 +44,7 @@ def turn(work: Callable[[], object], device: torch.device) -> float:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Of one call, to the end of its work on the device."""
+    """Seconds of one call, to the end of its work on the device."""
     synchronize(device)
     start = time.perf_counter()
     work()
@@ -53,13 +53,13 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU."""
+    """Wait until a GPU has ended all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
-    """Peak memory of `work` beyond the memory held before; None where it can't be measured."""
+    """Peak memory of `work` beyond the memory before it, in bytes; None if it can't be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -80,14 +80,14 @@ def _status(name: str) -> int:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written per second by a plain copy that fits no cache."""
+    """Bytes read and written per second by a plain copy that is larger than the caches."""
     size = 1 << 30 if device.type == "cuda" else 100_000_000
     source, target = torch.ones(size, device=device), torch.zeros(size, device=device)
     return 8 * size / in_turn({"copy": lambda: target.copy_(source)}, 5, device)["copy"]
 
 
 def noise_rate(device: torch.device) -> float:
-    """Noise values per second where memory doesn't count: an update of 64 pairs over weights that fit the cache."""
+    """Noise values per second without the cost of memory: an update of 64 pairs over weights that fit the cache."""
     terms = Terms(1, 0, np.ones(64, np.float32))
     master = torch.zeros(1 << 22 if device.type == "cuda" else 1 << 18, device=device)
     backend, at = backend_for(device), Slice(0, master.numel())
@@ -100,7 +100,7 @@ def noise_rate(device: torch.device) -> float:
 
 
 def machine(device: torch.device) -> str:
-    """Processor or card, and the commit."""
+    """The processor or GPU, the commit and the torch version."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if device.type == "cuda":

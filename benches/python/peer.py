@@ -1,8 +1,9 @@
-"""The rival: the loop that ES code for language models runs today, in torch.
+"""The rival: the loop of other ES code for language models, in torch.
 
-Per member and tensor a `torch.Generator` seeded anew and `torch.randn` in the parameter's type; `add_` before the
-evaluation, and the same noise subtracted after it; the update is N such passes with a float32 accumulator. Low rank:
-the factors of all members side by side and one `addmm_`, the fastest way that torch has.
+For each member and tensor it seeds a `torch.Generator` and draws noise by `torch.randn` in the parameter's type. `add_`
+adds the noise before the evaluation and subtracts the same noise after it. The update is N such passes into a float32
+accumulator. The low-rank update concatenates the factors of all members and calls `addmm_` once, the fastest way in
+torch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 
 
 class PeerLoop:
-    """Perturbs, restores and updates the weights of a module, as peers do."""
+    """Perturbs, restores and updates the weights of a module, as other projects do."""
 
     def __init__(self, module: torch.nn.Module, *, sigma: float) -> None:
         self.weights = list(module.parameters())
@@ -50,6 +51,6 @@ class PeerLoop:
 
 
 def peer_noise(weight: torch.Tensor, seed: int) -> torch.Tensor:
-    """The noise of one member for one tensor, as peers draw it."""
+    """The noise of one member for one tensor, as other projects draw it."""
     generator = torch.Generator(weight.device).manual_seed(seed)
     return torch.randn(weight.shape, dtype=weight.dtype, generator=generator, device=weight.device)

@@ -1,9 +1,9 @@
-"""Rewards in killable workers: how near to the work itself, and how much of it hides behind generation.
+"""Rewards in killable workers: time compared with the work alone, and the share that runs beside generation.
 
     python benches/python/rewards.py      6,000 rewards of 5 ms; then an iteration whose generation takes as long
 
-Grading waits 5 ms per completion (as a judge or a compiler would), and generation is a wait as well, so that two cores
-are enough for both. All scores are checked.
+Grading waits 5 ms per completion, as it would for a judge or a compiler. Generation is a wait too, so two cores are
+enough for both. All rewards are checked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNIT = 60
 
 @dataclass
 class Setting:
-    """How many rewards of how long, over how many workers."""
+    """Number of rewards, seconds for each, and number of workers."""
 
     rewards: int
     cost_s: float
@@ -33,22 +33,22 @@ class Setting:
 
 
 def judge(completions, number, cost_s, **columns):
-    """Waits for each completion; its reward is its row's number."""
+    """Waits for each completion. The reward of a completion is the number in its row."""
     time.sleep(sum(cost_s))
-    return [float(place) for place in number]
+    return [float(value) for value in number]
 
 
 def batch(unit: int, setting: Setting) -> Batch:
-    rows = [{"prompt": "p", "number": unit * UNIT + place, "cost_s": setting.cost_s} for place in range(UNIT)]
+    rows = [{"prompt": "p", "number": unit * UNIT + index, "cost_s": setting.cost_s} for index in range(UNIT)]
     return Batch.of(rows, ["x" * 200] * UNIT, [[1] * 50] * UNIT)
 
 
 def check(totals: list[float | None], unit: int) -> None:
-    assert totals == [float(unit * UNIT + place) for place in range(UNIT)], unit
+    assert totals == [float(unit * UNIT + index) for index in range(UNIT)], unit
 
 
 def all_at_once(rewards: RewardSet, setting: Setting) -> float:
-    """Seconds for all rewards, when they are known from the start."""
+    """Seconds for all rewards, if all are submitted at the start."""
     start = time.perf_counter()
     pending = [rewards.submit(batch(unit, setting)) for unit in range(setting.rewards // UNIT)]
     for unit, each in enumerate(pending):
@@ -57,7 +57,7 @@ def all_at_once(rewards: RewardSet, setting: Setting) -> float:
 
 
 def beside_generation(rewards: RewardSet, setting: Setting, generate_s: float, *, ahead: bool) -> float:
-    """Seconds of an iteration whose units are generated one after the other, `generate_s` each, and graded."""
+    """Seconds of an iteration that generates its units one after the other, `generate_s` each, and grades them."""
     units = setting.rewards // UNIT
     asked = iter(range(1, units))
 

@@ -1,6 +1,6 @@
 """Full-parameter fine-tuning of language models by Evolution Strategies.
 
-Importing the package loads neither torch nor mpi4py; each public name loads what it needs when it is first used.
+Importing the package loads neither torch nor mpi4py. A public name loads its module at its first use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from es_llm.rewards.workers.system import open_standard_descriptors
 
 __all__ = ["ESConfig", "ESTrainer", "EsError", "Population", "__version__"]
 
-open_standard_descriptors()  # before anything of ours opens a file
+open_standard_descriptors()  # before this package opens a file
 
 _HOME = {
     "ESConfig": "es_llm.config",
@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _version() -> str:
-    """The installed version. Not read at import, since `importlib.metadata` takes most of an import's time."""
+    """The installed version. It is read at first use, because `importlib.metadata` is slow to import."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -1,4 +1,4 @@
-"""Weights that are numpy arrays: the smallest thing a population can move."""
+"""Weights that are numpy arrays."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from es_llm.noise.perturbation import load_perturbation, noise_of
 
 
 class ArrayWeights:
-    """One array, or a mapping of arrays (tensor ids follow its order). Masters are float32 copies.
+    """One array, or a mapping of arrays, whose order gives the tensor ids. Masters are float32 copies.
 
     Args:
         perturbation, rank: the noise of the arrays, see `load_perturbation`.
 
     Raises:
-        KernelError: an array that holds no real numbers, or NaN or infinities.
+        KernelError: an array is empty, holds no real numbers, or holds NaN or infinities.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ArrayWeights:
         ]
 
     def perturb(self, member: _core.Member) -> Any:
-        """Fresh arrays: master + sign * sigma * noise."""
+        """New arrays: master + sign * sigma * noise."""
         fresh = {name: np.empty_like(master) for name, master in self._masters.items()}
         noise, scale = _core.Noise(member.run_seed, member.iteration, member.pair), member.sign * member.sigma
         for live, master, at in zip(fresh.values(), self._masters.values(), self._slices, strict=True):
@@ -73,6 +73,6 @@ def _master(name: str, array: NDArray[Any]) -> NDArray[np.float32]:
     master = np.array(array, np.float32, order="C")
     if not np.isfinite(master).all():
         raise KernelError(
-            f"`{name}` must be finite in float32, got {int((~np.isfinite(master)).sum())} values that aren't"
+            f"`{name}` must be finite in float32, got {int((~np.isfinite(master)).sum())} NaN or infinite values"
         )
     return master

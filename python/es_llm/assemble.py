@@ -1,4 +1,4 @@
-"""From the options of the command line to a trainer: the task by name, its rewards or the user's, the model."""
+"""Builds a trainer from the options of the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer
     """A trainer for these options.
 
     Raises:
-        ConfigError, ModelError, RewardError: something named in the options can't be used.
+        ConfigError, ModelError, RewardError: a task, data set, model or reward function can't be used.
     """
     task = _task(script)
     functions = [load_reward(reference) for reference in script.reward_funcs] or list(task.reward_funcs)
@@ -39,7 +39,7 @@ def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer
 
 
 def _held_out(task: Task, script: ScriptArguments) -> Any:
-    """The task's rows to evaluate on, at most `max_eval_samples`."""
+    """The task's held-out rows, at most `max_eval_samples`."""
     most = script.max_eval_samples
     return task.eval if most is None or task.eval is None else list(itertools.islice(task.eval, most))
 
@@ -49,7 +49,7 @@ STREAMED_EVAL_ROWS: Final = 1000
 
 
 def _task(script: ScriptArguments) -> Task:
-    """The task by name, on its own rows or those of the data set; without a task, the data set's rows."""
+    """The task of the name, on its own rows or on those of the data set. Without a task: the rows of the data set."""
     if script.dataset_name is None:
         return load_task(script.task or DEFAULT_TASK, **script.task_args)
     if script.task is None and not script.reward_funcs:
@@ -69,6 +69,6 @@ def _splits(script: ScriptArguments) -> Splits:
     held_out: Any = []
     if test != "test" or has_split(name, test, config=config):
         held_out = load(test, streaming)
-        if streaming or most is not None:  # all rows of a stream are kept, so there must be an end
+        if streaming or most is not None:  # all held-out rows are kept in memory, and a stream may not end
             held_out = list(itertools.islice(held_out, most or STREAMED_EVAL_ROWS))
     return Splits(train=load(script.dataset_train_split, streaming), eval=held_out)

@@ -1,52 +1,52 @@
-"""The errors of es_llm: one tree, each with the builtin class that callers may already catch.
+"""The errors of es_llm: one tree. Each class also has a builtin base class.
 
-Messages say what, where, got and expected. The Rust core raises these classes by name.
+A message names the fault, where it is, the value and what was expected. The Rust core raises these classes by name.
 """
 
 
 class EsError(Exception):
     """Base class of every error that es_llm raises on purpose.
 
-    `shared` is true on an error that all ranks of a job raised together: rank 0 alone need tell it.
+    `shared` is true for an error that all ranks of a job raise together, so that only rank 0 reports it.
     """
 
     shared: bool = False
 
 
 class ConfigError(EsError, ValueError):
-    """An option, a task or an argument that can't be used; raised before any work starts."""
+    """An option, a task or an argument can't be used; raised before any work starts."""
 
 
 class NoiseAddressError(EsError, ValueError):
-    """A noise address outside the contract: tensor, element or version out of range."""
+    """A noise address is out of range: its tensor, element or version."""
 
 
 class KernelError(EsError, ValueError):
-    """An array that a kernel refuses: wrong type, shape, not contiguous, or overlapping."""
+    """A kernel refuses an array: its type or shape is wrong, it is not contiguous, or it overlaps another one."""
 
 
 class PopulationError(EsError, ValueError):
-    """Fitness or records that don't fit the population: wrong length, order, or repeated cells."""
+    """Fitness or records don't fit the population: wrong length, wrong order, or repeated cells."""
 
 
 class ScheduleError(EsError, ValueError):
-    """An event that the schedule can't accept: unknown unit or worker, or a differing second result."""
+    """The distribution of units can't accept an event: its unit or rank is unknown, or a second result differs."""
 
 
 class CommunicationError(EsError, RuntimeError):
-    """Ranks that don't understand each other, or a job that can't go on without the ranks it lost."""
+    """Ranks can't exchange messages, or the job can't continue without its lost ranks."""
 
 
 class LeftOutError(CommunicationError):
-    """This rank failed or was too late, and the others ended their work without it."""
+    """This rank failed or was too late, and the other ranks ended without it."""
 
 
 class StoppedError(EsError, RuntimeError):
-    """A signal ended the run before its first iteration; nothing was trained, and it can be started again."""
+    """A signal ended the run before its first iteration. Nothing was trained; start the run again."""
 
 
 class JournalError(EsError, RuntimeError):
-    """The journal can't be written or read: full disk, missing file, wrong version."""
+    """The journal can't be written or read: the disk is full, the file is missing, or its version is wrong."""
 
 
 class JournalTakenError(JournalError):
@@ -54,7 +54,7 @@ class JournalTakenError(JournalError):
 
 
 class JournalCorruptError(JournalError):
-    """Bytes in the middle of the journal differ from what was written."""
+    """Bytes in the middle of the journal are damaged."""
 
 
 class ResumeError(EsError, RuntimeError):
@@ -62,11 +62,11 @@ class ResumeError(EsError, RuntimeError):
 
 
 class ModelError(EsError, ValueError):
-    """A model directory or module that can't be used: missing files, broken weights, wrong shapes."""
+    """A model can't be used: files are missing, weights are broken, or shapes are wrong."""
 
 
 class RewardError(EsError, RuntimeError):
-    """A reward function that can't be imported, or that returned something that is no reward."""
+    """A reward function can't be imported, or returned a value that is no reward."""
 
 
 class DivergenceError(EsError, RuntimeError):

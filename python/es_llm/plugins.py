@@ -7,8 +7,8 @@ A name is one of these, in this order:
 - `path/to/file.py:attribute`; or `path/to/file.py` alone, for kinds whose attribute has a fixed name;
 - `package.module:attribute` or `package.module.attribute`.
 
-Nothing is imported before its name is asked for. A file is one module, however many of its attributes are named, so its
-globals exist once. A file that has changed since is loaded again. Knows nothing about any kind, and loads no torch.
+Nothing is imported before its name is resolved. A file becomes one module, also if several of its attributes are named,
+so its globals exist once. A file that changes is loaded again. Knows nothing about any kind, and loads no torch.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def resolve(
 
     Args:
         kind: "task", "reward", ...; `es_llm.<kind>s` is the group of entry points.
-        name: what the user wrote.
+        name: the name in the option.
         builtin: built-in name -> `package.module:attribute`.
-        attribute: what `file.py` alone stands for; None: a file alone is refused.
+        attribute: the attribute for `file.py` alone; None: a file alone is refused.
         error: class of the errors.
 
     Raises:
@@ -71,14 +71,14 @@ def resolve(
 
 
 def names_in(package: str, path: Iterable[str], attribute: str) -> dict[str, str]:
-    """The built-in names of a room where each file is one extension: `file name -> package.file:attribute`. Imports
-    none of them."""
+    """The built-in names of a package in which each file is one extension: file name -> `package.file:attribute`.
+    Imports no file."""
     names = (module.name for module in pkgutil.iter_modules(path))
     return {name: f"{package}.{name}:{attribute}" for name in names if not name.startswith("_")}
 
 
 def file_of(kind: str, name: str, builtin: Mapping[str, str] = _NO_NAMES, *, attribute: str = "") -> Path | None:
-    """The source file of what a name stands for; None if there is no such file."""
+    """The source file of the object that a name stands for; None if there is no such file."""
     try:
         module, _ = _parsed(kind, name, builtin, attribute)
         if not _is_file(module):
@@ -90,11 +90,12 @@ def file_of(kind: str, name: str, builtin: Mapping[str, str] = _NO_NAMES, *, att
 
 
 def reference_of(value: Any) -> str | None:
-    """The name by which another process can load an object that came from a file; None for any other object."""
+    """The name by which another process can load an object from the same file; None for an object that is not from a
+    file."""
     module = file_module_of(value)
     if module is None or module.__file__ is None:
         return None
-    # Not `__name__`: a decorator or factory may have given the object another name than the module's variable.
+    # Not `__name__`: a decorator or factory may give the object another name than the module's variable.
     name = next((name for name, each in vars(module).items() if each is value), None)
     return None if name is None else f"{Path(module.__file__).resolve()}:{name}"
 
@@ -167,7 +168,7 @@ def _entry_points(kind: str) -> Any:
 
 
 def _hint(kind: str, name: str, builtin: Mapping[str, str]) -> str:
-    """The nearest known names, all of them, and the other ways to name an extension."""
+    """Advice for an unknown name: the nearest known names, all known names, and the other forms of a name."""
     known = sorted({*builtin, *(point.name for point in _entry_points(kind))})
     listed = f"known: {', '.join(known)}; or " if known else "expected "
     return f"{nearest(name, known)} ({listed}file.py:NAME, or package.module.NAME)"

@@ -1,4 +1,4 @@
-"""Git LFS pointers: short texts that stand for files which weren't fetched."""
+"""Git LFS pointers: short text files that stand for files that were not downloaded."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Final
 from es_llm.errors import EsError
 
 _POINTER: Final = b"version https://git-lfs"
-"""How every pointer begins."""
+"""The first bytes of every pointer."""
 
 
 def refuse_pointer(path: Path, error: type[EsError], where: str | None = None) -> None:
-    """Refuse a Git LFS pointer, whatever its name; what isn't a file passes.
+    """Refuse a Git LFS pointer, whatever its name. A path that isn't a file passes.
 
     Args:
         path: the file.
         error: the class to raise.
-        where: what the message calls the file; its path by default.
+        where: the name of the file in the message; default: its path.
 
     Raises:
-        EsError: of the class `error`; the file is a pointer, or can't be read.
+        EsError: the file is a pointer, or can't be read; an error of the class `error`.
     """
     name = where or str(path)
     try:

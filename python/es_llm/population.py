@@ -1,12 +1,12 @@
-"""`Population`: ask / tell over weights of any kind, for loops of one's own.
+"""`Population`: ask / tell over weights of any kind, for your own loop.
 
     population = Population(weights, sigma=0.1, learning_rate=0.05)
     while searching:
         fitness = [score(population.perturb(member)) for member in population.ask()]
         population.tell(fitness)
 
-Members are indices, so they can be evaluated anywhere, in any order: every process that makes the same population
-and is told the same fitness holds the same weights, bit for bit. Knows nothing about language models.
+Members are indices, so they can be evaluated anywhere, in any order. Every process that creates the same population
+and tells it the same fitness holds the same weights, bit for bit. Knows nothing about language models.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from es_llm import _core
 from es_llm.arrays import ArrayWeights
 from es_llm.checkpoint.identity import decode_header, encode_header, read_journal, require_same_identity
+from es_llm.checkpoint.replay import apply_records
 from es_llm.config.es import ESConfig
 from es_llm.errors import ConfigError, PopulationError
 from es_llm.shaping import ShapingRule, load_shaping
@@ -38,29 +39,29 @@ class Population(Generic[W]):
 
     Member n stands for theta + sign_n * sigma * noise_n; `tell` moves
     theta += learning_rate * (1/N) * sum_n Z_n * sign_n * noise_n, where Z are the shaped fitness values.
-    theta is float32 and is only ever written by `tell`.
+    theta is float32, and only `tell` writes it.
 
     Args:
-        weights: a numpy array, a mapping of names to arrays (both are copied), or a `torch.nn.Module` (trained
-            in place; its parameters that require gradients).
+        weights: a numpy array, a mapping of names to arrays (both are copied), or a `torch.nn.Module`, whose
+            own parameters are trained if they require gradients.
         population_size: N.
         sigma: noise scale.
         learning_rate: the paper's alpha, with 1/sigma folded in.
         seed: run seed of the noise, in [0, 2**64).
-        antithetic: members come in mirrored pairs.
+        antithetic: members are mirrored pairs.
         shaping: name of a shaping rule ("zscore", "centered_rank"), `file.py:NAME`, or a function: fitness (M,) of the
             members that count, finite and not all equal -> their shaped fitness Z, M finite numbers.
-        failure_policy: what a fitness of None or NaN counts as: "worst", "zero" (takes no part) or "raise".
+        failure_policy: how a fitness of None or NaN counts: "worst", "zero" (the member takes no part) or "raise".
         perturbation: "dense", or "low_rank" for matrices: noise A B^T / sqrt(rank) with thin factors A and B.
         rank: columns of these factors.
-        dtype: type of a module's live weights; default: its own.
+        dtype: type of a module's live weights; default: the type of each parameter.
         trainable: name patterns of a module's parameters to train; default: all.
         frozen: name patterns of a module's parameters that keep their values; wins over `trainable`.
-        journal: file that keeps the run; if it exists, the population goes on where it ended.
+        journal: file of the run's records; if it exists, the population continues where the journal ends.
 
     Raises:
-        ConfigError: an option out of range.
-        KernelError, ModelError: weights that can't be used.
+        ConfigError: an option is out of range.
+        KernelError, ModelError: the weights can't be used.
         ResumeError: the journal is of another run.
     """
 
@@ -110,7 +111,7 @@ class Population(Generic[W]):
 
     @property
     def iteration(self) -> int:
-        """How many times `tell` was called, the journal's iterations included."""
+        """Number of completed iterations, including those of the journal."""
         return self._core.iteration
 
     @property
@@ -123,10 +124,10 @@ class Population(Generic[W]):
         return self._core.ask(sigma=self._sigma)
 
     def perturb(self, member: _core.Member) -> W:
-        """The weights of one member of this iteration: fresh arrays, or the module with its weights replaced.
+        """The weights of one member of this iteration: new arrays, or the module with its weights replaced.
 
         Raises:
-            PopulationError: a member of another iteration.
+            PopulationError: the member is of another iteration.
         """
         if member.iteration != self.iteration:
             raise PopulationError(
@@ -137,27 +138,23 @@ class Population(Generic[W]):
     def tell(self, fitness: Sequence[float | None]) -> _core.Record:
         """Move the weights by the fitness of the N members, in the order of `ask`; higher is better.
 
-        The record is on the disk, if there is a journal, before anything changes.
+        With a journal, the record is on the disk before the weights change.
 
         Raises:
-            PopulationError: another number of values than members, or a failed one under "raise".
-            JournalError: the record can't be written; nothing was changed.
+            PopulationError: there are not as many values as members, or a value failed under "raise".
+            JournalError: the record can't be written; the weights are unchanged.
         """
         values = _numbers(fitness)
         record = self._core.tell(values, sigma=self._sigma, learning_rate=self._learning_rate)
         if self._writer is not None:
             self._writer.append_record(record)
-        self._apply(record)
+        apply_records([record], self._weights.update, self._core)
         self._weights.unperturb()
         return record
 
     def _given(self, arrays: Any) -> W:
-        """What the user gave, with its values written: fresh arrays, or the module that was written in place."""
+        """The weights in the form that the user passed: new arrays, or the user's module, which is already written."""
         return cast("W", arrays if self._module is None else self._module)
-
-    def _apply(self, record: _core.Record) -> None:
-        self._weights.update(record)
-        self._core.apply(record)
 
     def _open(self, path: str, config: ESConfig) -> _core.JournalWriter:
         names = (
@@ -174,14 +171,13 @@ class Population(Generic[W]):
             return _core.JournalWriter.create(path, header)
         journal, saved = read_journal(path)
         require_same_identity(saved, decode_header(header, path), path)
-        for record in journal.records:
-            self._apply(record)
+        apply_records(journal.records, self._weights.update, self._core)
         self._weights.unperturb()
         return _core.JournalWriter.open(path)
 
 
 def _numbers(fitness: Sequence[float | None]) -> list[float | None]:
-    """Plain floats; NaN is a failure, as None is."""
+    """The fitness as plain floats, with None for NaN: both are failures."""
     try:
         values = [None if value is None else float(value) for value in fitness]
     except (TypeError, ValueError) as error:

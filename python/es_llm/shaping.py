@@ -1,9 +1,9 @@
-"""Shaping rules by name: the core's own (`_core.SHAPING_RULES`), or a Python function from elsewhere.
+"""Shaping rules by name: a rule of the core (`_core.SHAPING_RULES`), or a Python function.
 
 A rule is a function: float64 array (M,) of the fitness of the members that count -> their shaped fitness Z, M finite
-numbers. It sees finite values in member order that aren't all equal. One in another package is found by an entry point
-in the group `es_llm.shaping_rules`, or by `file.py:NAME`. Only the leader's Z count (the record holds them), so a rule
-may use any arithmetic.
+numbers. The values are finite, in member order, and not all equal. A rule in another package is found by an entry point
+in the group `es_llm.shaping_rules`, or by `file.py:NAME`. The record holds the leader's Z, so a rule may use any
+arithmetic.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ ShapingRule: TypeAlias = "str | Callable[[NDArray[np.float64]], Sequence[float]]
 
 
 def load_shaping(name: str) -> ShapingRule:
-    """The rule of a name, as `_core.Population` takes it: a name of the core's, or a function.
+    """The rule of a name, as `_core.Population` takes it: the name of a core rule, or a function.
 
     Raises:
-        ConfigError: no such rule, or its file can't be used.
+        ConfigError: there is no such rule, or its file can't be used.
     """
     if name in SHAPING_RULES:
         return name

@@ -31,20 +31,20 @@ def is_saved(path: Path) -> bool:
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def text_files(datasets: Any, path: Path, config: str | None) -> dict[str, list[Path]] | None:
+def text_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
     """Split -> its JSON or CSV files; None if the data set has another format, or isn't on this machine."""
     if path.is_file():
         return {"train": [path]}
     if not path.is_dir() or is_saved(path):
         return None
-    files = _data_files(datasets, path, config)
+    files = _data_files(path, config)
     if files is None:
         return None
     formats = {FORMATS.get(suffix_of(file)) for file in _all(files)}
     return files if formats <= set(TEXTS) else None
 
 
-def content_of(datasets: Any, name: str, *, config: str | None = None) -> str | None:
+def content_of(name: str, *, config: str | None = None) -> str | None:
     """SHA-256 over the contents of the files of a data set on this machine; None for a hub id.
 
     The paths of the files don't count. A file of more than 1 GiB counts by its size and 64 blocks of 16 MiB, spread
@@ -59,7 +59,7 @@ def content_of(datasets: Any, name: str, *, config: str | None = None) -> str | 
     elif not path.is_dir():
         return None
     else:
-        found = None if is_saved(path) else _data_files(datasets, path, config)
+        found = None if is_saved(path) else _data_files(path, config)
         every: Iterable[Path] = path.rglob("*.arrow" if is_saved(path) else "*") if found is None else _all(found)
         files = sorted(file for file in every if file.is_file() and not file.name.startswith((".", "cache-")))
     hasher = hashlib.sha256()
@@ -68,14 +68,30 @@ def content_of(datasets: Any, name: str, *, config: str | None = None) -> str | 
     return hasher.hexdigest()
 
 
-def _data_files(datasets: Any, path: Path, config: str | None) -> dict[str, list[Path]] | None:
+def library() -> Any:
+    """The package `datasets`, without progress bars.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(
+            f"`dataset_name` needs the library datasets ({error}); `pip install 'es_llm[data]'` brings it"
+        ) from error
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _data_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
     """Split -> its files, as the library finds them in a directory; None if the directory's description sets options
     that only the library knows.
 
     Raises:
         ConfigError: files of several formats, of which the library would silently use one; or a file without data.
     """
-    settings = datasets.load_dataset_builder(str(path), config).config
+    settings = library().load_dataset_builder(str(path), config).config
     if not settings.data_files or getattr(settings, "field", None) or getattr(settings, "sep", ",") not in (",", "\t"):
         return None
     files = {str(split): [Path(file) for file in names] for split, names in settings.data_files.items()}

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from es_llm.data import directory
-from es_llm.data.directory import is_saved, path_of, text_files
+from es_llm.data.directory import is_saved, library, path_of, text_files
 from es_llm.data.files import TEXTS, columns_of_stream, format_of, read_rows, stream_rows
 from es_llm.data.text import require_content
 from es_llm.errors import ConfigError
@@ -37,17 +36,17 @@ def load_split(name: str, split: str, *, config: str | None = None, streaming: b
         ConfigError: the data set can't be found or read, or has no such split; names the file and the line, or quotes
             the message of `datasets`.
     """
-    datasets = _library()
+    datasets = library()
     path = path_of(name)
     where = f"`dataset_name` {name!r}, split {split!r},"
     try:
-        if path.is_file() and (kind := _checked(path, name)) not in TEXTS:
-            return _sliced(
-                split,
-                streaming,
-                lambda part: datasets.load_dataset(kind, data_files=str(path), split=part, streaming=streaming),
-            )
-        if (files := text_files(datasets, path, config)) is not None:
+        if path.is_file():
+            kind = format_of(path, f"`dataset_name` {name!r}")
+            require_content(path, f"`dataset_name` {name!r}")
+            if kind not in TEXTS:
+                options = {"data_files": str(path), "streaming": streaming}
+                return _sliced(split, streaming, lambda part: datasets.load_dataset(kind, split=part, **options))
+        if (files := text_files(path, config)) is not None:
             return _text_split(datasets, files, split, streaming, where)
         if is_saved(path):
             return _saved(datasets, path, split, streaming)
@@ -71,12 +70,12 @@ def has_split(name: str, split: str, *, config: str | None = None) -> bool:
     Raises:
         ConfigError: the data set can't be found or read.
     """
-    datasets = _library()
+    datasets = library()
     path, part = path_of(name), split.partition("[")[0]
     if path.is_file():
         return part == "train"
     try:
-        if (files := text_files(datasets, path, config)) is not None:
+        if (files := text_files(path, config)) is not None:
             return part in files
         if is_saved(path):
             loaded = datasets.load_from_disk(str(path))
@@ -86,15 +85,6 @@ def has_split(name: str, split: str, *, config: str | None = None) -> bool:
         raise
     except Exception as error:
         raise ConfigError(f"`dataset_name` {name!r} can't be loaded: {_message(error)}") from error
-
-
-def content_of(name: str, *, config: str | None = None) -> str | None:
-    """SHA-256 over the files of a data set on this machine (see `directory.content_of`); None for a hub id.
-
-    Raises:
-        ConfigError: the files can't be found.
-    """
-    return directory.content_of(_library(), name, config=config)
 
 
 def renamed(dataset: Any, columns: Mapping[str, str], known: Sequence[str] | None = None) -> Any:
@@ -121,17 +111,6 @@ def _columns(dataset: Any) -> list[str]:
     """The columns of a data set. For a list or a stream, the columns of its first row."""
     known = getattr(dataset, "column_names", None)
     return list(known) if known else list(next(iter(dataset), {}))
-
-
-def _checked(path: Path, name: str) -> str:
-    """The format of the file that the user named.
-
-    Raises:
-        ConfigError: the format is unknown, or the file holds no data.
-    """
-    kind = format_of(path, f"`dataset_name` {name!r}")
-    require_content(path, f"`dataset_name` {name!r}")
-    return kind
 
 
 def _text_split(datasets: Any, files: Mapping[str, Sequence[Path]], split: str, streaming: bool, where: str) -> Any:
@@ -217,14 +196,3 @@ def _saved(datasets: Any, path: Path, split: str, streaming: bool) -> Any:
         start, stop = _rows(split)
         loaded = loaded.select(range(min(start, len(loaded)), len(loaded) if stop is None else min(stop, len(loaded))))
     return loaded.to_iterable_dataset() if streaming else loaded
-
-
-def _library() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ConfigError(
-            f"`dataset_name` needs the library datasets ({error}); `pip install 'es_llm[data]'` brings it"
-        ) from error
-    datasets.disable_progress_bars()
-    return datasets

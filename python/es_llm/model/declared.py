@@ -1,8 +1,9 @@
-"""What a model's class declares of its tensors: their types when it is loaded in a type, and which are never trained.
+"""What a model's class declares about its tensors: their types in a loaded model, and which are never trained.
 
-transformers' `from_pretrained(dtype=...)` doesn't cast blindly. Classes keep some weights in float32
-(`_keep_in_fp32_modules`, `_keep_in_fp32_modules_strict`), some tensors have a type of their own, and buffers follow the
-type or not. So the answer is read from a copy of the module without values, built as the loader builds it.
+`from_pretrained(dtype=...)` of transformers doesn't give every tensor the requested type. Classes keep some weights in
+float32 (`_keep_in_fp32_modules`, `_keep_in_fp32_modules_strict`), some tensors have a type of their own, and only some
+buffers follow the requested type. So the types are read from a copy of the module without values, built as the loader
+builds it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import torch
 
 
 def declared_types(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """Name of a floating parameter or buffer -> its type in a model that was loaded in `dtype`.
+    """Name of each floating-point parameter or buffer -> its type in a model that is loaded in `dtype`.
 
-    Buffers of modules that aren't transformers' keep the types that they have, and all their parameters get `dtype`.
+    In a module that isn't of transformers, buffers keep their types, and all parameters get `dtype`.
     """
     bare = _bare(module, dtype)
     types = dict.fromkeys(_types(module.named_parameters(remove_duplicate=False)), dtype)
@@ -37,8 +38,8 @@ def declared_types(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, tor
 
 
 def without_gradient(module: torch.nn.Module) -> frozenset[str]:
-    """Names of parameters that the module's class makes with `requires_grad=False`, such as the correction bias of a
-    router. transformers' loader forgets that, so the module itself doesn't say so."""
+    """Names of parameters that the module's class creates with `requires_grad=False`, such as the correction bias of a
+    router. transformers' loader resets this flag, so the loaded module does not show it."""
     bare = _bare(module, torch.float32)
     if bare is None:
         return frozenset()
@@ -53,7 +54,7 @@ def _types(named: Iterator[tuple[str, torch.Tensor]]) -> dict[str, torch.dtype]:
 
 
 def _kept(module: Any, dtype: torch.dtype) -> re.Pattern[str] | None:
-    """What stays in float32; the loader searches for these patterns in the names of its state dict."""
+    """A pattern for the names of weights that stay in float32, as the loader matches them; None if all are cast."""
     patterns: list[str] = []
     if dtype == torch.float16:
         patterns += getattr(module, "_keep_in_fp32_modules", None) or ()
@@ -63,8 +64,8 @@ def _kept(module: Any, dtype: torch.dtype) -> re.Pattern[str] | None:
 
 
 def _bare(module: Any, dtype: torch.dtype) -> Any:
-    """The module of a class of transformers as its loader builds it for a type, without values; None: it can't be built
-    from its configuration alone, or becomes another module."""
+    """A module without values, as the loader of transformers builds it for a type. None if the class isn't of
+    transformers, can't be built from its configuration alone, or gives other parameters."""
     transformers = sys.modules.get("transformers")  # a module of its classes has imported it
     if transformers is None or not isinstance(module, transformers.PreTrainedModel):
         return None
@@ -73,13 +74,13 @@ def _bare(module: Any, dtype: torch.dtype) -> Any:
         _set_dtype(config, dtype)
         with _default_dtype(dtype), torch.device("meta"):
             bare = type(module)(config)
-    except Exception:  # a class from the user's file does what it likes
+    except Exception:  # a class from a user's file may raise any error
         return None
     return bare if _names(bare) == _names(module) else None
 
 
 def _set_dtype(config: Any, dtype: torch.dtype) -> None:
-    """Write the type into a configuration and those of its parts, which build their modules in the type they name."""
+    """Set the type in a configuration and in those of its parts, whose modules are built in the type that they name."""
     config.dtype = dtype
     for name in getattr(config, "sub_configs", ()):
         if (part := getattr(config, name, None)) is not None:

@@ -1,4 +1,4 @@
-"""The devices of a rank's weights: the one that an option names, and the one with room for the masters."""
+"""The devices of a rank's live weights and masters."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from es_llm.config.es import MASTER_DEVICES
 from es_llm.errors import ConfigError
 
 _SHARE: Final = 0.5
-"""Largest share of the device's free memory for masters: the rest is for caches and activations."""
+"""Largest share of the device's free memory for masters. The rest is for caches and activations."""
 
 
 def device_of_rank(name: str, local_rank: int) -> torch.device:
-    """The device of the rank with this number on its host.
+    """The device of a rank's live weights.
 
     Args:
-        name: "auto" (CUDA if torch sees a device, else the CPU), "cpu", "cuda" (GPU `local_rank` modulo the number of
-            visible ones; "auto" too), or "cuda:1".
+        name: "cpu", "cuda" (the GPU with the number `local_rank` modulo the number of visible GPUs), "cuda:1", or
+            "auto" (as "cuda" if torch sees a GPU, else the CPU).
+        local_rank: number of the rank on its host.
 
     Raises:
-        ConfigError: another name, or no such device.
+        ConfigError: the name is unknown, or there is no such device.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not count):
@@ -42,12 +43,12 @@ def master_device_of(name: str, device: torch.device, *, masters: int, coming: i
     """The device of the float32 masters: `device`, or the CPU. The bits are the same on both.
 
     Args:
-        name: "device", "cpu", or "auto": the device if the masters fit into half of its free memory.
+        name: "device", "cpu", or "auto" (`device` if the masters fit into half of its free memory, else the CPU).
         masters: bytes of the masters.
         coming: bytes of live weights that are still to be moved to the device.
 
     Raises:
-        ConfigError: another name.
+        ConfigError: the name is unknown.
     """
     if name not in MASTER_DEVICES:
         raise ConfigError(f"`master_device` must be one of {', '.join(MASTER_DEVICES)}, got {name!r}")

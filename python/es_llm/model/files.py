@@ -1,5 +1,5 @@
-"""Where a model's files are and whether they are whole, before anything is built from them: directories, safetensors,
-GGUF. Knows nothing of modules."""
+"""Finds a model's files and checks that they are complete, before a model is built from them: directories, safetensors,
+GGUF. Knows nothing about modules."""
 
 from __future__ import annotations
 
@@ -30,39 +30,41 @@ _TEMPLATES: Final = ("additional_chat_templates",)
 
 
 def resolve(name_or_path: str | os.PathLike[str] | None) -> str:
-    """A local directory, a GGUF file, or a hub id.
+    """The source of a model: a local directory, a GGUF file, or a hub id.
 
     Raises:
-        ModelError: a name that can only be a path, and there is no such directory or GGUF file; or a directory that
-            holds directories of models, such as that of a run.
+        ModelError: the name can only be a path, and there is no such directory or GGUF file; or the directory holds
+            directories of models, such as the directory of a run.
     """
     if name_or_path is None or name_or_path == EMBEDDED:
         return str(resources.files("es_llm") / "assets" / "countdown-tiny")
-    place = os.path.expanduser(os.fspath(name_or_path))
-    if os.path.isdir(place):
-        _refuse_parent(Path(place))
-    if os.path.isdir(place) or (_is_gguf(place) and os.path.isfile(place)):
-        return place
-    like_a_path = place.startswith((".", os.sep)) or place.count("/") > 1 or "\\" in place or os.path.exists(place)
-    if _is_gguf(place):
-        raise ModelError(f"model {place!r}: no such file")
-    if os.path.isfile(place) and place.endswith(".safetensors"):
-        raise ModelError(f"model {place!r}: no such directory, it is a file; name the directory that it is in")
-    if like_a_path or not place:
-        raise ModelError(f"model {place!r}: no such directory")
-    return place
+    source = os.path.expanduser(os.fspath(name_or_path))
+    if os.path.isdir(source):
+        _refuse_parent(Path(source))
+        return source
+    if _is_gguf(source):
+        if os.path.isfile(source):
+            return source
+        raise ModelError(f"model {source!r}: no such file")
+    if os.path.isfile(source) and source.endswith(".safetensors"):
+        raise ModelError(f"model {source!r}: no such directory, it is a file; name the directory that it is in")
+    like_a_path = source.startswith((".", os.sep)) or source.count("/") > 1 or "\\" in source
+    if not source or like_a_path or os.path.exists(source):
+        raise ModelError(f"model {source!r}: no such directory")
+    return source
 
 
-def gguf_file(place: str) -> Path | None:
-    """The GGUF file that `place` is, or the only one of a directory without other weights; None: there is none.
+def gguf_file(source: str) -> Path | None:
+    """The GGUF file of a source: the source itself, or the only GGUF file of a directory without other weights. None
+    if there is no such file.
 
     Raises:
         ModelError: a directory that holds several GGUF files and no other weights, a Git LFS pointer, or a file that
             isn't GGUF.
     """
-    path = Path(place)
+    path = Path(source)
     if path.is_dir():
-        if (path / CONFIG).exists() or (path / WEIGHTS).exists() or (path / INDEX).exists():
+        if (path / CONFIG).exists() or _has_weights(path):
             return None
         found = sorted(entry for entry in path.iterdir() if _is_gguf(entry.name) and entry.is_file())
         if len(found) > 1:
@@ -70,21 +72,22 @@ def gguf_file(place: str) -> Path | None:
         if not found:
             return None
         path = found[0]
-    elif not (_is_gguf(place) and path.is_file()):
+    elif not (_is_gguf(source) and path.is_file()):
         return None
-    head = _head(path)
     refuse_pointer(path, ModelError)
+    with path.open("rb") as file:
+        head = file.read(4)
     if not head.startswith(b"GGUF"):
-        raise ModelError(f"{path}: not a GGUF file, expected it to begin with 'GGUF', got {head[:4]!r}")
+        raise ModelError(f"{path}: not a GGUF file, expected it to begin with 'GGUF', got {head!r}")
     return path
 
 
 def check_directory(directory: Path) -> None:
-    """Check what can be checked without building the model: the files are there and whole.
+    """Check, without building the model, that the files are there and complete.
 
     Raises:
-        ModelError: no config.json, no safetensors, a shard that is missing, truncated or broken, a Git LFS pointer,
-            or an adapter's configuration.
+        ModelError: there is no config.json or no safetensors, a shard is missing, truncated or broken, a file is a Git
+            LFS pointer, or the directory holds an adapter's configuration.
     """
     read_config(directory)
     refuse_pointers(directory)
@@ -99,18 +102,18 @@ def weight_files(directory: Path) -> list[Path]:
     Raises:
         ModelError: there are none, or the index is broken.
     """
-    index, single = directory / INDEX, directory / WEIGHTS
-    if not single.exists() and not index.exists():
+    if not _has_weights(directory):
         found = sorted(path.name for path in directory.iterdir())
         raise ModelError(f"{directory}: no {WEIGHTS} (pickled weights are refused), got {some(found)}")
-    return [single] if single.exists() else _shards(index)
+    single = directory / WEIGHTS
+    return [single] if single.exists() else _shards(directory / INDEX)
 
 
 def weight_names(path: Path) -> list[str]:
     """The names of the weights in a safetensors file.
 
     Raises:
-        ModelError: it is missing, truncated or broken.
+        ModelError: the file is missing, truncated or broken.
     """
     try:
         with safe_open(path, framework="pt") as shard:
@@ -123,7 +126,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The content of a directory's config.json.
 
     Raises:
-        ModelError: there is none, it can't be read, or the directory is that of an adapter.
+        ModelError: there is no config.json, it can't be read, or the directory holds an adapter.
     """
     if directory.is_dir():
         _refuse_adapter(directory)
@@ -135,8 +138,8 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def refuse_pointers(directory: Path) -> None:
     """Refuse Git LFS pointers among the small files that loaders of models and tokenizers read: configurations,
-    vocabularies, templates, code. Weights are checked by name (`check_directory`): a directory may hold pointers of
-    weights in other formats, which nobody reads.
+    vocabularies, templates, code. `check_directory` checks the files of weights: a directory may also hold pointers of
+    weights in other formats, which are not read.
 
     Raises:
         ModelError: a file is a pointer.
@@ -148,7 +151,7 @@ def refuse_pointers(directory: Path) -> None:
 
 
 def some(names: list[str], limit: int = 5) -> str:
-    """The first of the names, and the number of the others."""
+    """The first `limit` names, and the number of the others, for a message."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -157,21 +160,17 @@ def _is_gguf(name: str) -> bool:
     return name.lower().endswith(_GGUF)
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(64)
-    except OSError as error:
-        raise ModelError(f"{path}: can't be read: {error}") from error
+def _has_weights(directory: Path) -> bool:
+    return (directory / WEIGHTS).exists() or (directory / INDEX).exists()
 
 
 def _refuse_adapter(directory: Path) -> None:
-    """Refuse an adapter, which holds a few weights beside those of a base model. Its configuration beside a whole model
-    is refused too: transformers would load the adapter, or its base model, instead."""
+    """Refuse an adapter, which holds only the weights that are added to a base model. An adapter's configuration beside
+    a whole model is refused too: transformers would load the adapter or its base model instead."""
     adapter = directory / _ADAPTER
     if not adapter.is_file():
         return
-    if (directory / WEIGHTS).exists() or (directory / INDEX).exists():
+    if _has_weights(directory):
         raise ModelError(
             f"{directory}: an adapter's configuration ({_ADAPTER}) beside a whole model, expected one of the two: "
             f"remove {_ADAPTER} if the model holds what was trained, as after PEFT's `merge_and_unload`"
@@ -184,10 +183,10 @@ def _refuse_adapter(directory: Path) -> None:
 
 
 def _refuse_parent(directory: Path) -> None:
-    """Refuse the directory of a run, or another one without a model whose own directories hold models."""
+    """Refuse the directory of a run, and any other directory that holds models only in its subdirectories."""
     run = (directory / _JOURNAL).is_file()
     own = [path for path in directory.iterdir() if path.name == CONFIG or "token" in path.name or _is_gguf(path.name)]
-    if (own and not run) or (directory / WEIGHTS).exists() or (directory / INDEX).exists():
+    if (own and not run) or _has_weights(directory):
         return
     held = [path for path in directory.iterdir() if (path / CONFIG).is_file()]
     held.sort(key=lambda path: (path.name != "model", -len(path.name), path.name))

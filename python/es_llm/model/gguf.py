@@ -1,4 +1,4 @@
-"""Models and tokenizers from GGUF files, by transformers and the `gguf` package: weights of few bits become float32."""
+"""Loads models from GGUF files, by transformers and the `gguf` package: quantized weights become float32."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from es_llm.errors import ModelError
 
 _PACKAGES: Final = ("gguf", "accelerate")
 _CUT: Final = ("cannot reshape array", "requires a buffer of at least", "out of bounds for axis", "larger dtype")
-"""What readers raise where a file ends before its data do."""
+"""Parts of the messages that readers raise for a truncated file."""
 
 
 def load_gguf_model(path: Path) -> tuple[Any, dict[str, Any]]:
-    """A plain module in float32 with the weights of the file, and what transformers reports of the loading.
+    """A float32 module with the weights of the file, and the loading report of transformers.
 
-    transformers attaches a quantizer to the module, which then can't be saved. So the weights move to a module of the
-    same class without one.
+    transformers attaches a quantizer to the module, and a module with a quantizer can't be saved. So the weights move
+    to a module of the same class without one.
 
     Raises:
         ModelError: a package is missing.
-        Exception: whatever transformers raises at a broken file.
+        Exception: any class that transformers raises for a broken file.
     """
     import transformers
 
     require_packages(path)
     options: dict[str, Any] = {}
-    if kept := getattr(transformers, "GgufConfig", None):  # later versions can keep the weights in their blocks
+    if kept := getattr(transformers, "GgufConfig", None):  # later versions can keep the weights quantized
         options["quantization_config"] = kept(dequantize=True)
     loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True, **options
@@ -42,7 +42,7 @@ def load_gguf_model(path: Path) -> tuple[Any, dict[str, Any]]:
         model = type(loaded)(config)
     buffers = dict(loaded.named_buffers())
     model.load_state_dict(loaded.state_dict(), strict=True, assign=True)
-    for name, _ in list(model.named_buffers()):  # those that no file holds have no values on the meta device
+    for name, _ in list(model.named_buffers()):  # buffers that no file holds have no values on the meta device
         owner, _, own = name.rpartition(".")
         setattr(model.get_submodule(owner), own, buffers[name])
     model.tie_weights()
@@ -50,21 +50,11 @@ def load_gguf_model(path: Path) -> tuple[Any, dict[str, Any]]:
     return model.eval(), info
 
 
-def tokenizer_options(path: Path) -> dict[str, Any]:
-    """Arguments for `from_pretrained` of a tokenizer class.
-
-    Raises:
-        ModelError: a package is missing.
-    """
-    require_packages(path)
-    return {"gguf_file": path.name}
-
-
 def require_packages(path: Path) -> None:
-    """Check that what transformers needs for a GGUF file is installed.
+    """Check that the packages are installed that transformers needs for a GGUF file.
 
     Raises:
-        ModelError: one is missing or fails on import; names the package and the command that installs it.
+        ModelError: a package is missing or fails on import; names the package and the command that installs it.
     """
     for package in _PACKAGES:
         try:
@@ -76,7 +66,7 @@ def require_packages(path: Path) -> None:
 
 
 def explained(path: Path, error: BaseException) -> str:
-    """The message for what a loader raised: that the file is not whole, or the loader's own words."""
+    """The message for a loader's error. A truncated file gets a message that names its size."""
     if not any(words in str(error) for words in _CUT):
         return str(error)
     size = path.stat().st_size

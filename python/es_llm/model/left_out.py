@@ -1,7 +1,7 @@
-"""Weights of a model's files that its class leaves out, such as the eyes of a model that is loaded for text alone.
+"""Weights of a model's files that its class leaves out, such as the vision part of a model that is loaded for text.
 
-transformers' classes declare what they ignore (`_keys_to_ignore_on_load_unexpected`), and say nothing when they do. An
-export would then hold less than the model that it came from, so it gets these weights as they were.
+transformers' classes declare which weights they ignore (`_keys_to_ignore_on_load_unexpected`), and ignore them without
+a message. An export would lack these weights, so they are copied into it unchanged.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from es_llm.model.files import CONFIG, INDEX, WEIGHTS, read_config, some, weight
 logger = logging.getLogger(__name__)
 
 NOTE: Final = "left_out.json"
-"""File of an export that lists the weights which were kept from the base model as they were."""
+"""File of an export that lists the weights that were copied unchanged from the base model."""
 
 _SHARD: Final = "model-left-out.safetensors"
 _COMPUTED: Final = re.compile(
     r"(rotary_emb\.(original_)?inv_freq|position_ids|attention\.(masked_)?bias|attn\.(masked_)?bias)$"
 )
-"""Tables that old files hold and later code computes."""
+"""Names of tables that old files hold and that later code computes."""
 
 _PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
@@ -52,7 +52,7 @@ class LeftOut:
         )
 
     def patterns(self) -> list[str]:
-        """Their names, by the longest prefix of whole words that each group of them shares."""
+        """The names as a short list: a pattern and a number for each group of weights with the same first words."""
         groups: dict[str, int] = {}
         for name in self.names:
             head = ".".join(name.split(".")[: 2 if name.startswith("model.") else 1])
@@ -60,12 +60,12 @@ class LeftOut:
         return [f"{head}.* ({count})" if count > 1 else head for head, count in groups.items()]
 
     def keep(self, export: Path) -> None:
-        """Add the weights to an exported directory, with a note. Where the base model's configuration is of a model of
-        several parts, and this is its text part, the export gets that configuration, so that it is whole again. If the
-        base model's files are gone, the log says so, and the export holds the trained weights alone.
+        """Add the weights to an exported directory, with a note. If the base model has several parts and the trained
+        model is its text part, the export also gets the base model's configuration. If the base model's files can't be
+        read, a warning is logged, and the export holds the trained weights alone.
 
         Raises:
-            OSError, SafetensorError: the disk refuses.
+            OSError, SafetensorError: the files can't be written.
         """
         try:
             kept = dict(self._tensors())
@@ -78,7 +78,7 @@ class LeftOut:
         files = [path for path in weight_files(export) if path.name != _SHARD]
         where = {name: path.name for path in files for name in weight_names(path)}
         where |= dict.fromkeys(self.names, _SHARD)
-        if (export / WEIGHTS).exists():  # a single file has another name in an index
+        if (export / WEIGHTS).exists():  # an index names its files otherwise than WEIGHTS
             (export / WEIGHTS).rename(export / "model-trained.safetensors")
             where = {name: "model-trained.safetensors" if file == WEIGHTS else file for name, file in where.items()}
         size = sum((export / name).stat().st_size for name in sorted(set(where.values())))
@@ -118,12 +118,13 @@ _KNOWN: weakref.WeakKeyDictionary[Any, LeftOut] = weakref.WeakKeyDictionary()
 
 
 def left_out_of(model: Any) -> LeftOut | None:
-    """What was left out when `model` was loaded from a directory; None: nothing, or it was made in another way."""
+    """The weights that were left out when `model` was loaded from a directory. None if there are none, or if the model
+    was not loaded from a directory."""
     return _KNOWN.get(model)
 
 
 def note_left_out(model: Any, directory: Path) -> None:
-    """Find the weights in the files that the class of `model` declares to ignore, and remember them."""
+    """Find the weights in the files that the class of `model` ignores, and keep their names for `left_out_of`."""
     patterns = sorted(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     if not patterns:
         return
@@ -131,7 +132,7 @@ def note_left_out(model: Any, directory: Path) -> None:
     own = model.state_dict().keys()
     try:
         names = [name for path in weight_files(directory) for name in weight_names(path)]
-    except ModelError:  # files under other names, which transformers has found
+    except ModelError:  # transformers loaded files of other names
         return
     left = [name for name in names if ignored.search(name) and name not in own and not _COMPUTED.search(name)]
     if left:

@@ -1,4 +1,4 @@
-"""The module's own parameters as live weights: checks, the cast in place, and access to their memory."""
+"""A module's own parameters as live weights: checks, casts, and access to their memory."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from typing import Final, final
 
 import torch
 
+from es_llm import _core
 from es_llm.errors import ModelError
 from es_llm.model.declared import declared_types
 
-DTYPES: Final[dict[str, torch.dtype]] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, name) for name in _core.DTYPES}
+"""Name of each live type, and the type."""
 
 
 @final
 class Live:
-    """A tensor of live weights, by the name of its parameter. Its memory is looked up at each use, so that a moved or
-    cast module is noticed."""
+    """A tensor of live weights, and the name of its parameter. Each use looks the memory up again, to detect a module
+    that was moved or cast."""
 
     def __init__(self, name: str, weight: torch.Tensor) -> None:
         self.name = name
@@ -30,7 +28,7 @@ class Live:
 
     @property
     def dtype(self) -> str:
-        """Name of the type: "float32", "bfloat16" or "float16"."""
+        """Name of the type, as in `DTYPES`."""
         return str(self._type).removeprefix("torch.")
 
     def tensor(self) -> torch.Tensor:
@@ -57,11 +55,11 @@ class Live:
 
 
 def check_parameters(module: torch.nn.Module, dtype: str | None) -> None:
-    """Refuse parameters that the kernels can't hold; `dtype` as for `Weights`.
+    """Refuse parameters that the kernels can't use; `dtype` as for `Weights`.
 
     Raises:
-        ModelError: a parameter that is neither on the CPU nor on a CUDA device, on another device than the first one,
-            not contiguous, not finite, of a type that can't be a live type, or that shares memory with another one.
+        ModelError: a parameter is neither on the CPU nor on a CUDA device, is on another device than the first one, is
+            not contiguous or not finite, has a type that can't be a live type, or shares memory with another one.
     """
     first = next((weight.device for weight in module.parameters()), None)
     for name, weight in module.named_parameters():
@@ -80,11 +78,11 @@ def check_parameters(module: torch.nn.Module, dtype: str | None) -> None:
 
 
 def cast_parameters(module: torch.nn.Module, dtype: str | None, device: torch.device) -> None:
-    """Cast parameters and buffers in place to the types that a model of the class has when it is loaded in `dtype`
-    (None: they keep their own), and move the module to `device`.
+    """Cast parameters and buffers, in the module itself, to the types of a model that is loaded in `dtype`, and move
+    the module to `device`. With None, all types stay.
 
-    What the class keeps in float32 stays float32; see `declared_types`. Tied weights are one Parameter object, so they
-    stay tied.
+    Tensors that the class keeps in float32 stay float32; see `declared_types`. Tied weights are one Parameter object,
+    so they stay tied.
     """
     if dtype is not None:
         types = declared_types(module, DTYPES[dtype])
@@ -108,7 +106,7 @@ def _require_finite(name: str, tensor: torch.Tensor) -> None:
 
 
 def _require_apart(module: torch.nn.Module) -> None:
-    """Refuse two parameters whose bytes overlap; one Parameter under two names is tied and fine."""
+    """Refuse two parameters whose memory overlaps. One Parameter under two names is a tied weight and is allowed."""
     spans = sorted(
         (weight.data_ptr(), weight.data_ptr() + weight.numel() * weight.element_size(), name)
         for name, weight in module.named_parameters()

@@ -1,4 +1,4 @@
-"""The choice of parameters to train, by patterns of names."""
+"""Selects the parameters to train by patterns of their names."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Selection:
     exclude: Sequence[str] = ()
 
     def of(self, module: torch.nn.Module) -> set[int]:
-        """Identities of the selected weights.
+        """The `id` of each selected weight.
 
         Raises:
-            ModelError: a pattern that matches no parameter; names the nearest names.
+            ModelError: a pattern matches no parameter; gives the nearest names.
         """
         named = list(module.named_parameters(remove_duplicate=False))
         found = {id(weight) for _, weight in named}
@@ -40,7 +40,7 @@ class Selection:
 
 
 def _matches(named: Sequence[tuple[str, torch.nn.Parameter]], patterns: Sequence[str], option: str) -> set[int]:
-    """Identities of the weights that a pattern matches."""
+    """The `id` of each weight that a pattern matches."""
     found: set[int] = set()
     for pattern in patterns:
         hits = {id(weight) for name, weight in named if fnmatchcase(name, pattern)}

@@ -1,6 +1,6 @@
-"""The ordered table of trainable parameters: the tensor id of each in noise addresses, and how each is perturbed.
+"""The ordered table of trainable parameters: the tensor id of each in noise addresses, and its perturbation.
 
-Knows names and shapes only; holds no weights. Two runs with equal tables give every weight the same noise.
+Knows names and shapes only and holds no weights. Two runs with equal tables give every weight the same noise.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Parameter:
     """One trainable tensor.
 
     Args:
-        name: in the module.
-        shape: of the whole tensor.
-        whole: the tensor id in noise addresses, and all elements.
+        name: its name in the module.
+        shape: shape of the whole tensor.
+        whole: the slice of all elements.
         perturbed: the same elements with their kind of noise (see `noise_of`).
     """
 
@@ -54,8 +54,8 @@ class Parameter:
         return Slice(self.tensor, (stop - start) * inner, element=start * inner)
 
     def to_json(self) -> dict[str, Any]:
-        """`name` and `shape`, and for low-rank noise `perturbation` and `rank`: dense tables are those of journals
-        that were written before there was a choice."""
+        """`name` and `shape`, and for low-rank noise `perturbation` and `rank`. An entry with dense noise is the same
+        as in a journal of format 1."""
         entry = {"name": self.name, "shape": list(self.shape)}
         if isinstance(self.perturbed, LowRank):
             return {**entry, "perturbation": "low_rank", "rank": self.perturbed.rank}
@@ -64,9 +64,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class ParameterTable:
-    """Trainable parameters in the order of `module.named_parameters()`; tied weights once, by their first name.
+    """Trainable parameters in the order of `module.named_parameters()`; a tied weight is listed once,
+    by its first name.
 
-    A parameter that isn't in the table keeps its values: it has no noise.
+    A parameter that isn't in the table has no noise and keeps its values.
     """
 
     parameters: tuple[Parameter, ...]
@@ -87,20 +88,20 @@ class ParameterTable:
     ) -> ParameterTable:
         """The table of a module.
 
-        Left out are parameters that `selection` doesn't select, with `requires_grad=False`, without a gradient by
-        their class's own declaration, or named in `unused`.
+        It leaves out parameters that `selection` doesn't select, that have `requires_grad=False` in the module or in
+        the declaration of its class, or that `unused` names.
 
         Args:
-            selection: default: all.
+            selection: default: all parameters.
             unused: names of parameters that no forward pass of the run reads.
-            perturbation, rank: which noise each tensor gets, see `load_perturbation`. A tensor that gets none is left
-                out too.
+            perturbation, rank: the noise of each tensor, see `load_perturbation`. A tensor without noise is left out
+                too.
 
         Raises:
-            ModelError: no trainable parameter, a pattern that matches nothing, or more tensors or elements than a noise
-                address can name.
-            ConfigError: no such perturbation, or one that doesn't fit a tensor.
-            KernelError: a rank out of range.
+            ModelError: there is no trainable parameter, a pattern matches nothing, or there are more tensors or
+                elements than noise addresses.
+            ConfigError: there is no such perturbation, or it doesn't fit a tensor.
+            KernelError: the rank is out of range.
         """
         selected = (selection or Selection()).of(module)
         left_out = {*unused, *without_gradient(module)}
@@ -131,7 +132,7 @@ class ParameterTable:
         """The table that `to_json` wrote.
 
         Raises:
-            ModelError: an entry without a name and a shape of integers >= 0, or with an unknown perturbation.
+            ModelError: an entry has no name, no shape of integers >= 0, or an unknown perturbation.
         """
         try:
             return ParameterTable(
@@ -152,7 +153,7 @@ class ParameterTable:
         """Check that a module has the table's parameters.
 
         Raises:
-            ModelError: the first one that is missing or has another shape.
+            ModelError: a parameter is missing or has another shape; names the first one.
         """
         named = dict(module.named_parameters())
         for parameter in self.parameters:

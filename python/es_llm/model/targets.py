@@ -1,4 +1,4 @@
-"""Where an engine keeps the weights that it runs: the tensors that live weights are written into."""
+"""Targets: the tensors of an engine that live weights are written into."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from es_llm.noise.backend import At
 
 
 class Target(NamedTuple):
-    """A tensor of an engine, and which rows of a parameter it holds.
+    """A tensor of an engine, and the rows of a parameter that it holds.
 
     name: the parameter's name in the module, as in `named_parameters`.
-    rows: indices of its first dimension; `slice(None)` is the whole parameter.
-    tensor: contiguous, of the shape of these rows. A `Parameter` may be cast and moved by `Weights`; any other tensor
-        is used as it is, and may be a view of a fused one.
+    rows: indices of the parameter's first dimension; `slice(None)` is the whole parameter.
+    tensor: contiguous, of the shape of these rows. `Weights` may cast and move a `Parameter`; it uses any other tensor
+        unchanged, such as a view of a fused tensor.
     """
 
     name: str
@@ -29,34 +29,34 @@ class Target(NamedTuple):
 
 
 def own_targets(module: torch.nn.Module, without: Collection[str] = ()) -> list[Target]:
-    """The module's own parameters, each whole, in order.
+    """One target for each of the module's own parameters, in order.
 
     Args:
-        without: names of parameters to leave out, such as those that the engine doesn't read.
+        without: names of parameters to leave out, such as parameters that the engine doesn't read.
     """
     named = module.named_parameters()
     return [Target(name, slice(None), weight) for name, weight in named if name not in without]
 
 
-class Placed(NamedTuple):
-    """A live tensor beside its part of a master, and the address and kind of the part's noise."""
+class LivePart(NamedTuple):
+    """A live tensor, the part of a master that it is written from, and the address and kind of that part's noise."""
 
     live: Live
     master: torch.Tensor
     at: At
 
 
-def place_targets(table: ParameterTable, targets: Sequence[Target], masters: Sequence[torch.Tensor]) -> list[Placed]:
-    """The targets of the table's parameters, in the order of the table.
+def live_parts(table: ParameterTable, targets: Sequence[Target], masters: Sequence[torch.Tensor]) -> list[LivePart]:
+    """The targets with their parts of the masters, in the order of the table.
 
     Raises:
         ModelError: a target has another shape than the rows that it holds, or a row of a parameter has no target or
-            several ones; names the parameter.
+            several targets; names the parameter.
     """
     by_name: dict[str, list[Target]] = defaultdict(list)
     for target in targets:
         by_name[target.name].append(target)
-    placed = []
+    parts = []
     for parameter, master in zip(table.parameters, masters, strict=True):
         whole = master.reshape(1) if not parameter.shape else master
         end = 0
@@ -69,9 +69,9 @@ def place_targets(table: ParameterTable, targets: Sequence[Target], masters: Seq
                     f"{stop}) has shape {list(target.tensor.shape)}; expected each row in one target, and "
                     f"{list(part.shape)}"
                 )
-            live = Live(parameter.name, target.tensor)
-            placed.append(Placed(live, part, parameter.rows(start, stop) if parameter.shape else parameter.perturbed))
+            at = parameter.rows(start, stop) if parameter.shape else parameter.perturbed
+            parts.append(LivePart(Live(parameter.name, target.tensor), part, at))
             end = stop
         if end != len(whole):
             raise ModelError(f"`{parameter.name}`: the engine has targets for {end} of {len(whole)} rows, expected all")
-    return placed
+    return parts

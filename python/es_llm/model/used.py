@@ -1,5 +1,5 @@
-"""Which parameters a computation reads: every operation of torch is seen, so a weight that is used as a plain tensor
-counts as much as a module that is called."""
+"""Finds the parameters that a computation reads. It watches every operation of torch, so it also finds weights that are
+read without a call of their module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUMBER: Final = re.compile(r"\d+")
 
 
 class Used:
-    """What was read while `watch` was on; see `unused`."""
+    """Records which parameters of a module are read inside `watch`."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module = module
@@ -25,7 +25,7 @@ class Used:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Look at all operations, and at which modules are called, until the block ends."""
+        """Record all operations and all calls of modules until the block ends."""
         hooks = [
             module.register_forward_pre_hook(lambda module, _: self._called.add(id(module)))
             for module in self._module.modules()
@@ -38,11 +38,11 @@ class Used:
                 hook.remove()
 
     def unused(self) -> frozenset[str]:
-        """Names of the parameters that no operation read. An expert that a router didn't choose is used if one of its
-        kind is.
+        """Names of the parameters that no operation read. An expert that a router didn't select counts as used if
+        another expert of its list was used.
 
-        On a GPU a kernel may read weights without torch's knowledge: there all of a module's own parameters count as
-        used when the module was called, or one of them was seen.
+        On a GPU, torch doesn't see what a kernel reads. So there, all of a module's own parameters count as used if the
+        module was called or one of them was read.
         """
         seen = {name for name, weight in self._module.named_parameters() if _storage(weight) in self._storages}
         for prefix, module in self._module.named_modules():
@@ -54,8 +54,8 @@ class Used:
         return frozenset(name for name, _ in self._module.named_parameters() if name not in seen)
 
     def _experts(self, seen: Collection[str]) -> set[str]:
-        """Parameters of modules in a list that were neither called nor read, where a module of the same kind in that
-        list was, and read the parameter of that name."""
+        """Parameters of unused modules in a list that count as used, because a module of the same kind in the list used
+        its parameters of the same names."""
         names = [name for name, _ in self._module.named_parameters()]
         found: set[str] = set()
         for prefix, container in self._module.named_modules():
@@ -75,7 +75,8 @@ class Used:
 
 
 def groups(module: torch.nn.Module, names: Collection[str]) -> list[str]:
-    """The parameters as few patterns for a message: a module of which all are named stands for them."""
+    """The names as a short list of patterns, for a message. A module whose parameters are all named becomes one
+    pattern."""
     left = set(names)
     found: list[str] = []
     for prefix, part in module.named_modules():

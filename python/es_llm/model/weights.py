@@ -1,8 +1,8 @@
-"""Master weights, which are the truth, and live weights, which the engine runs: on a CPU or a CUDA device.
+"""Master weights, in float32, and live weights, which the engine runs: on a CPU or a CUDA device.
 
-`master` is float32 and changes only by `update`. The live weights are the tensors that an engine runs, by default the
-module's own parameters; they are always written from the masters (never undone by subtraction), so nothing drifts.
-Knows nothing of prompts, rewards or ranks. Formulas, per element, with the member's noise z:
+Only `update` and `reset` change the masters. The live weights are the tensors that an engine runs, by default the
+module's own parameters. They are always written from the masters and noise is never subtracted again, so no rounding
+errors add up. Knows nothing about prompts, rewards or ranks. Formulas, per element, with the member's noise z:
 
     perturb      live = round(master + sign * sigma * z)
     unperturb    live = round(master)
@@ -31,9 +31,8 @@ from es_llm.errors import ModelError
 from es_llm.model.device import master_device_of
 from es_llm.model.live import DTYPES, Live, cast_parameters, check_parameters
 from es_llm.model.table import ParameterTable
-from es_llm.model.targets import Placed, Target, own_targets, place_targets
-from es_llm.noise.backend import NoiseBackend, backend_for
-from es_llm.noise.deferred import Deferred
+from es_llm.model.targets import LivePart, Target, live_parts, own_targets
+from es_llm.noise.backend import Deferred, NoiseBackend, backend_for
 from es_llm.optimizers import Optimizer
 from es_llm.optimizers.sgd import SGD
 
@@ -50,23 +49,23 @@ class Weights:
     """The weights of one module under training.
 
     Args:
-        module: its parameters and buffers are cast in place as if it was loaded in `dtype`: what its class keeps in
-            float32 stays float32. Tied weights stay tied.
-        table: the parameters to train, and their noise; default: all trainable ones, with dense noise. All other
-            parameters keep their values; they are cast too.
+        module: its parameters and buffers get the types of a model that is loaded in `dtype`: tensors that its class
+            keeps in float32 stay float32. Tied weights stay tied.
+        table: the parameters to train, and their noise; default: all trainable parameters, with dense noise. All other
+            parameters keep their values, but are cast too.
         targets: the tensors that an engine runs; default: the module's own parameters.
         optimizer: moves the masters; default: plain SGD.
         dtype: live type, "float32", "bfloat16" or "float16"; None keeps the type of each parameter.
-        device: where the module is moved to and the live weights are; None leaves the module where it is.
-        master_device: "device" keeps the masters there too, "cpu" in host memory (pinned, and streamed through the
-            device), "auto" decides by `master_device_of`.
+        device: the device of the live weights, to which the module is moved; None leaves the module on its device.
+        master_device: "device" keeps the masters on the same device, "cpu" in host memory (pinned, and streamed through
+            the device), "auto" chooses by `master_device_of`.
 
     Raises:
-        ModelError: parameters that can't be trained: another device or type, not contiguous, overlapping,
-            not finite (also after rounding to `dtype`), or not those of the table; see also
-            `ParameterTable.from_module`. Or targets that don't fit the parameters.
-        ConfigError: another `master_device`.
-        KernelError: a device without kernels.
+        ModelError: a parameter can't be trained (see `check_parameters`), isn't finite after rounding to `dtype`, or
+            doesn't fit the table; the table is empty (see `ParameterTable.from_module`); or the targets don't fit the
+            parameters.
+        ConfigError: `master_device` is unknown.
+        KernelError: there are no kernels for the device.
     """
 
     def __init__(
@@ -102,12 +101,12 @@ class Weights:
         whole = [
             Target(row.name, slice(None), weight) for row, weight in zip(self.table.parameters, trained, strict=True)
         ]
-        self._own = place_targets(self.table, whole, self.master)
-        self._placed = place_targets(self.table, targets, self.master)
+        self._own = live_parts(self.table, whole, self.master)
+        self._live = live_parts(self.table, targets, self.master)
         self._frozen = [Live(name, weight) for name, weight in named.items()]
         self._warned: set[str] = set()
         self.unperturb()
-        for live in (*(placed.live for placed in self._placed), *self._frozen):
+        for live in (*(part.live for part in self._live), *self._frozen):
             live.require_finite()
 
     def perturb(self, member: Member) -> int:
@@ -118,22 +117,23 @@ class Weights:
         """
         noise, scale = Noise(member.run_seed, member.iteration, member.pair), member.sign * member.sigma
         counts = self._pass(
-            self._placed,
+            self._live,
             lambda part: self._backend.perturb(part.live.tensor(), part.master, noise, scale, part.at),
         )
-        return self._warn(self._placed, counts, lambda live: f"in {live.dtype}, of {member}")
+        return self._warn(self._live, counts, lambda live: f"in {live.dtype}, of {member}")
 
     def unperturb(self) -> int:
-        """Write live = round(master); returns the number of NaN or infinite ones, and warns as `perturb` does."""
-        return self._round(self._placed)
+        """Write live = round(master). Returns the number of live weights that are NaN or infinite, and logs warnings as
+        `perturb` does."""
+        return self._round(self._live)
 
     def write_module(self) -> None:
-        """Write the module's own parameters = round(master), whatever tensors the engine runs."""
+        """Write the module's own parameters = round(master), also if the engine runs other tensors."""
         self._round(self._own)
 
     def update(self, record: Record) -> UpdateReport:
-        """Move the masters by one iteration's record; returns the sum of the tensors' reports. Logs a warning for a
-        tensor whose weights have become NaN or infinite.
+        """Move the masters by one iteration's record. Returns the sum of the tensors' reports, and logs a warning for
+        each tensor with weights that have become NaN or infinite.
 
         The live weights don't change: call `perturb` or `unperturb` before the next rollout.
         """
@@ -155,10 +155,10 @@ class Weights:
 
         Args:
             module: has the table's parameters.
-            state: of the optimizer, as `optimizer_state` gives it; None: zeros.
+            state: the optimizer's state, as `optimizer_state` returns it; None: zeros.
 
         Raises:
-            ModelError: it has other parameters.
+            ModelError: the module has other parameters.
         """
         for master, weight in zip(self.master, self._parameters_of(module), strict=True):
             master.copy_(weight)
@@ -167,7 +167,7 @@ class Weights:
         self.unperturb()
 
     def master_state(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """The state of `module`, the one under training, by name, with masters instead of live weights."""
+        """The state dict of `module`, the module under training, with masters instead of live weights."""
         named = dict(module.named_parameters())
         of = {named[row.name]: master for row, master in zip(self.table.parameters, self.master, strict=True)}
         aliases = module.named_parameters(remove_duplicate=False)
@@ -179,11 +179,11 @@ class Weights:
         return {f"{row.name}/{name}": tensor for row, state in rows for name, tensor in state.items()}
 
     def digest_of(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor] | None = None) -> int:
-        """The digest of the weights of `module`, as if they were the masters, and of an optimizer's state (see
-        `optimizer_state`); see `digest`.
+        """The digest that `digest` would return if the weights of `module` were the masters, and `state` the
+        optimizer's state (see `optimizer_state`).
 
         Raises:
-            ModelError: it has other parameters, or the state lacks a tensor.
+            ModelError: the module has other parameters, or the state lacks a tensor.
         """
         backend = backend_for(torch.device("cpu"))
         saved = state or {}
@@ -198,8 +198,8 @@ class Weights:
         return sum(backend.settle(digests)) % _DIGEST_MODULUS
 
     def digest(self) -> int:
-        """64-bit digest of the masters' bits and of the optimizer's state: the sum over the tensors modulo 2**64,
-        without frozen weights."""
+        """64-bit digest of the bits of the masters and of the optimizer's state: the sum of the tensors' digests modulo
+        2**64. Frozen weights don't count."""
         parts = list(zip([*self.master, *self._state_tensors()], self._addresses(), strict=True))
         digests = self._pass(parts, lambda part: self._backend.digest(*part))
         return sum(digests) % _DIGEST_MODULUS
@@ -209,11 +209,11 @@ class Weights:
         return _sha256(self.master)
 
     def frozen_sha256(self) -> str:
-        """SHA-256 of the frozen parameters in the module's order, as little-endian words of their own types."""
+        """SHA-256 of the frozen parameters in the module's order, as little-endian values of their own types."""
         return _sha256([live.tensor() for live in self._frozen])
 
-    def _step(self, part: Placed, record: Record, state: dict[str, torch.Tensor]) -> UpdateReport:
-        """Direction and step of one tensor."""
+    def _step(self, part: LivePart, record: Record, state: dict[str, torch.Tensor]) -> UpdateReport:
+        """Move one tensor: its direction, then the optimizer's step."""
         direction = torch.zeros_like(part.master)
         coefficients = (record.coefficients / len(record.fitness)).astype(np.float32)
         terms = Terms(record.run_seed, record.iteration, coefficients)
@@ -222,7 +222,7 @@ class Weights:
         self._optimizer.step(part.master, direction, record, state)
         return _report(before, part.master, part.live.tensor().dtype)
 
-    def _round(self, parts: Sequence[Placed]) -> int:
+    def _round(self, parts: Sequence[LivePart]) -> int:
         counts = self._pass(parts, lambda part: self._backend.round(part.live.tensor(), part.master))
         return self._warn(parts, counts, lambda live: f"in {live.dtype}, without noise")
 
@@ -230,7 +230,8 @@ class Weights:
         return [tensor for state in self.state for tensor in state.values()]
 
     def _addresses(self) -> list[Slice]:
-        """Where the masters and then the state tensors are digested; state has tensor ids behind those of masters."""
+        """The addresses at which the masters and then the state tensors are digested. The tensor ids of the state
+        follow those of the masters."""
         rows = self.table.parameters
         shapes = [row.whole for row, state in zip(rows, self.state, strict=True) for _ in state]
         states = [Slice(len(rows) + number, whole.size) for number, whole in enumerate(shapes)]
@@ -245,7 +246,7 @@ class Weights:
     def _pass(self, parts: Iterable[P], work: Callable[[P], T | Deferred[T]]) -> list[T]:
         """The results of `work` for each part, in order.
 
-        Waits for the device once, at the end; also if `work` fails, so that nothing is in progress after an exception.
+        Waits for the device once, at the end. It also waits if `work` fails, so that no kernel runs after an exception.
         """
         results: list[T | Deferred[T]] = []
         try:
@@ -255,7 +256,7 @@ class Weights:
             settled = self._backend.settle(results)
         return settled
 
-    def _warn(self, parts: Sequence[Placed], counts: Sequence[int], where: Callable[[Live], str]) -> int:
+    def _warn(self, parts: Sequence[LivePart], counts: Sequence[int], where: Callable[[Live], str]) -> int:
         """The sum of the counts of NaN or infinite weights; logs the first count of each tensor that isn't 0."""
         for part, count in zip(parts, counts, strict=True):
             live = part.live
@@ -266,7 +267,7 @@ class Weights:
 
 
 def _report(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype) -> UpdateReport:
-    """What a step did to a master, and to live weights of this type; in float64."""
+    """The report of a step: the change of a master, and of live weights of this type. Sums are float64."""
     old, new = before.to(dtype), after.to(dtype)
     change, intended = new.double() - old.double(), after.double() - before.double()
     finite = change.isfinite()
@@ -282,7 +283,7 @@ def _report(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype) -> Up
 
 
 def _numbered(device: torch.device) -> torch.device:
-    """The device with its index: "cuda" alone has none, tensors' devices do."""
+    """The device with its index. The device "cuda" has no index, but the devices of tensors do."""
     if device.type != "cuda":
         return device
     from es_llm.noise.cuda import cuda_device
@@ -321,7 +322,7 @@ def _sha256(tensors: Sequence[torch.Tensor]) -> str:
 
 
 def _little_endian(tensor: torch.Tensor) -> memoryview:
-    """The tensor's words as bytes, least significant first; no copy of host memory on a little-endian machine."""
+    """The tensor's values as bytes in little-endian order; no copy of host memory on a little-endian machine."""
     octets: NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).cpu().numpy()
     if sys.byteorder == "big":
         octets = np.ascontiguousarray(octets.reshape(-1, tensor.element_size())[:, ::-1])

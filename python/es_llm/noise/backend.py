@@ -1,16 +1,17 @@
-"""The protocol of noise backends, on tensors. Knows nothing about models, members or ranks.
+"""The protocol of noise backends, on tensors. Knows nothing about models, members or ranks, and loads no torch.
 
 A backend is one file: `cpu` runs the Rust kernels, `cuda` and `streamed` the Triton kernels. All give the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, final
 
 from es_llm._core import LowRank, Noise, Slice, Terms, UpdateReport
 from es_llm.errors import KernelError
-from es_llm.noise.deferred import Deferred
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,18 @@ T = TypeVar("T")
 
 At: TypeAlias = Slice | LowRank
 """The values of a tensor within the whole, unsharded tensor: `Slice` gets dense noise, `LowRank` low-rank noise."""
+
+
+@final
+@dataclass(frozen=True)
+class Deferred(Generic[T]):
+    """A result whose `numbers` (n,) are still on a device; `make` turns them, as a list, into the result.
+
+    `NoiseBackend.settle` waits for the numbers, once for all results of a pass.
+    """
+
+    numbers: torch.Tensor
+    make: Callable[[list[Any]], T]
 
 
 class NoiseBackend(Protocol):
@@ -83,3 +96,23 @@ def backend_for(device: torch.device) -> NoiseBackend:
 
         return CudaBackend(device)
     raise KernelError(f"the noise kernels work on CPUs and CUDA devices, got the device {str(device)!r}")
+
+
+def settled(results: Iterable[T | Deferred[T]]) -> list[T]:
+    """The results of a pass. All deferred results are read from the device at once and must have one type of number."""
+    results = list(results)
+    deferred = [result.numbers for result in results if isinstance(result, Deferred)]
+    numbers = iter(_read(deferred))
+    return [
+        result.make(list(islice(numbers, len(result.numbers)))) if isinstance(result, Deferred) else result
+        for result in results
+    ]
+
+
+def _read(deferred: list[torch.Tensor]) -> list[Any]:
+    if not deferred:
+        return []
+    import torch
+
+    numbers: list[Any] = torch.cat(deferred).tolist()
+    return numbers

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 from numpy.typing import NDArray
 
 from es_llm import _core
-from es_llm.noise.backend import At
+from es_llm.noise.backend import At, Deferred, settled
 from es_llm.noise.checks import dtype_name, finite_scale, require_pair, require_tensor
-from es_llm.noise.deferred import Deferred, settled
 
 if TYPE_CHECKING:
     import torch

@@ -9,9 +9,8 @@ import torch
 
 from es_llm._core import Noise, Slice, Terms, UpdateReport
 from es_llm.errors import KernelError
-from es_llm.noise.backend import At
+from es_llm.noise.backend import At, Deferred, settled
 from es_llm.noise.checks import dtype_name, finite_scale, require_pair, require_tensor
-from es_llm.noise.deferred import Deferred, settled
 from es_llm.noise.launch import Kernels, Launcher
 from es_llm.noise.streams import kind_number
 

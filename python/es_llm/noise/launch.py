@@ -16,6 +16,7 @@ import torch
 
 from es_llm._core import LowRank, Noise, Slice, Terms
 from es_llm.noise.backend import At
+from es_llm.noise.checks import dtype_name
 from es_llm.noise.streams import kind_number
 
 BLOCK: Final = 4
@@ -73,7 +74,7 @@ class Launcher:
         self, live: torch.Tensor, master: torch.Tensor, wrong: torch.Tensor, noise: Noise, scale: float, at: At
     ) -> None:
         """live = round(master + scale * noise)."""
-        store = {"LIVE": name_of(live.dtype)}
+        store = {"LIVE": dtype_name(live.dtype)}
         if isinstance(at, LowRank):
             lines = self._lines(noise, at, *self._on_device((noise, scale), lambda: ([noise.pair], [scale])))
             grid, common = _matrix(at, lines)
@@ -91,7 +92,7 @@ class Launcher:
         grid, common = _grid(Slice(0, live.numel()), _SIZES, 1)
         where = {"size": common["columns"], **{name: common[name] for name in ("T", "B", "EVEN", "num_warps")}}
         kernel = self._kernels.weights.round
-        self._run(kernel, grid, _stored(live), master, wrong, LIVE=name_of(live.dtype), **where)
+        self._run(kernel, grid, _stored(live), master, wrong, LIVE=dtype_name(live.dtype), **where)
 
     def accumulate(self, master: torch.Tensor, terms: Terms, at: At, live_dtype: str) -> torch.Tensor:
         """master += sum over the terms; the report's sums, (REPORT,) float64."""
@@ -120,8 +121,8 @@ class Launcher:
         return sums.sum()
 
     def _on_device(self, key: object, make: Callable[[], tuple[Any, Any]]) -> Lines:
-        """Pairs, as the bits of int32, and coefficients, float32, on the device. All tensors of a pass need the same
-        ones: they stay there until others are needed."""
+        """Pairs, as the bits of int32, and coefficients, float32, on the device. All tensors of a pass use the same
+        pairs, so they stay on the device until other pairs are needed."""
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         if self._sent is None or self._sent[0] != (stream, key):
             pairs, coefficients = make()
@@ -160,13 +161,8 @@ class Launcher:
             )
 
 
-def name_of(dtype: torch.dtype) -> str:
-    """ "float32", "bfloat16" or "float16"."""
-    return str(dtype).removeprefix("torch.")
-
-
 def _grid(at: Slice, sizes: tuple[tuple[int, int], ...], per_thread: int) -> tuple[int, dict[str, Any]]:
-    """Number of programs, and the arguments that say which values they work on, with `per_thread` blocks in a tile.
+    """Number of programs, and the arguments that select the values they work on, with `per_thread` blocks in a tile.
 
     A program works on one row. Its size is the largest of `sizes` at which three quarters of the programs' values are
     used: a narrow column slice would leave most of a large program idle.

@@ -1,8 +1,8 @@
-"""Which noise each tensor gets: the one place that knows which perturbations exist. Loads no torch.
+"""Perturbations by name: which noise each tensor gets. Only this module lists the built-in names. Loads no torch.
 
 A perturbation is a function `choose(name, shape)`: for each tensor it returns DENSE, `low_rank(r)`, or NONE (the tensor
-keeps its values). One in another package is found by an entry point in the group `es_llm.perturbations`, or by
-`file.py:NAME`. What it chose stands in the journal's header, tensor by tensor, so a replay asks nothing.
+keeps its values). A perturbation in another package is found by an entry point in the group `es_llm.perturbations`, or
+by `file.py:NAME`. The journal's header holds the choice for each tensor, so a replay calls no perturbation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Perturbation:
 
 
 Chooser: TypeAlias = Callable[[str, tuple[int, ...]], Perturbation]
-"""(name of a parameter, its shape) -> its perturbation. A pure function: each rank asks it."""
+"""(name of a parameter, its shape) -> its perturbation. A pure function: each rank calls it."""
 
 DENSE: Final = Perturbation("dense")
 NONE: Final = Perturbation("none")
@@ -46,11 +46,11 @@ def low_rank(rank: int) -> Perturbation:
 
 
 def load_perturbation(name: str, rank: int = 1) -> Chooser:
-    """The perturbation of a name: "dense"; "low_rank", which gives tensors that aren't matrices dense noise; or one
-    from elsewhere.
+    """The perturbation of a name: "dense"; "low_rank", which gives dense noise to tensors that aren't matrices; or an
+    extension.
 
     Raises:
-        ConfigError: no such perturbation, or its file can't be used.
+        ConfigError: there is no such perturbation, or its file can't be used.
     """
     if name == "dense":
         return lambda _, shape: DENSE
@@ -74,8 +74,8 @@ def noise_of(tensor: int, shape: tuple[int, ...], perturbation: Perturbation) ->
     """All elements of a tensor with their noise, as the kernels take them.
 
     Raises:
-        ConfigError: low-rank noise for a tensor that is no matrix, or an unknown kind.
-        KernelError, NoiseAddressError: a rank or a tensor out of range.
+        ConfigError: the kind is unknown, or low-rank noise is for a tensor that is no matrix.
+        KernelError, NoiseAddressError: the rank or the tensor is out of range.
     """
     if perturbation.kind == "dense":
         return Slice(tensor, math.prod(shape))

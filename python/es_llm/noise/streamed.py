@@ -14,10 +14,9 @@ import torch
 
 from es_llm._core import LowRank, Noise, Slice, Terms, UpdateReport
 from es_llm.errors import KernelError
-from es_llm.noise.backend import At
+from es_llm.noise.backend import At, Deferred, settled
 from es_llm.noise.checks import dtype_name, finite_scale, require_pair, require_tensor
 from es_llm.noise.cuda import NO_REPORT, CudaBackend, count_of, digest_of, report_of
-from es_llm.noise.deferred import Deferred, settled
 from es_llm.noise.launch import Kernels
 from es_llm.noise.staging import Staging
 

@@ -1,12 +1,12 @@
-"""Optimizers by name: how the masters move along the direction of an iteration. A new one is one new file.
+"""Optimizers by name: how the masters move along the direction of an iteration. A new optimizer is one new file.
 
     direction   g = (1/N) * sum over the pairs p of coefficient_p * noise_p          (the same for every optimizer)
     step        master, state = optimizer.step(master, g, record, state)             (its own rule)
 
 The coefficients are shaped fitness (`Record.coefficients`), N is the number of members, and 1/sigma is folded into
 the learning rate as in Qiu et al. (arXiv 2509.24372). An optimizer in another package is found by an entry point in
-the group `es_llm.optimizers`, or by `file.py:NAME`. Its state is float32 tensors, one of each name for each trained
-tensor; it is rebuilt by replay, saved in snapshots, compared between ranks, and reset with the masters.
+the group `es_llm.optimizers`, or by `file.py:NAME`. Its state is float32 tensors, one for each name and
+each trained tensor. Replay rebuilds the state, snapshots save it, ranks compare it, and it is reset with the masters.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class Optimizer(ABC):
-    """A rule that moves the masters; one instance serves all tensors of a run.
+    """A rule that moves the masters. A run has one instance for all tensors.
 
-    Every number must be the same bits on every machine, so a rule uses additions, multiplications, divisions and square
-    roots of torch, each rounded on its own, and nothing that reduces over a tensor.
+    Every machine must compute the same bits. So a rule uses only additions, multiplications, divisions and square roots
+    of torch, each rounded separately, and no reduction over a tensor.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
-    """Names of its state tensors. Each begins as zeros, in the shape of the master."""
+    """Names of the state tensors. Each one starts as zeros, in the shape of the master."""
 
     def __init__(self, config: ESConfig | None = None) -> None:
         self.config = config
@@ -44,7 +44,7 @@ class Optimizer(ABC):
     def step(
         self, master: torch.Tensor, direction: torch.Tensor, record: Record, state: Mapping[str, torch.Tensor]
     ) -> None:
-        """Move `master` by one iteration, and renew the tensors of `state`; all in place.
+        """Move `master` by one iteration and update the tensors of `state`. Both change in their own memory.
 
         Args:
             master: float32 weights of one tensor.
@@ -54,8 +54,8 @@ class Optimizer(ABC):
         """
 
     def fused_coefficients(self, record: Record) -> NDArray[np.float32] | None:
-        """(P,) what the noise of each pair is multiplied with, if the step is the sum of these products and nothing
-        else: then one pass over the master makes direction and step together. None: the step needs the direction."""
+        """(P,) the factor of each pair's noise, if the step is exactly the sum of factor * noise: then one pass over
+        the master computes direction and step together. None: `step` needs the direction."""
         return None
 
 
@@ -68,7 +68,7 @@ def load_optimizer(name: str, config: ESConfig) -> Optimizer:
     """The optimizer of a name, for a run with these options.
 
     Raises:
-        ConfigError: no such optimizer, its file can't be used, or it is no `Optimizer`.
+        ConfigError: there is no such optimizer, its file can't be used, or it is no `Optimizer`.
     """
     made = resolve("optimizer", name, names_in(__name__, __path__, "build"), attribute="build")(config)
     if not isinstance(made, Optimizer):

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @final
 class SGD(Optimizer):
-    """The default. Without state, and fused: one pass over each tensor for all pairs."""
+    """The default optimizer: no state, and one fused pass over each tensor for all pairs."""
 
     def step(
         self, master: torch.Tensor, direction: torch.Tensor, record: Record, state: Mapping[str, torch.Tensor]
     ) -> None:
-        """master += learning_rate * direction; the fused pass rounds otherwise."""
+        """master += learning_rate * direction. The fused pass rounds differently."""
         master.add_(direction.mul_(record.learning_rate))
 
     def fused_coefficients(self, record: Record) -> NDArray[np.float32]:

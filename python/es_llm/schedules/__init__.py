@@ -1,8 +1,9 @@
-"""Schedules of hyper-parameters by name: sigma and the learning rate of each iteration. A new one is one new file.
+"""Schedules of hyper-parameters by name: sigma and the learning rate of each iteration. A new schedule is one new
+file.
 
-A schedule is a function `factor(config, iteration) -> float`, and the option (`sigma`, `learning_rate`) is multiplied
-with its value. One in another package is found by an entry point in the group `es_llm.schedules`, or by `file.py:NAME`.
-What an iteration used stands in its record, so a replay asks no schedule.
+A schedule is a function `factor(config, iteration) -> float`. Its value multiplies the option `sigma` or
+`learning_rate`. A schedule in another package is found by an entry point in the group `es_llm.schedules`, or by
+`file.py:NAME`. Records hold the values that were used, so a replay calls no schedule.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from es_llm.config import ESConfig
 
 Schedule: TypeAlias = "Callable[[ESConfig, int], float]"
-"""(options, iteration counted from 0) -> factor, finite and > 0. Every rank asks it, so it must be a pure function."""
+"""(options, iteration counted from 0) -> factor, finite and > 0. Every rank calls it, so it must be a pure function."""
 
 
 @dataclass(frozen=True)
 class HyperParameters:
-    """What an iteration is made with, and what its record holds."""
+    """The hyper-parameters of one iteration. Its record holds them."""
 
     sigma: float
     learning_rate: float
@@ -35,7 +36,7 @@ def hyperparameters(config: ESConfig, iteration: int) -> HyperParameters:
     """The hyper-parameters of an iteration (counted from 0).
 
     Raises:
-        ConfigError: no such schedule, or it gives no factor.
+        ConfigError: there is no such schedule, or it returns no factor.
     """
     return HyperParameters(
         sigma=config.sigma * _factor(config.sigma_scheduler_type, config, iteration),
@@ -53,7 +54,7 @@ def load_schedule(name: str) -> Schedule:
     """The schedule of a name.
 
     Raises:
-        ConfigError: no such schedule, or its file can't be used.
+        ConfigError: there is no such schedule, or its file can't be used.
     """
     loaded: Schedule = resolve("schedule", name, names_in(__name__, __path__, "factor"), attribute="factor")
     return loaded

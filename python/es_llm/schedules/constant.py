@@ -9,5 +9,5 @@ if TYPE_CHECKING:
 
 
 def factor(config: ESConfig, iteration: int) -> float:
-    """1, whatever the iteration."""
+    """1 for every iteration."""
     return 1.0

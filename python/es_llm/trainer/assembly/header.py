@@ -23,7 +23,7 @@ from es_llm.checkpoint.identity import EXTENSIONS, encode_header, normalized
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.config.script import DEFAULT_TASK
-from es_llm.data.loading import content_of
+from es_llm.data.directory import content_of
 from es_llm.noise.perturbation import PERTURBATIONS
 from es_llm.optimizers import optimizer_names
 from es_llm.plugins import file_of

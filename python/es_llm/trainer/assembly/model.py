@@ -10,9 +10,8 @@ import torch
 
 from es_llm.config.adopt import ModelSource
 from es_llm.errors import ConfigError
-from es_llm.model.attention import use_attention
 from es_llm.model.live import DTYPES, cast_parameters
-from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype
+from es_llm.model.loading import EMBEDDED, load_model, load_tokenizer, stored_dtype, use_attention
 
 
 @final
