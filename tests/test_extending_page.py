@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import base_sha256, es_llm, result
+from .commands import REWARD, base_sha256, es_llm, result
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", PAGE, re.DOTALL)
@@ -17,8 +17,8 @@ EXAMPLES = {
     if (kind, after) == ("python", "bash")
 }
 QUICK = [
-    "--population_size", "4", "--prompts_per_iteration", "4", "--max_completion_length", "6", "--sigma", "0.05",
-    "--eval_on_start", "false", "--max_eval_samples", "2",
+    "--population_size", "4", "--prompts_per_iteration", "4", "--max_completion_length", "8", "--sigma", "0.1",
+    "--learning_rate", "0.02", "--eval_on_start", "false", "--max_eval_samples", "2",
 ]  # fmt: skip
 
 
@@ -34,8 +34,8 @@ def test_an_example_runs_as_it_stands(tmp_path, name):
     (tmp_path / f"{name}.py").write_text(source)
     program, *words = shlex.split(command)
     assert (program, words[0]) == ("es-llm", "train")
-    quick = [word for word in QUICK if "--prompts_per_iteration" not in words or word not in QUICK[2:4]]
-    process = es_llm(*words, *quick, "--output_dir", "run", cwd=tmp_path)
+    signal = [] if name in ("reverse", "brevity") else ["--reward_funcs", REWARD]  # these two have rewards of their own
+    process = es_llm("train", *QUICK, *signal, *words[1:], "--output_dir", "run", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert result(tmp_path / "run")["steps"] == 2
     if name != "reverse":  # the embedded model doesn't know this task
