@@ -91,12 +91,16 @@ def test_kill_at_each_place_of_a_snapshot(worker, undisturbed, tmp_path):
 
 def test_kill_at_random_moments_again_and_again(worker, undisturbed, tmp_path):
     draw = random.Random(0)
-    killed = 0
+    killed, whole_s = 0, undisturbed[2]
     for number in range(KILLS // 2):
         directory = tmp_path / str(number)
-        for _ in range(2):
-            answer = worker.train(directory, resume=True, kill={"after_s": draw.uniform(0, 1.1 * undisturbed[2])})
-            killed += answer["code"] == -signal.SIGKILL
+        for again in (False, True):
+            start = time.perf_counter()
+            answer = worker.train(directory, resume=True, kill={"after_s": draw.uniform(0, 1.1 * whole_s)})
+            if answer["code"] == -signal.SIGKILL:
+                killed += 1
+            elif not again:  # the machine has become faster
+                whole_s = min(whole_s, time.perf_counter() - start)
         assert worker.train(directory, resume=True) == {"code": 0, "sha256": undisturbed[1]}, number
         assert rewards(directory) == rewards(undisturbed[0]), number
     assert killed > KILLS // 3
