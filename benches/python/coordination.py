@@ -108,6 +108,10 @@ class Waiting(RecordProgram):
         self._population.apply(record)
         team.digest(iteration, iteration)
 
+    def rebuild(self, team: Team, iteration: int) -> None:
+        """There are no weights: report the digest again."""
+        team.digest(iteration, iteration)
+
 
 def ideal_seconds(speeds: list[float], units: int) -> float:
     """The smallest t with sum(floor(t * speed)) >= units."""
