@@ -212,12 +212,12 @@ def test_after_a_high_bit_flips_all_ranks_have_the_weights_of_the_journal(undist
     code, output = faulty(tmp_path / "D", "1:break:5")
     assert code == 0, output
     assert "rank(s) [1] hold other weights" in output
-    told = re.search(r"rewards of iterations (\d+) to \d+ may come from them", output)
-    assert told is not None, output
+    found = re.search(r"rewards of iterations (\d+) to \d+ may come from them", output)
+    assert found is not None, output
     replayed = es_llm("replay", str(tmp_path / "D"), "--output_dir", str(tmp_path / "R"))
     assert replayed.returncode == 0, replayed.stderr
     assert same(tmp_path / "R", tmp_path / "D")
-    before = int(told[1]) - 1
+    before = int(found[1]) - 1
     assert rewards(tmp_path / "D")[:before] == rewards(undisturbed[0])[:before]
 
 

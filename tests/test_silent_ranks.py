@@ -28,7 +28,7 @@ def longer(tmp_path_factory):
     return directory
 
 
-def told(directory):
+def lost_and_back(directory):
     """(event, rank) of all that the journal says of ranks."""
     return [(event["event"], event["rank"]) for event in events(directory) if "rank" in event]
 
@@ -52,10 +52,10 @@ def test_a_leader_that_slept_is_welcomed_back(longer, tmp_path, asleep_s):
     assert same(tmp_path / "D", longer)
     assert [record.iteration for record in Journal.read(str(tmp_path / "D" / "journal.es")).records] == list(range(60))
     lost = set()
-    for event, rank in told(tmp_path / "D"):
-        assert (event == "back") == (rank in lost), told(tmp_path / "D")
+    for event, rank in lost_and_back(tmp_path / "D"):
+        assert (event == "back") == (rank in lost), lost_and_back(tmp_path / "D")
         lost ^= {rank}
-    assert ("back", 0) in told(tmp_path / "D"), output
+    assert ("back", 0) in lost_and_back(tmp_path / "D"), output
     assert result(tmp_path / "D")["seconds"] > 60 * 0.1, "of all leaders"
 
 
@@ -68,7 +68,7 @@ def test_a_leader_that_sleeps_twice_is_lost_and_back_twice(longer, tmp_path):
         for number, event in ((signal.SIGSTOP, "lost"), (signal.SIGCONT, "back")):
             os.kill(leader, number)
             expected.append((event, 0))
-            wait_until(lambda: told(directory) == expected)
+            wait_until(lambda: lost_and_back(directory) == expected)
     code, output = job.end()
     assert code == 0, output
     assert same(directory, longer)
@@ -86,10 +86,10 @@ def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is
     assert code == 0, output
     assert same(directory, longer)
     assert "was lost (dead)" not in output, "they ended"
-    told = (
+    message = (
         "the other ranks continued without rank 0, which was stopped or hung, and finished the run; nothing is lost: "
     )
-    assert f"{told}the result is in '{directory / 'result.json'}'" in output
+    assert f"{message}the result is in '{directory / 'result.json'}'" in output
 
 
 def test_a_first_leader_that_comes_late_goes_on_with_what_others_made(longer, tmp_path):
@@ -119,7 +119,7 @@ def test_a_leader_that_slept_takes_the_journal_back_from_a_leader_that_died(long
     os.kill(pids[0], signal.SIGCONT)
     _, output = job.end()
     assert same(tmp_path / "D", longer), output
-    assert told(tmp_path / "D")[:2] == [("lost", 0), ("back", 0)]
+    assert lost_and_back(tmp_path / "D")[:2] == [("lost", 0), ("back", 0)]
     dead = next(event for event in events(tmp_path / "D") if event.get("why") == "dead")
     assert dead["step"] > taken_at
     lines = [json.loads(line) for line in (tmp_path / "D" / "metrics.jsonl").read_text().splitlines()]

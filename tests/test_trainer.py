@@ -361,10 +361,10 @@ def test_a_leader_that_slept_beyond_the_end_is_told_where_the_result_is(tmp_path
             trainer.train()
         return str(caught.value)
 
-    told, _ = run_ranks(2, work)
+    error, _ = run_ranks(2, work)
     run = tmp_path / "run"
-    assert told.startswith("the other ranks continued without rank 0, which was stopped or hung, and finished the run")
-    assert f"nothing is lost: the result is in '{run / 'result.json'}', the model in '{run / 'model'}'" in told
+    assert error.startswith("the other ranks continued without rank 0, which was stopped or hung, and finished the run")
+    assert f"nothing is lost: the result is in '{run / 'result.json'}', the model in '{run / 'model'}'" in error
     assert json.loads((run / "result.json").read_text())["steps"] == 3
 
 

@@ -57,7 +57,7 @@ class _LeaderWork(Program):
 
 
 class _Failure(NamedTuple):
-    """Why a rank can't continue, as the other ranks are told. `trace` is empty for an error that concerns all ranks."""
+    """What a rank that can't continue reports to the others. `trace` is empty for an error that concerns all ranks."""
 
     name: str
     text: str
