@@ -65,7 +65,7 @@ def installed(tmp_path, monkeypatch):
         "[es_llm.tasks]\nown-digits = own_task:build\nmath = own_task:build\n\n"
         "[es_llm.rewards]\nown-brevity = own_reward:brevity\n"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.syspath_prepend(site)
     yield site
     for name in ("own_task", "own_reward"):
