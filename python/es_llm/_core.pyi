@@ -19,6 +19,7 @@ __all__ = [
     "NOISE_KINDS",
     "NOISE_VERSION",
     "SHAPING_RULES",
+    "BatchRows",
     "FitnessTable",
     "Instruction",
     "Journal",
@@ -29,6 +30,7 @@ __all__ = [
     "Noise",
     "Population",
     "Record",
+    "RowFactors",
     "Slice",
     "Table",
     "TeamRank",
@@ -256,6 +258,66 @@ def digest(master: NDArray[np.float32], at: Slice) -> int:
     Raises:
         KernelError: as `fill`.
     """
+
+@final
+class BatchRows:
+    """The rows of a batch (B,): the index of each row's pair, and the scale of its noise, sigma or -sigma as f32."""
+
+    def __new__(cls, pairs: Sequence[int], scales: Sequence[float]) -> Self: ...
+    def __len__(self) -> int: ...
+
+@final
+class RowFactors:
+    """The factors of one matrix W (out, in) for P pairs, from which each row of a batch takes the noise of its member:
+    E = A B^T / sqrt(rank) (EGGROLL, arXiv 2511.16652). W + s E is never built.
+
+    The methods take C-contiguous arrays y and x of type `dtype`, (rows, ..., out) and (rows, ..., in), with the same
+    number of tokens in each row. Sums are f32, in a fixed order; y is rounded once.
+
+    Args:
+        noise: the iteration; its pair is ignored.
+        at: the matrix.
+        pairs: P numbers in [0, 2**32).
+
+    Raises (all methods):
+        KernelError: arrays of another type or size, rows that differ in number, or a pair's index out of range.
+    """
+
+    def __new__(cls, noise: Noise, at: LowRank, pairs: Sequence[int]) -> Self: ...
+    @property
+    def a(self) -> NDArray[np.float32]:
+        """A (P, rank, out), 1 / sqrt(rank) included; a copy."""
+    @property
+    def b(self) -> NDArray[np.float32]:
+        """B (P, rank, in); a copy."""
+    def add(
+        self,
+        y: NDArray[np.float32] | NDArray[np.uint16],
+        x: NDArray[np.float32] | NDArray[np.uint16],
+        rows: BatchRows,
+        *,
+        dtype: str,
+        outputs: tuple[int, int] | None = None,
+    ) -> None:
+        """y += scale (x B) A^T, for y = x W^T; `outputs` are the rows [start, stop) of W that y has."""
+    def add_transposed(
+        self,
+        y: NDArray[np.float32] | NDArray[np.uint16],
+        x: NDArray[np.float32] | NDArray[np.uint16],
+        rows: BatchRows,
+        *,
+        dtype: str,
+    ) -> None:
+        """y += scale (x A) B^T, for y = x W."""
+    def add_embedding(
+        self,
+        y: NDArray[np.float32] | NDArray[np.uint16],
+        ids: NDArray[np.int64],
+        rows: BatchRows,
+        *,
+        dtype: str,
+    ) -> None:
+        """y += scale A[id] B^T, for y = W[id]; ids (rows, tokens)."""
 
 @final
 class UpdateReport:

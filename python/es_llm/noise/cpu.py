@@ -33,33 +33,33 @@ class CpuBackend:
     def fill(self, out: torch.Tensor, noise: _core.Noise, at: _core.Slice, kind: str = "dense") -> None:
         """out = noise."""
         require_tensor(out, "out", "cpu", at)
-        _core.fill(_array(out), noise, at, kind)
+        _core.fill(as_array(out), noise, at, kind)
 
     def perturb(self, live: torch.Tensor, master: torch.Tensor, noise: _core.Noise, scale: float, at: At) -> int:
         """live = round(master + scale * noise)."""
         require_pair(live, master, "cpu", "cpu", at)
         scale = finite_scale(scale)
-        return _core.perturb(_array(live), _array(master), noise, scale, at, dtype=dtype_name(live.dtype))
+        return _core.perturb(as_array(live), as_array(master), noise, scale, at, dtype=dtype_name(live.dtype))
 
     def round(self, live: torch.Tensor, master: torch.Tensor) -> int:
         """live = round(master), to nearest even."""
         require_pair(live, master, "cpu", "cpu")
-        return _core.round(_array(live), _array(master), dtype=dtype_name(live.dtype))
+        return _core.round(as_array(live), as_array(master), dtype=dtype_name(live.dtype))
 
     def accumulate(
         self, master: torch.Tensor, terms: _core.Terms, at: At, live_dtype: torch.dtype
     ) -> _core.UpdateReport:
         """master += sum over the terms, in order, of coefficient * noise(pair)."""
         require_tensor(master, "master", "cpu", at)
-        return _core.accumulate(_array(master), terms, at, dtype=dtype_name(live_dtype))
+        return _core.accumulate(as_array(master), terms, at, dtype=dtype_name(live_dtype))
 
     def digest(self, master: torch.Tensor, at: _core.Slice) -> int:
         """Order-free 64-bit digest of the bits."""
         require_tensor(master, "master", "cpu", at)
-        return _core.digest(_array(master), at)
+        return _core.digest(as_array(master), at)
 
 
-def _array(tensor: torch.Tensor) -> NDArray[Any]:
+def as_array(tensor: torch.Tensor) -> NDArray[Any]:
     """A numpy array over the same memory; 16-bit types as int16, which numpy can hold, viewed as uint16."""
     plain = tensor.detach()
     if plain.element_size() != 2:

@@ -37,6 +37,7 @@ impl CoreError for KernelError {
             | Self::Rank(_)
             | Self::Shape { .. }
             | Self::Coefficients { .. }
+            | Self::Batch(_)
             | Self::Dtype(_)
             | Self::Path(_)
             | Self::PathName(_)

@@ -24,6 +24,7 @@ mod kernels;
 mod noise;
 mod plan;
 mod population;
+mod rows;
 mod slices;
 mod team;
 mod watchdog;
@@ -36,6 +37,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     kernels::register(m)?;
     population::register(m)?;
     plan::register(m)?;
+    rows::register(m)?;
     fitness::register(m)?;
     team::register(m)?;
     journal::register(m)?;

@@ -180,7 +180,7 @@ impl LowRank {
 
 impl LowRank {
     /// The values in this noise, as the core names them.
-    fn matrix(self, noise: Noise) -> CoreLowRank {
+    pub fn matrix(self, noise: Noise) -> CoreLowRank {
         CoreLowRank {
             address: noise.address(self.tensor),
             rank: self.rank,

@@ -55,6 +55,9 @@ pub enum KernelError {
         /// Number of coefficients.
         coefficients: usize,
     },
+    /// The rows of a batch don't fit each other or the factors.
+    #[error("{0}")]
+    Batch(String),
     /// No live type has this name.
     #[error("`dtype` must be \"float32\", \"bfloat16\" or \"float16\", got {0:?}")]
     Dtype(String),

@@ -24,6 +24,7 @@ mod pool;
 mod position;
 mod report;
 mod rounding;
+mod rows;
 mod simd;
 mod stream;
 mod tile;
@@ -37,6 +38,7 @@ pub use pool::{MAX_THREADS, kernel_threads, set_kernel_threads};
 pub use position::{At, Position};
 pub use report::UpdateReport;
 pub use rounding::{Bf16, Dtype, F16, F32, LiveType};
+pub use rows::{BatchRows, RowFactors, RowNoise};
 
 use chunks::{pieces, split, split_mut};
 use low_rank::{AccumulateLowRank, Factors, PerturbLowRank, scaled};
@@ -66,6 +68,12 @@ pub struct Terms<'a> {
 
 /// A chunk of live weights to write, their masters, and the position of the chunk.
 type Written<'a, L, P> = ((&'a mut [<L as LiveType>::Bits], &'a [f32]), P);
+
+/// Tokens of y and of x, and the numbers of these tokens.
+type Lines<'a, L> = (
+    (&'a mut [<L as LiveType>::Bits], &'a [<L as LiveType>::Bits]),
+    &'a Range<usize>,
+);
 
 /// The kernels on one instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +189,78 @@ impl Kernels {
             Dtype::Bf16 => self.accumulate_as::<Bf16>(master, at, terms),
             Dtype::F16 => self.accumulate_as::<F16>(master, at, terms),
         }
+    }
+
+    /// The factors of a matrix for some pairs; the `pair` of its address is ignored.
+    ///
+    /// # Errors
+    /// As [`Kernels::fill`], and [`KernelError::Rank`].
+    pub fn factors(self, matrix: LowRank, pairs: &[u32]) -> Result<RowFactors, KernelError> {
+        let LowRank {
+            rank,
+            shape: [outputs, inputs],
+            ..
+        } = matrix;
+        matrix.check(outputs * inputs)?;
+        let draw = |kind, size: usize, first: u64, scale: f32| -> Result<Vec<f32>, KernelError> {
+            let mut drawn = vec![0.0; size * rank];
+            let mut all = vec![0.0; pairs.len() * size * rank];
+            for (pair, all) in pairs.iter().zip(all.chunks_exact_mut((size * rank).max(1))) {
+                let address = NoiseAddress {
+                    pair: *pair,
+                    element: first * rank as u64,
+                    ..matrix.address
+                };
+                self.fill(kind, address, &mut drawn)?;
+                for (k, values) in all.chunks_exact_mut(size.max(1)).enumerate() {
+                    for (value, drawn) in values.iter_mut().zip(drawn[k..].iter().step_by(rank)) {
+                        *value = scale * drawn;
+                    }
+                }
+            }
+            Ok(all)
+        };
+        Ok(RowFactors {
+            a: draw(Kind::LowRankA, outputs, matrix.first[0], scaled(1.0, rank))?,
+            b: draw(Kind::LowRankB, inputs, matrix.first[1], 1.0)?,
+            shape: [pairs.len(), rank, outputs, inputs],
+        })
+    }
+
+    /// y += s (x B) A^T for each row of a batch, all its tokens with the noise of the row's pair. y (rows, tokens, out), x
+    /// (rows, tokens, in). Sums are f32, in a fixed order, and y is rounded once.
+    ///
+    /// # Errors
+    /// [`KernelError::Batch`], [`KernelError::Threads`].
+    pub fn add_low_rank<L: LiveType>(
+        self,
+        y: &mut [L::Bits],
+        x: &[L::Bits],
+        noise: RowNoise<'_>,
+    ) -> Result<(), KernelError> {
+        let tokens = noise.check(y.len(), x.len())?;
+        let (outputs, inputs) = (noise.width(), noise.inputs());
+        let parts = noise.parts(tokens, kernel_threads());
+        let scaled = |width: usize| -> Vec<Range<usize>> {
+            let part = |part: &Range<usize>| part.start * width..part.end * width;
+            parts.iter().map(part).collect()
+        };
+        let jobs = split_mut(y, &scaled(outputs))
+            .into_iter()
+            .zip(split(x, &scaled(inputs)))
+            .zip(&parts)
+            .collect();
+        let work = |((y, x), part): Lines<'_, L>| {
+            self.path.run(rows::AddLowRank::<L> {
+                noise,
+                tokens,
+                first: part.start,
+                y,
+                x,
+                live: PhantomData,
+            });
+        };
+        pool::map(jobs, work).map(|_| ())
     }
 
     /// Sum modulo 2^64 over the elements of `h(tensor, element) * (2 * bits + 1)`: see [`naive::digest`].

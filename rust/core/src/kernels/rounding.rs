@@ -44,6 +44,9 @@ pub trait LiveType: Send + Sync {
     /// How the weights are stored.
     type Bits: Pod + Send + Sync;
 
+    /// The value of a stored form.
+    fn widen(bits: Self::Bits) -> f32;
+
     /// The stored form of the nearest value, ties to even.
     fn round(value: f32) -> Self::Bits;
 
@@ -82,6 +85,11 @@ impl LiveType for F32 {
     type Bits = f32;
 
     #[inline(always)]
+    fn widen(bits: f32) -> f32 {
+        bits
+    }
+
+    #[inline(always)]
     fn round(value: f32) -> f32 {
         value
     }
@@ -101,6 +109,11 @@ impl LiveType for F32 {
 
 impl LiveType for Bf16 {
     type Bits = u16;
+
+    #[inline(always)]
+    fn widen(bits: u16) -> f32 {
+        f32::from_bits(u32::from(bits) << 16)
+    }
 
     /// Adds just below half a unit, or half a unit where the last kept bit is odd, and drops the lower 16 bits. A carry
     /// goes into the exponent, up to infinity.
@@ -136,6 +149,19 @@ const REBIAS: u32 = 112 << 23;
 
 impl LiveType for F16 {
     type Bits = u16;
+
+    /// Exact: a power of two moves the exponent, of subnormals too.
+    #[inline(always)]
+    fn widen(bits: u16) -> f32 {
+        let shifted = u32::from(bits & 0x7fff) << 13;
+        let finite = (f32::from_bits(shifted) * f32::from_bits(REBIAS + (127 << 23))).to_bits();
+        let magnitude = if bits & 0x7c00 == 0x7c00 {
+            shifted | INFINITY
+        } else {
+            finite
+        };
+        f32::from_bits(magnitude | u32::from(bits & 0x8000) << 16)
+    }
 
     #[inline(always)]
     fn round(value: f32) -> u16 {
