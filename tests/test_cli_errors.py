@@ -146,7 +146,7 @@ def test_a_journal_with_flipped_bytes(run, tmp_path):
 
 
 def test_a_full_disk_while_the_journal_is_written(tmp_path):
-    """A file size limit stands for the full disk: the write fails in the middle of a record."""
+    """A file size limit simulates a full disk: the write fails in the middle of a record."""
     target = tmp_path / "D"
     code = (
         "import resource, sys\n"

@@ -49,7 +49,7 @@ def run(*words):
 
 
 class TwoHosts:
-    """Hosts `near` and `far`, joined by one link. With `disk` (source, target), `far` mounts the source at the target."""
+    """Hosts `near` and `far`, joined by one link. With `disk` (source, target), `far` mounts source at target."""
 
     def __init__(self, folder: Path, disk: tuple[Path, Path] | None):
         self._folder, self._disk = folder, disk
