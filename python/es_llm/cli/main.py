@@ -127,7 +127,7 @@ def _crash(team: Team) -> int:
 
 
 def _leave(team: Team, code: int) -> int:
-    """Close the team. A launcher ends all ranks when one rank ends with an error, so the rank that reports ends first."""
+    """Close the team. A launcher ends all ranks once one ends with an error, so the rank that reports it ends first."""
     if code != 0 and team.size > 1 and not team.speaks:
         time.sleep(_REPORT_S)
     team.close(code)
