@@ -72,7 +72,7 @@ impl Greeting {
         self.send_records(shared, rank, have);
     }
 
-    /// Sends a rank the records from `first` on, except those that it was sent whole already.
+    /// Sends a rank the records from `first` on, except those that were already sent to it whole.
     pub fn send_records(&mut self, shared: &mut Shared, rank: RankId, first: u32) {
         let have = shared.history.len();
         let sent = self.sent.insert(rank, have).unwrap_or(0);
