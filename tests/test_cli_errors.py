@@ -127,7 +127,7 @@ def test_resume_with_other_options_names_the_field(run):
 
 def test_an_output_directory_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "can't be made" in refused("train", *SMALL, "--output_dir", str(tmp_path / "file"))
+    assert "can't be created" in refused("train", *SMALL, "--output_dir", str(tmp_path / "file"))
 
 
 def test_a_journal_with_flipped_bytes(run, tmp_path):

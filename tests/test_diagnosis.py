@@ -97,7 +97,7 @@ def test_a_constant_reward():
 def test_rewards_that_all_failed_are_named_at_once():
     diagnosis = Diagnosis(ESConfig(), why_failed=lambda: "; `f`: KeyError: 'x'")
     [finding] = diagnosis.observe(evidence(1, fitness=(), failures=100))
-    assert finding.message.startswith("no completion has a reward, so the weights stay as they are; `f`: KeyError: 'x'")
+    assert finding.message.startswith("no completion has a reward, so the weights do not change; `f`: KeyError: 'x'")
     assert diagnosis.observe(evidence(2, fitness=(), failures=100)) == []
     assert diagnosis.flat_iterations == 2
 

@@ -182,9 +182,9 @@ def test_iterations_without_any_reward_are_reported(tmp_path, caplog):
     make(tmp_path, broken, eval_dataset=None).train()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [
-        "step 1: no completion has a reward, so the weights stay as they are; `broken`: thing "
+        "step 1: no completion has a reward, so the weights do not change; `broken`: thing "
         "(`failure_policy` raise would end such a run)",
-        "in 3 of the iterations all members had the same fitness, or none: the weights stayed as they were",
+        "in 3 of the iterations all members had the same fitness, or none: the weights did not change",
     ]
 
 
@@ -194,7 +194,7 @@ def test_rewards_that_are_none_are_reported(tmp_path, caplog):
 
     make(tmp_path, silent, eval_dataset=None).train()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "stay as they are; `silent` gave None for every completion (" in warnings[0]
+    assert "do not change; `silent` gave None for every completion (" in warnings[0]
 
 
 def test_a_reward_that_sometimes_fails(tmp_path):

@@ -95,7 +95,7 @@ def require_replaceable(target: Path) -> None:
     if strange:
         raise ModelError(
             f"{target}: holds files that no export wrote ({', '.join(strange[:5])}); "
-            "an export replaces its directory, so give it one of its own"
+            "an export replaces its directory, so choose a new directory"
         )
 
 

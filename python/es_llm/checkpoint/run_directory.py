@@ -37,7 +37,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"`output_dir` {str(self.path)!r} can't be made: {error}") from error
+            raise ConfigError(f"`output_dir` {str(self.path)!r} can't be created: {error}") from error
         if not os.access(self.path, os.W_OK):
             why = "its disk or its permissions allow reading only"
             raise ConfigError(f"`output_dir` {str(self.path)!r} can't be written: {why}")
