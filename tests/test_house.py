@@ -14,7 +14,7 @@ MOST_LINES, MOST_FUNCTION_LINES, MOST_METHODS, MOST_FIELDS = 500, 70, 25, 15
 OPTIONS = {"ESConfig", "ScriptArguments", "TrainerState"}
 """Classes whose fields are options, or the attributes that transformers' class of this name has."""
 STILL_LARGER = {"Simd for Avx2", "Simd for Avx512", "Simd for Neon", "Simd for Portable", "TeamRank", "sum<S: Simd>("}
-"""To be split."""
+"""Types and functions that are still too large."""
 
 
 def name_of(path):
