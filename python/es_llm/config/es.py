@@ -88,6 +88,13 @@ class ESConfig:
     prompts_per_unit: int = option(
         64, help="prompts per unit of work: one rank evaluates a unit as one batch", identity=True, within=UINT32
     )
+    members_per_unit: int | None = option(
+        None,
+        help="members per unit of work; default: 1 with the engine hf, and with batched as many as make about 32 rows "
+        "with their prompts",
+        identity=True,
+        within=UINT32,
+    )
     prompt_schedule: str = option(
         "epochs",
         help="prompts of an iteration: the next ones of the training data, epoch after epoch (epochs), or always the "
@@ -125,7 +132,8 @@ class ESConfig:
     )
     engine: str = option(
         "hf",
-        help="rollout engine: hf (transformers), the name of an installed engine, or file.py:name",
+        help="rollout engine: hf (transformers, one member at a time), batched (low-rank members together), the name of "
+        "an installed engine, or file.py:name",
         identity=True,
     )
     temperature: float = option(

@@ -27,18 +27,23 @@ def load_engine(
     temperature: float = 0.0,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     skip_special_tokens: bool = True,
+    members_per_unit: int | None = None,
+    prompts_per_unit: int = 1,
 ) -> RolloutEngine:
     """Build the engine `name`: `build` of a file in `rollout/engines`, an entry point of the group `es_llm.engines`, or
     `file.py:name` (see `es_llm.plugins`). It is called as this function is, without the name.
 
     Args:
-        name: `hf` is the reference.
+        name: `hf` evaluates one member at a time and is the reference; `batched` evaluates low-rank members together.
         model: a transformers model.
         tokenizer: the model's, with a pad token.
         max_completion_length: new tokens per completion at most.
         temperature: of the completions of `evaluate`; 0 is greedy decoding.
         chat_template_kwargs: further arguments of the tokenizer's chat template.
         skip_special_tokens: decode completions without special tokens; else only without those at their ends.
+
+        members_per_unit: members that an `evaluate` gets; None: the engine's choice.
+        prompts_per_unit: prompts that an `evaluate` gets at most.
 
     Raises:
         ConfigError: there is no such engine, it can't be imported, or it lacks methods of `RolloutEngine`.
@@ -52,6 +57,8 @@ def load_engine(
         temperature=temperature,
         chat_template_kwargs=chat_template_kwargs,
         skip_special_tokens=skip_special_tokens,
+        members_per_unit=members_per_unit,
+        prompts_per_unit=prompts_per_unit,
     )
     methods = [method for method in vars(RolloutEngine) if not method.startswith("_")]
     if missing := [method for method in methods if not hasattr(engine, method)]:

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, final
 
 import torch
+from torch.nn.functional import pad
 
+from es_llm.rollout.padding import padded
 from es_llm.rollout.slots import SlotCache, slot_layers
 
 Choose: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -167,10 +169,9 @@ class _Run:
     def _prefill(self, rows: Sequence[int], width: int, cache: SlotCache) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the prompts of rows, padded on the left, in an empty cache. Returns the logits (B, V) of the next
         tokens, and the mask (B, T) of the prompts' columns."""
-        own = [self._own[row] for row in rows]
-        pad = self._request.pad_id
-        ids_BT = torch.tensor([[pad] * (width - len(row)) + row for row in own], device=self._device)
-        mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in own], device=self._device)
+        ids_BT, mask_BT = padded([self._own[row] for row in rows], self._request.pad_id, self._device)
+        more = width - ids_BT.shape[1]
+        ids_BT, mask_BT = pad(ids_BT, (more, 0), value=self._request.pad_id), pad(mask_BT, (more, 0))
         position_BT = (self._shared + mask_BT.cumsum(-1) - 1).masked_fill(mask_BT == 0, 0)
         row_B = self._row_B if cache is self._cache else torch.tensor(rows, device=self._device)
         if self._shared:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, final, runtime_checkable
 
 from es_llm._core import Member
+from es_llm.model.table import ParameterTable
 from es_llm.model.targets import Target
 from es_llm.model.weights import Weights
 from es_llm.types import Prompt
@@ -47,6 +48,11 @@ class LiveMember:
         self._weights = weights
         self._written: tuple[int, int] | str | None = _UNKNOWN
         self.seconds = 0.0
+
+    @property
+    def table(self) -> ParameterTable:
+        """The trained parameters and their noise."""
+        return self._weights.table
 
     def switch(self, member: Member | None) -> bool:
         """Make the live weights those of `member`, or without noise for None. Returns True if they were written: the

@@ -21,8 +21,9 @@ SHORT, LONG, STEPS = 4, 64, 2
 FEWEST: Final = 4
 """Number of positions that a look needs; a model with fewer isn't looked at."""
 
-FirstLogits = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
-"""(ids (B, T), mask (B, T), next tokens, one per step) -> float32 logits (steps, B, V)."""
+FirstLogits = Callable[[Sequence[Sequence[int]], Sequence[int], bool], torch.Tensor]
+"""(token ids of B prompts, next tokens, one per step, whether to compute what the prompts begin with once) -> float32
+logits (steps, B, V)."""
 
 _AROUND: Final = 4
 """Number of special tokens that a tokenizer may put around a text."""
@@ -43,10 +44,15 @@ class Batching(Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """The result of a look at a model."""
+    """The result of a look at a model.
+
+    unused: names of parameters that text doesn't reach.
+    shares_prefixes: tokens that prompts begin with can be computed once for all of them.
+    """
 
     batching: Batching
     unused: frozenset[str]
+    shares_prefixes: bool
 
 
 def text_within(limit: int | None) -> str:
@@ -57,21 +63,20 @@ def text_within(limit: int | None) -> str:
     return TEXT if limit is None else TEXT[: max(1, limit - _AROUND)]
 
 
-def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits, context: int | None = None) -> Look:
-    """Decode a short prompt alone, beside a long one, and beside one of its length.
+def look(model: Any, ids: Sequence[int], logits: FirstLogits, context: int | None = None) -> Look:
+    """Decode a short prompt alone, beside a long one, and beside one of its length; then two that begin alike.
 
     Args:
         ids: tokens of a text, which is repeated to make the long prompt.
-        pad_id: token for padding.
         context: number of positions that the model has; None: no limit. With fewer than `FEWEST` the model isn't
             looked at: all parameters count as used, and prompts are padded.
     """
     if context is not None and context < FEWEST:
-        return Look(Batching.PADDED, frozenset())
+        return Look(Batching.PADDED, frozenset(), False)
     size = LONG if context is None else min(LONG, context - STEPS)
     long, used = (list(ids) * LONG)[:size], Used(model)
     short = long[: max(1, min(SHORT, len(long) // 2))]
-    rows = _Rows(short, long, [*short[:-1], long[-1]], (short * STEPS)[:STEPS], pad_id, logits)
+    rows = _Rows(short, long, [*short[:-1], long[-1]], (short * STEPS)[:STEPS], logits)
     try:
         with used.watch():
             gap = rows.gap(rows.long)
@@ -81,9 +86,11 @@ def look(model: Any, ids: Sequence[int], pad_id: int, logits: FirstLogits, conte
         kind = type(error).__name__
         raise ModelError(f"{type(model).__name__} can't continue a text: {kind}: {error}") from error
     unused = used.unused()
+    batching = Batching.PADDED if gap <= _TOLERANCE else _batching(model, rows)
     return Look(
-        Batching.PADDED if gap <= _TOLERANCE else _batching(model, rows),
+        batching,
         unused if len(unused) < sum(1 for _ in model.parameters()) else frozenset(),
+        batching is Batching.PADDED and _shares_prefixes(model, rows),
     )
 
 
@@ -95,26 +102,41 @@ class _Rows:
     long: list[int]
     other: list[int]
     after: list[int]
-    pad_id: int
     logits: FirstLogits
 
     def gap(self, neighbour: list[int]) -> float:
         """How far the short prompt's logits change beside another prompt, in units of their standard deviation."""
-        alone = self._logits([self.short])[:, 0]
-        beside = self._logits([neighbour, self.short])[:, 1]
-        finite = alone.isfinite()
-        if not torch.equal(finite, beside.isfinite()):
-            return math.inf
-        if not finite.any():
-            return 0.0
-        change = (alone - beside)[finite].square().mean().sqrt()
-        return float(change / alone[finite].std(correction=0).clamp(min=torch.finfo(torch.float32).tiny))
+        return _gap(self._logits([self.short])[:, 0], self._logits([neighbour, self.short])[:, 1])
 
-    def _logits(self, rows: list[list[int]]) -> torch.Tensor:
-        width = max(len(row) for row in rows)
-        ids_BT = torch.tensor([[self.pad_id] * (width - len(row)) + row for row in rows])
-        mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        return self.logits(ids_BT, mask_BT, self.after)
+    def prefix_gap(self) -> float:
+        """How far the logits of two long prompts of different lengths change if what they begin with is shared."""
+        rows = [self.long, [*self.long[: 2 * len(self.long) // 3], *self.short]]
+        return _gap(self._logits(rows), self._logits(rows, shared=True))
+
+    def _logits(self, rows: list[list[int]], *, shared: bool = False) -> torch.Tensor:
+        return self.logits(rows, self.after, shared)
+
+
+def _gap(before: torch.Tensor, after: torch.Tensor) -> float:
+    """How far logits change, in units of their standard deviation."""
+    finite = before.isfinite()
+    if not torch.equal(finite, after.isfinite()):
+        return math.inf
+    if not finite.any():
+        return 0.0
+    change = (before - after)[finite].square().mean().sqrt()
+    return float(change / before[finite].std(correction=0).clamp(min=torch.finfo(torch.float32).tiny))
+
+
+def _shares_prefixes(model: Any, rows: _Rows) -> bool:
+    """True if sharing changes no logits. Tested in float32, as `_batching`."""
+    if rows.prefix_gap() <= _TOLERANCE:
+        return True
+    try:
+        with in_float32(model):
+            return rows.prefix_gap() <= _TOLERANCE
+    except Exception:  # such as an attention kernel for half precision only
+        return False
 
 
 def _batching(model: Any, rows: _Rows) -> Batching:

@@ -7,8 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
-import torch
-
 from es_llm.data.messages import readable
 from es_llm.errors import ConfigError, ModelError
 from es_llm.rollout.engine import Completion
@@ -61,25 +59,12 @@ class PromptEncoder:
             known = self._seen[key] = self._tokenize(prompt)
         return known
 
-    def batch(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask of a batch, both (B, T) int64, padded on the left."""
-        rows = [self.encode(prompt) for prompt in prompts]
-        width = max(len(row) for row in rows)
-        pad = self._tokenizer.pad_token_id
-        ids_BT = torch.tensor([(pad,) * (width - len(row)) + row for row in rows])
-        mask_BT = torch.tensor([(0,) * (width - len(row)) + (1,) * len(row) for row in rows])
-        return ids_BT, mask_BT
-
-    def completions(self, generated_BT: torch.Tensor, eos_ids: Sequence[int]) -> list[Completion]:
-        """Completions from generated ids (B, T): cut after the first end-of-sequence token."""
+    def completions(self, rows: Sequence[Sequence[int]], eos_ids: Sequence[int]) -> list[Completion]:
+        """Completions from the generated ids of each row."""
         ends = set(eos_ids)
-        rows: list[tuple[int, ...]] = []
-        finished: list[bool] = []
-        for row in generated_BT.tolist():
-            stop = next((index for index, token in enumerate(row) if token in ends), None)
-            finished.append(stop is not None)
-            rows.append(tuple(row if stop is None else row[: stop + 1]))
-        return [Completion(*parts) for parts in zip(self._texts(rows, ends), rows, finished, strict=True)]
+        finished = [bool(row) and row[-1] in ends for row in rows]
+        texts = self._texts(rows, ends)
+        return [Completion(*parts) for parts in zip(texts, map(tuple, rows), finished, strict=True)]
 
     def describe(self, prompt: Prompt) -> list[str]:
         """Lines for people: the prompt as the model gets it, with its special tokens and its line breaks as `\\n`; then

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from es_llm.noise.streams import SAMPLES, random_words
-from es_llm.rollout.decoding import Choose
+from es_llm.rollout.decoder import Choose
+from es_llm.rollout.padding import padded
 
 
 def uniforms(seed: int, addresses: Sequence[tuple[int, int]], steps: int) -> NDArray[np.float64]:
@@ -29,9 +30,9 @@ def sampler(seed: int, addresses: Sequence[tuple[int, int]], steps: int, tempera
     """A function that draws the next tokens of B (prompt, sample) addresses from softmax(logits / temperature)."""
     drawn_BT = torch.from_numpy(uniforms(seed, addresses, steps))
 
-    def choose(logits_BV: torch.Tensor, row_B: torch.Tensor, step: int) -> torch.Tensor:
+    def choose(logits_BV: torch.Tensor, row_B: torch.Tensor, count_B: torch.Tensor) -> torch.Tensor:
         sums_BV = torch.softmax(logits_BV.double() / temperature, -1).cumsum(-1)
-        wanted_B1 = drawn_BT.to(logits_BV.device)[row_B, step, None] * sums_BV[:, -1:]
+        wanted_B1 = drawn_BT.to(logits_BV.device)[row_B, count_B, None] * sums_BV[:, -1:]
         return torch.searchsorted(sums_BV, wanted_B1).squeeze(-1).clamp(max=logits_BV.shape[-1] - 1)
 
     return choose
@@ -46,10 +47,8 @@ def token_log_probs(
     The probabilities are softmax(logits / temperature), those from which `sampler` draws.
     """
     device = next(model.parameters()).device
-    width = max(len(prompt) + len(completion) for prompt, completion in rows)
-    padded = [[pad_id] * (width - len(p) - len(c)) + [*p, *c] for p, c in rows]
-    mask = [[0] * (width - len(p) - len(c)) + [1] * (len(p) + len(c)) for p, c in rows]
-    ids_BT, mask_BT = torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+    ids_BT, mask_BT = padded([[*prompt, *completion] for prompt, completion in rows], pad_id, device)
+    width = ids_BT.shape[1]
     position_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
     accepted = inspect.signature(model.forward).parameters
     options = {"position_ids": position_BT} if "position_ids" in accepted else {}

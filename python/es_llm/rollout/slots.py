@@ -68,8 +68,8 @@ class SlotCache(DynamicCache):  # type: ignore[misc]
             own.update(*(states[of_slot_B, :, : other.length] for states in other.both()))
 
     def replace(self, slots: torch.Tensor, rows: SlotCache) -> None:
-        """Put the rows of another cache into these slots, so that they end at the last column in use. The columns before
-        are zeroed: what is masked must be finite."""
+        """Put the rows of another cache into these slots: they end at the last column in use. The columns before are
+        zeroed, because what is masked must be finite."""
         for own, other in zip(self.layers, rows.layers, strict=True):
             if not other.is_initialized:
                 continue

@@ -38,9 +38,7 @@ class Rows:
 class Factors(Protocol):
     """Each method returns y with the noise of each row added; y itself may be changed."""
 
-    def add(
-        self, y: torch.Tensor, x: torch.Tensor, rows: Rows, outputs: tuple[int, int] | None = None
-    ) -> torch.Tensor:
+    def add(self, y: torch.Tensor, x: torch.Tensor, rows: Rows, outputs: tuple[int, int] | None = None) -> torch.Tensor:
         """y + s (x B) A^T, for y = x W^T. y (B, ..., out) and x (B, ..., in), or rows and tokens as one dimension.
 
         Args:
@@ -71,9 +69,7 @@ class CpuFactors:
     def __init__(self, drawn: RowFactors) -> None:
         self._drawn = drawn
 
-    def add(
-        self, y: torch.Tensor, x: torch.Tensor, rows: Rows, outputs: tuple[int, int] | None = None
-    ) -> torch.Tensor:
+    def add(self, y: torch.Tensor, x: torch.Tensor, rows: Rows, outputs: tuple[int, int] | None = None) -> torch.Tensor:
         y = y.contiguous()
         self._drawn.add(as_array(y), as_array(x.contiguous()), rows.core, dtype=_NAMES[y.dtype], outputs=outputs)
         return y
@@ -97,9 +93,7 @@ class TorchFactors:
         self._a = torch.from_numpy(drawn.a).to(device)
         self._b = torch.from_numpy(drawn.b).to(device)
 
-    def add(
-        self, y: torch.Tensor, x: torch.Tensor, rows: Rows, outputs: tuple[int, int] | None = None
-    ) -> torch.Tensor:
+    def add(self, y: torch.Tensor, x: torch.Tensor, rows: Rows, outputs: tuple[int, int] | None = None) -> torch.Tensor:
         return _add(y, x, rows, self._a if outputs is None else self._a[:, :, slice(*outputs)], self._b)
 
     def add_transposed(self, y: torch.Tensor, x: torch.Tensor, rows: Rows) -> torch.Tensor:

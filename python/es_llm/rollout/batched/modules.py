@@ -95,9 +95,7 @@ class RowModules:
             "`--frozen`, or use `--engine hf`"
         )
 
-    def _linear(
-        self, module: nn.Module, factors: Factors | None, bias: str | None, forward: Forward
-    ) -> Forward:
+    def _linear(self, module: nn.Module, factors: Factors | None, bias: str | None, forward: Forward) -> Forward:
         add = None if factors is None else (factors.add_transposed if isinstance(module, Conv1D) else factors.add)
 
         def run(x: torch.Tensor) -> torch.Tensor:
@@ -140,7 +138,7 @@ class RowModules:
 
         return run
 
-    def _router(self, module: nn.Module, factors: Factors, forward: Forward) -> Forward:
+    def _router(self, module: Any, factors: Factors, forward: Forward) -> Forward:
         """For a module that computes `linear(x, self.weight)` among other things."""
 
         def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -163,7 +161,7 @@ class RowModules:
         def run(x: torch.Tensor, chosen: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
             total = torch.zeros_like(x)
             tokens = len(x) // self._current.size
-            for expert in chosen.unique().tolist():
+            for expert in sorted(set(chosen.flatten().tolist())):
                 if expert >= len(module.down_proj):
                     continue
                 token, choice = torch.where(chosen == expert)
@@ -205,7 +203,9 @@ class _LinearOf(torch.overrides.TorchFunctionMode):
 
 
 def _is_router(module: nn.Module) -> bool:
-    return type(module).__name__.endswith(("Router", "Gate")) and isinstance(getattr(module, "weight", None), nn.Parameter)
+    return type(module).__name__.endswith(("Router", "Gate")) and isinstance(
+        getattr(module, "weight", None), nn.Parameter
+    )
 
 
 def _is_experts(module: nn.Module) -> bool:

@@ -6,15 +6,16 @@ The reference engine: it runs the module's own parameters as they are, so a memb
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, final
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
 
 import torch
 
 from es_llm._core import Member
 from es_llm.errors import ConfigError, ModelError
 from es_llm.model.targets import Target, own_targets
-from es_llm.rollout import decoding
-from es_llm.rollout.decoding import Choose
+from es_llm.rollout import decoder, decoding
+from es_llm.rollout.decoder import Request
 from es_llm.rollout.ends import end_ids, text_config
 from es_llm.rollout.engine import Completion, LiveMember
 from es_llm.rollout.probe import Batching, Look, look, text_within
@@ -23,12 +24,11 @@ from es_llm.rollout.sampling import sampler, token_log_probs
 from es_llm.rollout.steady import steady
 from es_llm.types import Prompt
 
-_Decode: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
-"""(ids (B, T), mask (B, T), which prompts these are) -> generated ids (B, T')."""
+Decode: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[int]], list[list[int]]]
+"""(token ids of some prompts, which prompts these are) -> generated ids of each."""
 _CONTEXT_NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
-@final
 class HFEngine:
     """Completions of a causal language model, greedy or sampled; see `RolloutEngine` and `LogProbs`.
 
@@ -52,8 +52,6 @@ class HFEngine:
             a text.
     """
 
-    members_per_unit: Final = 1
-
     def __init__(
         self,
         model: Any,
@@ -64,6 +62,8 @@ class HFEngine:
         loop: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         skip_special_tokens: bool = True,
+        members_per_unit: int | None = None,
+        prompts_per_unit: int = 1,
     ) -> None:
         if temperature != 0.0:
             raise ConfigError(f"`temperature` must be 0 (greedy decoding), got {temperature}")
@@ -82,10 +82,15 @@ class HFEngine:
         self._max_completion_length = max_completion_length
         self._pad_id = int(tokenizer.pad_token_id)
         self._eos_ids = end_ids(model, tokenizer)
-        self._loop = decoding.is_supported(model) if loop is None else loop
+        self._loop = decoder.is_supported(model) if loop is None else loop
         self._live: LiveMember | None = None
+        self.members_per_unit = members_per_unit or self._members_per_unit(prompts_per_unit)
+        self._request = Request(
+            max_new_tokens=max_completion_length, eos_ids=self._eos_ids, pad_id=self._pad_id, share_prefix=False
+        )
         seen = self._look()
         self.unused, self.batching = seen.unused, seen.batching
+        self._request = replace(self._request, share_prefix=seen.shares_prefixes)
 
     def targets(self) -> list[Target]:
         """The module's own parameters, without those that text doesn't reach."""
@@ -105,21 +110,22 @@ class HFEngine:
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """One greedy completion per prompt with the weights as they are, decoded as one batch in the given order."""
-        return self._complete(prompts, lambda ids_BT, mask_BT, _: self._decode(ids_BT, mask_BT))
+        return self._complete(prompts, lambda ids, _: self._decode(ids, self._request))
 
     def sample(
         self, prompts: Sequence[Prompt], addresses: Sequence[tuple[int, int]], *, seed: int, temperature: float
     ) -> list[Completion]:
         """One sampled completion per prompt, decided by the seed and the prompt's (prompt, sample) number."""
-        if not decoding.is_supported(self._model):
+        if not decoder.is_supported(self._model):
             raise ConfigError(
                 f"{type(self._model).__name__} can't be sampled from: the kind of its key-value cache isn't supported"
             )
         self._switch(None)
 
-        def decode(ids_BT: torch.Tensor, mask_BT: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        def decode(ids: Sequence[Sequence[int]], rows: Sequence[int]) -> list[list[int]]:
             of_rows = [addresses[row] for row in rows]
-            return self._decode(ids_BT, mask_BT, sampler(seed, of_rows, self._max_completion_length, temperature))
+            choose = sampler(seed, of_rows, self._max_completion_length, temperature)
+            return self._decode(ids, replace(self._request, choose=choose))
 
         return self._complete(prompts, decode)
 
@@ -168,19 +174,21 @@ class HFEngine:
         """Lines for people: the prompt exactly as the model gets it, and what was done to special tokens."""
         return self._prompts.describe(prompt)
 
+    def _members_per_unit(self, prompts: int) -> int:
+        """The default: members that are evaluated together."""
+        return 1
+
     def _switch(self, member: Member | None) -> None:
         if self._live is not None:
             self._live.switch(member)
 
-    def _complete(self, prompts: Sequence[Prompt], decode: _Decode) -> list[Completion]:
-        device = self._model.get_input_embeddings().weight.device
-        found: dict[int, Completion] = {}
+    def _complete(self, prompts: Sequence[Prompt], decode: Decode) -> list[Completion]:
+        ids = [self._prompts.encode(prompt) for prompt in prompts]
+        found: dict[int, list[int]] = {}
         with steady(self._model):
-            for group in self._groups([len(self._prompts.encode(prompt)) for prompt in prompts]):
-                ids_BT, mask_BT = self._prompts.batch([prompts[row] for row in group])
-                words_BT = decode(ids_BT.to(device), mask_BT.to(device), group)
-                found.update(zip(group, self._prompts.completions(words_BT, self._eos_ids), strict=True))
-        return [found[row] for row in range(len(prompts))]
+            for group in self._groups([len(row) for row in ids]):
+                found.update(zip(group, decode([ids[row] for row in group], group), strict=True))
+        return self._prompts.completions([found[row] for row in range(len(ids))], self._eos_ids)
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """Rows that share a batch, given the number of tokens of each."""
@@ -195,38 +203,34 @@ class HFEngine:
         limits = [limit for limit in (context, self._prompts.limit) if limit is not None]
         ids = self._prompts.encode(text_within(min(limits, default=None)))
         with steady(self._model):
-            return look(self._model, ids, self._pad_id, self._first_logits, context)
+            return look(self._model, ids, self._first_logits, context)
 
-    def _first_logits(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, after: Sequence[int]) -> torch.Tensor:
-        """Logits (steps, B, V) of the prompts' next tokens, each row continued with the tokens `after`."""
-        device = self._model.get_input_embeddings().weight.device
+    def _first_logits(self, rows: Sequence[Sequence[int]], after: Sequence[int], shared: bool) -> torch.Tensor:
+        """Logits (steps, B, V) of the prompts' next tokens, each row continued with the tokens `after`.
+
+        Args:
+            shared: compute what the prompts begin with once.
+        """
         seen: list[torch.Tensor] = []
+        after_T = torch.tensor(after)
 
-        def forced(logits_BV: torch.Tensor, row_B: torch.Tensor, step: int) -> torch.Tensor:
+        def forced(logits_BV: torch.Tensor, row_B: torch.Tensor, count_B: torch.Tensor) -> torch.Tensor:
             seen.append(logits_BV.float().cpu())
-            return logits_BV.new_full((len(logits_BV),), after[step], dtype=torch.long)
+            return after_T.to(logits_BV.device)[count_B]
 
-        self._decode(ids_BT.to(device), mask_BT.to(device), forced, steps=len(after))
+        self._decode(
+            rows,
+            replace(self._request, max_new_tokens=len(after), eos_ids=(), choose=forced, share_prefix=shared),
+        )
         return torch.stack(seen)
 
-    def _decode(
-        self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, choose: Choose | None = None, steps: int | None = None
-    ) -> torch.Tensor:
-        """Generated ids. With `steps`, exactly this number per row, whatever ends an answer."""
-        decode = decoding.decode if self._loop else decoding.generate
-        return decode(
-            self._model,
-            ids_BT,
-            mask_BT,
-            max_new_tokens=self._max_completion_length if steps is None else steps,
-            eos_ids=self._eos_ids if steps is None else (),
-            pad_id=self._pad_id,
-            choose=choose,
-        )
+    def _decode(self, prompts: Sequence[Sequence[int]], request: Request) -> list[list[int]]:
+        decode = decoder.decode if self._loop else decoding.generate
+        return decode(self._model, prompts, request)
 
 
 build = HFEngine
-"""What the engine name `hf` stands for."""
+"""Builds the engine named `hf`."""
 
 
 def context_of(config: Any) -> int | None:

@@ -157,6 +157,8 @@ def _engine(config: ESConfig, model: TrainedModel) -> RolloutEngine:
         temperature=config.temperature,
         chat_template_kwargs=config.chat_template_kwargs,
         skip_special_tokens=config.skip_special_tokens,
+        members_per_unit=config.members_per_unit,
+        prompts_per_unit=min(config.prompts_per_unit, config.prompts_per_iteration),
     )
     if config.eval_kl and not isinstance(engine, LogProbs):
         raise ConfigError(f"`eval_kl` needs an engine with `log_probs`, the engine {config.engine!r} has none")

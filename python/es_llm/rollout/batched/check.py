@@ -1,0 +1,82 @@
+"""A check that rows with noise give the logits of materialized weights, on the model at hand.
+
+A model's code may use its parameters in ways that the replaced modules don't expect. So an engine compares once, before
+a run begins, and refuses a model instead of training with wrong answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+
+from es_llm._core import Noise, Population
+from es_llm.errors import ModelError
+from es_llm.model.table import ParameterTable
+from es_llm.noise.backend import backend_for
+from es_llm.rollout.batched.modules import RowModules
+from es_llm.rollout.batched.noise import UnitNoise
+from es_llm.rollout.probe import in_float32
+from es_llm.rollout.steady import steady
+
+SIGMA: Final = 1e-2
+_TOLERANCE: Final = 0.01
+"""Of the change that the noise makes. Rounding of float32 is far below, another use of a parameter far above."""
+
+
+def require_right(model: Any, table: ParameterTable, ids: Sequence[int]) -> None:
+    """Compare the logits of a text for two members.
+
+    Raises:
+        ModelError: they differ; names the kinds of modules that have parameters with noise.
+    """
+    members = Population(run_seed=0, population_size=2, antithetic=True).ask(sigma=SIGMA)
+    device = model.get_input_embeddings().weight.device
+    text_BT = torch.tensor([list(ids)] * len(members), device=device)
+    with steady(model), in_float32(model):
+        base = _logits(model, text_BT[:1])
+        modules = RowModules(model, UnitNoise(table, members, device))
+        modules.use(range(len(members)))
+        with modules.active():
+            rows = _logits(model, text_BT)
+        for member, row in zip(members, rows, strict=True):
+            own = {parameter.name: model.get_parameter(parameter.name) for parameter in table.parameters}
+            before = {name: weight.data for name, weight in own.items()}
+            try:
+                for parameter in table.parameters:
+                    noise = Noise(member.run_seed, member.iteration, member.pair)
+                    weight = own[parameter.name]
+                    weight.data = _perturbed(weight.data, noise, member.sign * member.sigma, parameter.perturbed)
+                wanted = _logits(model, text_BT[:1])[0]
+            finally:
+                for name, weight in own.items():
+                    weight.data = before[name]
+            error, change = _distance(row, wanted), _distance(base[0], wanted)
+            if not error <= _TOLERANCE * change and not (change == 0.0 == error):
+                kinds = {type(m).__name__ for m in model.modules() if any(True for _ in m.parameters(recurse=False))}
+                raise ModelError(
+                    f"engine 'batched': {type(model).__name__} uses parameters in a way that can't differ between the "
+                    f"rows of a batch: with noise, logits differ by {error:.2g} from those of perturbed weights, whose "
+                    f"own change is {change:.2g}; its modules with parameters are {', '.join(sorted(kinds))}. Use "
+                    "`--engine hf`, or leave parameters out with `--frozen`"
+                )
+
+
+def _perturbed(weight: torch.Tensor, noise: Noise, scale: float, at: Any) -> torch.Tensor:
+    live = torch.empty_like(weight)
+    backend = backend_for(weight.device)
+    backend.settle([backend.perturb(live, weight, noise, scale, at)])
+    return live
+
+
+def _logits(model: Any, ids_BT: torch.Tensor) -> torch.Tensor:
+    """Logits (B, V) after the last token."""
+    logits: torch.Tensor = model(input_ids=ids_BT, use_cache=False).logits[:, -1].float()
+    return logits
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    distance = float((a - b).square().mean().sqrt())
+    return distance if math.isfinite(distance) else math.inf

@@ -1,0 +1,97 @@
+"""Rollouts of many members in one batch: all rows share the base weights, and each adds its own member's noise.
+
+For low-rank members (EGGROLL, arXiv 2511.16652). Answers are those of the materialized weights W + s A B^T, up to
+rounding. The live weights stay those without noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, final
+
+import torch
+
+from es_llm._core import Member
+from es_llm.errors import ConfigError, ModelError
+from es_llm.rollout.batched.check import require_right
+from es_llm.rollout.batched.modules import RowModules
+from es_llm.rollout.batched.noise import UnitNoise, require_batchable
+from es_llm.rollout.engine import Completion, LiveMember
+from es_llm.rollout.engines.hf import HFEngine
+from es_llm.types import Prompt
+
+ROWS_PER_UNIT: Final = 32
+"""Rows (members x prompts) that a unit should have: enough for the speed of a batch, few enough that ranks share an
+iteration."""
+
+
+@final
+class BatchedEngine(HFEngine):
+    """`HFEngine` whose `evaluate` decodes all members of a unit together. By default a unit has as many members as make
+    about `ROWS_PER_UNIT` rows, an even number.
+
+    Raises:
+        ModelError: the decoder doesn't support the model.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, **options: Any) -> None:
+        super().__init__(model, tokenizer, **options)
+        if not self._loop:
+            raise ModelError(
+                f"engine 'batched': the kind of key-value cache of {type(model).__name__} isn't supported; use "
+                "`--engine hf`"
+            )
+        self._noise: tuple[tuple[Any, ...], RowModules] | None = None
+
+    def attach(self, live: LiveMember) -> None:
+        """Get members' noise from the table of `live`.
+
+        Raises:
+            ConfigError: a parameter has noise that can't differ between rows.
+            ModelError: a module's parameters can't be perturbed row by row.
+        """
+        require_batchable(live.table)
+        super().attach(live)
+        with torch.inference_mode():
+            require_right(self._model, live.table, self._prompts.encode("The sum of 12 and 30 is 42."))
+
+    def evaluate(self, members: Sequence[Member | None], prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        """For each member, one greedy completion per prompt; all members in one batch."""
+        self._switch(None)
+        perturbed = [member for member in members if member is not None]
+        if len(perturbed) < len(members):
+            if perturbed:
+                raise ConfigError("a unit must have members, or the model without noise, not both")
+            return super().evaluate(members, prompts)
+        modules = self._modules(perturbed)
+        count = len(prompts)
+
+        def decode(ids: Sequence[Sequence[int]], rows: Sequence[int]) -> list[list[int]]:
+            groups = [row // count for row in rows]
+            request = replace(
+                self._request,
+                groups=groups,
+                on_rows=lambda row_B: modules.use([groups[row] for row in row_B.tolist()]),
+            )
+            with modules.active():
+                return self._decode(ids, request)
+
+        found = self._complete([*prompts] * len(members), decode)
+        return [found[start : start + count] for start in range(0, len(found), count)]
+
+    def _members_per_unit(self, prompts: int) -> int:
+        return 2 * max(1, ROWS_PER_UNIT // (2 * prompts))
+
+    def _modules(self, members: Sequence[Member]) -> RowModules:
+        """The model's modules with the noise of these members; kept for the next prompts of the same members."""
+        key = tuple((member.iteration, member.index, member.sigma) for member in members)
+        if self._noise is None or self._noise[0] != key:
+            assert self._live is not None, "`attach` was called"
+            device = self._model.get_input_embeddings().weight.device
+            self._noise = key, RowModules(self._model, UnitNoise(self._live.table, members, device))
+        return self._noise[1]
+
+
+build = BatchedEngine
+"""Builds the engine named `batched`."""
