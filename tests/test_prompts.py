@@ -254,9 +254,7 @@ def ids_of(tokenizer, text):
 
 
 def texts(tokenizer, *rows, **options):
-    width = max(map(len, rows))
-    generated = torch.tensor([[*row, *[PAD] * (width - len(row))] for row in rows])
-    return [completion.text for completion in encoder(tokenizer, **options).completions(generated, [EOS])]
+    return [completion.text for completion in encoder(tokenizer, **options).completions(rows, [EOS])]
 
 
 def test_text_is_decoded_as_it_was_written():
@@ -282,20 +280,13 @@ def test_special_tokens_reach_rewards_if_asked_for():
     rows = [
         [*ids_of(tokenizer, "<think>a</think>b"), EOS],
         ids_of(tokenizer, "<think>a</think>"),
-        [*ids_of(tokenizer, "a<think>"), EOS, PAD, PAD, PAD, PAD],
+        [*ids_of(tokenizer, "a<think>"), EOS],
         [EOS],
         ids_of(tokenizer, "a<unk>b"),
     ]
     assert texts(tokenizer, *rows) == ["ab", "a", "a", "", "ab"]
     kept = texts(tokenizer, *rows, skip_special_tokens=False)
     assert kept[:4] == ["<think>a</think>b", "<think>a</think>", "a<think>", ""]
-
-
-def test_completions_without_an_end_keep_no_padding():
-    tokenizer = thinking_tokenizer()
-    own = encoder(tokenizer, skip_special_tokens=False)
-    (completion,) = own.completions(torch.tensor([[*ids_of(tokenizer, "ab"), PAD, PAD]]), [EOS])
-    assert completion.text == "ab"
 
 
 def test_special_tokens_that_a_prompt_names_are_mentioned():

@@ -9,7 +9,7 @@ from es_llm.checkpoint.export import export_model
 from es_llm.errors import ConfigError, ModelError
 from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.model.weights import Weights
-from es_llm.rollout import decoding
+from es_llm.rollout import decoder
 from es_llm.rollout.ends import end_ids
 from es_llm.rollout.engine import LiveMember
 from es_llm.rollout.engines.hf import HFEngine
@@ -57,7 +57,7 @@ def test_answers_are_those_of_generate_on_the_same_batch(name, dtype):
     end_often(model, share=6)
     wanted = plain_generate(model, PROMPTS, 24)
     own = engine(model)
-    assert decoding.is_supported(model)
+    assert decoder.is_supported(model)
     assert [c.token_ids for c in own.complete(PROMPTS)] == wanted
     assert engine(model, loop=False).complete(PROMPTS) == own.complete(PROMPTS)
     lengths = {len(ids) for ids in wanted}

@@ -22,7 +22,7 @@ import torch
 from torch.nn.functional import pad
 
 from es_llm.rollout.padding import padded
-from es_llm.rollout.slots import SlotCache, slot_layers
+from es_llm.rollout.slots import SlotCache, windows_of
 
 Choose: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(float32 logits (B, V), which rows of the unit these are (B,), how many tokens each has so far (B,)) -> the next
@@ -52,7 +52,7 @@ def is_supported(model: Any) -> bool:
     dynamic = getattr(model, "_supports_default_dynamic_cache", lambda: False)()
     accepted = set(inspect.signature(model.forward).parameters)
     named = {"input_ids", "attention_mask"} <= accepted and accepted & set(CACHE_NAMES)
-    return bool(stock and dynamic and named and slot_layers(model) is not None)
+    return bool(stock and dynamic and named and windows_of(model) is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +99,16 @@ class _Run:
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], request: Request) -> None:
         self._request, self._forward = request, _Forward(model, request.on_rows)
-        self._layers = slot_layers(model) or 0
+        self._windows = windows_of(model) or []
         self._device = device = model.get_input_embeddings().weight.device
         self._every = 1 if device.type == "cpu" else LOOK_EVERY
         groups = [0] * len(prompts) if request.groups is None else list(request.groups)
         first = {group: row for row, group in reversed(list(enumerate(groups)))}
         shared = _common(prompts) if request.share_prefix and len(first) < len(prompts) else 0
-        self._shared = shared if shared >= SHORTEST_PREFIX else 0
+        # Columns without a token lie behind a shared prefix, so nothing may depend on the distance of columns.
+        longest = max(map(len, prompts)) + request.max_new_tokens
+        far = all(window is None or window >= longest for window in self._windows)
+        self._shared = shared if shared >= SHORTEST_PREFIX and far else 0
         self._own = [list(prompt[self._shared :]) for prompt in prompts]
         self._width = max(map(len, self._own))
         self._waiting = list(range(len(prompts)))
@@ -130,7 +133,7 @@ class _Run:
         """Compute the columns that all rows of a group share, on one row of each group."""
         number = {groups[row]: index for index, row in enumerate(rows)}
         self._group_R = torch.tensor([number[group] for group in groups], device=self._device)
-        self._prefix = SlotCache(self._layers, self._shared)
+        self._prefix = SlotCache(self._windows, self._shared)
         ids_BT = torch.tensor([list(common)] * len(rows), device=self._device)
         position_BT = torch.arange(self._shared, device=self._device).expand_as(ids_BT)
         row_B = torch.tensor(rows, device=self._device)
@@ -141,7 +144,7 @@ class _Run:
         rows = self._next_rows(slots)
         width = self._width if self._waiting else max(len(self._own[row]) for row in rows)
         room = self._request.max_new_tokens * (2 if self._waiting else 1) + self._every
-        self._cache = SlotCache(self._layers, self._shared + width + room)
+        self._cache = SlotCache(self._windows, self._shared + width + room)
         self._row_B = torch.tensor(rows, device=self._device)
         logits_BV, mask_BT = self._prefill(rows, width, self._cache)
         self._mask_BT = torch.cat([mask_BT, mask_BT.new_zeros(len(rows), room)], 1)
@@ -155,7 +158,7 @@ class _Run:
         """Put waiting rows into slots of ended rows; their last columns are the last columns in use."""
         rows = self._next_rows(len(slots))
         slots, width = slots[: len(rows)], max(len(self._own[row]) for row in rows)
-        small = SlotCache(self._layers, self._shared + width)
+        small = SlotCache(self._windows, self._shared + width)
         logits_BV, mask_BT = self._prefill(rows, width, small)
         self._cache.replace(slots, small)
         start = self._cache.length - mask_BT.shape[1]

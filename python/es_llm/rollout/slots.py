@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from collections.abc import Sequence
+from typing import Any, TypeAlias, final
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+
+Windows: TypeAlias = Sequence[int | None]
+"""The sliding window of each layer; None: the layer has none."""
 
 
 @final
 class SlotLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values (slots, heads, capacity, size of a head) of one layer; the first `length` columns are in use.
 
-    A layer with a sliding window has all columns too: the attention mask hides those outside of the window.
+    Args:
+        window: columns that a token sees at most, its own included; None: all before it.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, window: int | None) -> None:
         super().__init__()
-        self.capacity, self.length = capacity, 0
+        self.capacity, self.window, self.length = capacity, window, 0
+        self.is_sliding = window is not None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocate the memory, now that the shapes are known."""
@@ -30,13 +37,21 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append columns to all slots; returns the keys and values of all columns in use."""
+        """Append columns to all slots; returns the keys and values that the new columns see."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start, self.length = self.length, self.length + key_states.shape[-2]
+        start, first = self.length, self._first()
+        self.length += key_states.shape[-2]
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        return self.keys[:, :, first : self.length], self.values[:, :, first : self.length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Number of columns that the next `query_length` tokens see, and the first of them."""
+        return self.length + query_length - self._first(), self._first()
+
+    def _first(self) -> int:
+        return 0 if self.window is None else max(self.length - self.window + 1, 0)
 
     def get_seq_length(self, *args: Any) -> int:
         """Number of columns in use."""
@@ -49,10 +64,10 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
 
 @final
 class SlotCache(DynamicCache):  # type: ignore[misc]
-    """The slots of all layers, for any model whose layers keep plain keys and values (see `supports_slots`)."""
+    """The slots of all layers, for any model whose layers keep plain keys and values (see `windows_of`)."""
 
-    def __init__(self, layers: int, capacity: int) -> None:
-        Cache.__init__(self, layers=[SlotLayer(capacity) for _ in range(layers)])
+    def __init__(self, windows: Windows, capacity: int) -> None:
+        Cache.__init__(self, layers=[SlotLayer(capacity, window) for window in windows])
         self.capacity = capacity
 
     @property
@@ -93,10 +108,10 @@ class SlotCache(DynamicCache):  # type: ignore[misc]
                 layer.length -= count
 
 
-def slot_layers(model: Any) -> int | None:
-    """The number of layers of a model that can use a `SlotCache`; None for another kind of cache, such as the states of
-    linear attention."""
+def windows_of(model: Any) -> Windows | None:
+    """The sliding window of each layer of a model that can use a `SlotCache`; None for a model with another kind of
+    cache, such as the states of linear attention."""
     layers = DynamicCache(config=model.config).layers
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         return None
-    return len(layers) or int(model.config.get_text_config(decoder=True).num_hidden_layers)
+    return [getattr(layer, "sliding_window", None) for layer in layers]
