@@ -6,7 +6,6 @@ import datetime
 import json
 
 import pytest
-import torch
 from tokenizers import processors
 from transformers import AddedToken
 
@@ -19,7 +18,7 @@ from es_llm.rollout.prompts import PromptEncoder
 from es_llm.tasks import load_task
 from es_llm.team import Team
 from tests.commands import es_llm, result
-from tests.tiny_models import EOS, PAD, VOCABULARY, tiny_model, tiny_tokenizer
+from tests.tiny_models import EOS, VOCABULARY, tiny_model, tiny_tokenizer
 
 QUESTIONS, TEXT = TextPrompts(questions=True), TextPrompts()
 BOS = len(VOCABULARY)

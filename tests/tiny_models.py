@@ -81,6 +81,7 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["linear_attention", "full_attention"],
         },
     ),
+    "mixtral": ("mixtral", {**_SIZES, **_EXPERTS, "tie_word_embeddings": False}),
     "gpt_oss": ("gpt_oss", {**_SIZES, **_EXPERTS}),
     "rwkv": ("rwkv", {"hidden_size": 32, "attention_hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}),
     "mamba": ("mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),

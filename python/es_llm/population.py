@@ -196,5 +196,12 @@ def _store(weights: Any, config: ESConfig) -> ArrayWeights | Weights:
     from es_llm.model.weights import Weights
 
     selection = Selection(include=config.trainable, exclude=config.frozen)
-    table = ParameterTable.from_module(weights, selection, perturbation=config.perturbation, rank=config.rank)
+    table = ParameterTable.from_module(
+        weights,
+        selection,
+        perturbation=config.perturbation,
+        rank=config.rank,
+        vectors=config.vectors,
+        embeddings=config.embeddings,
+    )
     return Weights(weights, table, dtype=config.dtype)

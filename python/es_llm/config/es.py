@@ -132,8 +132,8 @@ class ESConfig:
     )
     engine: str = option(
         "hf",
-        help="rollout engine: hf (transformers, one member at a time), batched (low-rank members together), the name of "
-        "an installed engine, or file.py:name",
+        help="rollout engine: hf (transformers, one member at a time), batched (low-rank members together), the name "
+        "of an installed engine, or file.py:name",
         identity=True,
     )
     temperature: float = option(
@@ -172,6 +172,20 @@ class ESConfig:
         help="columns of the factors of low_rank noise",
         identity=True,
         within=Range(lambda value: 1 <= value <= MAX_RANK, f"in [1, {MAX_RANK}]"),
+    )
+    vectors: str = option(
+        "full",
+        help="noise of biases, norms and other vectors beside low_rank noise of matrices: a value for each weight "
+        "(full), or none, so that they are not trained (frozen)",
+        identity=True,
+        choices=("full", "frozen"),
+    )
+    embeddings: str = option(
+        "low_rank",
+        help="noise of the token embedding, and of a head that is tied to it, with low_rank noise: low_rank, or none, so "
+        "that it is not trained (frozen)",
+        identity=True,
+        choices=("low_rank", "frozen"),
     )
     trainable: list[str] = option(
         [],
@@ -325,6 +339,9 @@ class ESConfig:
         check_options(self)
         require(self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`")
         require(self, "rank", lambda v: v == 1 or self.perturbation != "dense", "1 with `perturbation` dense")
+        for name, default in (("vectors", "full"), ("embeddings", "low_rank")):
+            only = f"{default} unless `perturbation` is low_rank"
+            require(self, name, lambda v, default=default: v == default or self.perturbation == "low_rank", only)
         require(self, "eval_kl", lambda v: not v or self.eval_num_samples > 0, "false without `eval_num_samples`")
         has_metric = self.metric_for_best_model is not None
         require(self, "early_stopping_patience", lambda v: v == 0 or has_metric, "0 without `metric_for_best_model`")

@@ -49,7 +49,9 @@ class Parameter:
     def rows(self, start: int, stop: int) -> At:
         """The rows [start, stop) of the first dimension, with their kind of noise."""
         if isinstance(self.perturbed, LowRank):
-            return LowRank(self.tensor, (stop - start, self.shape[1]), self.perturbed.rank, row=start)
+            rows = math.prod(self.shape[1:-1])
+            block = ((stop - start) * rows, self.shape[-1])
+            return LowRank(self.tensor, block, self.perturbed.rank, row=start * rows)
         inner = math.prod(self.shape[1:])
         return Slice(self.tensor, (stop - start) * inner, element=start * inner)
 
@@ -85,6 +87,8 @@ class ParameterTable:
         unused: Collection[str] = (),
         perturbation: str = "dense",
         rank: int = 1,
+        vectors: str = "full",
+        embeddings: str = "low_rank",
     ) -> ParameterTable:
         """The table of a module.
 
@@ -94,8 +98,9 @@ class ParameterTable:
         Args:
             selection: default: all parameters.
             unused: names of parameters that no forward pass of the run reads.
-            perturbation, rank: the noise of each tensor, see `load_perturbation`. A tensor without noise is left out
-                too.
+            perturbation, rank, vectors: the noise of each tensor, see `load_perturbation`. A tensor without noise is
+                left out too.
+            embeddings: "frozen" leaves out the embedding of tokens, and a head that is tied to it.
 
         Raises:
             ModelError: there is no trainable parameter, a pattern matches nothing, or there are more tensors or
@@ -105,7 +110,9 @@ class ParameterTable:
         """
         selected = (selection or Selection()).of(module)
         left_out = {*unused, *without_gradient(module)}
-        choose = load_perturbation(perturbation, rank)
+        if embeddings == "frozen":
+            left_out |= _embeddings(module)
+        choose = load_perturbation(perturbation, rank, vectors=vectors)
         candidates = [
             (name, tuple(weight.shape), choose(name, tuple(weight.shape)))
             for name, weight in module.named_parameters()
@@ -162,6 +169,12 @@ class ParameterTable:
             shape = list(named[parameter.name].shape)
             if shape != list(parameter.shape):
                 raise ModelError(f"`{parameter.name}` has the shape {shape}, expected {list(parameter.shape)}")
+
+
+def _embeddings(module: torch.nn.Module) -> set[str]:
+    """The name of the weight of the token embedding."""
+    weight = getattr(getattr(module, "get_input_embeddings", lambda: None)(), "weight", None)
+    return {name for name, own in module.named_parameters() if own is weight}
 
 
 def _parameter(tensor: int, name: str, shape: tuple[int, ...], perturbation: Perturbation) -> Parameter:

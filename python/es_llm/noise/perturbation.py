@@ -45,9 +45,9 @@ def low_rank(rank: int) -> Perturbation:
     return Perturbation("low_rank", rank)
 
 
-def load_perturbation(name: str, rank: int = 1) -> Chooser:
-    """The perturbation of a name: "dense"; "low_rank", which gives dense noise to tensors that aren't matrices; or an
-    extension.
+def load_perturbation(name: str, rank: int = 1, *, vectors: str = "full") -> Chooser:
+    """The perturbation of a name: "dense"; "low_rank", which gives tensors that aren't matrices (see `is_matrix`) dense
+    noise, or with `vectors` "frozen" none; or an extension.
 
     Raises:
         ConfigError: there is no such perturbation, or its file can't be used.
@@ -55,7 +55,8 @@ def load_perturbation(name: str, rank: int = 1) -> Chooser:
     if name == "dense":
         return lambda _, shape: DENSE
     if name == "low_rank":
-        return lambda _, shape: low_rank(rank) if len(shape) == 2 and 0 not in shape else DENSE
+        other = NONE if vectors == "frozen" else DENSE
+        return lambda _, shape: low_rank(rank) if is_matrix(shape) else other
     builtin = dict.fromkeys(PERTURBATIONS, f"{__name__}:load_perturbation")
     chosen: Any = resolve("perturbation", name, builtin, attribute="choose")
 
@@ -70,6 +71,11 @@ def load_perturbation(name: str, rank: int = 1) -> Chooser:
     return choose
 
 
+def is_matrix(shape: tuple[int, ...]) -> bool:
+    """True for matrices and for stacks of them, such as the experts (experts, out, in) of a layer."""
+    return len(shape) in (2, 3) and 0 not in shape and 1 not in shape[1:-1]
+
+
 def noise_of(tensor: int, shape: tuple[int, ...], perturbation: Perturbation) -> At:
     """All elements of a tensor with their noise, as the kernels take them.
 
@@ -79,9 +85,10 @@ def noise_of(tensor: int, shape: tuple[int, ...], perturbation: Perturbation) ->
     """
     if perturbation.kind == "dense":
         return Slice(tensor, math.prod(shape))
-    if perturbation.kind == "low_rank" and len(shape) == 2 and 0 not in shape:
-        return LowRank(tensor, shape, perturbation.rank)
+    if perturbation.kind == "low_rank" and is_matrix(shape):
+        # The matrices of a stack lie below each other: each has rows of A of its own, and all share B.
+        return LowRank(tensor, (math.prod(shape[:-1]), shape[-1]), perturbation.rank)
     raise ConfigError(
         f"a tensor of shape {list(shape)} must have a perturbation dense"
-        f"{' or low_rank' if len(shape) == 2 else ''}, got {perturbation}"
+        f"{' or low_rank' if is_matrix(shape) else ''}, got {perturbation}"
     )

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias, final
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-
 Windows: TypeAlias = Sequence[int | None]
 """The sliding window of each layer; None: the layer has none."""
 

@@ -1,7 +1,7 @@
 """The factors of one matrix for the pairs of a unit, and the products in which rows take their noise from them.
 
-E = A B^T / sqrt(r) as in EGGROLL (arXiv 2511.16652). In host memory the Rust kernels do the work; on other devices torch
-does, in the same order: float32 sums, rounded once.
+E = A B^T / sqrt(r) as in EGGROLL (arXiv 2511.16652). In host memory the Rust kernels do the work; on other devices
+torch does it: float32 sums, rounded once.
 
 Legend: P pairs, B rows, r rank.
 """
@@ -70,16 +70,19 @@ class CpuFactors:
         self._drawn = drawn
 
     def add(self, y: torch.Tensor, x: torch.Tensor, rows: Rows, outputs: tuple[int, int] | None = None) -> torch.Tensor:
+        """See `Factors`."""
         y = y.contiguous()
         self._drawn.add(as_array(y), as_array(x.contiguous()), rows.core, dtype=_NAMES[y.dtype], outputs=outputs)
         return y
 
     def add_transposed(self, y: torch.Tensor, x: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """See `Factors`."""
         y = y.contiguous()
         self._drawn.add_transposed(as_array(y), as_array(x.contiguous()), rows.core, dtype=_NAMES[y.dtype])
         return y
 
     def add_embedding(self, y: torch.Tensor, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """See `Factors`."""
         y = y.contiguous()
         self._drawn.add_embedding(as_array(y), ids.contiguous().numpy(), rows.core, dtype=_NAMES[y.dtype])
         return y
@@ -94,12 +97,15 @@ class TorchFactors:
         self._b = torch.from_numpy(drawn.b).to(device)
 
     def add(self, y: torch.Tensor, x: torch.Tensor, rows: Rows, outputs: tuple[int, int] | None = None) -> torch.Tensor:
+        """See `Factors`."""
         return _add(y, x, rows, self._a if outputs is None else self._a[:, :, slice(*outputs)], self._b)
 
     def add_transposed(self, y: torch.Tensor, x: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """See `Factors`."""
         return _add(y, x, rows, self._b, self._a)
 
     def add_embedding(self, y: torch.Tensor, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """See `Factors`."""
         a_BTR = self._a.transpose(1, 2)[rows.pairs[:, None], ids] * rows.scales[:, None, None]
         return (y + torch.bmm(a_BTR, self._b[rows.pairs])).to(y.dtype)
 

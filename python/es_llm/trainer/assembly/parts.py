@@ -199,6 +199,8 @@ def _run(
         unused={name for name, _ in model.module.named_parameters() if name not in named},
         perturbation=config.perturbation,
         rank=config.rank,
+        vectors=config.vectors,
+        embeddings=config.embeddings,
     )
     weights = Weights(
         model.module,
