@@ -143,7 +143,7 @@ def test_apply_takes_each_record_once():
     population = Population(run_seed=2**64 - 1, population_size=2)
     record = population.tell([1.0, 2.0], sigma=1e-3, learning_rate=5e-4, cursor=7)
     population.apply(record)
-    assert (population.run_seed, population.iteration, record.cursor) == (2**64 - 1, 1, 7)
+    assert (record.run_seed, population.iteration, record.cursor) == (2**64 - 1, 1, 7)
     assert {member.iteration for member in population.ask(sigma=1.0)} == {1}
     with pytest.raises(PopulationError, match="expected a record of iteration 1, got one of iteration 0"):
         population.apply(record)
