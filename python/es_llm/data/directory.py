@@ -78,7 +78,7 @@ def library() -> Any:
         import datasets
     except ImportError as error:
         raise ConfigError(
-            f"`dataset_name` needs the library datasets ({error}); `pip install 'es_llm[data]'` brings it"
+            f"`dataset_name` needs the library datasets ({error}); `pip install 'es_llm[data]'` installs it"
         ) from error
     datasets.disable_progress_bars()
     return datasets

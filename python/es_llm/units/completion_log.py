@@ -121,6 +121,6 @@ def _library() -> Any:
         from pyarrow import parquet
     except ImportError as error:
         raise ConfigError(
-            f"`log_completions` needs pyarrow ({error}); `pip install 'es_llm[data]'` brings it"
+            f"`log_completions` needs pyarrow ({error}); `pip install 'es_llm[data]'` installs it"
         ) from error
     return pyarrow, parquet

@@ -98,7 +98,7 @@ class Counts:
 
 
 class CountsCodec:
-    """Counts as the flat list of numbers that travels.
+    """Encode counts as the flat list of numbers that a rank sends.
 
     Args:
         functions: number of reward functions.

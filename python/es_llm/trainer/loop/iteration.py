@@ -39,7 +39,7 @@ from es_llm.units.run_state import Prefetcher, RunState
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Figures of all completions of an iteration. All but `counts.waited_us` are equal however units were spread.
+    """Metrics of all completions of an iteration. Only `counts.waited_us` depends on the assignment of units.
 
     counts: of all members' completions.
     failures: number of completions without a reward.
@@ -206,8 +206,8 @@ def _unpack(figures: bytes) -> tuple[bytes, bytes]:
 def iteration_metrics(
     record: Record, figures: Figures | None, report: UpdateReport, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Metrics of an iteration: of its record, of its completions (if this rank led it) and of its update; and what
-    reward functions logged, under names that are not the trainer's."""
+    """Metrics of an iteration: of its record, of its completions (if this rank led the iteration) and of its update;
+    and metrics that reward functions logged, if the trainer doesn't use their names."""
     completions = {
         "completions/mean_length": figures.counts.mean_length,
         "completions/clipped_ratio": figures.counts.clipped_ratio,

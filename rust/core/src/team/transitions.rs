@@ -8,7 +8,7 @@ use super::incoming::Incoming;
 use super::leader::Leader;
 use super::{CallEnd, Hello, Loss, Message, Rank, RankId, Step};
 
-/// The role of a rank in a call, and what is in it for that role alone.
+/// The role of a rank in a call, with the state that only this role needs.
 #[derive(Debug)]
 pub(super) enum Role {
     /// Follows the leader.
