@@ -101,7 +101,8 @@ def _open_journal(directory: RunDirectory, header: str) -> tuple[Journal | None,
             if not directory.journal.exists():  # else another leader was faster
                 raise
     journal, saved = read_journal(where)
-    require_same_identity(saved, decode_header(header, where), where)
+    if journal.version > 1:  # the writer refuses version 1
+        require_same_identity(saved, decode_header(header, where), where)
     if journal.torn_bytes:
         logger.warning("%s: %d bytes of an unfinished record are cut off", where, journal.torn_bytes)
     writer = JournalWriter.take_over(where)
