@@ -71,16 +71,14 @@ def _is(held: Any, callback: Any) -> bool:
 
 def make_trackers(config: ESConfig) -> list[Any]:
     """Callbacks for the trackers in `report_to`. Called before anything large is loaded."""
-    names: Any = config.report_to
-    if not names or names == ["none"]:
+    if not config.report_to:
         return []
     from transformers.integrations import get_reporting_integration_callbacks
 
     callbacks: list[Any] = []
-    for name in ["all"] if names == ["all"] else names:
+    for name in config.report_to:
         try:
-            classes = get_reporting_integration_callbacks(name if name == "all" else [name])
-            callbacks.extend(cls() for cls in classes)
+            callbacks.extend(cls() for cls in get_reporting_integration_callbacks(name))
         except Exception as error:  # each tracker raises other classes
             raise ConfigError(f"`report_to` {name!r} can't be used: {error}") from error
     return callbacks

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from transformers import TrainerCallback
 
@@ -13,9 +12,8 @@ from transformers import TrainerCallback
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Prints one line per logged iteration: reward of the population, seconds per iteration, time left."""
 
-    def __init__(self, stream: TextIO | None = None, *, opening: Sequence[str] = ()) -> None:
-        """Print to `stream` (default: the standard output). `opening` are the first lines of a run."""
-        self._stream = stream
+    def __init__(self, opening: Sequence[str]) -> None:
+        """`opening` are the first lines of a run."""
         self._opening = opening
         self._begin: tuple[float, int] | None = None
 
@@ -24,9 +22,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         for line in self._opening:
-            self._print(line)
+            _print(line)
         if state.global_step > 0:
-            self._print(f"train continues after iteration {state.global_step}/{state.max_steps}")
+            _print(f"train continues after iteration {state.global_step}/{state.max_steps}")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Start the clock at the first iteration that this process leads."""
@@ -39,9 +37,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             return
         if any(name.startswith("eval_") for name in logs):
             figures = "  ".join(f"{name.removeprefix('eval_')} {_figure(value)}" for name, value in logs.items())
-            self._print(f"eval  iteration {state.global_step:>4}/{state.max_steps}  {figures}")
+            _print(f"eval  iteration {state.global_step:>4}/{state.max_steps}  {figures}")
         elif "reward" in logs:
-            self._print(
+            _print(
                 f"train iteration {state.global_step:>4}/{state.max_steps}  reward {logs['reward']:.4f}  "
                 f"std {logs['reward_std']:.4f}  best {logs['fitness/max']:.4f}  {self._pace(state)}".rstrip()
             )
@@ -55,8 +53,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         left = per_iteration * (state.max_steps - state.global_step)
         return f"{per_iteration:.2f} s/iteration  {left:.0f} s left"
 
-    def _print(self, line: str) -> None:
-        print(line, file=self._stream or sys.stdout, flush=True)
+
+def _print(line: str) -> None:
+    print(line, flush=True)
 
 
 def _figure(value: Any) -> str:

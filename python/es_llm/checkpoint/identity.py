@@ -16,8 +16,15 @@ from es_llm.errors import ResumeError
 logger = logging.getLogger(__name__)
 
 FORMAT = "es_llm run"
-EXTENSIONS: Final = ("engine", "optim", "shaping", "lr_scheduler_type", "sigma_scheduler_type", "perturbation")
-"""Options that may name a file; a run is known by the file's content, wherever it is."""
+EXTENSIONS: Final = {
+    "engine": "engine",
+    "optim": "optimizer",
+    "shaping": "shaping rule",
+    "lr_scheduler_type": "schedule",
+    "sigma_scheduler_type": "schedule",
+    "perturbation": "perturbation",
+}
+"""Option that may name a file -> kind of extension. A run is known by the file's content, wherever it is."""
 
 
 def encode_header(identity: dict[str, Any], about: dict[str, Any]) -> str:

@@ -230,7 +230,7 @@ def _run(
 
 def _callbacks(run: RunState, model: TrainedModel, form: PromptForm, others: Sequence[Any]) -> Callbacks:
     opening = [form.describe(), *run.engine.describe(run.prompts.first()["prompt"])]
-    progress = ProgressCallback(opening=opening)
+    progress = ProgressCallback(opening)
     callbacks = Callbacks([progress, *others], run.config, model.module, model.tokenizer)
     callbacks.state.is_world_process_zero = callbacks.state.is_local_process_zero = run.team.rank == 0
     return callbacks
