@@ -115,7 +115,8 @@ class ESTrainer(TrlFace):
         parts, header, team = self._parts, self._parts.header, self.team
         warn_of_idle_cores(config, team, self.run.weights.device.type)
         job, rank = team.mailbox.job, team.rank
-        opener = RunOpener(config=config, header=header.text(), name=header.run_name, job=job, rank=rank)
+        text, name, population = header.text(), header.run_name, self.run.population
+        opener = RunOpener(config=config, population=population, header=text, name=name, job=job, rank=rank)
         log = RunLog(parts.run, parts.callbacks, opener, header.options)
         session = Session(parts.run, parts.callbacks, parts.store, log, parts.evaluation_sets())
         header.renew_team(opener.header)

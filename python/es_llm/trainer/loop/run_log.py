@@ -15,7 +15,7 @@ from es_llm.checkpoint.events import Event
 from es_llm.checkpoint.metrics_log import evaluation_metrics
 from es_llm.checkpoint.opening import RunOpener
 from es_llm.checkpoint.run_directory import RunDirectory
-from es_llm.checkpoint.run_files import RunFiles, copy_of, taken_from
+from es_llm.checkpoint.run_files import RunFiles, taken_from
 from es_llm.checkpoint.snapshot import SnapshotIdentity
 from es_llm.errors import JournalError, JournalTakenError, LeftOutError
 from es_llm.trainer.learning.diagnosis import Finding
@@ -63,9 +63,8 @@ class RunLog:
     def open(self) -> RunFiles:
         """Open the run's directory as its leader; before that, close this rank's copy of the journal."""
         self.leave()
-        opened = self._opener.take_over(self.directory) if self.directory else self._opener.open()
-        self._files = RunFiles(opened, self._run.population)
-        self.directory = opened.directory
+        self._files = self._opener.take_over(self.directory) if self.directory else self._opener.open()
+        self.directory = self._files.directory
         return self._files
 
     def enter(self, directory: RunDirectory, progress: Progress) -> None:
@@ -90,7 +89,7 @@ class RunLog:
         """Keep a copy of the journal, if this is the first rank of a host that doesn't see the leader's directory."""
         if self._files is None and self._run.team.local_rank == 0:
             known = [self._run.population.pack(record) for record in records]
-            self._files = copy_of(lambda: self._opener.copy(directory), self._run.population, known)
+            self._files = self._opener.copy(directory, known)
 
     @property
     def leading(self) -> RunFiles:

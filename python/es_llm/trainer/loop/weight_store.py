@@ -45,9 +45,7 @@ class WeightStore:
 
     def start(self, directory: Path, records: Sequence[Record], digests: Mapping[int, int]) -> SnapshotIdentity | None:
         """Load the newest snapshot that fits the journal's records and digests; None: the weights stay the base's."""
-        snapshots = Snapshots(directory)
-        snapshots.tidy()
-        return snapshots.restore(self._run.weights, records, digests, set_aside=True)
+        return Snapshots(directory).restore(self._run.weights, records, digests, set_aside=True)
 
     def start_like(self, directory: Path, snapshot: SnapshotIdentity) -> bool:
         """Load the snapshot that the leader started from. False if this host doesn't see it: the weights stay the
@@ -59,43 +57,18 @@ class WeightStore:
             return False
         return True
 
-    def rebuild(
-        self,
-        directory: Path,
-        records: Sequence[Record],
-        digests: Mapping[int, int],
-        *,
-        compared: int,
-        alive: Callable[[], None],
-    ) -> int:
-        """Rebuild the weights from a snapshot or the base model, and the records after it.
+    def reset(self) -> None:
+        """Load the base model's weights again.
 
-        Args:
-            directory: of the run.
-            records: all that were applied so far.
-            digests: iteration -> digest, of the journal.
-            compared: after how many records to take the digest that is returned.
-            alive: called after each record.
+        Raises:
+            LeftOutError: the model wasn't loaded by name.
         """
-        weights, rank = self._run.weights, self._run.team.rank
-        snapshot = Snapshots(directory).restore(weights, records[:compared], digests)
-        if snapshot is None:
-            if self._load_base is None:
-                raise LeftOutError(
-                    f"the weights of rank {rank} are wrong and can't be rebuilt: there is no snapshot, and the model "
-                    "wasn't loaded by name"
-                )
-            weights.reset(self._load_base())
-        first = snapshot.step if snapshot is not None else 0
-        logger.warning("rank %d rebuilds its weights from step %d and %d records", rank, first, len(records) - first)
-        digest = weights.digest() if first == compared else None
-        for done, record in enumerate(records[first:], first + 1):
-            weights.update(record)
-            alive()
-            if done == compared:
-                digest = weights.digest()
-        assert digest is not None, (first, compared, len(records))
-        return digest
+        if self._load_base is None:
+            raise LeftOutError(
+                f"the weights of rank {self._run.team.rank} are wrong and can't be rebuilt: there is no snapshot, and "
+                "the model wasn't loaded by name"
+            )
+        self._run.weights.reset(self._load_base())
 
 
 class SnapshotSchedule:
@@ -157,15 +130,23 @@ class Rebuilding:
         self._log.happened("diverged", f"{message}; they are rebuilt from the journal", ranks=list(ranks))
 
     def rebuild(self, team: Team, iteration: int) -> None:
-        """Rebuild this rank's weights, then report the digest of the last iteration at which ranks compare digests:
-        `iteration`, or a later one."""
+        """Rebuild this rank's weights from a snapshot or the base model, and the records after it. Then report the
+        digest of the last iteration at which ranks compare digests: `iteration`, or a later one."""
         assert self._log.directory is not None
-        records = self._progress.records
+        weights, records = self._run.weights, self._progress.records
         later = range(iteration + 1, len(records))
         last = max((known for known in later if self._is_compared(known)), default=iteration)
-        digest = self._store.rebuild(
-            self._log.directory.path, records, self._log.digests, compared=last + 1, alive=team.alive
-        )
+        snapshot = Snapshots(self._log.directory.path).restore(weights, records[: last + 1], self._log.digests)
+        if snapshot is None:
+            self._store.reset()
+        first, rank = 0 if snapshot is None else snapshot.step, team.rank
+        logger.warning("rank %d rebuilds its weights from step %d and %d records", rank, first, len(records) - first)
+        digest = weights.digest()
+        for done, record in enumerate(records[first:], first):
+            weights.update(record)
+            team.alive()
+            if done == last:
+                digest = weights.digest()
         team.digest(last, digest)
 
     def _is_compared(self, iteration: int) -> bool:
