@@ -16,10 +16,10 @@ from es_llm.assemble import assemble
 from es_llm.checkpoint.identity import require_same_identity
 from es_llm.comm import SingleMailbox
 from es_llm.config import ScriptArguments
+from es_llm.data.fingerprint import fingerprint
 from es_llm.errors import ResumeError
 from es_llm.plugins import file_of
 from es_llm.team import Team
-from es_llm.trainer.data.fingerprint import fingerprint
 
 REWARD = """
 from es_llm.rewards import inline

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from es_llm._core import Member, Population, Unit, plan_units
 from es_llm.config import ESConfig
+from es_llm.data.order import PromptOrder
+from es_llm.data.stream import PromptStream
 from es_llm.model.weights import Weights
 from es_llm.rewards.batch import Batch, TrainerState
 from es_llm.rewards.reward_set import RewardSet
@@ -16,27 +18,8 @@ from es_llm.team import Team
 from es_llm.types import Row
 
 Begun = TypeVar("Begun")
-
-
-class Prompts(Protocol):
-    """The rows that iterations train on."""
-
-    per_iteration: int
-
-    def batch(self, iteration: int) -> list[Row]:
-        """The B rows of `iteration`."""
-
-    def cursor(self, iteration: int) -> int:
-        """Number of rows consumed before `iteration`."""
-
-    def epoch(self, iteration: int) -> float:
-        """How often all rows were consumed before `iteration`; 0 if their number is unknown."""
-
-    def first(self) -> Row:
-        """A row of the data, with the same columns as all others."""
-
-    def fingerprint(self, used: Callable[[str], bool]) -> dict[str, object]:
-        """The data's size and digests, compared on resume; `used` tells whether anything may read a column."""
+Prompts: TypeAlias = PromptOrder | PromptStream
+"""The rows that iterations train on."""
 
 
 @dataclass(kw_only=True)

@@ -22,6 +22,8 @@ from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.adopt import HubTarget
 from es_llm.data.messages import TextPrompts
+from es_llm.data.order import PromptOrder
+from es_llm.data.stream import PromptStream
 from es_llm.errors import ConfigError
 from es_llm.evaluation.work import EvaluationSets
 from es_llm.model.device import device_of_rank
@@ -45,8 +47,6 @@ from es_llm.trainer.assembly.cores import configure_threads, reward_limits
 from es_llm.trainer.assembly.header import RunHeader
 from es_llm.trainer.assembly.model import TrainedModel
 from es_llm.trainer.assembly.rows import columns_of, eval_sets, is_stream, rows_of
-from es_llm.trainer.data.order import PromptOrder
-from es_llm.trainer.data.stream import PromptStream
 from es_llm.trainer.loop.weight_store import WeightStore
 from es_llm.types import RewardFunction, Row
 from es_llm.units.run_state import Prompts, RunState
@@ -188,9 +188,9 @@ def _run(
     config: ESConfig, team: Team, model: TrainedModel, engine: RolloutEngine, rewards: RewardSet, prompts: Prompts
 ) -> RunState:
     targets = engine.targets()
-    if team.rank == 0:
-        _report(model.module, {target.name for target in targets}, engine)
     named = {target.name for target in targets}
+    if team.rank == 0:
+        _report(model.module, named, engine)
     table = ParameterTable.from_module(
         model.module,
         Selection(include=config.trainable, exclude=config.frozen),

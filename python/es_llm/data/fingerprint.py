@@ -6,9 +6,9 @@ import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 
+from es_llm.data.canonical import canonical
+from es_llm.data.contents import NoContentError
 from es_llm.errors import ConfigError
-from es_llm.trainer.data.canonical import canonical
-from es_llm.trainer.data.contents import NoContentError
 from es_llm.types import Row
 
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from es_llm.data.fingerprint import fingerprint
 from es_llm.errors import ConfigError
-from es_llm.trainer.data.fingerprint import fingerprint
 from es_llm.types import Row
 
 
