@@ -53,10 +53,10 @@ class Processes:
         return model
 
     def __getattr__(self, name: str) -> Any:
-        reason = f": {_NO_BACKWARD}" if name in _OF_BACKPROPAGATION else f": {_SCALARS}"
-        raise AttributeError(f"`accelerator` has no attribute {name!r}{reason}", name=name, obj=self)
+        reason = "ranks are processes under mpirun that exchange scalars alone"
+        if name in _OF_BACKPROPAGATION:
+            reason = "there are no gradients and no optimizer"
+        raise AttributeError(f"`accelerator` has no attribute {name!r}: {reason}", name=name, obj=self)
 
 
 _OF_BACKPROPAGATION: Final = {"backward", "accumulate", "clip_grad_norm_", "prepare", "autocast", "sync_gradients"}
-_NO_BACKWARD: Final = "there are no gradients and no optimizer"
-_SCALARS: Final = "ranks are processes under mpirun that exchange scalars alone"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from es_llm._core import FitnessTable, Record, Unit, UpdateReport, unit_sums
@@ -30,41 +29,11 @@ from es_llm.trainer.learning.answers import (
     decode_answers,
     encode_answers,
 )
-from es_llm.trainer.learning.diagnosis import Evidence
+from es_llm.trainer.learning.diagnosis import Figures
 from es_llm.units.completion_log import CompletionLog
 from es_llm.units.counts import Counts, CountsCodec
 from es_llm.units.logged import encode_logged, logged_metrics, with_logged
 from es_llm.units.run_state import Prefetcher, RunState
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """Figures of all completions of an iteration. All but `counts.waited_us` are equal however units were spread.
-
-    counts: of all members' completions.
-    failures: number of completions without a reward.
-    comparison: of members' answers; None without traced answers.
-    rewards: metrics of the reward functions.
-    logged: what reward functions logged themselves.
-    """
-
-    counts: Counts
-    failures: int
-    comparison: Comparison | None
-    rewards: dict[str, float]
-    logged: dict[str, float]
-
-    def evidence(self, record: Record) -> Evidence:
-        """The figures that tell whether the run can learn."""
-        return Evidence(
-            step=record.iteration + 1,
-            fitness=tuple(value for value in record.fitness if value is not None),
-            completions=self.counts.completions,
-            failures=self.failures,
-            empty=self.counts.empty,
-            cut_off=self.counts.cut_off,
-            comparison=self.comparison,
-        )
 
 
 class _Begun(NamedTuple):
@@ -147,6 +116,8 @@ class Iteration:
         (counts,) = self._codec.decode(table.counts)
         parts = [(unit, *_unpack(figures)) for unit, figures in table.figures]
         figures = Figures(
+            step=record.iteration + 1,
+            fitness=tuple(value for value in record.fitness if value is not None),
             counts=counts,
             failures=fitness.failures,
             comparison=self._compared({unit: traced for unit, traced, _ in parts if traced}),

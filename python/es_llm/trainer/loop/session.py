@@ -20,9 +20,9 @@ from es_llm.checkpoint.snapshot import SnapshotIdentity
 from es_llm.errors import EsError
 from es_llm.evaluation.work import EvaluationSets
 from es_llm.team import Loss, Outcome, RecordProgram, Round, RoundKind, Table, Team
-from es_llm.trainer.learning.diagnosis import Diagnosis, failures_of
+from es_llm.trainer.learning.diagnosis import Diagnosis, Figures, failures_of
 from es_llm.trainer.loop.evaluations import Evaluations
-from es_llm.trainer.loop.iteration import Figures, Iteration, iteration_metrics
+from es_llm.trainer.loop.iteration import Iteration, iteration_metrics
 from es_llm.trainer.loop.output import TrainOutput, result_of
 from es_llm.trainer.loop.run_log import Progress, RunLog
 from es_llm.trainer.loop.weight_store import Rebuilding, SnapshotSchedule, WeightStore
@@ -137,9 +137,8 @@ class Session(RecordProgram):
             self._publish(team, round_, table)
             return
         self._evaluations.complete(team, table)
-        if (
-            best := self._evaluations.history.best
-        ) is not None:  # after the callbacks, which compare with the older value
+        best = self._evaluations.history.best
+        if best is not None:  # after the callbacks, which compare with the older value
             self._callbacks.state.best_metric, self._callbacks.state.best_global_step = best.value, best.step
 
     def _publish(self, team: Team, round_: Round, table: Table) -> None:
@@ -149,7 +148,7 @@ class Session(RecordProgram):
         self._figures[iteration.number] = figures
         start = time.perf_counter()
         files.append_record(record)
-        self._log.found(self._diagnosis.observe(figures.evidence(record)))
+        self._log.found(self._diagnosis.observe(figures))
         if figures.failures:
             examples = {name: failure.reason[-300:] for name, failure in self._run.rewards.examples.items()}
             failed = {"count": figures.failures, "examples": examples}
