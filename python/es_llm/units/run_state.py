@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from es_llm._core import Member, Population, Unit, plan_units
+from es_llm._core import Member, Population
 from es_llm.config import ESConfig
 from es_llm.data.order import PromptOrder
 from es_llm.data.stream import PromptStream
@@ -39,11 +39,6 @@ class RunState:
         """Prompts per unit for `rows` prompts; all of them for set-level rewards."""
         return max(1, rows) if self.rewards.set_level else self.config.prompts_per_unit
 
-    def plan(self, members: int, rows: int) -> list[Unit]:
-        """The units for `members` x `rows` prompts."""
-        own = self.engine.members_per_unit
-        return plan_units(members, rows, members_per_unit=own, prompts_per_unit=self.unit_rows(rows))
-
     def complete(self, members: Sequence[Member | None], rows: Sequence[Row]) -> list[list[Completion]]:
         """For each member, its completions of a unit's rows, generated `prompts_per_unit` at a time."""
         size = self.config.prompts_per_unit
@@ -56,12 +51,8 @@ class RunState:
 
     def batch(self, rows: Sequence[Row], completions: Sequence[Completion], step: int) -> Batch:
         """What reward functions get of completions after `step` iterations: one completion per row."""
-        texts, ids = [each.text for each in completions], [each.token_ids for each in completions]
-        return Batch.of(rows, texts, ids, self._trainer_state(step))
-
-    def _trainer_state(self, step: int) -> TrainerState:
         config = self.config
-        return TrainerState(
+        state = TrainerState(
             global_step=step,
             max_steps=config.max_steps,
             epoch=self.prompts.epoch(step),
@@ -70,6 +61,7 @@ class RunState:
             save_steps=config.save_steps,
             train_batch_size=self.prompts.per_iteration,
         )
+        return Batch.of(rows, [each.text for each in completions], [each.token_ids for each in completions], state)
 
 
 class Prefetcher(Generic[Begun]):

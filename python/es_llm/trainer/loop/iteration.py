@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from es_llm._core import FitnessTable, Record, Unit, UpdateReport, unit_sums
+from es_llm._core import FitnessTable, Record, Unit, UpdateReport, plan_units, unit_sums
 from es_llm.checkpoint.metrics_log import record_metrics
 from es_llm.rewards.reward_set import BatchRewards, PendingRewards
 from es_llm.rollout.engine import Completion
@@ -57,7 +57,11 @@ class Iteration:
         self._hyper = hyperparameters(run.config, self.number)
         self._members = run.population.ask(sigma=self._hyper.sigma)
         self._rows = run.prompts.batch(self.number)
-        self._units = run.plan(len(self._members), len(self._rows))
+        self._sizes = {
+            "members_per_unit": run.engine.members_per_unit,
+            "prompts_per_unit": run.unit_rows(len(self._rows)),
+        }
+        self._units = plan_units(len(self._members), len(self._rows), **self._sizes)
         steps = run.config.reference_steps
         self._has_reference = steps > 0 and self.number % steps == 0
         self._reference = range(min(TRACED_PROMPTS, len(self._units[0].prompts)))
@@ -98,14 +102,9 @@ class Iteration:
 
     def record(self, table: Table) -> tuple[Record, Figures]:
         """The record and the figures of the iteration. Changes nothing: journal the record, then apply it."""
-        run, config = self._run, self._run.config
-        fitness = FitnessTable(
-            len(self._members),
-            len(self._rows),
-            members_per_unit=run.engine.members_per_unit,
-            prompts_per_unit=run.unit_rows(len(self._rows)),
-            failure_policy=config.failure_policy,
-        )
+        run = self._run
+        policy = run.config.failure_policy
+        fitness = FitnessTable(len(self._members), len(self._rows), failure_policy=policy, **self._sizes)
         fitness.fill(table)
         record = run.population.tell_table(
             fitness,

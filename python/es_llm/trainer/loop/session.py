@@ -77,7 +77,8 @@ class Session(RecordProgram):
             found = files.saved[: progress.resumed_at]
             progress.snapshot = self._store.start(files.directory.path, found, files.digests)
         if start is None:
-            files.append_event(events.started(progress.resumed_at, ranks=self._run.team.size, call=call))
+            kind, ranks = "resumed" if progress.resumed_at else "started", self._run.team.size
+            files.append_event(events.happened(kind, progress.resumed_at, ranks=ranks, call=call))
 
     def abandoned(self, team: Team) -> bool:
         """True if the journal exists and no unreachable process may still own it."""
