@@ -36,13 +36,10 @@ def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one(samples, data):
     assert pass_at_k(samples, right, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
 
 
-def test_pass_at_k_of_many_samples_and_of_nonsense():
+def test_pass_at_k_of_many_samples():
     assert pass_at_k(1000, 1, 1) == pytest.approx(0.001)
     assert pass_at_k(1000, 1, 1000) == 1
     assert pass_at_k(5, 0, 5) == 0
-    for words in ((3, 1, 4), (3, 4, 1), (3, 1, 0)):
-        with pytest.raises(ValueError, match="expected"):
-            pass_at_k(*words)
     assert passes(1) == [1]
     assert passes(10) == [1, 2, 4, 8, 10]
 

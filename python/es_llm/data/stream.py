@@ -11,6 +11,11 @@ from es_llm.errors import ConfigError
 from es_llm.types import Row
 
 
+def is_stream(dataset: Any) -> bool:
+    """True for a `datasets.IterableDataset`: rows are read as they are needed, and their number is unknown."""
+    return hasattr(dataset, "set_epoch") and not hasattr(dataset, "__len__")
+
+
 class PromptStream:
     """Walks B rows per iteration through a `datasets.IterableDataset`, and through it again when it ends."""
 
@@ -65,8 +70,7 @@ class PromptStream:
 
     def _from_start(self) -> Iterator[Any]:
         for epoch in itertools.count():
-            if hasattr(self._stream, "set_epoch"):
-                self._stream.set_epoch(epoch)
+            self._stream.set_epoch(epoch)
             empty = True
             for row in self._stream:
                 empty = False

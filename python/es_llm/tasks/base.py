@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from es_llm.data.messages import TextPrompts
+from es_llm.data.stream import is_stream
 from es_llm.errors import ConfigError
 from es_llm.types import RewardFunction, Row
 
@@ -126,7 +127,7 @@ def question_prompt(row: Mapping[str, Any], *names: str, ending: str) -> Any:
 
 
 def _adapted(rows: Iterable[Mapping[str, Any]], adapt: Adapt, split: str) -> Iterable[Row]:
-    if hasattr(rows, "set_epoch") and not hasattr(rows, "__len__"):
+    if is_stream(rows):
         return _AdaptedStream(rows, adapt)
     return list(_each(rows, adapt, split))
 

@@ -16,14 +16,13 @@ import torch
 from transformers import TrainingArguments
 
 from es_llm import _core
-from es_llm.callbacks.handler import Callbacks, make_trackers
-from es_llm.callbacks.progress import ProgressCallback
+from es_llm.callbacks import Callbacks, ProgressCallback, make_trackers
 from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.adopt import HubTarget
 from es_llm.data.messages import TextPrompts
 from es_llm.data.order import PromptOrder
-from es_llm.data.stream import PromptStream
+from es_llm.data.stream import PromptStream, is_stream
 from es_llm.errors import ConfigError
 from es_llm.evaluation.work import EvaluationSets
 from es_llm.model.device import device_of_rank
@@ -46,7 +45,7 @@ from es_llm.trainer.assembly.arguments import as_list, require_config, require_m
 from es_llm.trainer.assembly.cores import configure_threads, reward_limits
 from es_llm.trainer.assembly.header import RunHeader
 from es_llm.trainer.assembly.model import TrainedModel
-from es_llm.trainer.assembly.rows import columns_of, eval_sets, is_stream, rows_of
+from es_llm.trainer.assembly.rows import columns_of, eval_sets, rows_of
 from es_llm.trainer.loop.weight_store import WeightStore
 from es_llm.types import RewardFunction, Row
 from es_llm.units.run_state import Prompts, RunState

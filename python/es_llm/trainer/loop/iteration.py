@@ -31,8 +31,7 @@ from es_llm.trainer.learning.answers import (
 )
 from es_llm.trainer.learning.diagnosis import Figures
 from es_llm.units.completion_log import CompletionLog
-from es_llm.units.counts import Counts, CountsCodec
-from es_llm.units.logged import encode_logged, logged_metrics, with_logged
+from es_llm.units.counts import Counts, CountsCodec, encode_logged, logged_metrics, with_logged
 from es_llm.units.run_state import Prefetcher, RunState
 
 

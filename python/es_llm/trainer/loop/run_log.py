@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from es_llm._core import Record
-from es_llm.callbacks.handler import Callbacks
+from es_llm.callbacks import Callbacks
 from es_llm.checkpoint import events
 from es_llm.checkpoint.events import Event
 from es_llm.checkpoint.metrics_log import evaluation_metrics

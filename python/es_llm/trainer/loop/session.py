@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from es_llm._core import Record, UpdateReport
-from es_llm.callbacks.handler import Callbacks
+from es_llm.callbacks import Callbacks
 from es_llm.checkpoint import events
 from es_llm.checkpoint.events import Event
 from es_llm.checkpoint.lock import is_abandoned

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from es_llm._core import Record
-from es_llm.callbacks.handler import Callbacks
+from es_llm.callbacks import Callbacks
 from es_llm.checkpoint import events
 from es_llm.checkpoint.export import export_model
 from es_llm.checkpoint.replay import last_digest, require_digest
