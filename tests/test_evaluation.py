@@ -285,8 +285,8 @@ def test_the_best_snapshot_is_kept_and_patience_ends_the_run(tmp_path, monkeypat
 def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch, place):
     """Patience and best depend on them, and so do the weights at the end."""
     from es_llm.checkpoint.run_files import RunFiles
+    from es_llm.checkpoint.snapshot import Snapshots
     from es_llm.evaluation.work import EvaluationWork
-    from es_llm.trainer.loop.weight_store import WeightStore
 
     values = {0: 0.0, 2: 5.0, 3: 9.0, 4: 1.0, 6: 2.0}
     result = EvaluationWork.result
@@ -325,7 +325,7 @@ def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch,
     breaks = {
         "before the event": breaking(RunFiles, "append_event", second_evaluation),
         "after the event": breaking(RunFiles, "append_event", second_evaluation, after=True),
-        "before the snapshot": breaking(WeightStore, "save", lambda *given: True),
+        "before the snapshot": breaking(Snapshots, "write", lambda *given: True),
         "between two": breaking(RunFiles, "append_record", lambda record: record.iteration == 2, after=True),
     }
     with monkeypatch.context() as patch:

@@ -46,7 +46,6 @@ from es_llm.trainer.assembly.cores import configure_threads, reward_limits
 from es_llm.trainer.assembly.header import RunHeader
 from es_llm.trainer.assembly.model import TrainedModel
 from es_llm.trainer.assembly.rows import columns_of, eval_sets, rows_of
-from es_llm.trainer.loop.weight_store import WeightStore
 from es_llm.types import RewardFunction, Row
 from es_llm.units.run_state import Prompts, RunState
 
@@ -66,7 +65,6 @@ class RunParts:
     form: PromptForm
     answer_of: Callable[[str], str | None]
     callbacks: Callbacks
-    store: WeightStore
     header: RunHeader
     hub: HubTarget
 
@@ -132,7 +130,6 @@ def build_run(
         form=form,
         answer_of=answer_of,
         callbacks=_callbacks(run, trained, form, [*as_list(callbacks, "callbacks"), *trackers]),
-        store=WeightStore(run, trained.module, trained.tokenizer, trained.load_base if trained.is_named else None),
         header=RunHeader(run, trained, script),
         hub=adopted.hub,
     )

@@ -49,13 +49,14 @@ class Progress:
 
 
 class RunLog:
-    """Writes the files of a run, if this rank leads or keeps a copy of the journal."""
+    """Writes the files of a run, if this rank leads or keeps a copy of the journal. `progress`: how far the call is."""
 
     def __init__(self, run: RunState, callbacks: Callbacks, opener: RunOpener, options: dict[str, Any]) -> None:
         self._run, self._callbacks, self._opener, self._options = run, callbacks, opener, options
         self._files: RunFiles | None = None
         self.directory: RunDirectory | None = None
         self.completions = CompletionLog(run.team.rank) if run.config.log_completions else None
+        self.progress = Progress()
         self._logged = 0
         self.start_clock()
         self._traffic = run.team.traffic
@@ -67,9 +68,9 @@ class RunLog:
         self.directory = self._files.directory
         return self._files
 
-    def enter(self, directory: RunDirectory, progress: Progress) -> None:
+    def enter(self, directory: RunDirectory) -> None:
         """This rank knows the run's directory: tell the callbacks that the training begins, if they don't know."""
-        self.directory = directory
+        self.directory, progress = directory, self.progress
         if progress.begun:
             return
         progress.begun = True
