@@ -11,30 +11,30 @@ from pathlib import Path
 from es_llm._core import Journal
 
 REWARD = str(Path(__file__).with_name("reward_digits.py")) + ":digits"
-"""A reward with a signal from the first iteration on: without one, equal weights would prove nothing."""
+"""A reward that differs between members from the first iteration on. Otherwise equal weights would prove nothing."""
 
 SMALL = [
     "--population_size", "5", "--prompts_per_iteration", "6", "--prompts_per_unit", "4", "--max_completion_length", "8",
     "--task_args", "train_size=40", "eval_size=10",
     "--sigma", "0.02", "--learning_rate", "0.02", "--reward_funcs", REWARD,
 ]  # fmt: skip
-"""Options of a run of seconds on the embedded model; a population that ranks don't divide."""
+"""Options of a short run (seconds) of the embedded model. No number of ranks divides the population."""
 
 
 def es_llm(*words: str, ranks: int | None = None, timeout_s: float = 240, cwd: Path | None = None):
-    """Run `python -m es_llm WORDS`, under mpirun if `ranks` is given; the finished process."""
+    """Run `python -m es_llm WORDS`, under mpirun if `ranks` is given, and return the finished process."""
     return subprocess.run(
         command(*words, ranks=ranks), capture_output=True, text=True, timeout=timeout_s, cwd=cwd, check=False
     )
 
 
 def command(*words: str, ranks: int | None = None) -> list[str]:
-    """The words of such a process."""
+    """The command line of such a process."""
     return [*([mpirun(), "-n", str(ranks)] if ranks else []), sys.executable, "-m", "es_llm", *words]
 
 
 def mpirun() -> str:
-    """The mpirun of this environment, else of the machine."""
+    """The path of mpirun in this virtual environment, else on the PATH."""
     beside = Path(sys.executable).with_name("mpirun")
     return str(beside) if beside.exists() else shutil.which("mpirun") or "mpirun"
 

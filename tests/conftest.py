@@ -1,4 +1,4 @@
-"""Settings that all tests share: no hub, no chatter, the environment that mpirun needs as root on two cores."""
+"""Settings that all tests share: no hub, quiet libraries, and the variables that mpirun needs as root on two cores."""
 
 import contextlib
 import gc
@@ -22,7 +22,7 @@ SESSION = leftovers.mark()
 
 @pytest.fixture
 def rewards():
-    """Makes sets of reward functions with killable workers, and sees that they leave nobody behind."""
+    """Creates sets of reward functions with killable workers, and checks that they leave no process behind."""
     from tests.hostile import watched_rewards
 
     yield from watched_rewards()
@@ -52,12 +52,12 @@ def _made(path):
 
 @pytest.fixture(scope="module", autouse=True)
 def nobody_is_left(request):
-    """No process that a file's tests started is alive five seconds after its end."""
+    """Checks that no process that a file's tests started lives five seconds after the last of them."""
     yield
     left = leftovers.living(SESSION)
     end = time.monotonic() + 5
     while left and time.monotonic() < end:
-        gc.collect()  # what only a cycle of objects holds is nobody's
+        gc.collect()  # closes objects that only a reference cycle keeps alive
         time.sleep(0.05)
         left = leftovers.living(SESSION)
     for pid in left:

@@ -1,7 +1,8 @@
-"""Streams and events without a device: what they order is recorded, and whether it is enough can be asked.
+"""Fake CUDA streams and events, which record the order that they enforce. Tests check that this order is sufficient.
 
-A step is a piece of work on a stream: the memory that it reads or writes, and the steps that have surely ended when it
-begins. Streams run at any time: two steps are ordered only if the later one was told to wait, directly or over others.
+A step is a piece of work on a stream. It has the memory that it reads or writes, and the steps that have certainly
+ended when it begins. Nothing else orders streams: one step comes before another only if the later one waits for it,
+directly or through further steps.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ class Step:
 class Stream:
     def __init__(self, cuda, name):
         self._cuda, self.name = cuda, name
-        self.ended = frozenset()  # numbers of the steps that have ended before the stream's next one begins
+        self.ended = frozenset()  # indices of the steps that end before the next step
 
     def do(self, what, *, reads=(), writes=()):
         steps = self._cuda.steps
@@ -43,7 +44,8 @@ class Stream:
 
 
 class FakeCuda:
-    """As much of `torch.cuda` as `Staging` needs. While it is `recording`, `copy_` is a step of the current stream."""
+    """The part of `torch.cuda` that `Staging` needs. Within `recording`, each `copy_` is a step of the current
+    stream."""
 
     def __init__(self):
         self.steps, self.host, self._made = [], frozenset(), 0
@@ -78,7 +80,7 @@ class FakeCuda:
             yield
 
     def races(self):
-        """Pairs of steps that touch the same memory, one of them to write it, in no order."""
+        """Unordered pairs of steps that touch the same memory, where at least one step writes it."""
         return [
             (first.name, second.name)
             for later, second in enumerate(self.steps)
@@ -88,11 +90,11 @@ class FakeCuda:
 
     def under_way(self, tensor):
         """Steps that touch this memory and that the host has not waited for."""
-        place = span(tensor)
+        memory = span(tensor)
         return [
             step.name
             for number, step in enumerate(self.steps)
-            if number not in self.host and any(overlap(place, other) for other in step.reads + step.writes)
+            if number not in self.host and any(overlap(memory, other) for other in step.reads + step.writes)
         ]
 
     def at_once(self):

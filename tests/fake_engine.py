@@ -1,5 +1,5 @@
-"""A rollout engine in one file, outside the package. It keeps weights of its own, two parameters in one tensor, and its
-answers are digits: a function of these weights and the prompt."""
+"""A rollout engine in one file, outside the package. Its tensors hold two parameters each. Its answers are digits, a
+function of the weights and the prompt."""
 
 import zlib
 

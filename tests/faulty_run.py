@@ -1,10 +1,10 @@
-"""`es-llm` with faults on some ranks: `python -m tests.faulty_run RANK:KIND:CALL[,...] es_llm's words`.
+"""`es-llm` with faults on some ranks: `python -m tests.faulty_run RANK:KIND:CALL[,...] ARGUMENTS OF ES_LLM`.
 
-At the CALL-th unit of that rank: `raise` a MemoryError, `exit` (SystemExit), `hang` for ever, `seize` the GIL and
-hang, send itself SIGTERM (`term`), or flip one bit of a master weight: a low one (`flip`), a high one (`break`). From
-that unit on it may be `slow`: each one takes 0.05 s longer. With
-`stop` it stops (SIGSTOP) where it is about to open the run for the CALL-th time. With one of `kill_worker.PLACES` as
-KIND it kills itself at that place of iteration CALL.
+At the CALL-th unit of rank RANK the fault of KIND occurs: `raise` a MemoryError, `exit` (SystemExit), `hang` forever,
+hold the GIL and hang (`seize`), send SIGTERM to itself (`term`), or flip a low (`flip`) or a high (`break`) bit of a
+master weight. With `slow`, that unit and all later units take 0.05 s longer. With `stop`, the rank stops itself
+(SIGSTOP) just before it opens the run for the CALL-th time. With one of `kill_worker.POINTS`, the rank kills itself at
+that point of iteration CALL.
 """
 
 import os
@@ -14,13 +14,13 @@ import sys
 import time
 
 from es_llm.cli.main import main
-from tests.kill_worker import PLACES, arm_kill
+from tests.kill_worker import POINTS, arm_kill
 
 STATE = {"units": 0, "leads": 0, "weights": None}
 
 
 def arm_stop(call):
-    """SIGSTOP where a leader is about to open the run."""
+    """Make the rank stop itself (SIGSTOP) just before it opens the run as the leader."""
     from es_llm.trainer.loop.session import Session
 
     lead = Session.lead
@@ -35,7 +35,7 @@ def arm_stop(call):
 
 
 def arm(kind, call):
-    """Put the fault into the rollouts."""
+    """Make the fault occur in the rollouts."""
     from es_llm.model.weights import Weights
     from es_llm.rollout.engines.hf import HFEngine
 
@@ -73,7 +73,7 @@ if __name__ == "__main__":
     own = os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))
     for fault in faults.split(","):
         rank, kind, call = fault.split(":")
-        if rank == own and kind in PLACES:
+        if rank == own and kind in POINTS:
             arm_kill(int(call), kind)
         elif rank == own and kind == "stop":
             arm_stop(int(call))

@@ -1,4 +1,4 @@
-"""A reward function that does what a completion says, and a check that no process of it is left."""
+"""A reward function that does what the completion orders, and a check that it leaves no process behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def batch(texts):
 
 
 def hostile(completions, number, **columns):
-    """Does what the completion says; else the reward is the row's number."""
+    """Do what the completion orders; if it orders nothing, return the row's number."""
     return [obey(text, index) for text, index in zip(completions, number, strict=True)][: length_of(completions)]
 
 
@@ -111,7 +111,7 @@ def obey(text, index):
 
 
 def odd(completions, **columns):
-    """Returns something that is no list of rewards."""
+    """Return an object that is no list of rewards."""
     match completions[0]:
         case "long":
             return [1.0, 2.0]
@@ -123,7 +123,7 @@ def odd(completions, **columns):
 
 
 def below(pid):
-    """Numbers of all living processes below a process."""
+    """The ids of all living descendants of a process."""
     found = {}
     for directory in Path("/proc").iterdir():
         try:
@@ -142,7 +142,7 @@ def below(pid):
 
 
 def watched_rewards():
-    """For the fixture `rewards`: makes reward sets, and checks at the end that no process of them is left."""
+    """Body of the fixture `rewards`: creates reward sets, and checks at the end that they leave no process behind."""
     before, made = below(os.getpid()), []
 
     def make(*functions, workers=2, timeout_s=LIMIT_S, memory_mb=1000, **options):

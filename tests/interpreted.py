@@ -1,7 +1,7 @@
 """The Triton kernels in Triton's interpreter, on CPU tensors, as an instance of the CUDA backend.
 
-Triton decides at decoration which of its two forms a kernel has. So the kernels' modules are loaded a second time, with
-the interpreter switched on for just that long; the usual modules stay what they are.
+`triton.jit` decides whether a kernel is compiled or interpreted. So this module imports the kernels' modules a second
+time, with the interpreter switched on, and leaves the usual modules unchanged.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from tests.vectors import AtOnce
 
 
 def required(name):
-    """A module of Triton's. Only where there is no Triton may its absence skip a test: what has moved is an error."""
+    """Import a module of Triton. Without Triton the test is skipped; if only this module is missing, the test fails."""
     if sys.platform == "linux" and platform.machine() == "x86_64":
         return importlib.import_module(name)
     return pytest.importorskip(name)
@@ -57,8 +57,9 @@ def backend():
 
 @pytest.fixture
 def like_the_device(monkeypatch):
-    """Makes the interpreter do what the device does where it differs: one rounding in an fma (some versions make two),
-    and conversions that round to nearest (it truncates) and turn NaN into 7fff. Sums go the interpreter's fast way."""
+    """Make the interpreter give the results of a device where they differ: an fma rounds once (some versions round
+    twice), conversions round to nearest (the interpreter truncates) and turn NaN into 7fff. Sums use the interpreter's
+    fast path."""
     builder = interpreter.InterpreterBuilder
     convert = builder.cast_impl
 

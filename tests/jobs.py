@@ -34,26 +34,26 @@ class Job:
         )  # fmt: skip
 
     def wait_for_start(self) -> None:
-        """Until the leader has made the journal."""
+        """Wait until the leader has created the journal."""
         while not (self.directory / "journal.es").exists() and self.process.poll() is None:
             time.sleep(0.01)
 
     def pids(self) -> dict[int, int]:
-        """Rank -> process, of those that live."""
+        """The process id of each rank that lives."""
         found = {}
-        for place in Path("/proc").iterdir():
+        for entry in Path("/proc").iterdir():
             try:
-                command = (place / "cmdline").read_bytes() if place.name.isdigit() else b""
+                command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
                 if str(self.directory).encode() in command and b"mpirun" not in command:
-                    for word in (place / "environ").read_bytes().split(b"\0"):
+                    for word in (entry / "environ").read_bytes().split(b"\0"):
                         if word.startswith(b"OMPI_COMM_WORLD_RANK="):
-                            found[int(word.partition(b"=")[2])] = int(place.name)
+                            found[int(word.partition(b"=")[2])] = int(entry.name)
             except OSError:
                 continue
         return found
 
     def end(self, timeout_s: float = 120) -> tuple[int, str]:
-        """Exit code and output."""
+        """Wait for the end of the job, and return its exit code and output."""
         try:
             output, _ = self.process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -62,13 +62,13 @@ class Job:
         return self.process.returncode, output
 
     def kill(self) -> None:
-        """SIGKILL all of it at once."""
+        """Kill mpirun and all ranks with SIGKILL."""
         for pid in self.pids().values():
             kill(pid)
         os.killpg(self.process.pid, signal.SIGKILL)
-        # A killed mpirun leaves its sockets, and a later one of the same number fails over them.
-        for place in Path(tempfile.gettempdir()).glob(f"*.{self.process.pid}"):
-            shutil.rmtree(place, ignore_errors=True)
+        # A killed mpirun leaves its sockets behind. A later mpirun with the same process id would fail because of them.
+        for entry in Path(tempfile.gettempdir()).glob(f"*.{self.process.pid}"):
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def kill(pid: int) -> None:

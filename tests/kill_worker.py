@@ -1,9 +1,8 @@
-"""Trains small runs in forked children of one warm process, so that a kill costs a fraction of a second.
+"""Trains small runs in forked children of a process that has imported everything, so that a kill costs little time.
 
-    python -m tests.kill_worker    reads one JSON request per line: {"dir", "resume", "kill"}
-
-`kill` says where the child kills itself: null (never), {"after_s": seconds}, or {"step", "place"} with place one of
-PLACES or SNAPSHOT_PLACES. Answers with one JSON line per request: {"code", "sha256"}.
+`python -m tests.kill_worker` reads one JSON request per line: {"dir", "resume", "kill"}. `kill` decides when the child
+kills itself: null (never), {"after_s": seconds}, or {"step", "point"} with one of POINTS or SNAPSHOT_POINTS. The answer
+is one JSON line: {"code", "sha256"}.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ import threading
 import time
 from pathlib import Path
 
-PLACES = ("before_journal", "torn_record", "after_journal", "after_update", "after_digest")
-SNAPSHOT_PLACES = ("before_swap", "after_swap", "in_cleaning")
-"""Of a snapshot; `step` is then how many iterations it is of."""
+POINTS = ("before_journal", "torn_record", "after_journal", "after_update", "after_digest")
+SNAPSHOT_POINTS = ("before_swap", "after_swap", "in_cleaning")
+"""Points of the writing of a snapshot. `step` is then the number of iterations of the snapshot."""
 STEPS = 4
 
 
@@ -58,8 +57,8 @@ def _train(request: dict) -> int:
     if kill and "after_s" in kill:
         threading.Thread(target=_die_after, args=(kill["after_s"],), daemon=True).start()
     trainer = assemble(*resolve(options), Team(SingleMailbox()))
-    if kill and "place" in kill:
-        arm_kill(kill["step"], kill["place"])
+    if kill and "point" in kill:
+        arm_kill(kill["step"], kill["point"])
     trainer.train()
     return 0
 
@@ -73,8 +72,8 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arm_kill(step: int, place: str) -> None:
-    """Put a kill at `place` of iteration `step`."""
+def arm_kill(step: int, point: str) -> None:
+    """Make this process kill itself at `point` of iteration `step`."""
     from es_llm.checkpoint import export, snapshot
     from es_llm.checkpoint.run_files import RunFiles
     from es_llm.model.weights import Weights
@@ -84,10 +83,10 @@ def arm_kill(step: int, place: str) -> None:
 
         def run(self, what, *rest, **named):
             here = iteration_of(what) == step
-            if here and before == place:
+            if here and before == point:
                 _die()
             answer = method(self, what, *rest, **named)
-            if here and after == place:
+            if here and after == point:
                 _die()
             return answer
 
@@ -97,7 +96,7 @@ def arm_kill(step: int, place: str) -> None:
         function = getattr(module, name)
 
         def run(*what, **named):
-            here = place == when and f"checkpoint-{step}" in str(what)
+            here = point == when and f"checkpoint-{step}" in str(what)
             if here and when != "after_swap":
                 _die()
             function(*what, **named)
@@ -112,12 +111,12 @@ def arm_kill(step: int, place: str) -> None:
     armed(Weights, "update", lambda record: record.iteration, None, "after_update")
     armed(RunFiles, "append_digest", lambda iteration: iteration, None, "after_digest")
     armed(RunFiles, "append_record", lambda record: record.iteration, "before_journal", "after_journal")
-    if place == "torn_record":
+    if point == "torn_record":
         _tear(RunFiles, step)
 
 
 def _tear(cls, step: int) -> None:
-    """Write the record, take its last bytes away, as a disk that lost power would, and die."""
+    """Write the record, remove its last bytes (like a disk that loses power), and die."""
     method = cls.append_record
 
     def run(self, record):

@@ -1,4 +1,4 @@
-"""Who is alive of the processes that a session of tests started: they carry its number in their environment."""
+"""Finds living processes that a test session started. Each has an id of the session in its environment."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from pathlib import Path
 
 MARK = "ES_LLM_TEST_SESSION"
 KEPT = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
-"""Of Python itself: they end with this process."""
+"""Helper processes of Python, which end with this process."""
 
 
 def mark() -> str:
-    """Mark all processes that are started from here on; the mark."""
+    """Mark all processes that are started from now on, and return the mark."""
     os.environ[MARK] = str(os.getpid())
     return f"{MARK}={os.getpid()}"
 
 
 def living(session: str) -> dict[int, str]:
-    """pid -> command line of the processes that carry the mark of a session or descend from this process, and live."""
+    """Process id -> command line, for living processes that have the mark of a session or descend from this process."""
     parents, marked, words = {}, set(), {}
-    for place in Path("/proc").glob("[0-9]*"):
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
             if state in "ZX":
                 continue
-            pid = int(place.name)
-            parents[pid], words[pid] = int(parent), (place / "cmdline").read_bytes()
-            if session.encode() in (place / "environ").read_bytes().split(b"\0"):
+            pid = int(entry.name)
+            parents[pid], words[pid] = int(parent), (entry / "cmdline").read_bytes()
+            if session.encode() in (entry / "environ").read_bytes().split(b"\0"):
                 marked.add(pid)
-        except OSError:  # it has just ended, or is another user's
+        except OSError:  # the process has just ended, or belongs to another user
             continue
     ours = set(marked)
     for pid in parents:

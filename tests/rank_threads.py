@@ -70,12 +70,12 @@ class ThreadMailbox(Mailbox):
         self._returned: set[int] = set()
 
     def send(self, to: int, payload: bytes) -> None:
-        """Put the message into the other rank's box."""
+        """Append the message to the other rank's queue."""
         self._live()
         self._shared.boxes[to].append((self.rank, bytes(payload)))
 
     def receive(self) -> list[tuple[int, bytes]]:
-        """Empty this rank's box."""
+        """Return all messages of this rank's queue."""
         self._live()
         box, messages = self._shared.boxes[self.rank], []
         while box:
@@ -93,7 +93,7 @@ class ThreadMailbox(Mailbox):
         return False
 
     def die(self) -> None:
-        """Make this rank dead: whenever it sends or receives from now on, `Died` is raised.
+        """Make this rank dead. From now on, sending and receiving raise `Died`.
 
         Raises:
             Died: always.

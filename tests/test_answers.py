@@ -1,4 +1,4 @@
-"""What members answered, compared by checksums: known shares of answers that are written down."""
+"""The answers of members are compared by checksums. The expected shares are written in the tests."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def answers(*texts_and_ids, rewards=None, finished=True):
     return decode_answers(encode_answers(completions, rewards or [0.0] * len(completions)))
 
 
-def test_answers_that_all_are_the_unperturbed_ones():
+def test_all_answers_equal_the_unperturbed_models():
     compared = compare({0: answers(YES, NO), 1: answers(YES, NO)}, {0: 0, 1: 1}, answers(YES, NO))
     assert compared.alike
     assert (compared.identical, compared.distinct, compared.spread, compared.pair_identical) == (1.0, 0.5, 0.0, None)
@@ -32,7 +32,7 @@ def test_shares_of_three_members():
     assert not compared.alike
     assert compared.identical == pytest.approx(4 / 6)
     assert compared.distinct == pytest.approx((2 / 3 + 2 / 3) / 2)
-    assert compared.spread == 1.0  # a missing reward beside others is a difference
+    assert compared.spread == 1.0  # a missing reward differs from any reward
     assert compared.lost == pytest.approx(1 / 3)
     assert (compared.worse, compared.noisy, compared.cells) == (pytest.approx(1 / 6), 0.0, 6)
     assert (compared.reference.rights, compared.reference.answers, compared.reference.reward) == (1, 2, 0.5)
@@ -52,7 +52,7 @@ def test_empty_and_cut_off_answers():
     assert (compared.empty, compared.cut_off, compared.sound) == (0.5, 1.0, 0.0)
 
 
-def test_a_share_that_has_nothing_to_compare_is_no_metric():
+def test_a_share_of_nothing_is_not_reported():
     metrics = compare({0: answers(YES)}, {0: 0}, answers(NO, rewards=[None])).metrics()
     assert "answers/lost_ratio" not in metrics
     assert "answers/identical_pairs_ratio" not in metrics
@@ -79,7 +79,7 @@ def test_order_and_boundaries_of_tokens_count():
 @given(
     st.lists(st.tuples(st.lists(st.integers(0, 2**31)), st.floats(width=32) | st.none(), st.booleans()), max_size=12)
 )
-def test_what_travels_is_what_was_given(rows):
+def test_answers_are_decoded_as_they_were_encoded(rows):
     completions = [Completion("x" if finished else "", tuple(ids), finished) for ids, _, finished in rows]
     data = encode_answers(completions, [reward for _, reward, _ in rows])
     assert len(data) == 9 * min(TRACED_PROMPTS, len(rows))

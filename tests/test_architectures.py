@@ -13,7 +13,7 @@ from tests.reward_digits import digits
 from tests.tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 PROMPTS = ["1 + 2 =", "7", "Say a number:", "((12))"]
-"""Of different lengths, so that there is padding."""
+"""Prompts of different lengths, so that batches are padded."""
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

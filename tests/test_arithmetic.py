@@ -73,7 +73,7 @@ def test_well_formed_text_has_the_reference_value(text):
 @settings(max_examples=600, deadline=None)
 def test_any_text_of_the_alphabet_agrees_with_the_reference(text):
     evaluated = evaluate(text)
-    # `00` is zero to Python alone.
+    # Only Python reads `00` as zero.
     expected = None if re.search("(?<![0-9])0[0-9]", text) else _reference(text)
     assert (None if evaluated is None else evaluated.value) == expected
 

@@ -1,4 +1,4 @@
-"""Async rewards: objects that they keep between calls stay usable, in a worker and in the trainer's process."""
+"""Async reward functions may keep objects between calls, in a worker and in the trainer's process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORKERS = pytest.mark.parametrize("workers", [0, 1])
 
 
 class Client:
-    """Objects that a client keeps. All of them belong to one event loop."""
+    """Objects of a client that belong to one event loop."""
 
     def __init__(self):
         self.semaphore, self.queue, self.task, self.loop = asyncio.Semaphore(1), None, None, None
@@ -81,7 +81,7 @@ def judges():
 
 @WORKERS
 @pytest.mark.parametrize("kind", judges())
-def test_what_a_judge_keeps_serves_every_batch(rewards, kind, workers):
+def test_a_client_that_a_function_keeps_works_for_every_batch(rewards, kind, workers):
     def lazily(completions, **columns):
         if not made:
             made.append(judges()[kind])
@@ -118,7 +118,7 @@ def test_several_functions_share_a_loop(rewards, workers):
 
 
 @WORKERS
-def test_a_task_that_is_left_goes_on_between_batches(rewards, workers):
+def test_a_background_task_continues_between_batches(rewards, workers):
     state = {"ticks": 0}
 
     async def ticking(completions, **columns):
@@ -139,7 +139,7 @@ def test_a_task_that_is_left_goes_on_between_batches(rewards, workers):
     state.clear()
 
 
-def test_a_late_call_gives_back_what_it_holds(rewards):
+def test_a_call_that_times_out_releases_what_it_holds(rewards):
     semaphore = []
 
     async def judge(completions, **columns):
@@ -155,7 +155,7 @@ def test_a_late_call_gives_back_what_it_holds(rewards):
     assert made.rewards(batch(["good"] * 3)) == [1.0] * 3
 
 
-def test_a_call_that_cannot_be_cancelled_costs_its_worker(rewards):
+def test_a_call_that_cannot_be_cancelled_ends_its_worker(rewards):
     lock = []
 
     async def judge(completions, log_metric, **columns):
@@ -191,7 +191,7 @@ def test_a_task_that_blocks_the_loop_meets_the_time_limit(rewards):
 
 @WORKERS
 @pytest.mark.parametrize("deed", ["stop", "close", "exit", "interrupt", "thread"])
-def test_a_loop_that_a_function_harms_serves_the_next_batch(rewards, deed, workers):
+def test_the_next_batch_works_after_a_function_damaged_the_loop(rewards, deed, workers):
     state = {}
 
     async def judge(completions, **columns):
@@ -229,7 +229,7 @@ def test_a_loop_that_a_function_harms_serves_the_next_batch(rewards, deed, worke
     assert made.rewards(batch(["good"] * 2)) == [1.0] * 2
 
 
-def test_a_loop_runs_in_the_callers_thread_already():
+def test_a_loop_already_runs_in_the_callers_thread():
     async def judge(completions, **columns):
         return [float(len(text)) for text in completions]
 
@@ -241,7 +241,7 @@ def test_a_loop_runs_in_the_callers_thread_already():
     loop.close()
 
 
-def test_the_callers_context_is_the_functions():
+def test_functions_see_the_callers_context():
     variable = contextvars.ContextVar("variable", default="none")
 
     async def judge(completions, **columns):
@@ -255,7 +255,7 @@ def test_the_callers_context_is_the_functions():
     loop.close()
 
 
-def test_an_end_leaves_no_thread_and_cancels_what_runs(rewards):
+def test_closing_leaves_no_thread_and_cancels_running_tasks(rewards):
     ended = []
 
     async def judge(completions, **columns):
@@ -286,13 +286,13 @@ def test_an_end_leaves_no_thread_and_cancels_what_runs(rewards):
     assert ended == [True] * 3
 
 
-def test_an_interrupt_of_the_user_goes_on():
+def test_a_keyboard_interrupt_is_raised_in_the_caller():
     async def judge(completions, **columns):
         threading.Timer(0.2, os.kill, (os.getpid(), 2)).start()
         await asyncio.sleep(1000)
 
     loop = Loop()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts without it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start without this handler
     try:
         with pytest.raises(KeyboardInterrupt):
             call("judge", judge, batch(["a"]), loop=loop)
@@ -304,6 +304,6 @@ def test_an_interrupt_of_the_user_goes_on():
 @pytest.mark.parametrize(
     ("answer", "got"), [(None, "got None; does it end without"), (1.0, "got 1.0"), ("1", "got '1'")]
 )
-def test_an_answer_that_is_no_list_is_named(answer, got):
+def test_a_result_that_is_no_list_is_reported(answer, got):
     (failure,) = call("judge", lambda completions, **columns: answer, batch(["a"])).failures
     assert f"`judge` must return a list of rewards, {got}" in failure.reason

@@ -1,4 +1,4 @@
-"""A model, a tokenizer and a torch that a user has changed: the run is the same, and all is as before after it."""
+"""Settings of a model, a tokenizer and torch that the user changed don't change a run, and are the same after it."""
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ CHANGES = [
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("change", CHANGES)
-def test_state_that_was_left_set_has_no_say(change, tmp_path):
+def test_settings_of_the_user_have_no_effect(change, tmp_path):
     wanted = run(tiny_model("gpt2", **DROPOUT), tiny_tokenizer(), tmp_path, "plain")
     model, tokenizer = tiny_model("gpt2", **DROPOUT), tiny_tokenizer()
     change(model, tokenizer)
@@ -104,7 +104,7 @@ def test_state_that_was_left_set_has_no_say(change, tmp_path):
 
 
 @pytest.mark.parametrize("loop", [True, False])
-def test_autocast_and_the_default_type_have_no_say(loop):
+def test_autocast_and_the_default_type_have_no_effect(loop):
     model = tiny_model("llama")
     plain = HFEngine(model, tiny_tokenizer(), max_completion_length=24, loop=loop)
     wanted = plain.complete(PROMPTS)

@@ -1,4 +1,4 @@
-"""Commands that work: help, versions, training by module, evaluation of a finished run by its own options."""
+"""Commands that succeed: help, version, training by `python -m`, evaluation of a finished run with its config."""
 
 import contextlib
 import io
@@ -185,7 +185,7 @@ def test_a_signal_while_a_reward_hangs_in_its_import_ends_the_run_before_it_bega
     assert "ending before the first iteration" in output
     assert f"--resume_from_checkpoint {tmp_path / 'D'}" in output
     assert not (tmp_path / "D").exists()
-    assert not Path(f"/proc/{mark.read_text().strip()}").exists(), "somebody is left"
+    assert not Path(f"/proc/{mark.read_text().strip()}").exists(), "a process is left"
 
 
 def _status(pid, name):

@@ -127,7 +127,7 @@ def test_resume_with_other_options_names_the_field(run):
 
 def test_an_output_directory_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "can't be made" in refused("train", *SMALL, "--output_dir", str(tmp_path / "file"))
+    assert "can't be created" in refused("train", *SMALL, "--output_dir", str(tmp_path / "file"))
 
 
 def test_a_journal_with_flipped_bytes(run, tmp_path):
@@ -146,7 +146,7 @@ def test_a_journal_with_flipped_bytes(run, tmp_path):
 
 
 def test_a_full_disk_while_the_journal_is_written(tmp_path):
-    """A file size limit stands for the full disk: the write fails in the middle of a record."""
+    """A file size limit simulates a full disk: the write fails in the middle of a record."""
     target = tmp_path / "D"
     code = (
         "import resource, sys\n"

@@ -193,7 +193,7 @@ def test_names_that_the_core_knows_are_accepted():
         assert live.any()
 
 
-def test_foreign_options_are_no_options_of_ours():
+def test_options_of_other_trainers_are_not_options_here():
     ours = set(option_fields(ESConfig))
     assert not set(foreign_options("options")) & ours
     assert not [name for name in ours if name.startswith(tuple(foreign_options("prefixes")))]
@@ -202,7 +202,7 @@ def test_foreign_options_are_no_options_of_ours():
 
 
 def test_every_option_is_read_by_something():
-    """No option that nothing reads: each name appears as an attribute somewhere outside the config room."""
+    """Each option's name appears as an attribute somewhere outside `config`."""
     package = Path(es_llm.__file__).parent
     text = "\n".join(path.read_text() for path in package.rglob("*.py") if path.parent.name != "config")
     for cls in (ESConfig, ScriptArguments):
@@ -228,7 +228,7 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize(("given", "wanted"), NUMBERS)
-def test_values_of_other_libraries_become_plain_ones(given, wanted):
+def test_values_of_other_libraries_become_plain_values(given, wanted):
     options = ESConfig(**given).to_dict()
     assert {name: options[name] for name in wanted} == wanted
     assert json.loads(json.dumps({name: options[name] for name in wanted})) == wanted

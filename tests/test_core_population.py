@@ -103,8 +103,8 @@ def test_a_function_that_is_no_shaping_rule(rule, message):
 @given(FITNESS, st.sampled_from(["zscore", "centered_rank"]), st.sampled_from(["zero", "worst", "drop_prompt"]))
 def test_whatever_fails_coefficients_are_finite_and_telling_is_pure(fitness, shaping, policy):
     population = Population(run_seed=0, population_size=len(fitness), shaping=shaping, failure_policy=policy)
-    told = [math.nan if value is None else value for value in fitness]
-    record = population.tell(told, sigma=1e-3, learning_rate=5e-4)
+    values = [math.nan if value is None else value for value in fitness]
+    record = population.tell(values, sigma=1e-3, learning_rate=5e-4)
     assert record == population.tell(fitness, sigma=1e-3, learning_rate=5e-4)
     assert record != population.tell(fitness, sigma=1e-3, learning_rate=5e-4, cursor=1)
     assert population.iteration == 0

@@ -1,4 +1,4 @@
-"""The machine of a rank through the bindings: instructions, tables, losses, errors. Rust simulates whole jobs."""
+"""The state machine of a rank through the bindings: steps, tables, losses, errors. Rust tests simulate whole jobs."""
 
 import ast
 import inspect
@@ -12,7 +12,7 @@ from es_llm.team import call
 
 
 def leader():
-    """The machine of a lone rank that leads."""
+    """The state machine of a single rank, which leads."""
     machine = TeamRank(0, 1)
     machine.enter(0.0)
     assert isinstance(machine.next(0.0), Instruction.Lead)
@@ -79,7 +79,7 @@ def test_a_loss_is_an_instruction_with_its_reason():
 
 
 def test_every_instruction_is_carried_out():
-    """mypy can't know all arms of an enum of Rust's, so a forgotten one would be found at run time only."""
+    """mypy doesn't know the variants of a Rust enum, so a missing case would be found only at run time."""
     patterns = [node for node in ast.walk(ast.parse(inspect.getsource(call))) if isinstance(node, ast.MatchClass)]
     matched = {ast.unparse(pattern.cls) for pattern in patterns}
     arms = {name for name, arm in vars(Instruction).items() if isinstance(arm, type)}

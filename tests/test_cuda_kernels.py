@@ -1,4 +1,4 @@
-"""The Triton kernels: in the interpreter always, and on the GPU where there is one. The same bits as everywhere."""
+"""The Triton kernels give the same bits as the other backends: in the interpreter, and on a GPU if there is one."""
 
 import platform
 import sys
@@ -68,7 +68,7 @@ def row_slices(at):
 
 
 def same(left, right):
-    """Equal bits, one number at least."""
+    """Check for equal bits, and for at least one number."""
     left, right = left.cpu(), right.cpu()
     assert left.numel() == right.numel()
     kind = WORDS[left.dtype]
@@ -76,7 +76,7 @@ def same(left, right):
 
 
 def weights(count, seed=0):
-    """Usual weights, with zeros of both signs, denormals and large values among them; all finite."""
+    """Finite weights of usual size, with some zeros of both signs, denormals and large values."""
     values = torch.randn(count, generator=torch.Generator().manual_seed(seed)) * 0.05
     odd = torch.tensor([0.0, -0.0, 1e-40, -3e-42, 3e38, -65519.0, 6e-8, 1.0])
     for i, value in enumerate(odd):
@@ -87,7 +87,7 @@ def weights(count, seed=0):
 @pytest.mark.parametrize("check", CHECKS)
 def test_known_answers(check, backend):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of NaNs in the vectors
+        warnings.simplefilter("ignore", RuntimeWarning)  # a warning of numpy about NaNs in the vectors
         check(OfTensors(backend.backend))
 
 
@@ -114,7 +114,7 @@ def test_perturbed_weights(backend, dtype, count, element):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("word", [0xFF800001, 0x7FFFFFFF, 0xFF800000, 0x7F7F7FFF, 0x7F7F8000, 0x477FEFFF, 0xC77FF000])
-def test_what_is_not_finite(backend, dtype, word):
+def test_values_that_are_not_finite(backend, dtype, word):
     for count in (5, 2100):
         master = weights(count)
         master.clamp_(-60000, 60000).view(torch.int32)[count - 2] = np.uint32(word).astype(np.int32).item()
@@ -196,7 +196,7 @@ shards = st.builds(
 @quick
 @given(shard=shards, dtype=st.sampled_from(DTYPES), pairs=st.integers(1, 3))
 def test_shards_are_parts_of_the_whole(backend, shard, dtype, pairs):
-    """Row by row the reference's noise, at the elements of the row."""
+    """Each row has the reference's noise at the elements of that row."""
     master, update = weights(shard.size), terms([1e-3, -2e-3, 5e-4][:pairs])
     live, moved = torch.empty(shard.size, dtype=dtype, device=backend.device), on(backend, master)
     backend.perturb(live, on(backend, master), NOISE, 0.01, shard)
@@ -213,7 +213,8 @@ def test_shards_are_parts_of_the_whole(backend, shard, dtype, pairs):
 
 
 class Counted:
-    """Modules of kernels that start nothing: `lanes` are the values that the programs could work on."""
+    """Replaces the kernels' modules by ones that only count: `lanes` is the number of values that the programs have
+    lanes for."""
 
     def __init__(self):
         self.weights = self.update = self
@@ -231,7 +232,7 @@ class Counted:
 
 @pytest.mark.parametrize(("columns", "used"), [(96, 0.75), (512, 1), (1376, 0.75), (4096, 1), (5000, 0.75)])
 def test_short_rows_waste_few_lanes(columns, used):
-    """Columns of an output projection that is split over devices, for example."""
+    """An example of short rows: the columns of an output projection that is split over devices."""
     shard, kernels = Slice(77, 8 * columns, columns=columns, stride=8192), Counted()
     launch = Launcher(torch.device("cpu"), kernels)
     master = torch.zeros(shard.size)
@@ -244,7 +245,7 @@ def test_short_rows_waste_few_lanes(columns, used):
 
 
 def check_both_ends(backend, count):
-    """Of a long tensor in bfloat16: all kernels' answers there, and counts and digests of the whole. One value is
+    """For a long tensor in bfloat16, check all kernels at both ends, and counts and digests of the whole. One value is
     infinite."""
     tail = weights(4000)
     tail[-2] = torch.inf
@@ -363,7 +364,7 @@ def test_empty_tensors(backend):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="Triton is not for here")
-def test_a_part_of_triton_that_has_moved_is_no_skip():
+def test_a_missing_module_of_triton_fails_the_tests():
     with pytest.raises(ImportError):
         interpreted.required("triton.runtime.not_there")
 

@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for real devices, without one: what the launches ask for, in the machine's own words."""
+"""The Triton kernels are compiled for real devices, without a device, and the PTX of all launches is checked."""
 
 import os
 import re
@@ -27,7 +27,7 @@ TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump
 
 
 class Device:
-    """As much of a driver as compiling needs."""
+    """The part of a driver that compiling needs."""
 
     def __init__(self, architecture):
         self.target = compiler.GPUTarget("cuda", architecture, 32)
@@ -43,7 +43,7 @@ class Device:
 
 
 class Compiled:
-    """Kernels that compile where others start; `made` are the compiled ones."""
+    """Kernels that are compiled but not started by a launch; `made` is the list of compiled kernels."""
 
     def __init__(self):
         self.made = []
@@ -70,7 +70,7 @@ class Start:
 
 @pytest.fixture
 def compiled(tmp_path):
-    """Compiles all that `launches` starts, for one architecture."""
+    """Compile all kernels that `launches` starts, for one architecture."""
     driver = triton.runtime.driver
     before = driver._active
 
@@ -116,11 +116,12 @@ def low_rank(dtype):
 
 
 WRITTEN = {"fill": 32, "factors": 32, "perturb": 36, "accumulate": 2 * 36, "round": 0, "digest": 0}
-"""Fused multiplications in the source of a dense kernel, for a thread's values of a tile: 32 per block of noise."""
+"""The number of fma in the source of a dense kernel, for the values of a tile that one thread computes: 32 per block of
+noise."""
 
 
 def check_arithmetic(kernel, name):
-    """Every operation is IEEE's, denormals included, and every fma was written."""
+    """Check that every operation follows IEEE 754 with denormals, and that every fma is in the source."""
     ptx = kernel.asm["ptx"]
     assert not re.findall(r"\S*\.(?:approx|ftz|full)\S*", ptx)
     found, in_sums = (len(re.findall(rf"\bfma\.rn\.{kind}\b", ptx)) for kind in ("f32", "f64"))
@@ -131,19 +132,19 @@ def check_arithmetic(kernel, name):
 
 
 ROUNDED = {"bfloat16": r"cvt\.rn\.bf16(?:x2)?\.f32", "float16": r"cvt\.rn\.f16(?:x2)?\.f32"}
-"""How an instruction to the nearest value of a live type begins; to even, nothing clamped, denormals kept."""
+"""The start of an instruction that rounds to a live type: to nearest even, without clamping, with denormals."""
 
 
 def check_rounding(kernel, dtype):
-    """Live weights, and the report's, are rounded by these instructions and by no others."""
+    """Check that these instructions, and no others, round the live weights and the values of the report."""
     to_halves = re.findall(r"\bcvt\.\S*\b(?:bf16|f16)(?:x2)?\.f32\b\S*", kernel.asm["ptx"])
     assert to_halves or dtype == "float32"
     assert all(re.fullmatch(ROUNDED[dtype], instruction) for instruction in to_halves)
 
 
 def check_report(kernel, values):
-    """f64 runs at a 64th of f32's rate on many cards: two conversions and three fused products per value of a thread,
-    three sums of every four values', and those over the threads."""
+    """Check the number of f64 instructions, since many GPUs have 1/64 of the f32 rate in f64: per value of a thread two
+    conversions and three fma, three sums per four values, and the sums over the threads."""
     slow = re.findall(r"\b(?:fma|mul|add|cvt)\.\S*f64\S*", kernel.asm["ptx"])
     assert len(slow) <= 5 * values + 3 * (values // 4 - 1) + 23
 
@@ -188,7 +189,7 @@ def test_what_the_compiler_makes(compiled, tmp_path, architecture, name):
 
 @pytest.mark.parametrize("name", ["noise-uneven", "even-bfloat16", "low-rank-float16"])
 def test_integers_wrap_under_triton_debug(compiled, monkeypatch, name):
-    """TRITON_DEBUG=1 traps where an integer overflows, unless a launch says that it may."""
+    """With TRITON_DEBUG=1 an integer overflow traps, unless the launch allows it."""
     monkeypatch.setattr(triton.knobs.runtime, "debug", True)
     for kernel in compiled(80, LAUNCHES[name]):
         assert "assertfail" not in kernel.asm["ptx"], kernel.name
@@ -196,7 +197,7 @@ def test_integers_wrap_under_triton_debug(compiled, monkeypatch, name):
 
 
 def test_an_interpreting_triton_is_refused():
-    """In the environment, as a user may leave it there after debugging, and later on."""
+    """TRITON_INTERPRET is set in the environment before the import, or later."""
     script = """
 import triton
 from es_llm.errors import KernelError

@@ -25,7 +25,7 @@ LARGER = {
 
 @pytest.fixture(scope="module", params=["embedded", "bfloat16"])
 def options(request, tmp_path_factory):
-    """Of a run on the GPU, with a model of its own or a larger one."""
+    """Options of a run on the GPU, with the embedded model or a larger one."""
     if request.param == "embedded":
         return ["--device", DEVICE]
     base = tmp_path_factory.mktemp("base")
@@ -36,7 +36,7 @@ def options(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(options, tmp_path_factory):
-    """Directory of a run that one process made by itself."""
+    """The directory of a run in one process."""
     directory = tmp_path_factory.mktemp("alone") / "run"
     ran = es_llm(*WORDS, *options, "--output_dir", str(directory))
     assert ran.returncode == 0, ran.stderr
@@ -44,7 +44,7 @@ def alone(options, tmp_path_factory):
     return directory
 
 
-def test_ranks_that_share_a_gpu_have_the_bits_of_one(options, alone, tmp_path):
+def test_ranks_that_share_a_gpu_give_the_bits_of_one_rank(options, alone, tmp_path):
     job = Job(tmp_path / "D", *options, ranks=3)
     code, output = job.end()
     assert code == 0, output
@@ -87,7 +87,7 @@ def test_ranks_that_die_on_a_gpu_are_survived(options, alone, tmp_path, victims)
     assert rewards(tmp_path / "D") == rewards(alone)
 
 
-def test_an_interrupted_run_goes_on_with_another_number_of_ranks(options, alone, tmp_path):
+def test_an_interrupted_run_continues_on_another_number_of_ranks(options, alone, tmp_path):
     job = Job(tmp_path / "D", *options, ranks=3)
     wait_until(lambda: steps(tmp_path / "D") >= 3)
     os.kill(job.pids()[1], signal.SIGTERM)

@@ -75,7 +75,7 @@ def test_the_same_training_on_a_gpu(expected, master_device):
 
 @pytest.fixture
 def traffic(monkeypatch):
-    """Numbers that are read from the device, and arrays that are sent to it, by the product's own code."""
+    """Counts numbers read from the device and arrays sent to it, only where the package's code does this."""
     seen = []
     for owner, name in (
         (torch.Tensor, "tolist"),
@@ -128,7 +128,7 @@ def test_terms_are_sent_when_they_change(on_triton, traffic):
 
 def test_a_pass_that_fails_ends_with_a_wait(monkeypatch):
     class Failing:
-        """Its third tensor raises."""
+        """The third tensor raises an error."""
 
         def __init__(self):
             self.ended = []

@@ -36,7 +36,7 @@ def test_json_values_stay_as_the_file_has_them(tmp_path, kind, streaming):
     path.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
     loaded = load(path, streaming=streaming)
     assert json.dumps(loaded) == json.dumps(rows)
-    for values in (VALUES, NUMBERS, NESTED):  # a column of one kind alone, of which a library would guess the type
+    for values in (VALUES, NUMBERS, NESTED):  # columns of one kind, whose type a library would guess
         for value in values:
             path.write_text(json.dumps([{"answer": value}]) if kind == "json" else json.dumps({"answer": value}))
             assert json.dumps(load(path, streaming=streaming)) == json.dumps([{"answer": value}])
@@ -60,7 +60,7 @@ def test_csv_values_are_the_text_of_the_file(tmp_path, kind, delimiter, streamin
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_the_right_answer_comes_to_the_task_as_it_is(tmp_path, streaming):
+def test_the_task_receives_the_right_answer_unchanged(tmp_path, streaming):
     path = tmp_path / "rows.jsonl"
     answers = ["2024-01-01", "007", 10**30, 0.5, 1e-05, 1e20]
     path.write_text("".join(json.dumps({"problem": "?", "answer": answer}) + "\n" for answer in answers))
@@ -86,7 +86,7 @@ def test_packed_files(tmp_path, packer, streaming):
         path = tmp_path / f"rows.{kind}.{packer}"
         path.write_bytes(PACKERS[packer](text.encode()))
         assert load(path, streaming=streaming) == [{"prompt": "01"}, {"prompt": "b"}]
-        path.rename(tmp_path / f"plain.{kind}")  # what packs a file is in its first bytes
+        path.rename(tmp_path / f"plain.{kind}")  # the first bytes of a file show its compression
         assert load(tmp_path / f"plain.{kind}", streaming=streaming) == [{"prompt": "01"}, {"prompt": "b"}]
 
 
@@ -117,7 +117,7 @@ def test_shapes_of_json(tmp_path, streaming):
         for indent in (None, 2):
             path.write_text("\n" + json.dumps(shape, indent=indent) + "\n\n")
             assert load(path, streaming=streaming) == rows, shape
-    path.write_text("\n".join(map(json.dumps, rows)))  # lines under the name of a document
+    path.write_text("\n".join(map(json.dumps, rows)))  # JSON lines in a file named .json
     assert load(path, streaming=streaming) == rows
     one = {"prompt": [{"role": "user", "content": "a"}], "answer": ["1"]}
     for indent in (None, 2):

@@ -84,7 +84,7 @@ def marks():
 
 
 def test_rows_of_plain_json_keep_the_bytes_that_journals_hold():
-    """Journals of earlier runs hold these values. With other values the runs couldn't be resumed."""
+    """Journals of earlier runs hold these fingerprints. With other fingerprints those runs couldn't be resumed."""
     rows = [
         {"prompt": "größe \ud800", "n": 3, "x": 0.1, "list": [1, None, True], "b": {"z": 1, "a": [-0.0, 10**30]}},
         {"prompt": [{"role": "user", "content": "a"}], "pair": (1, 2), "nan": math.nan, "keys": {"1": "a", "2": "b"}},
@@ -106,7 +106,7 @@ def test_other_values_have_other_fingerprints():
 
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_another_process_finds_the_same(seed):
-    """The order of sets and the addresses of objects differ there."""
+    """In another process the order of sets and the addresses of objects differ."""
     code = "from tests import test_data_identity as t; import json; print(json.dumps(t.marks()))"
     variables = {**os.environ, "PYTHONHASHSEED": seed}
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
@@ -128,7 +128,7 @@ def same(one, two):
 
 
 def filled(byte, dtype, number):
-    """An array of 2 numbers in memory that held other bytes before."""
+    """An array of 2 numbers, in memory filled with other bytes."""
     array = np.frombuffer(bytearray([byte]) * (2 * np.dtype(dtype).itemsize), dtype)
     if array.dtype.names is None:
         array[:] = number

@@ -222,7 +222,7 @@ def trainer(directory, data, **options):
 
 
 @pytest.mark.parametrize("kind", ["list", "dataset", "stream"])
-def test_resume_in_the_middle_of_an_epoch_goes_on_with_the_very_next_prompts(tmp_path, kind, monkeypatch):
+def test_resume_in_the_middle_of_an_epoch_continues_with_the_next_prompts(tmp_path, kind, monkeypatch):
     make = {"list": lambda: ROWS, "dataset": lambda: datasets.Dataset.from_list(ROWS), "stream": stream}[kind]
     asked = []
 

@@ -1,6 +1,6 @@
-"""Ranks under MPI that are killed, hang, fail, or hold wrong weights: the run ends with the bits of an undisturbed one.
+"""Ranks under MPI are killed, hang, fail, or hold wrong weights: the run ends with the bits of an undisturbed run.
 
-`ES_LLM_KILLS` is the number of runs with kills at random moments; `make test-faults` asks for 100 of each kind.
+`ES_LLM_KILLS` is the number of runs with kills at random moments; `make test-faults` sets it to 100.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from es_llm._core import Journal
 from tests.commands import es_llm, result, rewards
 from tests.jobs import RANKS, WORDS, Job, events, kill, same, steps, wait_until
-from tests.kill_worker import PLACES
+from tests.kill_worker import POINTS
 
 pytestmark = [pytest.mark.mpi, pytest.mark.slow]
 
@@ -26,7 +26,7 @@ RUNS = max(3, int(os.environ.get("ES_LLM_KILLS", "6")) // 2)
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Directory and seconds, from its journal's appearance to its result's, of a run that nothing disturbed."""
+    """The directory of an undisturbed run, and its seconds from the creation of the journal to that of the result."""
     directory = tmp_path_factory.mktemp("undisturbed") / "run"
     job = Job(directory)
     job.wait_for_start()
@@ -48,8 +48,8 @@ def test_ranks_killed_at_random_moments(undisturbed, tmp_path):
         job = Job(directory)
         job.wait_for_start()
         start, pids = time.monotonic(), job.pids()
-        # The first run kills the leader, the second one all but one. The last moments are those in which the model is
-        # exported and the ranks take leave.
+        # The first run kills the leader, the second run all ranks but one. A kill after 0.7 of the time may hit the
+        # export of the model or the end of the call.
         count = (1, RANKS - 1)[number] if number < 2 else draw.randrange(1, RANKS)
         victims = [0] if number == 0 else draw.sample(range(RANKS), count)
         latest = 0.7 if number < 2 else 1.1
@@ -69,9 +69,9 @@ def test_ranks_killed_at_random_moments(undisturbed, tmp_path):
     assert disturbed == RUNS
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_leader_killed_at_each_place_of_an_iteration(undisturbed, tmp_path, place):
-    code, output = faulty(tmp_path / "D", f"0:{place}:3")
+@pytest.mark.parametrize("point", POINTS)
+def test_a_leader_killed_at_each_point_of_an_iteration(undisturbed, tmp_path, point):
+    code, output = faulty(tmp_path / "D", f"0:{point}:3")
     assert code == 0, output
     assert "Traceback" not in output
     assert same(tmp_path / "D", undisturbed[0])
@@ -87,7 +87,7 @@ def test_leaders_killed_one_after_another_in_the_same_iteration(undisturbed, tmp
 
 
 def test_a_rank_killed_before_all_have_met_ends_the_job_or_is_survived(undisturbed, tmp_path, monkeypatch):
-    """MPI's own start can't lose a rank; what was begun is kept, and the job never hangs."""
+    """MPI_Init can't survive a dead rank. The files that exist are kept, and the job never hangs."""
     monkeypatch.setenv("ES_LLM_START_TIMEOUT_S", "25")
     for number in range(max(2, RUNS // 10)):
         draw = random.Random(2000 + number)
@@ -104,7 +104,7 @@ def test_a_rank_killed_before_all_have_met_ends_the_job_or_is_survived(undisturb
 
 
 def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
-    """A job that had ended already doesn't count."""
+    """A kill after the end of the job doesn't count."""
     whole, seconds = undisturbed
     disturbed, saved = 0, []
     for number in range(3 * RUNS):
@@ -113,7 +113,7 @@ def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_pat
         job = Job(directory)
         job.wait_for_start()
         time.sleep(draw.uniform(0, 0.95 * seconds))
-        with contextlib.suppress(ProcessLookupError):  # it was faster
+        with contextlib.suppress(ProcessLookupError):  # the job ended before the kill
             job.kill()
         job.process.communicate()
         disturbed += not (directory / "result.json").exists()
@@ -133,7 +133,7 @@ def faulty(directory, faults, *options):
     return Job(directory, *options, module=("tests.faulty_run", faults), ranks=3).end()
 
 
-def test_a_rank_that_raises_is_left_out_and_told_with_its_traceback(undisturbed, tmp_path):
+def test_a_rank_that_raises_is_left_out_and_its_traceback_reported(undisturbed, tmp_path):
     code, output = faulty(tmp_path / "D", "1:raise:4")
     assert code == 0, output
     assert output.count("MemoryError: no memory on this rank") >= 1
@@ -146,8 +146,9 @@ def test_a_rank_that_raises_is_left_out_and_told_with_its_traceback(undisturbed,
     assert "rank 1" in inspected
 
 
-def test_ranks_of_an_earlier_job_are_others(undisturbed, tmp_path):
-    """A rank of the same number is told when it is lost as well, and isn't one that comes back."""
+def test_ranks_of_an_earlier_job_are_other_ranks(undisturbed, tmp_path):
+    """A rank with the number of a rank that an earlier job lost isn't reported as back. If it is lost too, this is
+    reported."""
     directory = tmp_path / "D"
     code, output = faulty(directory, "2:raise:3,0:term:8")
     assert code == 75, output
@@ -155,12 +156,12 @@ def test_ranks_of_an_earlier_job_are_others(undisturbed, tmp_path):
     assert code == 0, output
     assert output.count("rank 2 was lost (MemoryError: no memory on this rank)") == 1
     assert same(directory, undisturbed[0])
-    told = [(event["event"], event["rank"]) for event in events(directory) if "rank" in event]
-    assert told == [("lost", 2), ("lost", 2)]
+    reported = [(event["event"], event["rank"]) for event in events(directory) if "rank" in event]
+    assert reported == [("lost", 2), ("lost", 2)]
     (directory / "result.json").unlink()
     ran = es_llm(*WORDS, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory))
     assert ran.returncode == 0, ran.stderr
-    assert [(event["event"], event["rank"]) for event in events(directory) if "rank" in event] == told
+    assert [(event["event"], event["rank"]) for event in events(directory) if "rank" in event] == reported
 
 
 def test_a_rank_that_leaves_by_an_exit_code_is_left_out(undisturbed, tmp_path):
@@ -185,13 +186,13 @@ def test_a_rank_that_raises_may_end_the_job(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["hang", "seize"])
-def test_a_rank_that_hangs_is_left_behind_and_shown(undisturbed, tmp_path, kind):
+def test_a_rank_that_hangs_is_left_out_and_its_stack_printed(undisturbed, tmp_path, kind):
     code, output = faulty(tmp_path / "D", f"2:{kind}:5", "--unit_timeout_s", "4")
     assert code == 0, output
     assert 'faulty_run.py", line' in output
     assert same(tmp_path / "D", undisturbed[0])
     gone = {}
-    for event in events(tmp_path / "D"):  # where the machine is busy, others may be late as well, and come back
+    for event in events(tmp_path / "D"):  # on a busy machine others may be late too
         if event["event"] == "lost":
             gone[event["rank"]] = event["why"]
         elif event["event"] == "back":
@@ -200,7 +201,7 @@ def test_a_rank_that_hangs_is_left_behind_and_shown(undisturbed, tmp_path, kind)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_flipped_bit_is_named_and_healed(undisturbed, tmp_path, rank):
+def test_a_flipped_bit_is_reported_and_the_weights_are_rebuilt(undisturbed, tmp_path, rank):
     code, output = faulty(tmp_path / "D", f"{rank}:flip:5")
     assert code == 0, output
     assert f"rank(s) [{rank}] hold other weights" in output
@@ -208,7 +209,8 @@ def test_a_flipped_bit_is_named_and_healed(undisturbed, tmp_path, rank):
 
 
 def test_after_a_high_bit_flips_all_ranks_have_the_weights_of_the_journal(undisturbed, tmp_path):
-    """What the rank gave before its weights were compared stays in that record; nothing after it."""
+    """Rewards from the wrong weights stay in the record of the iteration in which the bit flipped, and in no later
+    record."""
     code, output = faulty(tmp_path / "D", "1:break:5")
     assert code == 0, output
     assert "rank(s) [1] hold other weights" in output
@@ -273,7 +275,7 @@ def test_sigusr1_to_mpirun_ends_after_a_record(undisturbed, tmp_path):
     assert rewards(tmp_path / "D")[:2] == rewards(whole)[:2]
 
 
-def test_each_loss_is_told_once(tmp_path):
+def test_each_loss_is_reported_once(tmp_path):
     job = Job(tmp_path / "D", "--max_steps", "16")
     for number, rank in enumerate((0, 1, 2)):
         wait_until(lambda number=number: steps(tmp_path / "D") >= 3 * (number + 1))
@@ -284,8 +286,8 @@ def test_each_loss_is_told_once(tmp_path):
     assert lost == [0, 1, 2]
 
 
-def test_a_time_limit_shorter_than_a_unit_is_told_with_a_remedy(tmp_path):
-    """The last rank isn't killed, since nobody waits for it."""
+def test_a_time_limit_shorter_than_a_unit_is_reported_with_advice(tmp_path):
+    """The watchdog doesn't end the last rank, since no other rank waits for it."""
     slow = tmp_path / "slow.py"
     slow.write_text(
         "import time\ndef slow(completions, **k):\n    time.sleep(0.4)\n    return [1.0] * len(completions)\n"

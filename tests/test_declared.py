@@ -1,4 +1,5 @@
-"""Types of live weights and buffers are those of transformers' own loading, whatever a class keeps in float32."""
+"""Live weights and buffers have the types that transformers' loading gives them, even if a class keeps some in
+float32."""
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_a_correction_bias_keeps_its_values_and_isnt_trained(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *FURTHER])
-def test_what_a_class_makes_without_gradient(name):
+def test_parameters_that_a_class_creates_without_gradient(name):
     model = tiny_model(name)
     declared = {key for key, weight in model.named_parameters() if not weight.requires_grad}
     assert without_gradient(model.requires_grad_(True)) == declared

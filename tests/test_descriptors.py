@@ -1,4 +1,4 @@
-"""Programs whose standard descriptors are closed work as with open ones, and leave nobody behind."""
+"""Programs with closed standard descriptors work like any others, and leave no process behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDS = ["".join(map(str, closed)) for closed in CLOSED]
 
 
 def run(words, closed, cwd=None):
-    """A finished process that began with these descriptors closed, and nobody left of it."""
+    """Run a process with these descriptors closed, and check that it leaves no process behind."""
     before = set(leftovers.living(SESSION))
     redirections = " ".join(f"{descriptor}>&-" for descriptor in closed)
     process = subprocess.run(
@@ -85,15 +85,16 @@ sys.argv[2:] = []
 HEARD = """
 for each in (*ours, *theirs):
     try:
-        assert not each.recv(100), "somebody else's words"
+        assert not each.recv(100), "bytes of another writer"
     except BlockingIOError:
         pass
 """
 
 
 @pytest.mark.parametrize("closed", CLOSED, ids=IDS)
-def test_what_others_opened_first_gets_none_of_it(closed, tmp_path):
-    """The numbers are in use, but not for what they stand for. Nor do the functions' own writes get there."""
+def test_files_that_took_a_standard_number_get_no_output(closed, tmp_path):
+    """Other files have the numbers of the standard descriptors. Neither our messages nor the functions' output reach
+    them."""
     script = FOREIGN + SCRIPT.replace("assert min(rewards._pool._socket.fileno(), 3) == 3", "") + HEARD
     process = run([sys.executable, "-c", script, str(tmp_path / "done"), str(len(closed))], closed)
     assert process.returncode == 0, process.stderr
@@ -133,7 +134,7 @@ def test_a_journal_of_a_population_is_none_of_them(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run with all three closed."""
+    """A finished run with all three descriptors closed."""
     directory = tmp_path_factory.mktemp("closed") / "run"
     words = command("train", *SMALL, "--max_steps", "2", "--output_dir", str(directory))
     assert run(words, (0, 1, 2)).returncode == 0

@@ -1,4 +1,4 @@
-"""Whether a run can learn: each reason by its figures, and whole runs that can't."""
+"""Each reason why a run can't learn is found from its figures, also in complete runs."""
 
 import json
 from dataclasses import replace
@@ -53,12 +53,12 @@ def test_equal_answers_are_named_with_the_figure_and_a_sigma_to_try():
     assert "`sigma` 1e-06 is too small; try --sigma 0.001" in message
 
 
-def test_larger_sigmas_are_tripled():
+def test_the_advice_triples_a_larger_sigma():
     alike = replace(HEALTHY, alike=True)
     assert "try --sigma 0.006" in observed(*flat(alike), sigma=2e-3)[0][2]
 
 
-def test_without_reference_equal_answers_are_named_all_the_same():
+def test_without_reference_equal_answers_are_still_reported():
     alike = replace(HEALTHY, alike=True, identical=None, reference=None, lost=None)
     assert observed(*flat(alike))[0][1] == "sigma too small"
 
@@ -98,7 +98,7 @@ def test_a_constant_reward():
 def test_rewards_that_all_failed_are_named_at_once():
     diagnosis = Diagnosis(ESConfig(), why_failed=lambda: "; `f`: KeyError: 'x'")
     [finding] = diagnosis.observe(figures(1, fitness=(), failures=100))
-    assert finding.message.startswith("no completion has a reward, so the weights stay as they are; `f`: KeyError: 'x'")
+    assert finding.message.startswith("no completion has a reward, so the weights do not change; `f`: KeyError: 'x'")
     assert diagnosis.observe(figures(2, fitness=(), failures=100)) == []
     assert diagnosis.flat_iterations == 2
 
@@ -124,7 +124,7 @@ def test_a_few_right_answers_lost_by_chance_are_none():
     assert observed(*(figures(step, compared=lossy) for step in range(1, 50))) == []
 
 
-def test_what_a_collapse_brings_with_it_is_not_reported_beside_it():
+def test_consequences_of_a_collapse_are_not_reported_beside_it():
     broken = replace(HEALTHY, cut_off=1.0)
     found = observed(*flat(broken, steps=9, cut_off=100))
     assert [(step, reason) for step, reason, _ in found] == [(2, "sigma too large")]
@@ -249,7 +249,7 @@ def test_updates_that_move_nothing():
     assert message.startswith("the updates change 0.1% of the weights of the model: `learning_rate` 1e-12 is too small")
 
 
-def test_a_flat_iteration_says_nothing_of_the_learning_rate():
+def test_an_iteration_of_equal_fitness_gives_no_finding_on_the_learning_rate():
     diagnosis = Diagnosis(ESConfig(learning_rate=1e-12))
     ratios = [(0.001, False), (0.001, False), (0.0, True), (0.001, False)]
     assert [len(diagnosis.moved(step, ratio, flat=flat)) for step, (ratio, flat) in enumerate(ratios, 1)] == [
@@ -296,7 +296,7 @@ def run(directory, *words, **how):
         (["--learning_rate", "50"], "`learning_rate` 50 is too large"),
     ],
 )
-def test_a_run_that_cannot_learn_says_so_within_three_iterations(tmp_path, words, expected):
+def test_a_run_that_cannot_learn_reports_it_within_three_iterations(tmp_path, words, expected):
     errors, _ = run(tmp_path / "D", *words)
     assert expected in errors
     events = es_llm("inspect", str(tmp_path / "D")).stdout

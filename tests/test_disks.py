@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, or go away under a run: it says so, and what was safe stays safe."""
+"""A disk is full, read-only, or unmounted during a run: the run reports it, and all saved iterations stay safe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = ["train", *SMALL, "--max_steps", "6", "--seed", "5"]
 
 
 def allowed():
-    """Whether this machine lets the test mount a disk in a namespace of its own."""
+    """Whether the tests may mount a disk in a mount namespace on this machine."""
     tried = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
     return bool(shutil.which("unshare")) and subprocess.run(tried, capture_output=True, check=False).returncode == 0
 
@@ -30,17 +30,17 @@ pytestmark = [
 
 
 class OnDisk:
-    """`es_llm WORDS` with a disk of its own at `place`, which can be changed while it runs."""
+    """`es_llm WORDS` with a disk mounted at `mount`, visible only to this process, which tests change while it runs."""
 
-    def __init__(self, place: Path, options: str, *words: str, before: str = ":"):
-        place.mkdir(exist_ok=True)
-        self.place = place
-        command = f'mount -t tmpfs -o {options} none {place} && {before} && exec "$@"'
+    def __init__(self, mount: Path, options: str, *words: str, before: str = ":"):
+        mount.mkdir(exist_ok=True)
+        self.mount = mount
+        command = f'mount -t tmpfs -o {options} none {mount} && {before} && exec "$@"'
         self.process = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", command, "sh", sys.executable, "-m", "es_llm", *words],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        self.seen = Path(f"/proc/{self.process.pid}/root{place}")
+        self.seen = Path(f"/proc/{self.process.pid}/root{mount}")
 
     def change(self, *words: str):
         subprocess.run(["nsenter", "-t", str(self.process.pid), "-m", *words], check=True)
@@ -71,12 +71,12 @@ def whole(tmp_path_factory):
     return result(directory)["weights_sha256"]
 
 
-def test_a_full_disk_and_more_room_after(whole, tmp_path):
-    """The journal fits and the model doesn't: nothing is lost."""
-    place, saved = tmp_path / "disk", tmp_path / "saved"
-    run = OnDisk(place, "size=256k", *WORDS, "--output_dir", str(place / "D"))
+def test_a_full_disk_and_more_space_later(whole, tmp_path):
+    """The disk has space for the journal but not for the model: nothing is lost."""
+    mount, saved = tmp_path / "disk", tmp_path / "saved"
+    run = OnDisk(mount, "size=256k", *WORDS, "--output_dir", str(mount / "D"))
     run.wait_for_records(1)
-    kept = os.open(run.seen / "D", os.O_RDONLY)  # the disk lives as long as it
+    kept = os.open(run.seen / "D", os.O_RDONLY)  # the disk exists as long as this descriptor is open
     code, errors, _ = run.end()
     assert code == 2, errors
     assert "No space left" in errors
@@ -91,23 +91,23 @@ def test_a_full_disk_and_more_room_after(whole, tmp_path):
 
 
 def test_a_snapshot_that_does_not_fit_is_left_out(tmp_path):
-    place = tmp_path / "disk"
-    run = OnDisk(place, "size=6m", *WORDS, "--output_dir", str(place / "D"), "--save_steps", "2")
+    mount = tmp_path / "disk"
+    run = OnDisk(mount, "size=6m", *WORDS, "--output_dir", str(mount / "D"), "--save_steps", "2")
     code, errors, _ = run.end()
     assert "no snapshot" in errors
     assert "No space left" in errors
-    assert code in (0, 2), errors  # 2: the last model doesn't fit beside the snapshots that did
+    assert code in (0, 2), errors  # 2: no space for the final model beside the snapshots
 
 
-def test_a_disk_that_goes_away_is_told(whole, tmp_path):
-    place, saved = tmp_path / "disk", tmp_path / "saved"
-    run = OnDisk(place, "size=64m", *WORDS, "--max_steps", "500", "--output_dir", str(place / "D"))
+def test_an_unmounted_disk_is_reported(whole, tmp_path):
+    mount, saved = tmp_path / "disk", tmp_path / "saved"
+    run = OnDisk(mount, "size=64m", *WORDS, "--max_steps", "500", "--output_dir", str(mount / "D"))
     run.wait_for_records(2)
     kept = os.open(run.seen / "D", os.O_RDONLY)
-    run.change("umount", "--lazy", str(place))
+    run.change("umount", "--lazy", str(mount))
     code, errors, _ = run.end()
     assert code == 2, errors
-    assert str(place / "D") in errors
+    assert str(mount / "D") in errors
     assert "Traceback" not in errors
     shutil.copytree(f"/proc/self/fd/{kept}", saved)
     os.close(kept)
@@ -119,7 +119,7 @@ def test_a_disk_that_goes_away_is_told(whole, tmp_path):
         assert result(saved)["weights_sha256"] == whole
 
 
-def test_a_directory_that_is_deleted_is_told(tmp_path):
+def test_a_deleted_directory_is_reported(tmp_path):
     run = OnDisk(tmp_path / "disk", "size=64m", *WORDS, "--max_steps", "500", "--output_dir", str(tmp_path / "disk/D"))
     run.wait_for_records(2)
     run.change("rm", "-r", str(tmp_path / "disk/D"))
@@ -130,19 +130,19 @@ def test_a_directory_that_is_deleted_is_told(tmp_path):
 
 
 def test_a_read_only_disk_is_refused_at_once(tmp_path):
-    place = tmp_path / "disk"
-    for before in (":", f"mkdir {place}/D"):
-        remount = f"{before} && mount -o remount,ro {place}"
-        run = OnDisk(place, "size=64m", *WORDS, "--output_dir", str(place / "D"), before=remount)
+    mount = tmp_path / "disk"
+    for before in (":", f"mkdir {mount}/D"):
+        remount = f"{before} && mount -o remount,ro {mount}"
+        run = OnDisk(mount, "size=64m", *WORDS, "--output_dir", str(mount / "D"), before=remount)
         code, errors, output = run.end()
         assert code == 2, errors
-        assert str(place / "D") in errors
+        assert str(mount / "D") in errors
         assert "Traceback" not in errors
         assert "loss" not in output
 
 
 def test_a_directory_in_use_is_refused(tmp_path):
-    """A second run on the same directory, while the first one goes on undisturbed."""
+    """A second run on the same directory is refused, and the first one continues undisturbed."""
     target = str(tmp_path / "D")
     words = [*WORDS, "--max_steps", "500", "--output_dir", target]
     first = subprocess.Popen(

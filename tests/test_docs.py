@@ -1,4 +1,4 @@
-"""Pages of documentation: links lead somewhere, and the list of options is what the options say."""
+"""Pages of the documentation: links have targets, and the page of options is up to date."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ def headings(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_relative_links_lead_somewhere(page):
+def test_relative_links_have_targets(page):
     for target in LINK.findall(page.read_text()):
         if re.match(r"[a-z]+:", target):
             continue

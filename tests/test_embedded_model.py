@@ -1,4 +1,5 @@
-"""The embedded model: small, offline, wrong when decoded greedily, and able all the same."""
+"""The embedded model is small and loads offline. Its greedy answers are wrong, but samples show that it knows the
+task."""
 
 from __future__ import annotations
 

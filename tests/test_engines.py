@@ -23,14 +23,14 @@ def load(name):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A package with an entry point, on the path of the processes that a test starts."""
-    place = tmp_path / "site"
-    about = place / "fake_engines-1.0.dist-info"
+    """Installs a package with an entry point on the PYTHONPATH of the processes that a test starts."""
+    site = tmp_path / "site"
+    about = site / "fake_engines-1.0.dist-info"
     about.mkdir(parents=True)
-    (place / "fake_engines.py").write_text(FILE.read_text())
+    (site / "fake_engines.py").write_text(FILE.read_text())
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-engines\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[es_llm.engines]\nfake = fake_engines:FakeEngine\n")
-    monkeypatch.setenv("PYTHONPATH", str(place), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", str(site), prepend=":")
 
 
 def test_built_in_engines():
@@ -75,7 +75,7 @@ def test_a_run_with_an_engine_of_its_own_weights_exports_them(tmp_path):
 
 
 def test_several_members_in_a_unit_give_the_same_run(tmp_path):
-    """The fake's answers don't depend on their batch, so units of any size must give the same weights."""
+    """The fake engine's answers don't depend on the batch, so units of any size must give the same weights."""
     both = tmp_path / "both.py"
     both.write_text(FILE.read_text().replace("members_per_unit = 1", "members_per_unit = 2"))
     for name, engine in (("one", FILE), ("two", both)):

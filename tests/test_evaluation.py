@@ -25,7 +25,7 @@ from es_llm.team import Team
 from tests.commands import SMALL, es_llm
 from tests.tiny_models import PAD, tiny_model, tiny_tokenizer
 
-ROWS = [{"prompt": text, "wanted": place} for place, text in enumerate(["ab", "cde", "f", "ghij", "k"])]
+ROWS = [{"prompt": text, "wanted": index} for index, text in enumerate(["ab", "cde", "f", "ghij", "k"])]
 
 
 @given(st.integers(1, 7), st.data())
@@ -45,11 +45,11 @@ def test_pass_at_k_of_many_samples():
 
 
 @pytest.mark.parametrize(
-    ("answers", "place"),
+    ("answers", "winner"),
     [(["a", "b", "b"], 1), (["a", "b"], 0), ([None, None], None), ([None, "x", None], 1), (["b", "a", "a", "b"], 0)],
 )
-def test_votes(answers, place):
-    assert vote(answers) == place
+def test_votes(answers, winner):
+    assert vote(answers) == winner
 
 
 def test_k3_is_zero_for_equal_models_and_unbiased():
@@ -67,7 +67,7 @@ def test_k3_is_finite_for_any_models():
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_the_kl_is_that_of_the_distributions_that_are_sampled_from(temperature):
-    """First tokens of 2,000 samples; the exact KL is a sum over the vocabulary."""
+    """The estimate from the first tokens of 2,000 samples is near the exact KL, a sum over the vocabulary."""
     model, other, count = tiny_model(), tiny_model(), 2000
     torch.manual_seed(0)
     for weight in other.parameters():
@@ -75,15 +75,15 @@ def test_the_kl_is_that_of_the_distributions_that_are_sampled_from(temperature):
     engine = HFEngine(model, tiny_tokenizer(), max_completion_length=1)
     made = []
     for start in range(0, count, 500):
-        places = [(0, start + n) for n in range(500)]
-        made += engine.sample(["ab"] * 500, places, seed=5, temperature=temperature)
+        addresses = [(0, start + n) for n in range(500)]
+        made += engine.sample(["ab"] * 500, addresses, seed=5, temperature=temperature)
     ids = torch.tensor([tiny_tokenizer()("ab")["input_ids"]])
     own, base = (
         torch.log_softmax(each(input_ids=ids).logits[0, -1].detach().double() / temperature, -1)
         for each in (model, other)
     )
-    told = [engine.log_probs(["ab"] * count, made, which, temperature=temperature) for which in (None, other)]
-    estimates = [k3(*(probs.tolist() for probs in pair)) for pair in zip(*told, strict=True)]
+    log_probs = [engine.log_probs(["ab"] * count, made, which, temperature=temperature) for which in (None, other)]
+    estimates = [k3(*(probs.tolist() for probs in pair)) for pair in zip(*log_probs, strict=True)]
     mean = sum(estimates) / count
     error = (sum((each - mean) ** 2 for each in estimates) / count**2) ** 0.5
     kl = (own.exp() * (own - base)).sum().item()
@@ -100,29 +100,29 @@ def test_an_evaluation_takes_its_temperature_for_the_kl(tmp_path, monkeypatch):
     assert set(asked) == {2.5}
 
 
-def test_samples_are_a_function_of_their_place_alone():
+def test_samples_depend_only_on_seed_row_and_sample():
     engine = HFEngine(tiny_model(), tiny_tokenizer(), max_completion_length=12)
     prompts = [row["prompt"] for row in ROWS for _ in range(3)]
-    places = [(row, sample) for row in range(5) for sample in range(3)]
-    made = engine.sample(prompts, places, seed=1, temperature=1.0)
-    assert engine.sample(prompts, places, seed=1, temperature=1.0) == made
-    assert engine.sample(prompts, places, seed=2, temperature=1.0) != made
+    addresses = [(row, sample) for row in range(5) for sample in range(3)]
+    made = engine.sample(prompts, addresses, seed=1, temperature=1.0)
+    assert engine.sample(prompts, addresses, seed=1, temperature=1.0) == made
+    assert engine.sample(prompts, addresses, seed=2, temperature=1.0) != made
     assert len({completion.text for completion in made[:3]}) > 1
-    back = engine.sample(prompts[::-1], places[::-1], seed=1, temperature=1.0)[::-1]
+    back = engine.sample(prompts[::-1], addresses[::-1], seed=1, temperature=1.0)[::-1]
     assert [c.token_ids for c in back] == [c.token_ids for c in made]
-    cold = engine.sample(prompts, places, seed=1, temperature=1e-4)
+    cold = engine.sample(prompts, addresses, seed=1, temperature=1e-4)
     assert [c.token_ids for c in cold] == [c.token_ids for c in engine.complete(prompts)]
 
 
 def test_samples_follow_the_probabilities():
-    """First tokens of 4,000 samples against the softmax, by a chi-squared test."""
+    """A chi-squared test compares the first tokens of 4,000 samples with the softmax."""
     model, temperature = tiny_model(), 2.0
     engine = HFEngine(model, tiny_tokenizer(), max_completion_length=1)
     count = 4000
     made = []
     for start in range(0, count, 500):
-        places = [(0, start + n) for n in range(500)]
-        made += [c.token_ids[0] for c in engine.sample(["ab"] * 500, places, seed=5, temperature=temperature)]
+        addresses = [(0, start + n) for n in range(500)]
+        made += [c.token_ids[0] for c in engine.sample(["ab"] * 500, addresses, seed=5, temperature=temperature)]
     ids = torch.tensor([tiny_tokenizer()("ab")["input_ids"]])
     expected = torch.softmax(model(input_ids=ids).logits[0, -1].double() / temperature, -1) * count
     observed = torch.bincount(torch.tensor(made), minlength=len(expected))
@@ -136,10 +136,10 @@ def test_samples_follow_the_probabilities():
 def test_log_probabilities_are_those_of_the_model():
     model = tiny_model()
     rows = [((5, 6, 7), (8, 9)), ((10,), (11, 12, 13))]
-    for told, (prompt, completion) in zip(token_log_probs(model, rows, PAD), rows, strict=True):
+    for computed, (prompt, completion) in zip(token_log_probs(model, rows, PAD), rows, strict=True):
         logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0]
         wanted = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1].gather(-1, torch.tensor(completion)[:, None])
-        torch.testing.assert_close(told, wanted.squeeze(-1).detach(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(computed, wanted.squeeze(-1).detach(), atol=1e-4, rtol=1e-4)
 
 
 @inline
@@ -177,8 +177,8 @@ def test_samples_in_an_evaluation(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_functions_of_sets_see_whole_sets_of_samples_too(tmp_path, workers):
-    """Units are smaller than the set otherwise: 4 prompts, 2 samples each."""
+def test_set_level_functions_see_whole_sets_of_samples(tmp_path, workers):
+    """Without the set-level function the units would be smaller than the set: 4 prompts with 2 samples each."""
 
     @set_level
     def whole(prompts, completions, wanted, log_extra, log_metric, **columns):
@@ -189,7 +189,7 @@ def test_functions_of_sets_see_whole_sets_of_samples_too(tmp_path, workers):
         return float(sum(map(len, completions)))
 
     def alone(completions, wanted, **columns):
-        return [len(text) + 0.1 * place for text, place in zip(completions, wanted, strict=True)]
+        return [len(text) + 0.1 * number for text, number in zip(completions, wanted, strict=True)]
 
     options = {"eval_num_samples": 3, "log_completions": True, "reward_workers": workers, "max_completion_length": 6}
     made = ESTrainer(
@@ -206,7 +206,7 @@ def test_functions_of_sets_see_whole_sets_of_samples_too(tmp_path, workers):
         mine = [row for row in rows if row["sample"] == sample]
         assert {row["whole"] for row in mine} == {float(sum(map(len, texts)))}
         assert {row["joined"] for row in mine} == {"|".join(texts)}
-        assert [row["alone"] for row in mine] == [len(text) + 0.1 * place for place, text in enumerate(texts)]
+        assert [row["alone"] for row in mine] == [len(text) + 0.1 * index for index, text in enumerate(texts)]
         assert [row["reward"] for row in mine] == [row["whole"] + row["alone"] for row in mine]
     sampled = [row["reward"] for row in rows if row["sample"] >= 0]
     assert metrics["eval_sampled_reward"] == pytest.approx(sum(sampled) / len(sampled))
@@ -253,7 +253,7 @@ def snapshots(directory):
 
 
 def test_the_best_snapshot_is_kept_and_patience_ends_the_run(tmp_path, monkeypatch):
-    """Rewards by step are made up; the best is at step 2."""
+    """The test sets the reward of each step; the best one is at step 2."""
     values = {0: 0.0, 1: 1.0, 2: 5.0, 3: 4.0, 4: 5.0, 5: 3.0, 6: 9.0}
     from es_llm.evaluation.work import EvaluationWork
 
@@ -281,9 +281,9 @@ def test_the_best_snapshot_is_kept_and_patience_ends_the_run(tmp_path, monkeypat
         trainer(tmp_path / "x", metric_for_best_model="loss").train()
 
 
-@pytest.mark.parametrize("place", ["before the event", "after the event", "before the snapshot", "between two"])
-def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch, place):
-    """Patience and best depend on them, and so do the weights at the end."""
+@pytest.mark.parametrize("point", ["before the event", "after the event", "before the snapshot", "between two"])
+def test_an_interrupted_run_gives_the_same_evaluations(tmp_path, monkeypatch, point):
+    """The patience, the best snapshot and so the final weights depend on the evaluations."""
     from es_llm.checkpoint.run_files import RunFiles
     from es_llm.checkpoint.snapshot import Snapshots
     from es_llm.evaluation.work import EvaluationWork
@@ -329,12 +329,12 @@ def test_an_interrupted_run_comes_to_the_same_evaluations(tmp_path, monkeypatch,
         "between two": breaking(RunFiles, "append_record", lambda record: record.iteration == 2, after=True),
     }
     with monkeypatch.context() as patch:
-        breaks[place](patch)
+        breaks[point](patch)
         with pytest.raises(BrokenError):
             trainer(tmp_path / "broken", **options).train()
     again = trainer(tmp_path / "broken", **options).train(resume_from_checkpoint=True)
-    told = ("steps", "weights_sha256", "best", "eval_before", "eval_after")
-    assert {name: again.metrics[name] for name in told} == {name: whole.metrics[name] for name in told}
+    compared = ("steps", "weights_sha256", "best", "eval_before", "eval_after")
+    assert {name: again.metrics[name] for name in compared} == {name: whole.metrics[name] for name in compared}
     assert snapshots(tmp_path / "broken") == snapshots(tmp_path / "whole") == [2, 6]
     for name in ("whole", "broken"):
         events = [json.loads(text) for text in Journal.read(str(tmp_path / name / "journal.es")).events]
@@ -359,17 +359,17 @@ def test_bad_options(options, message):
 @pytest.mark.slow
 def test_the_command_line_gives_the_same_figures_on_any_number_of_ranks(tmp_path):
     words = ["eval", *SMALL, "--eval_num_samples", "4", "--eval_kl", "--log_completions"]
-    told = []
+    printed = []
     for ranks in (None, 3):
-        place = tmp_path / str(ranks)
-        process = es_llm(*words, "--output_dir", str(place), "--output", str(tmp_path / "eval.json"), ranks=ranks)
+        directory = tmp_path / str(ranks)
+        process = es_llm(*words, "--output_dir", str(directory), "--output", str(tmp_path / "eval.json"), ranks=ranks)
         assert process.returncode == 0, process.stderr
-        told.append(json.loads(process.stdout))
-        assert json.loads((tmp_path / "eval.json").read_text()) == told[-1]
+        printed.append(json.loads(process.stdout))
+        assert json.loads((tmp_path / "eval.json").read_text()) == printed[-1]
         assert "eval_pass@4" in process.stderr
         assert "answer  " in process.stderr
-        files = sorted((place / "completions").iterdir())
+        files = sorted((directory / "completions").iterdir())
         rows = [row for file in files for row in parquet.read_table(file).to_pylist()]
         assert len({(row["prompt"], row["sample"]) for row in rows}) == 10 * 5, "a late unit may be made twice"
-    assert told[0] == told[1]
+    assert printed[0] == printed[1]
     assert es_llm(*words, "--output", str(tmp_path / "no" / "where.json")).returncode == 2

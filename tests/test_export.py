@@ -1,4 +1,4 @@
-"""Exported directories: other tools load them, bit for bit, and no crash leaves half of one."""
+"""Exported directories: other tools load the same bits, and no crash leaves an incomplete directory."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""docs/extending.md: each example is one file that runs by the command beneath it, as the page has them."""
+"""docs/extending.md: each example is one file that runs with the command below it."""
 
 import itertools
 import re
@@ -29,12 +29,12 @@ def test_every_piece_has_an_example():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs_as_it_stands(tmp_path, name):
+def test_an_example_runs_unchanged(tmp_path, name):
     source, command = EXAMPLES[name]
     (tmp_path / f"{name}.py").write_text(source)
     program, *words = shlex.split(command)
     assert (program, words[0]) == ("es-llm", "train")
-    signal = [] if name in ("reverse", "brevity") else ["--reward_funcs", REWARD]  # these two have rewards of their own
+    signal = [] if name in ("reverse", "brevity") else ["--reward_funcs", REWARD]  # these two define their own rewards
     process = es_llm("train", *QUICK, *signal, *words[1:], "--output_dir", "run", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert result(tmp_path / "run")["steps"] == 2

@@ -1,5 +1,5 @@
-"""A shaping rule, an optimizer and a schedule, each one file outside the package, found by path or by entry point, and
-run from the command line: training, resume and replay. Tasks, rewards and engines have tests of their own."""
+"""A shaping rule, an optimizer and a schedule, each in a file outside the package, are found by path or entry point,
+and run from the command line: training, resume and replay. Tasks, rewards and engines have separate tests."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def replayed(directory, target):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Installs a module with an entry point, as a package of somebody else would."""
+    """Installs a module with an entry point, as another package would."""
 
     def install(group, name, source):
         (tmp_path / "site").mkdir(exist_ok=True)
@@ -133,7 +133,7 @@ def test_an_optimizer_by_path_and_by_entry_point(tmp_path, installed):
         ("--optim", "import nothing_of_this_name", "fails to import: ModuleNotFoundError"),
     ],
 )
-def test_what_is_no_extension_is_refused_with_its_reason(tmp_path, option, text, message):
+def test_objects_that_are_no_extension_are_refused_with_a_reason(tmp_path, option, text, message):
     (tmp_path / "mine.py").write_text(text)
     process = es_llm(
         "train", *SMALL, "--max_steps", "1", "--eval_on_start", "false", "--max_eval_samples", "2",

@@ -1,4 +1,4 @@
-"""A task and a reward of one's own, each in one file outside the package, run from the command line."""
+"""A user's task and reward, each in one file outside the package, run from the command line."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_names_of_tasks(installed, monkeypatch):
         ("own_task.py", {"data": []}, r"has its own data; leave `dataset_name` out"),
     ],
 )  # fmt: skip
-def test_what_is_no_task_is_named(installed, monkeypatch, name, options, message):
+def test_an_object_that_is_no_task_is_reported(installed, monkeypatch, name, options, message):
     monkeypatch.chdir(installed)
     with pytest.raises(ConfigError, match=message):
         load_task(name, **options)
@@ -141,7 +141,7 @@ def test_what_is_no_task_is_named(installed, monkeypatch, name, options, message
         ("own_reward.py:__doc__", r"must be callable, got 'Reward short"),
     ],
 )  # fmt: skip
-def test_what_is_no_reward_is_named(installed, monkeypatch, name, message):
+def test_an_object_that_is_no_reward_is_reported(installed, monkeypatch, name, message):
     monkeypatch.chdir(installed)
     with pytest.raises(RewardError, match=message):
         load_reward(name)
@@ -167,7 +167,7 @@ def test_two_packages_with_one_name(installed, tmp_path, monkeypatch):
         load_task("own-digits")
 
 
-def test_a_reward_that_a_task_makes_reaches_the_workers_with_what_it_uses_of_its_file(installed):
+def test_a_reward_that_a_task_creates_reaches_the_workers_with_its_globals(installed):
     (function,) = load_task(f"{installed}/own_task.py:closed").reward_funcs
     rewards = RewardSet([function], limits=WorkerLimits(workers=1, timeout_s=60))
     texts = batch(["12a", "b"])

@@ -1,4 +1,4 @@
-"""What the engine sees of a model before a run: parameters that text doesn't reach, and batches that mix answers."""
+"""The engine's check of a model before a run finds parameters that text doesn't reach, and batches that mix answers."""
 
 import json
 import logging
@@ -85,7 +85,7 @@ class Expert(torch.nn.Module):
 
 
 class Routed(torch.nn.Module):
-    """Each token goes to one expert; two weights are read as tensors, and several by nothing."""
+    """A model in which each token goes to one expert. Two weights are read as tensors, and some are not read at all."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is handed over as a model: modules that can't be asked for text are refused before any work."""
+"""Objects given as `model`: modules that can't generate text are refused before any work."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ from tests.tiny_models import tiny_model, tiny_tokenizer
 
 
 class Headless(torch.nn.Module):
-    """Has a configuration and no `generate`."""
+    """A module with a configuration but without `generate`."""
 
     def __init__(self):
         super().__init__()

@@ -34,7 +34,7 @@ ROWS = [{"prompt": kind, "kind": kind, "number": float(number)} for number, kind
 
 
 def hostile(completions, kind, number, **columns):
-    """Does what the row says; else the reward is the row's number."""
+    """Do what the row orders; if it orders nothing, return the row's number."""
     for what in kind:
         if what == "loop":
             while True:
@@ -72,7 +72,7 @@ def no_process_left():
 
 
 def train(directory, functions, rows=ROWS, **options):
-    """The metrics of the iterations, and True if the weights moved."""
+    """The metrics of the iterations, and whether the weights moved."""
     settings = {
         "population_size": MEMBERS, "sigma": 0.05, "learning_rate": 0.05, "max_steps": STEPS, "reward_workers": 2,
         "max_completion_length": 6, "prompts_per_iteration": len(rows), "prompts_per_unit": 4, "reward_timeout_s": 1.0,
@@ -114,7 +114,7 @@ def test_a_run_with_hostile_rewards_goes_on(tmp_path):
 
 @pytest.mark.usefixtures("no_process_left")
 @pytest.mark.parametrize("policy", ["worst", "zero", "drop_prompt"])
-def test_weights_move_by_the_rewards_that_are_left(tmp_path, policy):
+def test_weights_move_by_the_remaining_rewards(tmp_path, policy):
     def partly(completions, number, **columns):
         if number[0] == 0:
             os._exit(1)
@@ -141,7 +141,7 @@ def test_none_for_all_moves_nothing_and_is_no_failure_of_the_function(tmp_path):
 
 
 @pytest.mark.usefixtures("no_process_left")
-def test_the_time_limit_is_the_options(tmp_path):
+def test_the_option_sets_the_time_limit(tmp_path):
     def slow(completions, **columns):
         time.sleep(1.0)
         return dense(completions)
@@ -153,7 +153,7 @@ def test_the_time_limit_is_the_options(tmp_path):
 
 
 @pytest.mark.usefixtures("no_process_left")
-def test_the_memory_limit_is_the_options(tmp_path):
+def test_the_option_sets_the_memory_limit(tmp_path):
     def large(completions, **columns):
         return [len(bytearray(300 << 20)) / 1e9] * len(completions)
 
@@ -164,7 +164,7 @@ def test_the_memory_limit_is_the_options(tmp_path):
 
 
 @pytest.mark.usefixtures("no_process_left")
-def test_the_wait_ratio_is_the_share_that_rewards_were_waited_for(tmp_path):
+def test_the_wait_ratio_is_the_share_of_time_spent_waiting_for_rewards(tmp_path):
     """Rewards that take much longer than the completions, and rewards that take no time."""
 
     def slow(completions, **columns):

@@ -1,4 +1,4 @@
-"""The house rules that a program can check: sizes of files, functions and classes, and no circle of imports."""
+"""The rules of style that a program can check: sizes of files, functions and classes, and no import cycles."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ MOST_LINES, MOST_FUNCTION_LINES, MOST_METHODS, MOST_FIELDS = 500, 70, 25, 15
 OPTIONS = {"ESConfig", "ScriptArguments", "TrainerState"}
 """Classes whose fields are options, or the attributes that transformers' class of this name has."""
 STILL_LARGER = {"Simd for Avx2", "Simd for Avx512", "Simd for Neon", "Simd for Portable", "TeamRank", "sum<S: Simd>("}
-"""To be split."""
+"""Types and functions that are still too large."""
 
 
 def name_of(path):
@@ -73,7 +73,7 @@ def test_rust_functions_and_structs_are_small(path):
             assert len(methods) <= MOST_METHODS, rest
 
 
-def test_no_module_imports_itself_through_others():
+def test_no_import_cycles():
     graph = {module_name(path): imported(path) for path in MODULES}
     graph = {name: {other for other in others if other in graph} for name, others in graph.items()}
     while leaves := [name for name, others in graph.items() if not others & graph.keys()]:

@@ -1,4 +1,4 @@
-"""A run that leaves most cores idle says so, with the command that uses them."""
+"""A run that leaves most cores idle reports this, with a command that uses them."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_the_command_has_the_words_of_this_process(monkeypatch):
 
 
 def test_the_command_runs_as_printed(monkeypatch, tmp_path):
-    """A name stands for a program only if the shell finds that program by it: a link of an environment to the system's
-    interpreter is another program."""
+    """A program is printed by its name only if the shell finds the same file by that name. A virtual environment's link
+    to the system's Python is not the same file."""
     own, other = tmp_path / "venv", tmp_path / "system"
     for folder in (own, other):
         folder.mkdir()
@@ -90,14 +90,14 @@ def machine(monkeypatch, tmp_path):
      ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
      ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64), ({"cpu.max": "nonsense"}, 64)],
 )  # fmt: skip
-def test_a_container_counts_by_what_it_is_granted(machine, files, count):
+def test_a_container_has_the_cores_of_its_quota(machine, files, count):
     for name, text in files.items():
         (machine / name).parent.mkdir(parents=True, exist_ok=True)
         (machine / name).write_text(text + "\n")
     assert cores.usable_cores(False) == count
 
 
-def test_a_process_counts_by_the_cores_that_it_may_use(machine, monkeypatch):
+def test_a_process_has_the_cores_of_its_affinity(machine, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 67} if pid == 0 else set(range(8)))
     assert cores.usable_cores(False) == 1, "as with taskset"
     assert cores.usable_cores(True) == 8, "a launcher bound the rank, not the user"
@@ -110,7 +110,7 @@ def length(completions, **columns):
     return [float(len(text)) for text in completions]
 
 
-def test_the_leading_rank_says_it_once_at_the_start(tmp_path, monkeypatch, caplog):
+def test_the_leader_reports_it_once_at_the_start(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(cores, "usable_cores", lambda launched: 8)
 
     def train(name, **options):

@@ -1,4 +1,4 @@
-"""Imports point one way, and importing the package loads nothing heavy."""
+"""Modules import only lower layers, and `import es_llm` loads neither torch nor mpi4py."""
 
 import ast
 import subprocess
@@ -31,19 +31,19 @@ LAYERS = [
     {"cli"},
     {"train", "__main__"},
 ]
-RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 
 def _imports(path: Path) -> set[str]:
-    """Rooms of es_llm that a file imports, deferred imports and type-checking ones included."""
-    rooms = set()
+    """Subpackages of es_llm that a file imports, also inside functions and for type checking."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "es_llm":
             parts = node.module.split(".")
-            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            rooms |= {a.name.split(".")[1] for a in node.names if a.name.startswith("es_llm.")}
-    return {room for room in rooms if not (room.startswith("__") and room != "__main__")}
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("es_llm.")}
+    return {part for part in found if not (part.startswith("__") and part != "__main__")}
 
 
 @pytest.mark.parametrize(
@@ -51,24 +51,24 @@ def _imports(path: Path) -> set[str]:
     sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"),
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
-def test_imports_point_one_way(path):
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert room in RANK, f"add {room} to the layers"
-    above = {other for other in _imports(path) if other != room and RANK[other] >= RANK[room]}
-    assert not above, f"{room} must not import {above}"
+def test_modules_import_only_lower_layers(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert part in LEVEL, f"add {part} to LAYERS"
+    above = {other for other in _imports(path) if other != part and LEVEL[other] >= LEVEL[part]}
+    assert not above, f"{part} must not import {above}"
 
 
-def test_the_reward_contract_and_its_processes_import_one_way():
-    """Layers within `rewards`: the contract, the processes, and what uses the processes."""
+def test_modules_of_rewards_import_only_lower_layers():
+    """Layers within `rewards`: the decorators and types, single calls, worker processes, users of the workers."""
     layers = [{"__init__", "batch", "text", "loop"}, {"call"}, {"workers"}, {"reward_set", "sandbox"}]
-    rank = {name: number for number, names in enumerate(layers) for name in names}
-    room = PACKAGE / "rewards"
-    for path in room.rglob("*.py"):
-        own = path.relative_to(room).parts[0].removesuffix(".py")
+    level = {name: number for number, names in enumerate(layers) for name in names}
+    folder = PACKAGE / "rewards"
+    for path in folder.rglob("*.py"):
+        own = path.relative_to(folder).parts[0].removesuffix(".py")
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("es_llm.rewards."):
                 other = node.module.split(".")[2]
-                assert other == own or rank[other] <= rank[own], f"{own} must not import {other}"
+                assert other == own or level[other] <= level[own], f"{own} must not import {other}"
 
 
 @pytest.mark.parametrize(

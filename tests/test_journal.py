@@ -1,4 +1,4 @@
-"""The journal through the bindings: old versions for ever, cuts, flips, a full disk and kills."""
+"""The journal through the bindings: old versions stay readable; cuts, flipped bits, a full disk and kills."""
 
 import contextlib
 import os
@@ -188,7 +188,7 @@ def test_any_damage_is_refused_or_leaves_a_prefix(version, data):
     assert journal.good_bytes + journal.torn_bytes == len(damaged)
 
 
-def test_damage_in_the_middle_says_where_and_what_is_good(tmp_path):
+def test_damage_in_the_middle_is_located_and_good_records_are_counted(tmp_path):
     path = tmp_path / "run.journal"
     make(path)
     whole = bytearray(path.read_bytes())
@@ -225,7 +225,7 @@ def test_create_refuses_an_existing_file_and_a_missing_directory(tmp_path):
     assert os.listdir(tmp_path) == ["run.journal"]
 
 
-def test_one_of_many_threads_creates(tmp_path):
+def test_only_one_of_many_threads_creates_the_journal(tmp_path):
     path, made = tmp_path / "run.journal", []
 
     def create(number):
@@ -267,7 +267,7 @@ def test_order_is_kept_and_a_closed_writer_refuses(tmp_path):
         other.append_event("{}")
 
 
-def test_a_full_disk_keeps_what_is_good_and_the_writer_goes_on(tmp_path):
+def test_a_full_disk_keeps_good_records_and_the_writer_stays_usable(tmp_path):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     path = str(tmp_path / "run.journal")
     done = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=False)
@@ -316,7 +316,7 @@ def test_a_kill_at_any_moment_leaves_at_least_what_was_reported(tmp_path, seed):
 
 
 def test_a_writer_reads_its_own_file(tmp_path):
-    """Not that of who took its name."""
+    """A writer reads the file that it opened, even if another file has the name now."""
     path = str(tmp_path / "journal.es")
     JournalWriter.create(path, "{}").close()
     old = JournalWriter.take_over(path)

@@ -1,4 +1,5 @@
-"""The kernels on numpy arrays and torch tensors: what they accept, what they refuse, and that threads don't count."""
+"""The kernels on numpy arrays and torch tensors: accepted and refused arguments, and equal bits on any number of
+threads."""
 
 import os
 import subprocess
@@ -102,8 +103,8 @@ def test_threads_never_change_the_bits(threads):
     assert _core.kernel_threads() >= 1
 
 
-def test_flushed_denormals_of_the_caller_do_not_count(backend, threads):
-    master = torch.tensor([1e-40, -1e-42, 1.0]).repeat(100_000)  # several chunks: the calling thread isn't alone
+def test_kernels_keep_denormals_that_the_caller_flushes(backend, threads):
+    master = torch.tensor([1e-40, -1e-42, 1.0]).repeat(100_000)  # several chunks: other threads work too
     live = torch.empty_like(master)
     if not torch.set_flush_denormal(True):
         pytest.skip("this machine can't flush denormals")
@@ -134,7 +135,7 @@ assert os.waitpid(child, 0)[1] == 0
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-def test_importing_the_room_loads_no_torch():
+def test_importing_the_kernels_loads_no_torch():
     script = (
         "import sys, es_llm.noise.cpu, es_llm.noise.reference, es_llm.noise.backend; assert 'torch' not in sys.modules"
     )
@@ -216,7 +217,7 @@ def test_refused_paths_and_threads():
 @pytest.mark.parametrize("path", _core.kernel_paths())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_tensors_written_past_the_cache_at_any_alignment(backend, dtype, path):
-    """From a few megabytes on, live weights go past the cache, if their lines allow it."""
+    """From a few megabytes on, kernels write live weights past the cache if the alignment allows it."""
     count = 2_100_000
     master = patterns(count)
     for start in (0, 1, 16, 33):

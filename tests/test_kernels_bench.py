@@ -1,4 +1,4 @@
-"""The kernels' bench where there is a GPU: masters stay beside the live weights, or it says that they don't fit."""
+"""The kernels' bench on a GPU: masters are beside the live weights, or the bench reports that they don't fit."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def setting(bench, **changes):
     return bench.Setting(**{**numbers, **there, **changes})
 
 
-def test_a_card_that_is_too_small_is_told(bench, monkeypatch):
+def test_too_little_gpu_memory_is_reported(bench, monkeypatch):
     monkeypatch.setattr(bench, "free_memory", lambda _device: 80e9)
     bench.require_room(setting(bench))
     monkeypatch.setattr(bench, "free_memory", lambda _device: 24e9)

@@ -16,7 +16,7 @@ import pytest
 from es_llm._core import Journal
 from es_llm.errors import JournalError
 from tests.commands import SMALL, base_sha256, command, es_llm, result, rewards
-from tests.kill_worker import PLACES, SNAPSHOT_PLACES, STEPS
+from tests.kill_worker import POINTS, SNAPSHOT_POINTS, STEPS
 
 KILLS = int(os.environ.get("ES_LLM_KILLS", "12"))
 """Kills at random moments; `make test-faults` asks for many more."""
@@ -64,29 +64,29 @@ def undisturbed(worker, tmp_path_factory):
 
 def test_kill_at_each_place_of_an_iteration(worker, undisturbed, tmp_path):
     for step in (0, STEPS - 1):
-        for place in PLACES:
-            directory = tmp_path / f"{place}-{step}"
-            killed = worker.train(directory, kill={"step": step, "place": place})
-            assert killed == {"code": -signal.SIGKILL, "sha256": None}, (place, step)
-            assert worker.train(directory, resume=True) == {"code": 0, "sha256": undisturbed[1]}, (place, step)
-            assert rewards(directory) == rewards(undisturbed[0]), (place, step)
+        for point in POINTS:
+            directory = tmp_path / f"{point}-{step}"
+            killed = worker.train(directory, kill={"step": step, "point": point})
+            assert killed == {"code": -signal.SIGKILL, "sha256": None}, (point, step)
+            assert worker.train(directory, resume=True) == {"code": 0, "sha256": undisturbed[1]}, (point, step)
+            assert rewards(directory) == rewards(undisturbed[0]), (point, step)
 
 
 def test_kill_at_each_place_of_a_snapshot(worker, undisturbed, tmp_path):
-    for step, place in [*((2, place) for place in SNAPSHOT_PLACES[:2]), *((STEPS, place) for place in SNAPSHOT_PLACES)]:
-        directory, killed_at = tmp_path / f"{place}-{step}", 2 if place == "in_cleaning" else step
-        killed = worker.train(directory, kill={"step": killed_at, "place": place})
-        assert killed == {"code": -signal.SIGKILL, "sha256": None}, (place, step)
-        assert any(path.name.startswith("checkpoint-") for path in directory.iterdir()) or (step, place) == (
+    for step, point in [*((2, point) for point in SNAPSHOT_POINTS[:2]), *((STEPS, point) for point in SNAPSHOT_POINTS)]:
+        directory, killed_at = tmp_path / f"{point}-{step}", 2 if point == "in_cleaning" else step
+        killed = worker.train(directory, kill={"step": killed_at, "point": point})
+        assert killed == {"code": -signal.SIGKILL, "sha256": None}, (point, step)
+        assert any(path.name.startswith("checkpoint-") for path in directory.iterdir()) or (step, point) == (
             2,
             "before_swap",
         )
-        assert worker.train(directory, resume=True) == {"code": 0, "sha256": undisturbed[1]}, (place, step)
+        assert worker.train(directory, resume=True) == {"code": 0, "sha256": undisturbed[1]}, (point, step)
         names = sorted(path.name for path in directory.iterdir() if "checkpoint" in path.name)
-        # A kill between the new one's appearance and the old one's deletion leaves both.
-        assert names[-1] == f"checkpoint-{STEPS}", (place, step)
-        assert all(name.startswith("checkpoint-") for name in names), (place, step)
-        assert len(names) == (2 if (step, place) == (STEPS, "after_swap") else 1), (place, step)
+        # A kill after the new snapshot appears and before the old one is deleted leaves both.
+        assert names[-1] == f"checkpoint-{STEPS}", (point, step)
+        assert all(name.startswith("checkpoint-") for name in names), (point, step)
+        assert len(names) == (2 if (step, point) == (STEPS, "after_swap") else 1), (point, step)
 
 
 def test_kill_at_random_moments_again_and_again(worker, undisturbed, tmp_path):
@@ -99,7 +99,7 @@ def test_kill_at_random_moments_again_and_again(worker, undisturbed, tmp_path):
             answer = worker.train(directory, resume=True, kill={"after_s": draw.uniform(0, 1.1 * whole_s)})
             if answer["code"] == -signal.SIGKILL:
                 killed += 1
-            elif not again:  # the machine has become faster
+            elif not again:  # the run ended before the kill: kill earlier
                 whole_s = min(whole_s, time.perf_counter() - start)
         assert worker.train(directory, resume=True) == {"code": 0, "sha256": undisturbed[1]}, number
         assert rewards(directory) == rewards(undisturbed[0]), number

@@ -1,4 +1,4 @@
-"""The number of ranks that a launcher declares is the number that there is, or the job is refused."""
+"""A job is refused if the launcher declares another number of ranks than MPI has."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPEN_MPI, MPICH = "Open MPI v5.0.8", "MPICH Version: 4.3.2"
         ({"PMI_SIZE": "", "OMPI_COMM_WORLD_SIZE": "x"}, 1),
     ],
 )
-def test_a_number_that_fits(environ, size):
+def test_the_right_number_of_ranks(environ, size):
     require_size(size, OPEN_MPI, environ)
 
 
@@ -55,7 +55,7 @@ def test_a_number_that_fits(environ, size):
         ({"FLUX_TASK_RANK": "2"}, 1, MPICH, r"as rank 2 \(FLUX_TASK_RANK=2\), but MPI has 1"),
     ],
 )
-def test_another_number_is_refused(environ, size, library, message):
+def test_another_number_of_ranks_is_refused(environ, size, library, message):
     with pytest.raises(ConfigError, match=message + r".*comm` single"):
         require_size(size, library, environ)
 
@@ -87,7 +87,7 @@ def test_variables_of_torch_alone_are_no_launcher(environ):
 
 
 def test_srun_of_several_tasks_asks_for_mpi(monkeypatch):
-    """Without MPI they would be as many equal runs."""
+    """Without MPI each of them would start the same run."""
     forget_launchers(monkeypatch)
     monkeypatch.setattr(comm, "MPIMailbox", Fake)
     monkeypatch.setenv("SLURM_NTASKS", "4")

@@ -1,4 +1,4 @@
-"""Weights that a class leaves out of a model's files: found, named, and still there in the export."""
+"""Weights in a model's files that its class doesn't load are found, reported, and kept in the export."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ EYES = {
 
 @pytest.fixture
 def with_eyes(tmp_path):
-    """A Qwen3.5 of text and vision, of which transformers' class for text takes the text."""
+    """A Qwen3.5 with text and vision; transformers' causal class loads only the text part."""
     torch.manual_seed(0)
     config = Qwen3_5Config(text_config=TEXT, vision_config=EYES, tie_word_embeddings=False)
     model = Qwen3_5ForConditionalGeneration(config)

@@ -1,4 +1,4 @@
-"""One run per directory; the lock of a dead process is none."""
+"""One run per directory; the lock of a dead process doesn't count."""
 
 import json
 import os
@@ -49,12 +49,12 @@ def test_another_job_is_kept_out_until_the_first_one_dies(tmp_path, holder):
     assert read_holder(tmp_path) == {}
 
 
-def test_the_same_job_goes_in(tmp_path, holder):
+def test_another_rank_of_the_same_job_may_start(tmp_path, holder):
     DirectoryLock(tmp_path, "theirs").release()
 
 
-def test_a_lock_that_an_earlier_leader_lets_go_is_held_again(tmp_path, holder):
-    """It hung when this one took over, so that this one went in without."""
+def test_a_lock_that_an_earlier_leader_releases_is_taken(tmp_path, holder):
+    """The earlier leader hung and held the lock when this leader took over, so this leader started without the lock."""
     held = DirectoryLock(tmp_path, "theirs")
     held.hold()
     holder.stdin.close()
@@ -65,7 +65,7 @@ def test_a_lock_that_an_earlier_leader_lets_go_is_held_again(tmp_path, holder):
     held.release()
 
 
-def test_a_process_with_a_dead_holders_number_holds_nothing(tmp_path, monkeypatch):
+def test_a_process_that_reuses_a_dead_holders_pid_holds_nothing(tmp_path, monkeypatch):
     def unsupported(file, how):
         raise OSError("no locks here")
 
@@ -77,7 +77,7 @@ def test_a_process_with_a_dead_holders_number_holds_nothing(tmp_path, monkeypatc
     DirectoryLock(tmp_path, "second").release()
 
 
-def test_without_locks_of_the_system_the_file_decides(tmp_path, monkeypatch):
+def test_without_system_locks_the_content_of_the_file_decides(tmp_path, monkeypatch):
     def unsupported(file, how):
         raise OSError("no locks here")
 
@@ -97,7 +97,7 @@ def test_without_locks_of_the_system_the_file_decides(tmp_path, monkeypatch):
         each.release()
 
 
-def test_a_lock_that_names_another_leader_stays(tmp_path):
+def test_a_lock_file_of_another_leader_is_kept(tmp_path):
     held = DirectoryLock(tmp_path, "ours")
     other = json.dumps(read_holder(tmp_path) | {"pid": os.getppid(), "rank": 1})
     (tmp_path / ".lock").write_text(other)
@@ -105,8 +105,9 @@ def test_a_lock_that_names_another_leader_stays(tmp_path):
     assert (tmp_path / ".lock").read_text() == other
 
 
-def test_whose_lock_is_abandoned(tmp_path):
-    """That of a rank which isn't lost, or of a process of this host that has ended, whether or not anybody looked."""
+def test_which_locks_are_abandoned(tmp_path):
+    """The lock of a rank that isn't lost is abandoned, and that of a process on this host that has ended, even as a
+    zombie."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     DirectoryLock(tmp_path, "ours", rank=2).leave()
     holder = read_holder(tmp_path) | {"pid": process.pid, "started": lock._started(process.pid)}
@@ -115,7 +116,7 @@ def test_whose_lock_is_abandoned(tmp_path):
     assert not lock.is_abandoned(tmp_path, "ours", lost=[1, 2])
     assert not lock.is_abandoned(tmp_path, "theirs", lost=[])
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has taken note of that
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # now a zombie
     assert lock.is_abandoned(tmp_path, "ours", lost=[2])
     process.communicate()
     assert lock.is_abandoned(tmp_path, "ours", lost=[2])

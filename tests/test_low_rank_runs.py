@@ -116,7 +116,7 @@ def test_a_run_of_some_parameters_replays(tmp_path):
         (["--trainable", "*mpl*"], "`trainable`: the pattern '*mpl*' matches no parameter; the nearest names are"),
     ],
 )
-def test_options_that_cannot_be(tmp_path, words, message):
+def test_options_that_contradict_each_other(tmp_path, words, message):
     code, messages = run("train", *SMALL, *words, "--output_dir", str(tmp_path / "run"))
     assert code != 0
     assert message in messages

@@ -51,7 +51,7 @@ def test_threads(size):
     assert len(set(run_ranks(size, exercise))) == 1
 
 
-def test_an_error_of_one_thread_is_a_death_for_the_others():
+def test_a_rank_that_raises_is_dead_for_the_others():
     def work(mailbox):
         if mailbox.rank == 1:
             raise ValueError("rank 1 fails")
@@ -63,7 +63,7 @@ def test_an_error_of_one_thread_is_a_death_for_the_others():
         run_ranks(3, work, timeout_s=10)
 
 
-def test_a_dead_thread_says_nothing_more():
+def test_a_dead_rank_sends_nothing_more():
     def work(mailbox):
         if mailbox.rank == 0:
             mailbox.send(1, b"last words")
@@ -104,7 +104,7 @@ def test_mpi(count):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("deaths", [{1: 0.2}, {0: 0.2, 2: 0.2}, {3: 0.2, 0: 0.6, 1: 1.0}], ids=str)
-def test_the_dead_are_found_and_the_others_go_on(deaths):
+def test_dead_ranks_are_found_and_the_others_continue(deaths):
     code = f"""
 deaths, start, lost, heard = {deaths}, time.monotonic(), set(), {{}}
 living = set(range(mailbox.size)) - set(deaths)
@@ -135,7 +135,7 @@ mailbox.close(0)
 
 
 @pytest.mark.mpi
-def test_the_code_of_a_survivor_is_that_of_the_job():
+def test_the_exit_code_of_the_survivors_is_that_of_the_job():
     code = """
 if mailbox.rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Rewards of mathematics and numeric answers against tables written by hand, and hostile answers."""
+"""The rewards of `math` and `gsm8k` give the results of tables written by hand, also on hostile answers."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def test_hostile_answers_are_wrong_in_bounded_time(name):
     assert numeric_accuracy(completions=[text], answer=["12"]) == [0.0]
 
 
-def test_in_workers_hostile_answers_are_wrong_and_cost_no_worker():
-    """The function has limits of its own, so no completion counts as failed."""
+def test_in_workers_hostile_answers_are_wrong_and_kill_no_worker():
+    """The function limits its own time, so no completion counts as failed."""
     names = ["a tower", "an expansion", "brackets", "a factorial"]
     batch = Batch.of(
         [{"prompt": "p", "answer": "12"}] * 5, [*(HOSTILE[name] for name in names), "\\boxed{12}"], [[]] * 5
@@ -128,11 +128,11 @@ def test_in_workers_hostile_answers_are_wrong_and_cost_no_worker():
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("gold", ["9^{9^{9^{9}}}", "1" * (MAX_BOX + 1), "", "$", "\\boxed{}", "99999999!"])
 @pytest.mark.parametrize("text", ["", "12", "\\boxed{12}", "\\boxed{", "\\boxed{9^{9^{9^{9}}}}"])
-def test_where_the_right_answer_cannot_be_read_there_is_no_score(gold, text):
+def test_a_right_answer_that_cannot_be_read_gives_no_score(gold, text):
     assert math_accuracy(completions=[text], answer=[gold]) == [None]
 
 
-def test_a_right_answer_that_a_stalled_machine_could_not_read_in_time_is_read_again(monkeypatch):
+def test_a_right_answer_that_timed_out_on_a_stalled_machine_is_read_again(monkeypatch):
     calls = []
 
     def parse(text, **options):
@@ -146,7 +146,7 @@ def test_a_right_answer_that_a_stalled_machine_could_not_read_in_time_is_read_ag
         "es_llm.tasks.math.reward._library", lambda: (parse, lambda right, answer, **options: right == answer)
     )
     assert math_accuracy(completions=["\\boxed{87123}"] * 2, answer=["87123"] * 2) == [1.0, 1.0]
-    assert len(calls) == 4  # the right answer twice, and each answer
+    assert len(calls) == 4  # the right answer twice, and each answer once
 
 
 @st.composite
@@ -177,7 +177,7 @@ def test_the_digits_of_numbers_are_bounded(tower):
     "text", ["x^{100}+y^{99}+7x^{50}", "2^{2010}-1", "10^{100}", "\\binom{100}{50}", "100!", "1.23 \\times 10^{-31}",
              "90^\\circ 5000", "\\frac{3^{50}}{2^{60}}", "e^{x^{2}}", "(2^{100})^{20}", "a_{1000000}"]
 )  # fmt: skip
-def test_what_people_ask_for_is_no_tower(text):
+def test_powers_of_usual_size_are_allowed(text):
     assert digits(text) < MAX_DIGITS
     assert math_accuracy(completions=[f"\\boxed{{{text}}}"], answer=[text]) == [1.0]
 
@@ -210,15 +210,15 @@ def _loop_within(seconds, first=lambda: None):
                 continue
 
 
-def test_an_alarm_in_a_destructor_is_not_reported_and_rings_again(monkeypatch):
+def test_an_alarm_in_a_destructor_is_not_reported_and_fires_again(monkeypatch):
     reported = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
     start = time.monotonic()
     with pytest.raises(OverTimeError):
         _loop_within(0.05, first=lambda: _Slow(KeyError))
-    assert time.monotonic() - start > 0.5  # the first was raised in the destructor
+    assert time.monotonic() - start > 0.5  # the first alarm fired in the destructor
     _Slow(ValueError)
-    assert reported == [ValueError]  # and the hook is back
+    assert reported == [ValueError]  # the hook is restored
 
 
 def test_other_errors_in_destructors_are_reported_within_a_limit(monkeypatch):
@@ -240,7 +240,7 @@ class _Slow:
 
 @pytest.mark.timeout(60)
 def test_an_alarm_at_the_end_of_a_block_leaves_no_timer():
-    """Blocks that end at about their limit, so that alarms ring during all steps of beginning and ending one."""
+    """Blocks end at about their time limit, so that alarms fire during every step of entering and leaving a block."""
     before = signal.getsignal(signal.SIGALRM)
     hook = sys.unraisablehook
     over = 0

@@ -1,4 +1,4 @@
-"""Prompts of rows: which formats are accepted, what they become, and what is refused."""
+"""The formats of prompts in rows: accepted formats, their conversion, and refused formats."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_messages_written_as_text_are_recognised():
         assert not is_messages_as_text(text), text
 
 
-def test_prompts_for_people():
+def test_prompts_as_shown_to_users():
     assert readable("hi\n") == "hi\n"
     assert readable([{"role": "system", "content": "be"}, HI]) == "system: be\nuser: hi"
 

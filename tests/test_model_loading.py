@@ -160,7 +160,7 @@ def test_a_broken_tokenizer_is_refused(directory):
         load_tokenizer(directory)
 
 
-def test_a_directory_that_is_gone_between_checks(directory):
+def test_a_directory_that_is_deleted_between_checks(directory):
     shutil.rmtree(directory)
     with pytest.raises(ModelError, match="no such directory"):
         load_model(directory)

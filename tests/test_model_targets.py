@@ -1,4 +1,4 @@
-"""Live weights in tensors of an engine's own: parts of fused tensors get the bits of the module's parameters."""
+"""Live weights in an engine's tensors: parts of fused tensors get the bits of the module's parameters."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def contents(targets):
 
 
 @pytest.mark.parametrize("halves", [False, True])
-def test_an_engine_s_own_tensors_get_the_same_bits(halves):
+def test_fused_tensors_of_an_engine_get_the_same_bits(halves):
     module, other = tiny_model("llama"), tiny_model("llama")
     own, targets = Weights(module), fused_targets(other, halves=halves)
     weights = Weights(other, targets=targets)

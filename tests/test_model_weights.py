@@ -76,7 +76,7 @@ def test_perturbed_weights_are_the_rounded_sum_in_float64(dtype):
         ):
             exact = torch.from_numpy(scale * noise.astype(np.float64)) + master.double()
             wanted = exact.float().to(DTYPES[dtype])
-            # The sum in float64 is rounded once more than a fused sum: it rarely differs, and by one ulp.
+            # The sum in float64 is rounded once more than an fma, so it rarely differs, and then by one ulp.
             assert (live != wanted).float().mean() < 1e-3
             torch.testing.assert_close(
                 live.double(), exact, rtol=2.0**-7 if dtype == "bfloat16" else 2.0**-10, atol=1e-7
@@ -176,7 +176,7 @@ def test_sha256_is_that_of_the_float32_words_in_table_order():
     assert weights.sha256() == hashlib.sha256(words).hexdigest()
 
 
-def test_masters_keep_what_the_live_type_loses():
+def test_masters_keep_the_bits_that_the_live_type_loses():
     model = tiny_model("qwen2")
     before = [tensor.detach().clone() for tensor in model.parameters()]
     weights = Weights(model, dtype="bfloat16")
@@ -241,7 +241,7 @@ def test_weights_that_are_not_finite_are_counted_and_reported_once(caplog):
     assert message == "`weight`: 4 weights are NaN or infinite, in float16, without noise"
     people = population(2)
     record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=0.05)
-    assert weights.update(record).nonfinite == 4  # the count of live weights, as from perturb
+    assert weights.update(record).nonfinite == 4  # the count of live weights, as `perturb` returns it
     finite = Weights(torch.nn.Linear(64, 64, bias=False), dtype="bfloat16")
     with caplog.at_level("WARNING"):
         record = people.tell([0.0, 1.0], sigma=SIGMA, learning_rate=3e38)
@@ -322,6 +322,6 @@ def test_a_table_of_another_model_is_refused():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_a_device_that_is_not_there_is_named(device):
+def test_a_missing_device_is_reported(device):
     with pytest.raises(KernelError, match=r"'cuda(:0)?': no such device, torch .* sees 0 CUDA devices"):
         Weights(torch.nn.Linear(2, 2), device=torch.device(device))

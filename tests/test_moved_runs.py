@@ -1,4 +1,4 @@
-"""A run goes on wherever its files are, and only with the same data: names don't count, contents do."""
+"""A run continues after its files were moved, and only with the same data: contents count, not names."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def train(directory, run, steps, suffix="jsonl", config=None, **options):
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("suffix", ["jsonl", "saved", "folder"])
-def test_a_moved_run_goes_on(tmp_path, monkeypatch, suffix, streaming):
+def test_a_moved_run_continues(tmp_path, monkeypatch, suffix, streaming):
     options = {"suffix": suffix, "dataset_streaming": streaming}
     first = job(tmp_path, "job_1", suffix=suffix)
     whole = train(first, tmp_path / "whole", 3, **options)
@@ -91,7 +91,7 @@ def test_other_rows_under_the_same_name_are_refused(tmp_path, streaming, row):
         train(first, tmp_path / "run", 2, dataset_streaming=streaming)
 
 
-def test_equal_rows_of_another_format_go_on(tmp_path):
+def test_a_run_continues_with_equal_rows_in_another_format(tmp_path):
     first = job(tmp_path, "job")
     train(first, tmp_path / "run", 1)
     train(job(tmp_path, "other", suffix="folder"), tmp_path / "run", 2, suffix="folder")
@@ -113,7 +113,7 @@ def test_a_reward_of_another_file(tmp_path, caplog):
     assert "have changed since the run began" in caplog.text
 
 
-def test_a_renamed_file_of_rewards_goes_on(tmp_path, monkeypatch):
+def test_a_run_continues_with_a_renamed_file_of_rewards(tmp_path, monkeypatch):
     first = job(tmp_path, "job")
     whole = train(first, tmp_path / "whole", 4)
     train(first, tmp_path / "run", 1)
@@ -167,9 +167,9 @@ def test_a_module_of_rewards_counts_by_its_content():
     assert file_of("reward", "no.such.module") is None
     assert file_of("reward", "sys.intern") is None
 
-    def header(files, place="pkg.mod.f", rows=None):
-        identity = {"script": {"reward_funcs": [place]}, "reward_files": files, "train_dataset": rows}
-        return {"identity": identity, "about": {"options": {"reward_funcs": [place]}}}
+    def header(files, name="pkg.mod.f", rows=None):
+        identity = {"script": {"reward_funcs": [name]}, "reward_files": files, "train_dataset": rows}
+        return {"identity": identity, "about": {"options": {"reward_funcs": [name]}}}
 
     require_same_identity(header(["a"]), header(["a"]), "journal")
     with pytest.raises(ResumeError, match="reward_files"):
@@ -211,13 +211,13 @@ def test_rows_count_by_all_columns_or_by_those_that_are_read():
         require_same_identity(header(whole), header(other), "journal")
 
 
-def test_a_journal_without_the_newest_options_goes_on(tmp_path):
+def test_a_run_continues_from_a_journal_without_the_newest_options(tmp_path):
     first = job(tmp_path, "job")
     train(first, tmp_path / "run", 1)
     journal = Journal.read(str(tmp_path / "run" / "journal.es"))
     header = json.loads(journal.header)
     assert header["identity"]["script"]["dataset_name"] is None
-    for name in ("chat", "system_prompt", "skip_special_tokens"):  # options that it doesn't know
+    for name in ("chat", "system_prompt", "skip_special_tokens"):  # options that the earlier version didn't have
         del header["identity"]["config"][name]
     (tmp_path / "run" / "journal.es").unlink()
     JournalWriter.create(str(tmp_path / "run" / "journal.es"), json.dumps(header, sort_keys=True))

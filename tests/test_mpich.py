@@ -33,12 +33,12 @@ def mpich(directory, *options, ranks=3, module=("es_llm",)):
 
 
 def pid_of_rank(directory, rank):
-    for place in Path("/proc").iterdir():
+    for entry in Path("/proc").iterdir():
         try:
-            if place.name.isdigit() and str(directory).encode() in (place / "cmdline").read_bytes():
-                variables = (place / "environ").read_bytes().split(b"\0")
+            if entry.name.isdigit() and str(directory).encode() in (entry / "cmdline").read_bytes():
+                variables = (entry / "environ").read_bytes().split(b"\0")
                 if f"PMI_RANK={rank}".encode() in variables:
-                    return int(place.name)
+                    return int(entry.name)
         except OSError:
             continue
     raise AssertionError(f"no rank {rank}")
@@ -86,8 +86,9 @@ def test_a_rank_that_hangs_does_not_keep_the_job_from_ending(whole, tmp_path, ra
     assert result(directory)["weights_sha256"] == result(whole)["weights_sha256"], output
 
 
-def test_an_mpi_that_the_launcher_does_not_start_is_refused(tmp_path):
-    """mpi4py's default here is Open MPI, to which each process of MPICH's launcher seems to be alone."""
+def test_a_launcher_of_another_mpi_is_refused(tmp_path):
+    """mpi4py uses Open MPI by default here. Under MPICH's launcher, Open MPI sees a job of one process in each
+    process."""
     words = [str(PREFIX / "bin" / "mpiexec"), "-n", "2", sys.executable, "-m", "es_llm", *WORDS]
     variables = {name: value for name, value in os.environ.items() if name not in ("MPI4PY_MPIABI", "LD_LIBRARY_PATH")}
     job = subprocess.run(

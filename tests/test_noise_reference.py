@@ -1,4 +1,5 @@
-"""The numpy reference is right by itself, and the Rust kernels equal it at random addresses, bit for bit."""
+"""The numpy reference is checked against exact arithmetic, and the Rust kernels against the reference at random
+addresses."""
 
 from fractions import Fraction
 
@@ -36,7 +37,7 @@ def test_fma_rounds_the_exact_value_once(a, b, c):
 
 
 def test_fma_sees_what_two_roundings_miss():
-    # 1 + 2^-24 is a tie for float32; the product's last bit, 2^-60 below, decides it.
+    # 1 + 2^-24 is a tie for float32. The last bit of the product, 2^-60, decides the rounding.
     a, b, c = np.float32(2.0**-30), np.float32(2.0**-30), np.float32(1 + 2.0**-23)
     tie = np.float32(2.0**-24)
     assert reference.fma(a, b, c) == c

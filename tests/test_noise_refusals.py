@@ -1,4 +1,5 @@
-"""What value objects and kernels refuse: tensors the same on every backend, to the letter, with nothing written."""
+"""Value objects and kernels refuse bad arguments. All backends refuse bad tensors with the same message, and write
+nothing."""
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_words_are_checked_by_name(word, make, value):
         ),
     ],
 )
-def test_values_that_cannot_be(make, error, message):
+def test_values_out_of_range_are_refused(make, error, message):
     with pytest.raises(error) as caught:
         make()
     assert message in str(caught.value)

@@ -1,4 +1,5 @@
-"""The order of copies and kernels where masters stream through a device: enough, and no more. Streams are a fake's."""
+"""The order of copies and kernels when masters are streamed through a device is sufficient and not stricter. Streams
+are fake."""
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def cuda(monkeypatch):
 
 
 def add_one(cuda, staging, host, *, write=True, fails=()):
-    """`host` + 1, chunk by chunk; a number in `fails` is a chunk in which the work is interrupted."""
+    """Add 1 to `host`, chunk by chunk; the work raises in the chunks of `fails`."""
     for number, part in enumerate(host.split(CHUNK)):
         try:
             with staging.chunk(part, write=write) as chunk:
@@ -51,19 +52,20 @@ def test_nothing_races(cuda, write, fails):
 
 def test_copies_and_work_run_at_the_same_time(cuda):
     staging = Staging(CPU, CHUNK, cuda=cuda)
-    for _ in range(2):  # and from one tensor to the next
+    for _ in range(2):  # also across tensors
         add_one(cuda, staging, torch.zeros(4 * CHUNK))
     arrives, leaves, works = staging._in.name, staging._out.name, "work"
     pairs = {frozenset(name.split(" on ")[1] for name in pair) for pair in cuda.at_once()}
     assert {frozenset(pair) for pair in ((arrives, works), (works, leaves), (arrives, leaves))} <= pairs
-    # A chunk's copy in waits for the copy out of the chunk before it in the same buffer, and for no later one.
+    # The copy of a chunk to the device waits until the previous chunk in the same buffer was copied back, and for
+    # nothing later.
     arriving = [step for step in cuda.steps if step.name.endswith(arrives)]
     leaving = [number for number, step in enumerate(cuda.steps) if step.name.endswith(leaves)]
     for chunk, step in enumerate(arriving):
         assert sum(number in step.after for number in leaving) == max(chunk - BUFFERS + 1, 0)
 
 
-def test_the_fake_sees_what_is_missing(cuda, monkeypatch):
+def test_the_fake_detects_a_missing_wait(cuda, monkeypatch):
     monkeypatch.setattr("tests.fake_cuda.Stream.wait_event", lambda _self, _event: None)
     staging, host = Staging(CPU, CHUNK, cuda=cuda), torch.zeros(4 * CHUNK)
     add_one(cuda, staging, host)

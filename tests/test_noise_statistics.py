@@ -24,7 +24,7 @@ def draw(count, **words):
 
 @pytest.fixture(scope="module")
 def tally():
-    """Power sums (4,) and histograms of the sine and the cosine half of the draws."""
+    """Power sums (4,) and histograms of n0 (sine) and of n1 (cosine)."""
     powers = np.zeros(4)
     counts = np.zeros((2, 2 * REACH * BINS_PER_UNIT), np.int64)
     for element in range(0, DRAWS, CHUNK):
@@ -60,7 +60,8 @@ def test_tails(tally, sigmas):
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [0, 1], ids=["sine", "cosine"])
 def test_kolmogorov_smirnov(tally, half):
-    """Largest gap between the distribution functions, at 16,384 edges; the bound is that of significance 1e-3."""
+    """The largest difference between the distribution functions, at 16,384 edges, is below the bound for significance
+    1e-3."""
     found = np.cumsum(tally[1][half])
     edges = (np.arange(1, len(found) + 1) / BINS_PER_UNIT - REACH) / math.sqrt(2)
     exact = np.array([math.erfc(-edge) / 2 for edge in edges])

@@ -1,4 +1,5 @@
-"""The table of streams: complete, free of overlaps, the same as in the docs, and with the words that runs have used."""
+"""The table of streams is complete, has no overlaps, equals the table in the docs, and gives the words of earlier
+runs."""
 
 import itertools
 import re

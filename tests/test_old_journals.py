@@ -7,7 +7,8 @@ from .commands import es_llm, result
 
 RUN_V1 = Path(__file__).parent / "data" / "run_v1.es"
 SHA256 = "e189724c2195f5d1df461b1d462d147eb98d02449a3ff45e7c080b434e54bae3"
-"""Of the weights after its four iterations, as the run printed it: 6 members in antithetic pairs, embedded model."""
+"""SHA-256 of the weights after the four iterations, as the run printed it: 6 members in antithetic pairs, embedded
+model."""
 OPTIONS = [
     "--population_size", "6", "--antithetic", "true", "--prompts_per_iteration", "32", "--sigma", "0.02",
     "--learning_rate", "0.05", "--eval_on_start", "false", "--max_eval_samples", "4", "--digest_steps", "2",

@@ -24,7 +24,7 @@ def test_finds_the_minimum_of_a_quadratic():
     assert population.iteration == 400
 
 
-def test_perturb_and_tell_are_the_papers_formulas():
+def test_perturb_and_tell_follow_the_papers_formulas():
     start = np.linspace(-1, 1, 10, dtype=np.float32)
     population = Population(start, population_size=4, sigma=0.1, learning_rate=0.3, seed=9)
     noise = [reference.values(Noise(9, 0, pair), Slice(0, 10)).astype(np.float64) for pair in range(4)]

@@ -1,4 +1,4 @@
-"""From a row's prompt to the token ids that the model gets, and from its ids to the text that rewards get."""
+"""From a row's prompt to the token ids for the model, and from the model's token ids to the text for rewards."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SMOLLM2 = "models/smollm2-135m-instruct"
 
 
 def bare_tokenizer():
-    """As a base model has it: without a chat template."""
+    """The tokenizer of a base model, without a chat template."""
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = None
     return tokenizer
 
 
 def bos_tokenizer(single="<bos> $A"):
-    """One that puts special tokens around texts, with a template that writes <bos> itself."""
+    """A tokenizer that adds special tokens around text, and has a chat template that writes <bos> itself."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -118,7 +118,7 @@ def test_the_form_of_messages(chat):
         ("<bos><user>1?\n", TEXT, True, {"chat": "chat"}, "begins as the chat template's text does"),
     ],
 )  # fmt: skip
-def test_forms_that_cannot_be(prompt, text, template, options, message):
+def test_forms_that_are_refused(prompt, text, template, options, message):
     with pytest.raises(ConfigError, match=message):
         formed(bos_tokenizer() if template else bare_tokenizer(), prompt, text, **options)
 
@@ -190,14 +190,14 @@ def test_special_tokens_around_text_are_there_once_and_never_at_its_end(single, 
     assert any(line.startswith(notice) for line in notices) if notice else notices == [] or text == "<bos>"
 
 
-def test_messages_get_what_the_template_writes():
+def test_messages_get_only_the_special_tokens_of_the_template():
     tokenizer = bos_tokenizer("<bos> $A <eos>")
     wanted = tokenizer("<bos><user>1 + 1?\n<assistant>", add_special_tokens=False)["input_ids"]
     assert list(encoder(tokenizer).encode([USER])) == wanted
     assert encoder(tokenizer).describe([USER])[1:] == []
 
 
-def test_what_the_chat_template_does_to_messages_is_noticed():
+def test_changes_of_messages_by_the_chat_template_are_reported():
     tokenizer = bos_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages if m['role'] != 'system' %}{{ m['content'] + eos_token }}{% endfor %}"
@@ -239,8 +239,8 @@ def test_a_prompt_is_shown_as_the_model_gets_it():
     assert len(long) < 900
 
 
-def test_odd_messages_have_keys_for_what_is_remembered():
-    """The engine may get messages that no row's check has seen."""
+def test_unusual_messages_have_cache_keys():
+    """The engine may get messages that were not checked as rows."""
     odd = [{**USER, "at": object()}]
     tokenizer = tiny_tokenizer()
     assert encoder(tokenizer).encode(odd) == encoder(tokenizer).encode([USER])
@@ -260,7 +260,7 @@ def texts(tokenizer, *rows, **options):
 
 
 def test_text_is_decoded_as_it_was_written():
-    """Some tokenizers ask for spaces before punctuation to be taken out."""
+    """Some tokenizers are configured to remove spaces before punctuation."""
     tokenizer = tiny_tokenizer()
     tokenizer.clean_up_tokenization_spaces = True
     for text in ("x != y", "a , b . c ?", " do n't , it 's", "\n  two\n\n", "f ( x ) 's"):
@@ -375,7 +375,7 @@ def test_a_streams_questions_go_through_the_template_too(tmp_path):
 
 
 def test_tables_show_what_rewards_get(tmp_path):
-    """With special tokens kept, in the tables too."""
+    """If special tokens are kept, the tables also have them."""
     from pyarrow import parquet
 
     seen = set()

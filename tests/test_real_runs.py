@@ -29,7 +29,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Name -> directory: the same run at once, stopped after an iteration and resumed, and on two ranks."""
+    """Name -> directory of the same run: without a stop, stopped after an iteration and resumed, and on two ranks."""
     room = tmp_path_factory.mktemp("real")
     (room / "data").mkdir()
     for split in ("train", "test"):
@@ -86,7 +86,7 @@ def test_a_replay_gives_the_same_bits(runs, tmp_path):
 
 
 def test_the_reloaded_model_answers_as_the_trained_one(runs):
-    """By transformers alone, with the chat template that was exported with it."""
+    """The exported model and chat template are used without es_llm."""
     (file,) = (runs["whole"] / "completions").glob("eval-00002-*.parquet")
     logged = {
         json.loads(row["prompt"])[0]["content"]: row["completion"] for row in parquet.read_table(file).to_pylist()

@@ -1,4 +1,4 @@
-"""Every data set of reasoning-gym: our rewards are the library's for right, wrong and hostile answers."""
+"""For every data set of reasoning-gym the reward is the library's score, for right, wrong and hostile answers."""
 
 from __future__ import annotations
 

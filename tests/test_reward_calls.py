@@ -55,20 +55,20 @@ def plain(completions, **columns):
 
 @pytest.mark.parametrize("limit_s", [0.0, 30.0])
 @pytest.mark.parametrize("error", ERRORS)
-def test_what_an_async_function_raises_costs_its_own_completion(error, limit_s):
+def test_an_error_of_an_async_function_fails_its_completion_only(error, limit_s):
     result = call_concurrently("f", awaited, batch(["good", error, "good", error]), limit_s)
     assert result.rewards == [1.0, None, 1.0, None]
     assert [(failure.index, failure.kind) for failure in result.failures] == [(1, RAISED), (3, RAISED)]
 
 
-def test_what_takes_too_long_costs_its_own_completion():
+def test_a_call_that_takes_too_long_fails_its_completion_only():
     result = call_concurrently("f", awaited, batch(["good", "slow", "cancelled"]), LIMIT_S)
     assert result.rewards == [1.0, None, None]
     assert [failure.kind for failure in result.failures] == [TIMEOUT, RAISED]
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_what_a_function_raises_costs_its_own_completion(error):
+def test_an_error_of_a_function_fails_its_completion_only(error):
     result = call_each("f", plain, batch(["good", error, "good"]), lambda index: None)
     assert result.rewards == [1.0, None, 1.0]
 
@@ -82,7 +82,8 @@ def test_in_the_trainers_process_only_an_interrupt_is_raised(function, error):
 
 
 def test_a_forked_child_that_returns_does_no_further_work(tmp_path):
-    """The child would call the function for the other completions again, and then be a second worker or trainer."""
+    """Otherwise the child would call the function for the other completions again, and then act as a second worker or
+    trainer."""
     calls = tmp_path / "calls"
 
     def forking(completions, **columns):
@@ -167,7 +168,7 @@ def queued(hanging=(), block=None):
     return judge
 
 
-def test_a_queue_that_moves_is_never_late():
+def test_a_queue_that_moves_never_times_out():
     ends = []
     result = call_concurrently(
         "f", queued(), batch([str(index) for index in range(8)]), 0.6, ended=lambda: ends.append(1)
@@ -178,7 +179,7 @@ def test_a_queue_that_moves_is_never_late():
 
 
 @pytest.mark.parametrize("hanging", [{"0"}, {"3"}, {"2", "7"}], ids=["first", "middle", "two"])
-def test_what_hangs_beside_a_queue_is_late_after_the_last_one(hanging):
+def test_a_hanging_call_beside_a_queue_times_out_after_the_last_call(hanging):
     begin = time.monotonic()
     result = call_concurrently("f", queued(hanging), batch([str(index) for index in range(8)]), 0.6)
     assert 0.2 * (8 - len(hanging)) + 0.6 <= time.monotonic() - begin + 0.05
@@ -188,7 +189,7 @@ def test_what_hangs_beside_a_queue_is_late_after_the_last_one(hanging):
 
 
 def test_a_call_that_ends_after_its_deadline_renews_no_deadline():
-    """By then the deadline may be that of the answer, or of another batch."""
+    """At that time the deadline may belong to the whole answer, or to another batch."""
     ends, loop = [], Loop()
 
     async def judge(completions, **columns):

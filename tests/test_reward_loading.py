@@ -129,14 +129,14 @@ def b(completions, **columns):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_leaves_the_directory_leaves_it_alone(tmp_path, monkeypatch, workers):
+def test_a_file_that_changes_the_directory_does_not_change_it_for_the_run(tmp_path, monkeypatch, workers):
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     for directory in (here, elsewhere, here / "package"):
         directory.mkdir()
     monkeypatch.chdir(here)
     (here / "moves.py").write_text(MOVES.format(elsewhere=str(elsewhere), here=str(here)))
     (here / "package" / "moving.py").write_text(MOVES.format(elsewhere=str(elsewhere), here=str(here)))
-    monkeypatch.syspath_prepend("package")  # relative: what is imported there is found from here alone
+    monkeypatch.syspath_prepend("package")  # a relative path: imports of the file are found only from this directory
     functions = [load_reward("moves.py:b"), load_reward("moving.a"), load_reward("moves.py:a"), load_reward("moving.b")]
     assert os.getcwd() == str(here)
     assert first_rewards(functions, workers)[1:3] == [4.0, 4.0]

@@ -57,14 +57,14 @@ def test_a_worker_that_ends_is_noticed_without_a_time_limit(rewards):
     assert outcome.rewards[::2] == [0.0, 2.0, 4.0]
 
 
-def test_a_late_completion_of_a_part_costs_one_time_limit(rewards, tmp_path):
+def test_a_completion_that_times_out_in_a_batch_costs_one_time_limit(rewards, tmp_path):
     def slow(completions, **columns):
         with (tmp_path / "calls").open("a") as calls:
             calls.write(completions[0])
         return [float(obey(completions[0], 1))]
 
     made = rewards(slow, workers=1)
-    made.rewards(batch(["."] * 200))  # now a part holds many completions
+    made.rewards(batch(["."] * 200))  # now the pool sends many completions to a worker at once
     (tmp_path / "calls").unlink()
     outcome = made.submit(batch(["."] * 20 + ["sleep"] + ["."] * 20)).result()
     assert kinds(outcome, "slow") == {20: TIMEOUT}
@@ -72,8 +72,8 @@ def test_a_late_completion_of_a_part_costs_one_time_limit(rewards, tmp_path):
     assert (tmp_path / "calls").read_text().count("sleep") == 1
 
 
-def test_nobody_is_late_by_the_time_that_all_were_stopped(rewards, monkeypatch):
-    """When all processes are stopped, the trainer doesn't check the server. So here it must not either."""
+def test_time_in_which_all_processes_are_stopped_does_not_count(rewards, monkeypatch):
+    """A stopped trainer doesn't check the server. This test's process isn't stopped, so the check is switched off."""
     monkeypatch.setattr(pool, "_CHECK_S", 1000.0)
 
     def slow(completions, **columns):
@@ -113,7 +113,7 @@ def test_a_fork_bomb_is_bounded(rewards):
 
 
 @pytest.mark.parametrize("deed", ["grandchild", "daemon", "fork"])
-def test_what_a_function_starts_does_not_outlive_it(rewards, deed):
+def test_processes_that_a_function_starts_are_killed(rewards, deed):
     """The fixture checks at its end that no process is left."""
     made = rewards(hostile)
     assert made.rewards(batch(["good", deed, "good"])) == [0.0, 1.0, 2.0]
@@ -161,7 +161,7 @@ def test_the_workers_end_with_a_trainer_that_is_killed(tmp_path):
     process.communicate()
     end = time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in family):
-        assert time.monotonic() < end, "somebody is left"
+        assert time.monotonic() < end, "a process is left"
         time.sleep(0.05)
 
 
@@ -191,7 +191,7 @@ def test_a_server_that_hangs_in_an_import_ends_with_a_trainer_that_is_killed(tmp
     stat = Path(f"/proc/{mark.read_text().strip()}/stat")
     end = time.monotonic() + 10
     while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < end, "somebody is left"
+        assert time.monotonic() < end, "a process is left"
         time.sleep(0.05)
 
 
@@ -214,7 +214,7 @@ def test_large_batches_and_answers_go_both_ways_at_once(rewards):
         assert {len(text) for text in outcome.results["twice"].extra["text"]} == {40_000}
 
 
-def test_a_worker_that_is_stopped_while_idle_delays_no_other(rewards):
+def test_a_worker_that_is_stopped_while_idle_delays_no_other_worker(rewards):
     def stopping(completions, **columns):
         if completions[0] == "stop later":
             parent = os.getpid()
@@ -243,7 +243,7 @@ def test_a_server_that_a_function_stops_is_replaced(rewards):
     assert made.rewards(batch(["good"])) == [1.0]
 
 
-def test_noise_on_a_workers_files_costs_that_completion_alone(rewards):
+def test_garbage_on_a_workers_files_fails_one_completion_only(rewards):
     def noisy(completions, **columns):
         if completions[0] == "noise":
             for descriptor in range(3, 64):
@@ -280,7 +280,7 @@ def test_a_server_that_dies_beside_a_forked_child_is_replaced(rewards):
 
 @pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise ValueError", "rewards.close()", "pending = submit()"])
 def test_no_server_starts_while_a_program_exits(end, tmp_path):
-    """Not even for open requests, which nothing waits for."""
+    """No server starts, even if requests are open, since nothing waits for them."""
     log, path = tmp_path / "log", tmp_path / "judge.py"
     path.write_text(
         "import os, sys, time\n"
@@ -298,7 +298,7 @@ def test_no_server_starts_while_a_program_exits(end, tmp_path):
         "from es_llm.rewards.workers.protocol import WorkerLimits\n"
         "def submit():\n"
         "    return rewards.submit(Batch.of([{'prompt': 'p'}] * 200, ['a'] * 200, [[0]] * 200))\n"
-        "atexit.register(time.sleep, 1.0)\n"  # registered before the pool's own, so it runs later: time for a thread
+        "atexit.register(time.sleep, 1.0)\n"  # runs after the pool's handler
         f"rewards = RewardSet([load_reward({str(path) + ':f'!r})], limits=WorkerLimits(workers=1))\n"
         "submit().result()\n"
         f"{end}\n"

@@ -1,4 +1,4 @@
-"""What is sent to the workers and back: functions, columns, prints, logs, several completions at once."""
+"""Objects sent to the workers and back: functions, columns, printed text, logs, several completions at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Rich:
     text: str
 
 
-def test_columns_that_cannot_travel_are_named(rewards):
+def test_columns_that_cannot_be_sent_are_reported(rewards):
     def rich(completions, value, **columns):
         return [float(len(each.text)) for each in value]
 
@@ -58,7 +58,7 @@ def test_nothing_waits_for_workers_that_were_ended(rewards):
     assert kinds(pending.result(), "hostile") == {0: DIED}
 
 
-def test_what_functions_print_is_not_the_programs_output(rewards, capfd):
+def test_text_that_functions_print_is_not_in_the_programs_output(rewards, capfd):
     def talkative(completions, **columns):
         print("hello from a reward", flush=True)
         return [1.0]
@@ -69,7 +69,7 @@ def test_what_functions_print_is_not_the_programs_output(rewards, capfd):
     assert "hello" in printed.err
 
 
-def test_closures_lambdas_and_methods_travel(rewards):
+def test_closures_lambdas_and_methods_are_sent(rewards):
     factor = 3.0
 
     def scaled(completions, **columns):
@@ -80,7 +80,7 @@ def test_closures_lambdas_and_methods_travel(rewards):
     assert made.rewards(batch(["a", "bb"])) == [4.0, 7.0]
 
 
-def test_what_cannot_travel_is_named(rewards):
+def test_functions_that_cannot_be_sent_are_reported(rewards):
     lock = threading.Lock()
 
     def locked(completions, **columns):
@@ -93,7 +93,7 @@ def test_what_cannot_travel_is_named(rewards):
     assert rewards(inline(locked)).rewards(batch(["a"])) == [1.0]
 
 
-def test_what_cannot_be_loaded_is_named(rewards, tmp_path):
+def test_functions_that_cannot_be_loaded_are_reported(rewards, tmp_path):
     path = tmp_path / "fragile.py"
     path.write_text("def reward(completions, **columns):\n    return [2.0] * len(completions)\n")
     function = load_reward(f"{path}:reward")
@@ -167,7 +167,7 @@ def test_a_failure_of_one_function_fails_the_completion(rewards):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_functions_that_give_no_number_are_known(rewards, workers):
+def test_functions_that_return_no_number_are_counted(rewards, workers):
     def silent(completions, **columns):
         return [None] * len(completions)
 

@@ -1,4 +1,4 @@
-"""Greedy rollouts against transformers' `generate`, and what must not change them."""
+"""Greedy rollouts equal transformers' `generate`, and settings that must not change them don't."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ PROMPTS = [f"{a} + {b * a} = " + "what?" * (b % 3) for a in range(1, 6) for b in
 
 @pytest.fixture
 def one_thread():
-    """torch with one thread; a test may change that."""
+    """Sets torch to one thread, and restores the number of threads after the test."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +32,7 @@ def engine(model, length=24, **options):
 
 
 def end_often(model, share=4):
-    """Make every `share`-th token end a sequence, so that rows of a random model finish at many places."""
+    """Make every `share`-th token an end token, so that rows of a random model end at many different lengths."""
     model.generation_config.eos_token_id = [EOS, *range(8, 80, share)]
     return model
 
@@ -61,7 +61,7 @@ def test_answers_are_those_of_generate_on_the_same_batch(name, dtype):
     assert [c.token_ids for c in own.complete(PROMPTS)] == wanted
     assert engine(model, loop=False).complete(PROMPTS) == own.complete(PROMPTS)
     lengths = {len(ids) for ids in wanted}
-    assert len(lengths) > 3, "the rows should end at different places"
+    assert len(lengths) > 3, "the rows should have different lengths"
 
 
 @pytest.mark.parametrize("name", ["qwen2", "mistral", "gpt2"])
@@ -87,7 +87,7 @@ def test_completions_hold_the_end_token_and_no_padding():
 
 
 @pytest.mark.parametrize("loop", [True, False])
-def test_generation_defaults_of_the_model_have_no_say(loop):
+def test_generation_defaults_of_the_model_have_no_effect(loop):
     plain, odd = tiny_model("qwen2"), tiny_model("qwen2")
     odd.generation_config = GenerationConfig(
         eos_token_id=plain.generation_config.eos_token_id,
@@ -132,7 +132,7 @@ def test_a_member_s_weights_are_written_once():
     assert [live.switch(member) for member, _ in wanted] == [written for _, written in wanted]
     assert live.seconds > 0
     live.forget()
-    assert live.switch(one), "somebody else may have written"
+    assert live.switch(one), "another writer may have changed the weights"
     population.apply(population.tell([1.0, 2.0], sigma=1.0, learning_rate=1.0))
     assert live.switch(population.ask(sigma=1.0)[0]), "a member of another iteration"
 
@@ -141,8 +141,9 @@ def test_a_member_s_weights_are_written_once():
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_logits_have_equal_bits_for_a_fixed_number_of_threads(name, dtype, threads, one_thread):
-    """And nearly equal ones for another number: torch's fused attention in float32 takes another kernel inside a
-    parallel region (measured: 1e-7 to 2e-7 for one query; linear layers and bfloat16 have equal bits)."""
+    """With another number of threads logits are nearly equal: torch's fused attention in float32 uses another kernel
+    inside a parallel region (measured difference: 1e-7 to 2e-7 for one query; linear layers and bfloat16 have equal
+    bits)."""
     model = tiny_model(name)
     Weights(model, dtype=dtype)
     inputs = tiny_tokenizer()(PROMPTS, return_tensors="pt", padding=True)
@@ -232,7 +233,7 @@ def test_the_text_part_of_a_configuration_names_end_tokens_too():
     assert ends_of(model) >= {7, 8, EOS}
 
 
-def test_an_end_that_only_the_class_supposes_is_ordinary_text():
+def test_an_end_token_that_only_the_class_defaults_to_is_ordinary_text():
     model = tiny_model("llama")
     model.generation_config.eos_token_id = model.config.eos_token_id = 9
     model.config = type(model.config)(**{**model.config.to_dict(), "eos_token_id": 2})  # Llama's class has 2

@@ -1,4 +1,4 @@
-"""Code that a model wrote: what it may do, and what it can't do."""
+"""The sandbox for code that a model wrote: allowed and forbidden operations."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(body, *arguments):
         ("print('noise')\nreturn x", {"a": None}, {"a": None}),
     ],
 )
-def test_what_it_may_do(body, argument, value):
+def test_allowed_operations(body, argument, value):
     assert run(body, argument).values == [value]
 
 
@@ -81,7 +81,7 @@ def test_what_it_may_do(body, argument, value):
         ("def", "SyntaxError"),
     ],
 )
-def test_what_it_cannot_do(body, why):
+def test_forbidden_operations(body, why):
     start = time.monotonic()
     ran = run(body)
     assert why in ran.error or ran.values == [pytest.approx(float("nan"), nan_ok=True)]
@@ -98,7 +98,7 @@ def test_it_sees_nothing_of_the_system():
 
 
 def test_nothing_is_left_behind():
-    """Neither a process nor a mount is left."""
+    """The sandbox leaves no process and no mount behind."""
     mounts = Path("/proc/self/mounts").read_text()
     run("import time\ntime.sleep(100)")
     run("return 1")
@@ -110,7 +110,7 @@ def test_nothing_is_left_behind():
 
 
 def sandboxes():
-    """Numbers of the living processes on this machine that run the child's program."""
+    """The ids of all living processes that run the child's program."""
     found = set()
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -139,8 +139,8 @@ ESCAPES = {
 
 
 @pytest.mark.parametrize("how", ESCAPES)
-def test_the_limit_of_the_clock_has_no_way_out(how):
-    """Code that hides gets no more time than other code, and is gone afterwards."""
+def test_code_cannot_escape_the_limit_of_clock_time(how):
+    """Code that hides in other processes gets no more time than other code, and is killed afterwards."""
     before = sandboxes()
     ran = run_function(f"def f(x):\n    {ESCAPES[how].replace(chr(10), chr(10) + '    ')}\n    import time\n"
                        "    time.sleep(1000)\n", "f", [1], SandboxLimits(wall_s=2))  # fmt: skip
@@ -150,7 +150,7 @@ def test_the_limit_of_the_clock_has_no_way_out(how):
 
 
 @pytest.mark.parametrize("victim", ["the process that asked", "the outer process"])
-def test_code_ends_with_those_that_wait_for_it(victim):
+def test_code_is_killed_when_the_process_that_waits_for_it_ends(victim):
     before = sandboxes()
     program = (
         "from es_llm.rewards.sandbox import *\n"
@@ -176,7 +176,7 @@ def _parent(pid):
 
 
 def _sleeps(pid):
-    """True if the child has given up its rights, so that the code runs or is about to run."""
+    """Whether the child has given up its rights. The code runs then, or is about to start."""
     try:
         return "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -184,7 +184,7 @@ def _sleeps(pid):
 
 
 def test_a_long_program_and_many_arguments_pass(monkeypatch, tmp_path):
-    """More bytes than a pipe holds; and a child that reads none of them takes the limit of the clock and no more."""
+    """The input is larger than a pipe's buffer. A child that doesn't read it ends at the limit of clock time."""
     many = ["x" * 1000] * 2000
     assert run_function("def f(x):\n    return len(x)\n", "f", many).values == [1000] * 2000
     monkeypatch.setattr("es_llm.rewards.sandbox._CHILD", tmp_path / "sleeps.py")
@@ -192,9 +192,9 @@ def test_a_long_program_and_many_arguments_pass(monkeypatch, tmp_path):
     assert "longer than 1 s" in run_function("def f(x): pass", "f", many, SandboxLimits(wall_s=1)).error
 
 
-def test_somebody_who_is_not_root_has_a_sandbox_too():
-    """With numpy, whose threads would forbid a user namespace. Python and its packages are shown to a user without
-    rights by bind mounts that no other process sees."""
+def test_a_user_without_root_rights_has_a_sandbox():
+    """numpy is imported first, since its threads would prevent a user namespace. Bind mounts that no other process sees
+    make Python and its packages readable for a user without rights."""
     if os.getuid() != 0:
         pytest.skip("the other tests run without rights already")
     if not (shutil.which("setpriv") and shutil.which("unshare")):
@@ -253,7 +253,7 @@ def test_arc_scores(text, score):
     assert arc_accuracy(completions=[text], test=[PAIRS]) == [score]
 
 
-def test_the_own_problems_are_solvable_by_their_rules():
+def test_the_built_in_problems_are_solved_by_their_rules():
     task = load_task("arc", train_size=20, eval_size=5)
     assert len(task.train) == 20
     solvers = [

@@ -1,4 +1,4 @@
-"""Slices of tensors, alone and fused as engines do: their weights are those of the whole. On every instruction set."""
+"""Slices of tensors, single or fused as in engines, have the weights of the whole tensors, on every instruction set."""
 
 import itertools
 import math
@@ -115,7 +115,7 @@ def test_blocks_make_the_matrix(shape, dim, border, rank, dtype, path):
 
 @pytest.mark.parametrize("shard", [0, 1])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_an_engine_s_fused_tensors(shard, dtype):
+def test_fused_tensors_of_an_engine(shard, dtype):
     """Heads 0-1 or 2-3 of q, one head of k and of v, in one tensor; and a half each of gate and up."""
     shapes = {3: (64, 48), 4: (32, 48), 5: (32, 48), 6: (80, 48), 7: (80, 48)}
     masters = {tensor: weights(shape) + tensor for tensor, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""Ranks that are stopped and go on: the others take them for lost, and welcome them back."""
+"""Ranks are stopped and continue: the others count them as lost, and accept them again."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def longer(tmp_path_factory):
 
 
 def lost_and_back(directory):
-    """(event, rank) of all that the journal says of ranks."""
+    """The (event, rank) of all the journal's events that name a rank."""
     return [(event["event"], event["rank"]) for event in events(directory) if "rank" in event]
 
 
 SLOW = ("tests.faulty_run", "0:slow:1,1:slow:1,2:slow:1")
-"""So that the others aren't done when the leader wakes."""
+"""Slow units, so that the others still work when the leader continues."""
 
 
 @pytest.mark.parametrize("asleep_s", [4, 8])
-def test_a_leader_that_slept_is_welcomed_back(longer, tmp_path, asleep_s):
-    """The others took it for lost after three seconds, and its journal with it."""
+def test_a_leader_that_slept_is_accepted_again(longer, tmp_path, asleep_s):
+    """After three seconds the others count the leader as lost and take its journal over."""
     job = Job(tmp_path / "D", *IMPATIENT, module=SLOW, ranks=3)
     wait_until(lambda: steps(tmp_path / "D") >= 3)
     leader = job.pids()[0]
@@ -74,7 +74,7 @@ def test_a_leader_that_sleeps_twice_is_lost_and_back_twice(longer, tmp_path):
     assert same(directory, longer)
 
 
-def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is(longer, tmp_path):
+def test_a_leader_that_sleeps_until_the_end_prints_where_the_result_is(longer, tmp_path):
     directory = tmp_path / "D"
     job = Job(directory, *IMPATIENT, ranks=3)
     wait_until(lambda: steps(directory) >= 3)
@@ -92,8 +92,8 @@ def test_a_leader_that_sleeps_until_the_others_are_done_says_where_the_result_is
     assert f"{message}the result is in '{directory / 'result.json'}'" in output
 
 
-def test_a_first_leader_that_comes_late_goes_on_with_what_others_made(longer, tmp_path):
-    """It says the digests that they have said, and resumes nothing."""
+def test_a_first_leader_that_starts_late_continues_the_others_run(longer, tmp_path):
+    """It reports the same digests as the others, and doesn't count their records as a resumed run."""
     directory = tmp_path / "D"
     options = [*IMPATIENT, "--digest_steps", "7"]
     job = Job(directory, *options, module=("tests.faulty_run", "0:stop:1"), ranks=3)
@@ -115,7 +115,7 @@ def test_a_leader_that_slept_takes_the_journal_back_from_a_leader_that_died(long
     taken_at = steps(tmp_path / "D")
     wait_until(lambda: steps(tmp_path / "D") > taken_at)
     kill(pids[1])
-    time.sleep(4)  # longer than twice the limit in all
+    time.sleep(4)  # together longer than twice the limit
     os.kill(pids[0], signal.SIGCONT)
     _, output = job.end()
     assert same(tmp_path / "D", longer), output

@@ -1,4 +1,4 @@
-"""Snapshots: exact, whole, bound to the journal; a resume starts from them and one that is bad does no harm."""
+"""Snapshots are exact, complete and bound to the journal. A resume starts from the newest good snapshot."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def digits(completions, **columns):
 
 
 class StopAt(TrainerCallback):
-    """Fails after a step, as a bug would."""
+    """Raises an error after a step."""
 
     def __init__(self, step):
         self.step = step
@@ -45,7 +45,7 @@ class StopAt(TrainerCallback):
 
 
 class SaveAt(TrainerCallback):
-    """Asks for a snapshot, and hears of it."""
+    """Asks for a snapshot after a step, and counts the snapshots that were saved."""
 
     def __init__(self, step):
         self.step, self.saved = step, []
@@ -76,7 +76,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def updates(monkeypatch):
-    """Iterations whose updates were made."""
+    """The iterations whose updates were applied."""
     made, update = [], Weights.update
 
     def counted(self, record, **options):
@@ -101,7 +101,7 @@ def records_of(count):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_masters_come_back_exactly(name, dtype, tmp_path):
+def test_the_masters_are_restored_exactly(name, dtype, tmp_path):
     model = tiny_model(name)
     weights, records = Weights(model, dtype=dtype), records_of(1)
     weights.update(records[0])
@@ -120,7 +120,7 @@ def test_the_masters_come_back_exactly(name, dtype, tmp_path):
     assert len(live) == len(list(loaded.parameters()))
 
 
-def test_a_run_keeps_the_newest_and_says_so(tmp_path, whole):
+def test_a_run_keeps_the_newest_snapshots_and_journals_all(tmp_path, whole):
     output = make(tmp_path / "run", save_steps=3, save_total_limit=2).train()
     assert output.metrics["weights_sha256"] == whole
     assert Snapshots(tmp_path / "run").steps() == [6, 8]
@@ -129,14 +129,14 @@ def test_a_run_keeps_the_newest_and_says_so(tmp_path, whole):
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".checkpoint")]
 
 
-def test_a_later_one_of_before_does_not_push_out_the_one_just_written(tmp_path):
+def test_a_later_snapshot_that_existed_does_not_displace_the_new_one(tmp_path):
     for step in (3, 6, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
     Snapshots(tmp_path).keep(6, 1)
     assert Snapshots(tmp_path).steps() == [6, 9]
 
 
-def test_a_resume_starts_from_the_newest(tmp_path, whole, updates):
+def test_a_resume_starts_from_the_newest_snapshot(tmp_path, whole, updates):
     directory = broken_off(tmp_path / "run")
     updates.clear()
     output = make(directory).train(resume_from_checkpoint=str(directory))
@@ -151,14 +151,14 @@ def test_a_snapshot_may_be_named_as_transformers_does(tmp_path, whole):
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_several_ranks_start_from_it(tmp_path, whole, updates, ranks, monkeypatch):
+def test_several_ranks_start_from_a_snapshot(tmp_path, whole, updates, ranks, monkeypatch):
     directory = broken_off(tmp_path / "run")
     updates.clear()
     one, load = threading.Lock(), module.load_model
 
-    def load_alone(place):  # transformers loads one model at a time in a process
+    def load_alone(path):  # transformers can't load in several threads
         with one:
-            return load(place)
+            return load(path)
 
     monkeypatch.setattr(module, "load_model", load_alone)
 
@@ -193,7 +193,7 @@ def forge_records(path):
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("damage", "message"),
     [
         (damage_weights, "the file is damaged"),
         (cut_weights, "isn't used"),
@@ -204,17 +204,17 @@ def forge_records(path):
         (lambda path: (path / "es_llm_snapshot.json").unlink(), "can't be read"),
     ],
 )
-def test_a_bad_one_is_told_and_the_one_before_it_is_used(tmp_path, whole, updates, caplog, harm, told):
+def test_a_bad_snapshot_is_reported_and_the_previous_one_is_used(tmp_path, whole, updates, caplog, damage, message):
     directory = broken_off(tmp_path / "run")
-    harm(directory / "checkpoint-6")
+    damage(directory / "checkpoint-6")
     updates.clear()
     output = make(directory).train(resume_from_checkpoint=str(directory))
     assert updates == [3, 4, 5, 6, 7]
     assert output.metrics["weights_sha256"] == whole
-    assert told in caplog.text
+    assert message in caplog.text
 
 
-def test_without_room_for_it_the_run_goes_on(tmp_path, whole, monkeypatch):
+def test_without_space_for_a_snapshot_the_run_continues(tmp_path, whole, monkeypatch):
     def refuse(*args, **options):
         raise ModelError("no space left on device")
 
@@ -225,7 +225,7 @@ def test_without_room_for_it_the_run_goes_on(tmp_path, whole, monkeypatch):
     assert [event["step"] for event in events if event["event"] == "snapshot failed"] == [3, 6, 8]
 
 
-def test_a_callback_may_ask_for_one(tmp_path):
+def test_a_callback_may_ask_for_a_snapshot(tmp_path):
     callback = SaveAt(5)
     make(tmp_path / "run", callbacks=[callback]).train()
     assert callback.saved == [5]
@@ -255,7 +255,7 @@ def rebuild(trainer, directory, journal, iteration):
     return team
 
 
-def test_wrong_weights_are_healed_from_the_newest(tmp_path, whole, updates):
+def test_wrong_weights_are_rebuilt_from_the_newest_snapshot(tmp_path, whole, updates):
     directory = broken_off(tmp_path / "run")
     journal = Journal.read(directory / "journal.es")
     trainer, replayed = make(tmp_path / "other"), make(tmp_path / "third").run.weights
@@ -271,7 +271,7 @@ def test_wrong_weights_are_healed_from_the_newest(tmp_path, whole, updates):
 
 
 @pytest.mark.parametrize("compared", [1, 4, 6])
-def test_healed_weights_are_compared_where_the_others_compared_theirs(tmp_path, whole, compared):
+def test_the_digest_of_a_rebuild_is_of_the_iteration_that_is_compared(tmp_path, whole, compared):
     directory = broken_off(tmp_path / "run")
     journal = Journal.read(directory / "journal.es")
     trainer, replayed = make(tmp_path / "other", digest_steps=0), make(tmp_path / "third").run.weights
@@ -284,14 +284,14 @@ def test_healed_weights_are_compared_where_the_others_compared_theirs(tmp_path, 
     assert trainer.run.weights.sha256() == replayed.sha256()
 
 
-def test_a_rank_that_slept_is_healed_between_two_comparisons(tmp_path):
-    """The others don't say a digest of where they are by then."""
+def test_a_rank_that_slept_rebuilds_its_weights_between_two_comparisons(tmp_path):
+    """The other ranks report no digest of the iteration at which the rank rebuilds its weights."""
     options = {"max_steps": 12, "digest_steps": 4, "unit_timeout_s": 3.0}
     alone = make(tmp_path / "alone", **options).train().metrics["weights_sha256"]
     lock, ready, asleep, awake = threading.Lock(), threading.Barrier(3), threading.Event(), threading.Event()
 
     class Sleep(TrainerCallback):
-        """Of rank 2, after step 2: weights change, and nothing is heard or said."""
+        """On rank 2 after step 2: a weight changes, and the rank sends and receives nothing until `awake`."""
 
         def __init__(self):
             self.weights = None
@@ -304,7 +304,7 @@ def test_a_rank_that_slept_is_healed_between_two_comparisons(tmp_path):
                 asleep.clear()
 
     class Wake(TrainerCallback):
-        """Of rank 0: between two comparisons, which are after steps 4 and 8."""
+        """On rank 0: wakes rank 2 between two comparisons, which are after steps 4 and 8."""
 
         def on_step_end(self, args, state, control, **given):
             if state.global_step == 6:
@@ -323,6 +323,6 @@ def test_a_rank_that_slept_is_healed_between_two_comparisons(tmp_path):
 
     assert set(run_ranks(3, work, timeout_s=120)) == {alone}
     events = [json.loads(text) for text in Journal.read(tmp_path / "team" / "journal.es").events]
-    told = [(event["event"], event.get("rank", event.get("ranks"))) for event in events if "rank" in str(event)]
-    assert ("lost", 2) in told
-    assert ("diverged", [2]) in told
+    reported = [(event["event"], event.get("rank", event.get("ranks"))) for event in events if "rank" in str(event)]
+    assert ("lost", 2) in reported
+    assert ("diverged", [2]) in reported

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("like_the_device")
 
 @pytest.fixture(params=["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
 def streamed(request):
-    """Makes the backend with chunks of a size."""
+    """Returns a function that creates the backend with a given chunk size."""
     if request.param == "interpreter":
         return lambda chunk: AtOnce(StreamedBackend(torch.device("cpu"), kernels=interpreted.KERNELS, chunk=chunk))
     if not torch.cuda.is_available():
@@ -30,7 +30,7 @@ def streamed(request):
 
 
 def host(backend, tensor):
-    """A copy in host memory, pinned where there is a device to pin for."""
+    """A copy in host memory, which is pinned if there is a GPU."""
     copy = tensor.clone()
     return copy.pin_memory() if backend.device.type == "cuda" else copy
 
@@ -105,7 +105,7 @@ def test_long_runs_in_large_chunks(streamed):
     assert same(out, known)
 
 
-def test_what_is_refused(streamed):
+def test_refused_tensors(streamed):
     backend = streamed(16)
     master, live = torch.ones(8), torch.zeros(8, device=backend.device)
     with pytest.raises(KernelError, match="same number"):

@@ -1,4 +1,5 @@
-"""Every task trains and evaluates on a small model. Its own data are reproducible, and other data can replace them."""
+"""Every task trains and evaluates on a small model. Its built-in data are reproducible, and other data can replace
+them."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ OWN_REWARD = {
     "arc": "es_llm.tasks.arc.arc_accuracy",
     "reasoning_gym": "es_llm.tasks.reasoning_gym.reasoning_gym_score",
 }
-"""A random model earns nothing of most of these. So each run has a second reward, which any model earns in part: the
+"""A random model gets no reward from most tasks. So each run has a second reward, which any model gets in part, and the
 weights move."""
 
 
@@ -50,7 +51,7 @@ def sandboxed():
     return True
 
 
-def test_the_rewards_above_are_the_tasks_own():
+def test_the_rewards_above_are_those_of_the_tasks():
     for name, sizes in TASKS.items():
         if name != "arc" or sandboxed():
             options = dict(word.split("=") for word in sizes[1:])
@@ -76,7 +77,7 @@ def roomy(tmp_path_factory):
 @pytest.mark.mpi
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS_SANDBOX) if name == "arc" else name for name in TASKS])
-def test_it_trains_and_evaluates_alone_and_on_two_ranks_alike(name, roomy, tmp_path):
+def test_training_and_evaluation_are_equal_on_one_and_two_ranks(name, roomy, tmp_path):
     own = OWN_REWARD[name.partition(":")[0]]
     words = ["train", "--task", name, "--model_name_or_path", roomy, *RUN, *TASKS[name], "--reward_funcs", own, REWARD]
     for name_of_run, ranks in (("alone", None), ("two", 2)):
@@ -100,7 +101,7 @@ def test_it_trains_and_evaluates_alone_and_on_two_ranks_alike(name, roomy, tmp_p
 
 
 @pytest.mark.parametrize("name", ["countdown", "math", "gsm8k", "reasoning_gym:chain_sum"])
-def test_own_rows_are_reproducible_distinct_and_held_out(name):
+def test_built_in_rows_are_reproducible_distinct_and_held_out(name):
     first, again = (load_task(name, train_size=30, eval_size=20) for _ in range(2))
     other = load_task(name, train_size=30, eval_size=20, seed=1)
     assert list(first.train) == list(again.train)
@@ -112,7 +113,7 @@ def test_own_rows_are_reproducible_distinct_and_held_out(name):
 
 
 @pytest.mark.parametrize(("name", "right"), [("math", "so \\boxed{%s}"), ("gsm8k", "it is so.\n#### %s")])
-def test_the_own_answers_are_right(name, right):
+def test_the_built_in_answers_are_right(name, right):
     task = load_task(name, train_size=40, eval_size=0)
     answers = [row["answer"].rpartition("#### ")[2] for row in task.train]
     score = task.reward_funcs[0]

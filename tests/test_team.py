@@ -34,7 +34,7 @@ def expected():
 
 
 class Count(RecordProgram):
-    """A run small enough to read: the weights are one integer, a record is what is added to it."""
+    """A minimal run: the weights are one integer, and a record is a number that is added to it."""
 
     def __init__(self, mailbox, at=None):
         self.mailbox, self.weights, self.records, self.events = mailbox, 1, [], []
@@ -52,7 +52,7 @@ class Count(RecordProgram):
 
     def evaluate(self, round_, unit):
         assert round_ == (0, len(self.records))
-        time.sleep(0.01)  # so that every rank gets some
+        time.sleep(0.01)  # slow units, so that every rank gets some
         self.at("evaluate", round_.iteration)
         return Outcome([value(self.weights, round_.iteration, unit)], [1, unit])
 
@@ -92,7 +92,8 @@ class Count(RecordProgram):
 
 
 def play(size, at=None, *, assignment=None, unit_timeout_s=0.0, program=Count, timeout_s=60):
-    """Each rank's (result or error, program); `at(mailbox)` gives the hook of one rank's program."""
+    """Run all ranks, and return each rank's (result or error, program). `at(mailbox)` returns the hook of a rank's
+    program."""
 
     def work(mailbox):
         team = Team(mailbox)
@@ -107,7 +108,7 @@ def play(size, at=None, *, assignment=None, unit_timeout_s=0.0, program=Count, t
 
 
 def on(rank, point, step, action):
-    """The hook that does `action(mailbox)` once, at a point of one rank's program."""
+    """A hook that calls `action(mailbox)` once, at one point of one rank's program."""
 
     def hook(mailbox, team):
         done = []
@@ -237,7 +238,8 @@ def test_other_options_on_one_rank_are_refused():
 
 @pytest.mark.parametrize("unable", [[0], [1], [2], [0, 1], [0, 1, 2]])
 def test_a_rank_that_cannot_begin_reports_why(unable):
-    """Its identity isn't that of the others' run yet; that isn't the error to report."""
+    """The rank's identity differs from the others', since it has no run yet. The error to report is the reason that it
+    can't begin."""
 
     def work(mailbox):
         team = Team(mailbox)
@@ -424,5 +426,5 @@ def test_a_step_that_holds_the_gil_is_shown_and_ended():
 
 
 def test_a_step_that_was_stopped_is_not_shown():
-    """Its threads run again when it continues: reading their frames then may crash the process."""
+    """When a stopped process continues, its threads run again, and reading their frames may crash the process."""
     assert watched("time.sleep(0.5)", stop_s=5.0) == (0, "")

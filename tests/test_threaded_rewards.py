@@ -1,4 +1,4 @@
-"""Reward files that start threads in their import: a forked worker would wait for them forever."""
+"""Reward files that start threads when they are imported. A forked worker would wait forever for these threads."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def loaded(rewards, tmp_path, source, **options):
 
 
 @pytest.mark.parametrize("kind", IMPORTS)
-def test_threads_of_an_import_work_in_every_worker(rewards, tmp_path, capfd, kind):
+def test_threads_that_an_import_starts_run_in_every_worker(rewards, tmp_path, capfd, kind):
     reward_set = loaded(rewards, tmp_path, IMPORTS[kind], timeout_s=5, memory_mb=4000)
     outcome = reward_set.submit(batch(["a", "bb", "ccc", "sleep", "exit", "d"])).result()
     assert outcome.rewards == [1.0, 2.0, 3.0, None, None, 1.0]
@@ -91,7 +91,7 @@ def test_loading_does_not_count_as_a_completions_time(rewards, tmp_path):
     assert kinds(reward_set.submit(batch(["a", "sleep", "a"])).result(), "reward") == {1: TIMEOUT}
 
 
-def test_closures_and_several_functions_travel_to_such_workers(rewards, tmp_path):
+def test_closures_and_several_functions_are_sent_to_such_workers(rewards, tmp_path):
     factor = 3.0
 
     async def scaled(completions, **columns):
@@ -104,7 +104,7 @@ def test_closures_and_several_functions_travel_to_such_workers(rewards, tmp_path
 
 
 @pytest.mark.parametrize("deed", ["raise OSError('no second time')", "import os; os._exit(7)"])
-def test_a_file_that_loads_only_once_is_named(rewards, tmp_path, deed):
+def test_a_file_that_loads_only_once_is_reported(rewards, tmp_path, deed):
     in_worker = "'es_llm.rewards.workers.server' not in sys.modules and sys.argv[0].endswith('worker.py')"
     source = f"import sys\nif {in_worker}:\n    {deed}\n"
     reward_set = loaded(rewards, tmp_path, source + IMPORTS["thread"])
@@ -113,7 +113,7 @@ def test_a_file_that_loads_only_once_is_named(rewards, tmp_path, deed):
     assert ("no second time" if "raise" in deed else "exit code 7") in outcome.results["reward"].failures[0].reason
 
 
-def test_a_worker_is_forked_where_no_thread_is(rewards, tmp_path, capfd):
+def test_workers_are_forked_if_there_are_no_threads(rewards, tmp_path, capfd):
     harmless = "import threading\nimport pyarrow\nthread = threading.Thread(target=abs, args=(1,))\nthread.start()\n"
     reward_set = loaded(rewards, tmp_path, harmless + "def work():\n    pass\n", workers=1)
     reward_set.rewards(batch(["a"]))

@@ -1,4 +1,4 @@
-"""`ESTrainer` as TRL users expect it, on the embedded model and on small random ones."""
+"""`ESTrainer` behaves as TRL users expect, on the embedded model and on small random models."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def lines(tmp_path):
     return [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_its_directory_complete(tmp_path, capsys):
+def test_a_run_writes_all_files_of_its_directory(tmp_path, capsys):
     output = make(tmp_path).train()
     assert output.global_step == 3
     run = tmp_path / "run"
@@ -76,7 +76,7 @@ def test_the_exported_model_answers_as_the_trainers_did(tmp_path):
     assert texts == [answer for _, answer in output.answers_after]
 
 
-def test_a_model_and_tokenizer_of_ones_own(tmp_path):
+def test_a_users_model_and_tokenizer(tmp_path):
     model, tokenizer = load_model(None), load_tokenizer(None)
     trainer = make(tmp_path, model=model)
     assert trainer.model is model
@@ -175,26 +175,26 @@ def test_a_reward_that_always_fails_moves_nothing(tmp_path, broken):
     assert [line["rewards/failures"] for line in lines(tmp_path) if "rewards/failures" in line] == [16, 16, 16]
 
 
-def test_iterations_without_any_reward_are_told(tmp_path, caplog):
+def test_iterations_without_any_reward_are_reported(tmp_path, caplog):
     def broken(completions, **columns):
         raise ValueError("no such\nthing")
 
     make(tmp_path, broken, eval_dataset=None).train()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [
-        "step 1: no completion has a reward, so the weights stay as they are; `broken`: thing "
+        "step 1: no completion has a reward, so the weights do not change; `broken`: thing "
         "(`failure_policy` raise would end such a run)",
-        "in 3 of the iterations all members had the same fitness, or none: the weights stayed as they were",
+        "in 3 of the iterations all members had the same fitness, or none: the weights did not change",
     ]
 
 
-def test_rewards_that_are_none_are_told(tmp_path, caplog):
+def test_rewards_that_are_none_are_reported(tmp_path, caplog):
     def silent(completions, **columns):
         return [None] * len(completions)
 
     make(tmp_path, silent, eval_dataset=None).train()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "stay as they are; `silent` gave None for every completion (" in warnings[0]
+    assert "do not change; `silent` gave None for every completion (" in warnings[0]
 
 
 def test_a_reward_that_sometimes_fails(tmp_path):
@@ -212,8 +212,8 @@ def test_a_reward_that_sometimes_fails(tmp_path):
         make(tmp_path / "other", sometimes, failure_policy="raise", eval_on_start=False).train()
 
 
-def test_what_functions_log_never_replaces_a_figure_of_the_trainers(tmp_path):
-    """Nor does it end the run: not a number, a text without UTF-8, a name that is taken."""
+def test_logs_of_functions_never_replace_a_metric_of_the_trainer(tmp_path):
+    """Bad logs don't end the run either: values that are no number, text without UTF-8, a name that is taken."""
     taken = ["step", "reward", "reward_std", "sigma", "seconds", "rewards/wait_ratio", "rewards/reward/mean",
              "completions/mean_length", "bytes_sent", "update/norm", "rewards/failures", "early", "prompt"]  # fmt: skip
 
@@ -237,7 +237,7 @@ def test_what_functions_log_never_replaces_a_figure_of_the_trainers(tmp_path):
 
     named.__name__ = "reward"
     (logs, files), (quiet, _) = (
-        plain(tmp_path / str(place), function) for place, function in enumerate([reward, named])
+        plain(tmp_path / str(index), function) for index, function in enumerate([reward, named])
     )
     timed = {"seconds", "rewards/wait_ratio", "eval_seconds", "bytes_sent", "bytes_received"}
     for line, wanted in zip(logs, quiet, strict=True):
@@ -260,7 +260,7 @@ def test_what_functions_log_never_replaces_a_figure_of_the_trainers(tmp_path):
             assert isinstance(row["step"], int)
 
 
-def test_a_table_of_completions_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch, caplog):
+def test_a_table_of_completions_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch, caplog):
     import pyarrow
 
     def broken(*given, **named):
@@ -271,7 +271,7 @@ def test_a_table_of_completions_that_cannot_be_written_costs_nothing(tmp_path, m
     assert "can't be written: no table" in caplog.text
 
 
-def test_functions_that_log_the_same_column_have_one_each(tmp_path):
+def test_functions_that_log_the_same_column_get_separate_columns(tmp_path):
     def first(completions, log_extra, **columns):
         log_extra("read", ["of the first"] * len(completions))
         return digits(completions)
@@ -318,7 +318,7 @@ def test_ranks_as_threads_give_the_same_bits(tmp_path):
 
 
 def test_an_error_of_rank_0_alone_is_raised_on_all(tmp_path, monkeypatch):
-    """A journal that fails on rank 0 must not leave the others waiting."""
+    """If the journal of rank 0 fails, the other ranks must not wait forever."""
     models = [load_model(None) for _ in range(2)]
     raised = []
 
@@ -334,12 +334,12 @@ def test_an_error_of_rank_0_alone_is_raised_on_all(tmp_path, monkeypatch):
             raised.append((mailbox.rank, str(error), error.shared))
 
     run_ranks(2, work, timeout_s=60)
-    told = "disk full; the 0 iterations in the journal beside it are safe"
-    assert sorted(raised) == [(0, told, True), (1, told, True)]
+    message = "disk full; the 0 iterations in the journal beside it are safe"
+    assert sorted(raised) == [(0, message, True), (1, message, True)]
 
 
-def test_a_leader_that_slept_beyond_the_end_is_told_where_the_result_is(tmp_path, monkeypatch):
-    """What the others said meanwhile never comes: they have ended."""
+def test_a_leader_that_slept_until_the_end_reports_where_the_result_is(tmp_path, monkeypatch):
+    """The leader gets no messages of the others, since they have ended."""
     monkeypatch.setattr("es_llm.team.call._SETTLE_S", 0.2)
     models, asleep, done = [load_model(None) for _ in range(2)], threading.Event(), threading.Event()
 

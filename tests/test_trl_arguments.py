@@ -1,4 +1,5 @@
-"""Arguments of TRL's and transformers' trainers: what means the same is taken, one notice names the rest."""
+"""Arguments of TRL's and transformers' trainers: options with the same meaning are used, and one notice lists the
+others."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ DEFAULTS = ESConfig()
 
 def given(cls=GRPOConfig, **options):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # transformers' own, about options it is going to rename
+        warnings.simplefilter("ignore")  # a warning of transformers about options that it will rename
         return cls(**{"bf16": False, **options})
 
 
@@ -36,14 +37,14 @@ def taken(cls=GRPOConfig, rows=1000, loaded=False, **options):
 
 
 def changed(config):
-    """The options that aren't ours by default."""
+    """The options whose values differ from our defaults."""
     return {
         name: value for name, value in dataclasses.asdict(config).items() if value != dataclasses.asdict(DEFAULTS)[name]
     }
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_defaults_of_others_are_no_wishes(cls):
+def test_defaults_of_other_trainers_do_not_count(cls):
     result = taken(cls)
     assert changed(result.config) == {}
     assert result.notice == ""
@@ -51,7 +52,7 @@ def test_defaults_of_others_are_no_wishes(cls):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_options_that_mean_the_same_are_taken(cls):
+def test_options_that_mean_the_same_are_used(cls):
     result = taken(
         cls, output_dir="here", seed=7, max_steps=12, logging_steps=3, save_steps=4, save_total_limit=5,
         eval_strategy="steps", eval_steps=6, eval_on_start=True, report_to=["tensorboard"], run_name="name",
@@ -65,7 +66,7 @@ def test_options_that_mean_the_same_are_taken(cls):
     assert result.notice == ""
 
 
-def test_options_of_trl_that_mean_the_same_are_taken():
+def test_options_of_trl_that_mean_the_same_are_used():
     result = taken(
         max_completion_length=64, shuffle_dataset=False, log_completions=True, num_completions_to_print=2,
         reward_weights=[1.0, 0.5], chat_template_kwargs={"enable_thinking": False},
@@ -147,7 +148,7 @@ def test_lengths_are_iterations(options, rows, wanted):
         ({"push_to_hub": True}, 9, "push_to_hub=True: only `ESTrainer.push_to_hub` uploads"),
     ],
 )
-def test_what_is_left_out_is_named_with_its_value(options, rows, line):
+def test_options_that_are_left_out_are_reported_with_their_values(options, rows, line):
     result = taken(rows=rows, **options)
     assert f"\n  {line}" in result.notice
     assert result.notice.startswith("GRPOConfig: ")
@@ -174,7 +175,7 @@ def test_an_option_of_gradients_is_left_out(name):
 
 @pytest.mark.parametrize("name", sorted(OTHER_VALUES.keys() - {"optim", "lr_scheduler_type"}))
 def test_each_option_of_grpo_alone_changes_nothing_but_the_notice(name):
-    """And the same option by its name is refused, as ever."""
+    """The same option as an argument of `ESConfig` is refused."""
     result = taken(**{name: OTHER_VALUES[name]})
     assert changed(result.config) == {}
     (line,) = result.notice.splitlines()[1:]
@@ -194,9 +195,9 @@ MEANINGFUL = {
     "chat_template_kwargs": {"a": 1},
     "report_to": ["tensorboard"],
 }
-"""Values of options that are taken; of the others any value has to be named."""
+"""Values for the options that are used. For all other options, any value must be reported."""
 SILENT = {
-    "do_train", "do_eval", "full_determinism", "disable_tqdm", "local_rank",  # hold in any case, or decide nothing
+    "do_train", "do_eval", "full_determinism", "disable_tqdm", "local_rank",  # always true here, or without effect
     "use_cpu", "bf16", "fp16", "model_init_kwargs", "hub_token", "hub_model_id", "hub_private_repo", "hub_revision",
     "activation_checkpointing", "activation_checkpointing_kwargs",  # mirror `gradient_checkpointing`
     "gradient_checkpointing_kwargs", "output_dir", "eval_on_start",
@@ -204,8 +205,8 @@ SILENT = {
 
 
 @pytest.mark.parametrize("name", sorted({spec.name for spec in dataclasses.fields(GRPOConfig)} - SILENT))
-def test_no_option_of_theirs_is_dropped_without_a_word(name):
-    """Those of a new version included."""
+def test_no_option_of_other_trainers_is_dropped_silently(name):
+    """This includes options of new versions."""
     args = given()
     setattr(args, name, MEANINGFUL.get(name, "a value of nobody's"))
     result = adopt_arguments(args, rows=1000, loaded=False)
@@ -213,13 +214,13 @@ def test_no_option_of_theirs_is_dropped_without_a_word(name):
     assert bool(taken_over) != (f"\n  {name}=" in result.notice) or name == "num_train_epochs"
 
 
-def test_the_lower_the_better():
+def test_metrics_where_lower_is_better():
     result = taken(metric_for_best_model="eval_error", greater_is_better=False)
     assert changed(result.config) == {"metric_for_best_model": "eval_error", "greater_is_better": False}
     assert changed(taken(metric_for_best_model="accuracy").config) == {"metric_for_best_model": "accuracy"}
 
 
-def test_a_class_of_the_users_own():
+def test_a_subclass_of_the_user():
     @dataclasses.dataclass
     class Mine(GRPOConfig):
         curriculum: str = "none"
@@ -243,7 +244,7 @@ def test_values_that_we_refuse_are_named():
 
 
 def trainer(tmp_path, monkeypatch, args, dataset, model=None):
-    """A trainer with small defaults in place of the paper's."""
+    """A trainer with small defaults instead of the paper's."""
     small = {"population_size": 4, "prompts_per_iteration": 3, "max_completion_length": 4, "reward_workers": 0}
     for name, value in small.items():
         monkeypatch.setitem(ESConfig.__init__.__wrapped__.__kwdefaults__, name, value)
@@ -294,7 +295,7 @@ def test_the_same_run_by_either_config(tmp_path, monkeypatch, caplog):
     assert "another method" not in caplog.text
 
 
-def test_attention_is_as_asked_for(tmp_path, monkeypatch):
+def test_the_attention_implementation_is_used(tmp_path, monkeypatch):
     from es_llm.checkpoint.export import export_model
 
     export_model(tmp_path / "tiny", tiny_model(), tiny_tokenizer())

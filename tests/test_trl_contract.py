@@ -1,4 +1,4 @@
-"""What people bring from TRL: its reward functions, unchanged; data and reward of its quick start; its options."""
+"""Code for TRL works here: its reward functions, the data and reward of its quick start, its options."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def train(tmp_path, reward_funcs, data, **options):
 
 
 def test_the_quick_start_of_grpo_runs_unchanged(tmp_path):
-    """A data set in the shape of trl-lib/tldr, and a reward in that of TRL's documentation."""
+    """The data have the format of trl-lib/tldr, and the reward function that of TRL's documentation."""
     dataset = datasets.Dataset.from_list(
         [
             {"prompt": f"SUBREDDIT: r/{name}\n\nTL;DR:", "completion": f" {name}"}
@@ -123,8 +123,9 @@ def test_the_quick_start_of_grpo_runs_unchanged(tmp_path):
 
 
 def test_the_quick_start_of_trl_with_a_conversational_data_set_runs_unchanged(tmp_path, monkeypatch):
-    """In the shape of trl-lib/DeepMath-103K: a model by its path, TRL's reward function, nothing else. The model ends
-    its answers soon, so that the default options take seconds; a callback ends the run after an iteration."""
+    """The data have the format of trl-lib/DeepMath-103K; the arguments are a model path and TRL's reward function. The
+    model ends its answers soon, so that a run with default options takes seconds. A callback ends it after an
+    iteration."""
     model = tiny_model("qwen2-untied", max_position_embeddings=2048)
     torch.manual_seed(0)
     model.lm_head.weight.data[EOS] = 4 * model.lm_head.weight.data[10:].mean(0) + torch.randn(32)
@@ -284,7 +285,7 @@ OTHERS = (
 
 
 @pytest.mark.parametrize("name", sorted({*GRPO, *REPLACED, *OTHERS} - OWN))
-def test_options_of_others_name_their_counterpart(name):
+def test_errors_on_trl_options_name_the_counterpart(name):
     """All options of the installed GRPOConfig. No nearest name is suggested: `min_p` isn't `max_steps`."""
     with pytest.raises(ConfigError, match=f"unknown option '{name}'; ") as caught:
         ESConfig(**{name: 1})
@@ -309,7 +310,7 @@ def test_options_that_both_have_mean_the_same():
 
 
 @pytest.mark.parametrize("name", sorted({*ARGUMENTS} - {*inspect.signature(ESTrainer.__init__).parameters}))
-def test_arguments_of_others_name_their_counterpart(tmp_path, name):
+def test_errors_on_trl_arguments_name_the_counterpart(tmp_path, name):
     with pytest.raises(ConfigError, match=f"ESTrainer has no argument '{name}'; (?!did you mean)"):
         ESTrainer(tiny_model(), len, None, ROWS, **{name: [print]})
     default = inspect.signature(GRPOTrainer.__init__).parameters[name].default

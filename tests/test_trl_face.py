@@ -1,4 +1,4 @@
-"""What scripts for TRL and transformers use of a trainer beside training: state, files, processes, the hub."""
+"""Attributes and methods of a trainer that scripts for TRL and transformers use: state, files, processes, the hub."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_run_without_a_name_is_found_again(tmp_path, monkeypatch):
     assert (tmp_path / "elsewhere" / "config.json").is_file()
 
 
-def test_a_model_that_was_saved_before_the_run_is_not_in_its_way(tmp_path):
+def test_a_run_accepts_a_model_that_was_saved_before_it(tmp_path):
     trainer = make(tmp_path / "run", max_steps=1)
     trainer.save_model(str(tmp_path / "run"))
     assert (tmp_path / "run" / "model" / "config.json").is_file()
@@ -162,7 +162,7 @@ def test_options_of_others_that_callbacks_ask_for(tmp_path):
 
 
 def test_the_processes_of_several_ranks(tmp_path, capsys):
-    models = [tiny_model(), tiny_model()]  # ranks are threads here, and torch's generator is one for all
+    models = [tiny_model(), tiny_model()]  # ranks are threads here, which share torch's generator
 
     def rank(mailbox):
         team = Team(mailbox)
@@ -197,14 +197,14 @@ def test_the_processes_of_several_ranks(tmp_path, capsys):
         ("num_generations", "`args.population_size`"),
     ],
 )
-def test_what_there_is_not_has_a_reason(tmp_path, name, reason):
+def test_missing_attributes_of_trl_have_a_reason(tmp_path, name, reason):
     trainer = make(tmp_path / "run")
     with pytest.raises(AttributeError, match=f"'ESTrainer' object has no attribute '{name}': .*{reason}"):
         getattr(trainer, name)
     assert not hasattr(trainer, name)
 
 
-def test_names_of_nobody_have_no_reason(tmp_path):
+def test_unknown_attributes_have_no_reason(tmp_path):
     trainer = make(tmp_path / "run")
     with pytest.raises(AttributeError, match=r"'ESTrainer' object has no attribute 'modle'$"):
         trainer.modle  # noqa: B018
@@ -215,7 +215,7 @@ def test_names_of_nobody_have_no_reason(tmp_path):
 
 
 class Hub:
-    """Stands for the hub's client; keeps what it was asked."""
+    """Replaces the hub's client, and records the calls."""
 
     asked: typing.ClassVar[list] = []
 
@@ -262,7 +262,7 @@ def test_the_model_is_pushed_with_a_card(trained, tmp_path, hub):
 
 def test_the_hub_of_the_arguments(tmp_path, hub, caplog):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # transformers' own, about options it is going to rename
+        warnings.simplefilter("ignore")  # a warning of transformers about options that it will rename
         args = GRPOConfig(
             output_dir=str(tmp_path / "run"), bf16=False, push_to_hub=True, hub_model_id="lab/model",
             hub_token="secret", hub_private_repo=True, max_completion_length=2,

@@ -63,7 +63,7 @@ def of_a_word(completions, word, log_extra=None, **columns):
 
 
 def record(completion_ids, log_extra, **columns):
-    """Keeps the arguments that the other functions received beside the text."""
+    """Records the arguments that the other functions received besides the text."""
     log_extra("ids", [repr(list(ids)) for ids in completion_ids])
     return [None] * len(completion_ids)
 

@@ -57,7 +57,7 @@ def statements(text):
 @pytest.mark.smollm2
 @pytest.mark.parametrize("text", {statements(text): text for text in quick_starts().values()}.values())
 def test_the_quick_starts_run(tmp_path, text):
-    """Those that differ in the order of their imports alone run once."""
+    """Quick starts that differ only in the order of imports run once."""
     assert PUBLISHED in text
     process = run(tmp_path, with_our_trainer(text).replace(PUBLISHED, repr(MODEL)))
     assert "left out" not in process.stderr
@@ -68,7 +68,7 @@ def test_the_quick_starts_run(tmp_path, text):
 @pytest.mark.smollm2
 @pytest.mark.parametrize("name", sorted(command_line_scripts()))
 def test_the_scripts_of_the_command_line_run(tmp_path, name):
-    """Options that mean the same are followed; the others are named once, with their values."""
+    """Options that mean the same are used; the others are listed once, with their values."""
     process = run(
         tmp_path, with_our_trainer(command_line_scripts()[name]), "--model_name_or_path", MODEL, "--dataset_name",
         "trl-lib/DeepMath-103K", "--reward_funcs", *REWARDS, "--output_dir", "out", "--bf16", "False", "--max_steps",
@@ -77,8 +77,8 @@ def test_the_scripts_of_the_command_line_run(tmp_path, name):
     )  # fmt: skip
     assert "Training completed" in process.stdout
     assert process.stderr.count("these options belong to another method") == 1
-    for told in ("learning_rate=1e-05: ", "num_generations=4: ", "beta=0.1: "):
-        assert f"\n  {told}" in process.stderr
+    for notice in ("learning_rate=1e-05: ", "num_generations=4: ", "beta=0.1: "):
+        assert f"\n  {notice}" in process.stderr
     assert "the model is saved to out/model" in process.stderr
     done = result(tmp_path / "out")
     assert done["steps"] == 2

@@ -1,5 +1,7 @@
-"""Two hosts of one job, as network namespaces, and a cut link between them: each side ends with the right weights, or
-is refused by the journal that they share; nothing is ever mixed."""
+"""One job on two hosts, which are network namespaces, with a link that the tests cut.
+
+Each side ends with the right weights, or the journal that both sides share refuses its records. No file ever holds
+output of both sides."""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ WORDS = ["train", *SMALL, "--max_steps", "12", "--seed", "5", "--unit_timeout_s"
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 
 
-def allowed():
-    """Whether this machine lets the test make namespaces, and a link between two of them."""
+def can_run():
+    """Whether the tests may create network namespaces on this machine, and a link between two of them."""
     if not all(shutil.which(tool) for tool in ("ip", "unshare", "nsenter")):
         return False
     name = f"es{os.getpid()}"
@@ -30,15 +32,15 @@ def allowed():
         ["nsenter", f"--net=/run/netns/{name}", "unshare", "--mount", "mount", "--bind", "/tmp", "/mnt"],
         ["ip", "link", "add", name, "netns", name, "type", "veth", "peer", "name", f"{name}b", "netns", name],
     ]
-    good = all(subprocess.run(trial, capture_output=True, check=False).returncode == 0 for trial in trials)
+    allowed = all(subprocess.run(trial, capture_output=True, check=False).returncode == 0 for trial in trials)
     subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
-    return good
+    return allowed
 
 
 pytestmark = [
     pytest.mark.mpi,
     pytest.mark.slow,
-    pytest.mark.skipif(not allowed(), reason="needs ip (iproute2), unshare, and the right to make namespaces"),
+    pytest.mark.skipif(not can_run(), reason="needs ip (iproute2), unshare, and the right to make namespaces"),
 ]
 
 
@@ -47,10 +49,10 @@ def run(*words):
 
 
 class TwoHosts:
-    """Hosts `near` and `far`, joined by one link. `far` has a disk of its own at `disk`, unless that is None."""
+    """Hosts `near` and `far`, joined by one link. With `disk` (source, target), `far` mounts source at target."""
 
-    def __init__(self, place: Path, disk: Path | None):
-        self._place, self._disk = place, disk
+    def __init__(self, folder: Path, disk: tuple[Path, Path] | None):
+        self._folder, self._disk = folder, disk
         self._names = {NEAR: f"es{os.getpid()}a", FAR: f"es{os.getpid()}b"}
         near, far = self._names.values()
         for name in (near, far):
@@ -62,13 +64,13 @@ class TwoHosts:
         self.link("up")
 
     def link(self, state):
-        """Cut it ("down") or mend it ("up")."""
+        """Cut ("down") or restore ("up") the link."""
         for name in self._names.values():
             run("ip", "-n", name, "link", "set", name, state)
 
     def start(self, *words):
-        """mpirun on `near` with two ranks on each host; it reaches `far` through an agent in the place of ssh."""
-        agent = self._place / "agent"
+        """Start mpirun on `near` with two ranks on each host. It starts ranks on `far` by a script instead of ssh."""
+        agent = self._folder / "agent"
         mount = f"mount --bind {self._disk[0]} {self._disk[1]};" if self._disk else ""
         agent.write_text(
             f"#!/bin/sh\nshift\nexec nsenter --net=/run/netns/{self._names[FAR]} unshare --uts --mount "
@@ -86,7 +88,7 @@ class TwoHosts:
         )  # fmt: skip
 
     def close(self):
-        """All processes and both hosts are gone."""
+        """Kill all processes and delete both hosts."""
         for name in self._names.values():
             listed = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
             for pid in listed.stdout.split():
@@ -132,7 +134,7 @@ def is_launcher(pid):
 
 
 def ranks_of(directory):
-    """Processes that train into it."""
+    """The processes that train with this output directory."""
     words = ["pgrep", "-f", f"python.* -m es_llm train .*{directory}"]
     found = subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
     return [pid for pid in found if not is_launcher(pid)]
@@ -143,12 +145,12 @@ def test_each_host_keeps_a_copy(hosts, whole, tmp_path):
     job = hosts.start(*WORDS, "--output_dir", str(tmp_path / "runs" / "D"))
     output, _ = job.communicate(timeout=150)
     assert job.returncode == 0, output
-    near, far = (Journal.read(tmp_path / place / "D" / "journal.es") for place in ("runs", "far"))
+    near, far = (Journal.read(tmp_path / folder / "D" / "journal.es") for folder in ("runs", "far"))
     assert result(tmp_path / "runs" / "D")["weights_sha256"] == whole
     assert near.header == far.header
     assert near.records == far.records
     assert not (tmp_path / "far" / "D" / "result.json").exists()
-    # The copy is a checkpoint like the other one.
+    # The copy is a checkpoint too.
     (tmp_path / "far" / "D" / "journal.es").rename(tmp_path / "copy.es")
     process = es_llm("replay", str(tmp_path / "copy.es"), "--output_dir", str(tmp_path / "rebuilt"))
     assert process.returncode == 0, process.stderr
@@ -175,7 +177,7 @@ def test_a_cut_link_over_a_shared_disk_is_safe(hosts, whole, tmp_path):
     job = hosts.start(*WORDS, "--output_dir", str(directory))
     wait_until(lambda: len(records(directory)) >= 3)
     hosts.link("down")
-    # One side finishes; under a heavy load each may be refused by a leader of the other one, and mpirun waits on.
+    # One side finishes. Under heavy load each side may refuse the other one, so that neither does; then mpirun waits.
     wait_until(lambda: (directory / "result.json").exists() or not ranks_of(directory), 150)
     time.sleep(3)
     hosts.close()

@@ -1,4 +1,4 @@
-"""Counts that travel, logged figures, and units that are begun ahead."""
+"""Counts that ranks send, logged metrics, and units that are started in advance."""
 
 import math
 
@@ -26,7 +26,7 @@ def counts(f, g=(1.0, 2.0)):
 
 
 def summed(parts):
-    """What a table makes of the counts of all units: sums modulo 2**64, of lists of different lengths."""
+    """The sums of the counts of all units, as a table adds them: modulo 2**64, of lists of different lengths."""
     width = max(map(len, parts))
     return [sum(part[at] if at < len(part) else 0 for part in parts) % 2**64 for at in range(width)]
 
@@ -43,7 +43,7 @@ def test_counts_of_a_batch():
     assert "rewards/g/failures" not in metrics
 
 
-def test_counts_travel_and_are_summed():
+def test_counts_are_encoded_and_summed():
     codec = CountsCodec(functions=2)
     parts = [codec.encode(counts((-1.0, 0.5))), codec.encode(counts((3.0, None))), codec.encode(Counts(waited_us=7))]
     assert all(0 <= number < 2**64 for part in parts for number in part)
@@ -87,7 +87,7 @@ def test_logged_figures_are_means_over_all_units():
     }
 
 
-def test_the_next_unit_is_begun_while_one_is_taken():
+def test_the_next_unit_starts_while_one_is_scored():
     begun, upcoming = [], iter([1, 3, 3, None])
     prefetcher = Prefetcher(lambda unit: begun.append(unit) or unit, lambda: next(upcoming))
     assert prefetcher.take(0) == 0

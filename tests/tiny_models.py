@@ -89,7 +89,7 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
         {"text_config": {**_SIZES}, "vision_config": {**_VISION}, "mm_tokens_per_image": 4, "image_token_index": 80},
     ),
 }
-"""Models with declared types, with experts, without attention, and with an eye."""
+"""Models with declared types, with experts, without attention, and with a vision tower."""
 
 
 def tiny_model(name: str = "qwen2", *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
@@ -103,7 +103,7 @@ def tiny_model(name: str = "qwen2", *, seed: int = 0, **overrides: Any) -> PreTr
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        for parameter in model.parameters():  # biases and norms start as constants, which would hide mix-ups
+        for parameter in model.parameters():  # biases and norms start as constants, which would hide swapped tensors
             if parameter.ndim == 1:
                 parameter.data.add_(0.1 * torch.randn_like(parameter))
     return model.eval()

@@ -1,7 +1,7 @@
-"""The scripts that the installed TRL ships, with the trainer's name changed and nothing else, and a way to run them.
+"""The scripts that the installed TRL ships, where only the trainer's name is changed, and a way to run them.
 
-`python -m tests.trl_scripts ROWS SCRIPT WORDS...` runs a script on local rows in place of the hub's data set, by small
-defaults: those of `ESConfig` would take days on a CPU.
+`python -m tests.trl_scripts ROWS SCRIPT WORDS...` runs a script on local rows instead of the hub's data set, and with
+small defaults, since those of `ESConfig` would take days on a CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SMALL = {
     "population_size": 2, "prompts_per_iteration": 2, "max_steps": 1, "max_completion_length": 12,
     "num_completions_to_print": 1,
 }  # fmt: skip
-"""Defaults in place of the paper's."""
+"""Small defaults, used instead of the paper's."""
 
 
 def quick_starts() -> dict[str, str]:
@@ -50,7 +50,7 @@ def command_line_scripts() -> dict[str, str]:
 
 
 def with_our_trainer(text: str) -> str:
-    """The text with `ESTrainer` in place of its trainer, imported from where it is."""
+    """The text with `ESTrainer` instead of its trainer, imported from `es_llm`."""
     (trainer,) = set(re.findall(r"\b(\w+Trainer)\(", text))
     text, imports = re.subn(
         rf"^( *)from (trl[\w.]*) import {trainer}(?:, (.*))?$",

@@ -1,5 +1,7 @@
-"""The known answers in data/noise_vectors.txt, one check per kind of line; a backend is anything with the functions of
-`es_llm.noise.reference`. `OfTensors` makes one of a `NoiseBackend` and torch tensors."""
+"""The known answers in data/noise_vectors.txt, with one check per kind of line.
+
+A check takes an object with the functions of `es_llm.noise.reference`. `OfTensors` gives a `NoiseBackend` these
+functions."""
 
 import zlib
 from pathlib import Path
@@ -14,7 +16,7 @@ VECTORS = Path(__file__).parent / "data" / "noise_vectors.txt"
 
 
 def vectors(kind):
-    """(groups of inputs, outputs) of one kind, as lists of words."""
+    """(groups of inputs, outputs) of each line of one kind, as lists of strings."""
     found = []
     for line in VECTORS.read_text().splitlines():
         if line.startswith(f"{kind} "):
@@ -41,12 +43,12 @@ def bits(values):
 
 
 def crc32(values):
-    """Of the values' words, little-endian."""
+    """CRC-32 of the values as little-endian words."""
     return f"{zlib.crc32(values.astype(values.dtype.newbyteorder('<')).tobytes()):08x}"
 
 
 def long_master(count):
-    """The masters of long runs."""
+    """The masters of the lines that start with "long"."""
     return np.float32(0.02) * reference.values(Noise(10, 0, 0), Slice(0, count))
 
 
@@ -74,7 +76,7 @@ def terms_of(group, pairs, coefficients):
 
 
 class AtOnce:
-    """A `NoiseBackend` that makes every call a pass of its own: results are plain numbers, and all is written."""
+    """A `NoiseBackend` that settles each call before it returns: the result is a number, and all writes are done."""
 
     def __init__(self, backend):
         self.backend, self.device = backend, getattr(backend, "device", torch.device("cpu"))
@@ -88,7 +90,7 @@ class AtOnce:
 
 
 class OfTensors:
-    """A `NoiseBackend` on tensors of one device, with the reference's functions."""
+    """The functions of the reference, computed by a `NoiseBackend` on tensors of its device."""
 
     def __init__(self, backend):
         self.backend = AtOnce(backend)
@@ -222,4 +224,4 @@ CHECKS = [
     check_long_perturbed_weights,
     check_long_accumulated_masters,
 ]
-"""The checks of every backend; the lines "philox" and "normal" are for implementations that show these steps."""
+"""The checks that every backend must pass. The lines "philox" and "normal" test steps that few backends expose."""

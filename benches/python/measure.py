@@ -17,13 +17,13 @@ from es_llm._core import Slice, Terms
 from es_llm.noise.backend import backend_for
 
 PAUSE: Final = 0.3
-"""Seconds before each turn: torch's threads keep spinning for a while after their last work."""
+"""Seconds to wait before each measurement: torch's idle threads spin for a while."""
 TURN: Final = 0.4
-"""Minimum seconds of a turn: short work is repeated."""
+"""Minimum seconds of a measurement: a short function is called repeatedly."""
 
 
 def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each work over `runs` rounds. Each work has one turn in a round; one more round warms up."""
+    """Median seconds of each function over `runs` rounds. A round measures each function; an extra round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(runs + 1):
         for name, work in works.items():
@@ -35,8 +35,10 @@ def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.dev
 
 
 def turn(work: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of the calls of a turn, without the first call if there are several: cores that sleep in the pause
-    take tens of milliseconds to wake up, and in a run no core sleeps before a kernel."""
+    """Median seconds of a call of `work`, measured for at least TURN seconds.
+
+    If there are several calls, the first one doesn't count: cores that slept during the pause need tens of milliseconds
+    to wake up, and in a training run no core sleeps before a kernel."""
     calls: list[float] = []
     while not calls or sum(calls) < TURN:
         calls.append(seconds_of(work, device))
@@ -44,7 +46,7 @@ def turn(work: Callable[[], object], device: torch.device) -> float:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, to the end of its work on the device."""
+    """Seconds of one call, until the device has finished its work."""
     synchronize(device)
     start = time.perf_counter()
     work()
@@ -53,7 +55,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has ended all work."""
+    """Wait until a GPU has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -87,7 +89,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def noise_rate(device: torch.device) -> float:
-    """Noise values per second without the cost of memory: an update of 64 pairs over weights that fit the cache."""
+    """Noise values per second if memory costs nothing: an update with 64 pairs of weights that fit into the cache."""
     terms = Terms(1, 0, np.ones(64, np.float32))
     master = torch.zeros(1 << 22 if device.type == "cuda" else 1 << 18, device=device)
     backend, at = backend_for(device), Slice(0, master.numel())

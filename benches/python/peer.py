@@ -1,9 +1,9 @@
-"""The rival: the loop of other ES code for language models, in torch.
+"""The implementation to compare with: the torch loop of other ES projects for language models.
 
 For each member and tensor it seeds a `torch.Generator` and draws noise by `torch.randn` in the parameter's type. `add_`
-adds the noise before the evaluation and subtracts the same noise after it. The update is N such passes into a float32
-accumulator. The low-rank update concatenates the factors of all members and calls `addmm_` once, the fastest way in
-torch.
+adds the noise before the evaluation and subtracts the same noise after it. The update draws the noise of all N members
+again and adds it to a float32 accumulator. The low-rank update concatenates the factors of all members and calls
+`addmm_` once, the fastest way in torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PeerLoop:
 
     @torch.no_grad()
     def update(self, seeds: list[int], coefficients: list[float]) -> None:
-        """One tensor after the other, N noise passes into a float32 accumulator."""
+        """Update tensor by tensor: add up the noise of all members in a float32 accumulator."""
         for weight in self.weights:
             total = torch.zeros(weight.shape, device=weight.device)
             for seed, coefficient in zip(seeds, coefficients, strict=True):

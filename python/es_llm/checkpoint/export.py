@@ -95,7 +95,7 @@ def require_replaceable(target: Path) -> None:
     if strange:
         raise ModelError(
             f"{target}: holds files that no export wrote ({', '.join(strange[:5])}); "
-            "an export replaces its directory, so give it one of its own"
+            "an export replaces its directory, so choose a new directory"
         )
 
 
@@ -106,7 +106,7 @@ def _is_of_an_export(path: Path) -> bool:
 
 
 def _is_of_the_disk(error: Exception) -> bool:
-    """safetensors has an error class of its own for a full disk, and tokenizers raises bare ones."""
+    """Whether a full disk can cause this error: safetensors has its own class, and tokenizers raises `Exception`."""
     return isinstance(error, OSError | SafetensorError) or type(error) is Exception
 
 

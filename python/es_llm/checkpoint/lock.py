@@ -65,7 +65,7 @@ class DirectoryLock:
             raise ConfigError(
                 f"`output_dir` {str(directory)!r} is in use by process {holder.get('pid', '?')} on "
                 f"{holder.get('host', '?')}; wait until that run has ended, or name another directory (if that process "
-                f"is gone, and the file system has no locks of its own, delete {str(self._path)!r})"
+                f"is gone, and the file system has no locks, delete {str(self._path)!r})"
             )
         try:
             same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))

@@ -72,7 +72,7 @@ class MetricsLog:
 
 
 def record_metrics(record: Record) -> dict[str, Any]:
-    """The metrics of an iteration that its record holds. A resumed log restores missing lines from them."""
+    """The metrics of an iteration that its record holds. A resumed run writes missing lines of its log from them."""
     fitness = np.array([value for value in record.fitness if value is not None], np.float64)
     if not len(fitness):
         fitness = np.zeros(1)

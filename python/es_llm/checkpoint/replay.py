@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def apply_records(records: Sequence[Record], update: Callable[[Record], object], population: Population) -> None:
-    """Apply records, in order, to the weights, which `update` moves, and to the population.
+    """Apply records in order: to the weights by `update`, and to the population.
 
     Raises:
         PopulationError: the records don't fit the population.
@@ -26,7 +26,7 @@ def apply_records(records: Sequence[Record], update: Callable[[Record], object],
 def replay_records(
     records: Sequence[Record], weights: Weights, population: Population, digests: Mapping[int, int]
 ) -> None:
-    """Apply the records of a run, from its first one on, to the base weights, and check the last of their digests.
+    """Apply all records of a run to the base weights, and check the weights against the last digest.
 
     Raises:
         DivergenceError: the weights differ from the weights of the run.

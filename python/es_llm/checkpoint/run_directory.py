@@ -37,7 +37,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"`output_dir` {str(self.path)!r} can't be made: {error}") from error
+            raise ConfigError(f"`output_dir` {str(self.path)!r} can't be created: {error}") from error
         if not os.access(self.path, os.W_OK):
             why = "its disk or its permissions allow reading only"
             raise ConfigError(f"`output_dir` {str(self.path)!r} can't be written: {why}")
@@ -52,7 +52,7 @@ class RunDirectory:
 
 
 def free_directory(parent: Path, stem: str) -> Path:
-    """The first of parent/stem-1, parent/stem-2, ... that doesn't exist, made."""
+    """Create the first of parent/stem-1, parent/stem-2, ... that doesn't exist, and return it."""
     number = 1
     while True:
         path = parent / f"{stem}-{number}"
@@ -76,7 +76,7 @@ def write_whole(path: Path, text: str) -> None:
     the same file meanwhile.
 
     Raises:
-        JournalError: the disk refuses it; names the file.
+        JournalError: the file can't be written; the message names it.
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:

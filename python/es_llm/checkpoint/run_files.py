@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunFiles:
-    """The open files of a run. `saved`, `digests` and `events` are what the journal holds, appended items included."""
+    """The open files of a run. `saved`, `digests` and `events` mirror the journal, with all items appended so far."""
 
     def __init__(
         self,
@@ -118,10 +118,10 @@ def other_records(directory: RunDirectory) -> JournalError:
 
 
 def taken_from(rank: int, directory: RunDirectory, error: JournalTakenError) -> JournalTakenError | LeftOutError:
-    """The error of a leader that slept while other ranks took its run over, with what became of the run.
+    """The error of a leader that slept while other ranks took its run over. The message says where the run is.
 
-    If they finished the run, it is no failure, as for any rank that is left out. If the journal was deleted, `error` is
-    returned as it is.
+    If the other ranks finished the run, the error is a `LeftOutError`, which is no failure. If the journal was deleted,
+    `error` is returned unchanged.
     """
     try:
         records = len(Journal.read(str(directory.journal)).records)

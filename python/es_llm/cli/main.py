@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `es-llm` with these words (default: those of the command line), and return the exit code."""
+    """Run `es-llm` with these arguments (default: those of the command line), and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(name: str, words: Sequence[str]) -> int:
     """Run one command, and return its exit code. An `EsError` becomes a message and exit code 2.
 
-    Ranks parse the words before they communicate: all parse the same words, so all fail alike.
+    Ranks parse the command line before they communicate. It is the same on all ranks, so a parse error occurs on all.
     """
     open_standard_descriptors()
     logging.basicConfig(level=logging.WARNING, format="es-llm: %(message)s", stream=sys.stderr)
@@ -89,7 +89,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
 
 
 def _warn_once(team: Team) -> None:
-    """Print warnings only on the rank that leads, or would lead; print errors on every rank that has one."""
+    """Print warnings only on the leader, or on the lowest rank before there is one; print errors on every rank."""
 
     def passes(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR or team.leads or team.speaks
@@ -99,15 +99,17 @@ def _warn_once(team: Team) -> None:
 
 
 def _fail(team: Team, error: EsError) -> int:
-    """Print an error once, and return exit code 2. The lowest rank prints an error that all ranks share. An error that
-    only this rank has ends the job, since the other ranks wait for this one."""
+    """Print an error once, and return exit code 2.
+
+    If all ranks have the error, the lowest rank prints it. If only this rank has it, this rank prints it and ends the
+    job, since the other ranks wait for this rank."""
     shared = error.shared or team.size == 1
     alone = team.size == 1 and launched_rank() != 0
     if not shared or (team.speaks and not alone):
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         print(f"es-llm: error: {kind}{error}", file=sys.stderr, flush=True)
     elif alone:
-        # All ranks have this error and don't communicate yet: rank 0 prints it.
+        # All ranks have this error, but they don't communicate yet. Rank 0 prints the error.
         time.sleep(_REPORT_S)
     if not shared:
         team.mailbox.abort(2)
@@ -125,7 +127,7 @@ def _crash(team: Team) -> int:
 
 
 def _leave(team: Team, code: int) -> int:
-    """Close the team. A launcher ends all ranks when one ends with an error, so the rank that reports it ends first."""
+    """Close the team. A launcher ends all ranks once one ends with an error, so the rank that reports it ends first."""
     if code != 0 and team.size > 1 and not team.speaks:
         time.sleep(_REPORT_S)
     team.close(code)

@@ -1,4 +1,4 @@
-"""What several commands share: options in layers, the mailbox, the journal of a run, and the start of the work."""
+"""Code that several commands share: the options of a run, its mailbox, the journal of a run, errors at the start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_run_options(parser: Parser) -> None:
 
 
 def run_options(options: argparse.Namespace) -> tuple[ScriptArguments, ESConfig]:
-    """Options from the file and the flags, over the defaults."""
+    """The options of a run: defaults, overridden by the file, overridden by flags."""
     known = set(option_fields(ScriptArguments, ESConfig))
     flags: dict[str, Any] = {name: value for name, value in vars(options).items() if name in known}
     file = read_config(options.config, known) if options.config else {}
@@ -82,8 +82,8 @@ def quiet_libraries() -> None:
 
 
 def together(team: Team, work: Callable[[], Result]) -> Result:
-    """The result of `work()`, which all ranks do before their first call. If it fails on this rank, this rank raises at
-    once, and the other ranks raise the same error in their first call."""
+    """The result of `work()`, which every rank calls before the first collective call. If it fails on this rank, this
+    rank raises immediately, and the other ranks raise the same error in their first collective call."""
     try:
         return work()
     except Exception as error:

@@ -70,7 +70,7 @@ def require_size(size: int, library: str, environ: Mapping[str, str] = os.enviro
     launcher = {**_SIZES, **_LOCAL_SIZES, _STEP: "srun"}[name]
     raise ConfigError(
         f"the launcher declares {count} ranks ({name}={count}, which {launcher} sets), but MPI has {size}: mpi4py is "
-        f"built with {library}, which this launcher doesn't start, so each process would be a run of its own. "
+        f"built with {library}, which this launcher doesn't start, so each process would be a separate run. "
         + _remedy(name, count, library)
     )
 
@@ -83,7 +83,7 @@ def _require_rank(size: int, library: str, environ: Mapping[str, str]) -> None:
     raise ConfigError(
         f"the launcher started this process as rank {rank} ({name}={rank}), but MPI has {size}, expected at least "
         f"{rank + 1}: mpi4py is built with {library}, which this launcher doesn't start, so each process would be a "
-        "run of its own. " + _remedy(name, rank + 1, library)
+        "separate run. " + _remedy(name, rank + 1, library)
     )
 
 
@@ -95,7 +95,7 @@ def refuse_other_launchers(environ: Mapping[str, str] = os.environ) -> None:
     torchrun = "TORCHELASTIC_RUN_ID" in environ
     launcher = "torchrun" if torchrun else "a launcher such as torchrun, accelerate or deepspeed"
     raise ConfigError(
-        f"{launcher} started {size} processes (WORLD_SIZE={size}), each of which would be the same run: ranks of "
+        f"{launcher} started {size} processes (WORLD_SIZE={size}), each of which would start the same run: ranks of "
         f"es_llm are processes under MPI; start `mpirun -n {size} python ...` instead, or give each process `comm` "
         "single"
     )
@@ -104,7 +104,7 @@ def refuse_other_launchers(environ: Mapping[str, str] = os.environ) -> None:
 def _remedy(name: str, count: int, library: str) -> str:
     own = f"`{'mpirun' if 'Open MPI' in library else 'mpiexec'} -n {count}`"
     build = "build mpi4py for the launcher's MPI (`pip install --no-binary mpi4py mpi4py` with its mpicc on the PATH)"
-    single = "`comm` single makes each process a run of its own"
+    single = "`comm` single makes each process a separate run"
     if name == _STEP:
         pmi = "`srun --mpi=pmix`" if "Open MPI" in library else "`srun --mpi=pmi2`"
         return f"Start the ranks by {pmi}, or by that MPI's own {own}, or {build}; {single}"

@@ -22,7 +22,7 @@ class Mailbox(ABC):
     concurrent: bool
     """Whether one thread may use the mailbox while another one computes."""
     separate: bool = False
-    """Whether each rank is a process of its own."""
+    """Whether each rank is a separate process."""
     tolerant: bool = False
     """Whether the other ranks continue when the process of one dies."""
 

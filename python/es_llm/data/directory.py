@@ -75,7 +75,7 @@ def library() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    need, remedy = "`dataset_name` needs the library datasets", "`pip install 'es_llm[data]'` brings it"
+    need, remedy = "`dataset_name` needs the library datasets", "`pip install 'es_llm[data]'` installs it"
     datasets = import_optional("datasets", need, remedy)
     datasets.disable_progress_bars()
     return datasets

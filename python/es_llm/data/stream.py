@@ -57,7 +57,7 @@ class PromptStream:
         return 0.0
 
     def first(self) -> Row:
-        """The stream's first row, in its own order."""
+        """The first row of the stream, before shuffling."""
         rows = self._checked(itertools.islice(self._plain, 1))
         if not rows:
             raise ConfigError(_EMPTY)

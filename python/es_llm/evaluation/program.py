@@ -1,4 +1,4 @@
-"""One evaluation as a collective call of its own, apart from a training."""
+"""One evaluation as a separate collective call, outside a training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from es_llm.units.completion_log import CompletionLog
 from es_llm.units.run_state import RunState
 
 _ROUND: Final = Round(RoundKind.EVALUATION, 0)
-"""The only round of such a call, which knows no records."""
+"""The only round of such a call, in which no rank has records."""
 
 
 def evaluate(run: RunState, data: EvaluationSets) -> Evaluation:

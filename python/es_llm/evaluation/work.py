@@ -81,7 +81,7 @@ class EvaluationWork:
         return [float(len(unit.rows) * (self._samples if unit.sampled else 1)) for unit in self._units]
 
     def evaluate(self, index: int) -> Outcome:
-        """The results of one unit: sums over its rows of what `EvaluationWork` lists, and its counts."""
+        """The results of one unit: the sums over its rows of the values that `EvaluationWork` lists, and its counts."""
         unit, begun = self._units[index], self._prefetcher.take(index)
         graded, completions = begun.pending.result(), begun.completions
         if self._log is not None:

@@ -101,7 +101,7 @@ class RolloutEngine(Protocol):
         """
 
     def describe(self, prompt: Prompt) -> list[str]:
-        """Lines for people: the prompt exactly as the model gets it, and what differs from what the data ask for."""
+        """Lines to print: the prompt exactly as the model gets it, and how this differs from the data."""
 
     def notices(self) -> list[str]:
         """Warnings for people about this model in this engine, at the start of a run."""

@@ -9,5 +9,5 @@ if TYPE_CHECKING:
 
 
 def factor(config: ESConfig, iteration: int) -> float:
-    """1 for every iteration."""
+    """The factor 1 for every iteration."""
     return 1.0

@@ -86,7 +86,7 @@ def _text(grid: Grid) -> str:
 
 
 def _problems(split: str, size: int, seed: int) -> list[Row]:
-    """Own problems. Each split draws its grids from a random stream of its own."""
+    """The built-in problems. Each split draws its grids from a separate random stream."""
     stream = random.Random(f"es_llm/arc/{split}/{seed}")
     rows: list[Row] = []
     for _ in range(size):

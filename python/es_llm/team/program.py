@@ -1,4 +1,4 @@
-"""The work of a collective call. The machine decides which rank does what; a program knows what it means."""
+"""The work of a collective call. The state machine decides which rank does what; a program carries it out."""
 
 # Hooks are empty: a program overrides those that it needs.
 # ruff: noqa: B027

@@ -55,7 +55,7 @@ class Wire:
             self._mailbox.flush(flush_s)
 
     def kick(self) -> None:
-        """Send what the machine may have to send."""
+        """Send the messages that the state machine has queued."""
         if self._error is not None:
             raise self._error
         if self._thread is not None:

@@ -116,5 +116,5 @@ def _free(taken: Collection[str], name: str, other: str) -> str:
 
 
 def _library() -> Any:
-    need, remedy = "`log_completions` needs pyarrow", "`pip install 'es_llm[data]'` brings it"
+    need, remedy = "`log_completions` needs pyarrow", "`pip install 'es_llm[data]'` installs it"
     return tuple(import_optional(module, need, remedy) for module in ("pyarrow", "pyarrow.parquet"))

@@ -101,7 +101,7 @@ class Counts:
 
 
 class CountsCodec:
-    """Counts as the flat list of numbers that travels.
+    """Encode counts as the flat list of numbers that a rank sends.
 
     Args:
         functions: number of reward functions.
@@ -181,8 +181,8 @@ def logged_metrics(units: Iterable[bytes]) -> dict[str, float]:
 def with_logged(own: Mapping[str, Any], logged: Mapping[str, float], later: Sequence[str] = ()) -> dict[str, Any]:
     """The trainer's own metrics and those that functions logged.
 
-    A name that the trainer uses, or will use (`later`), gets the prefix `logged/`: what a function logs never replaces
-    a metric of the trainer.
+    A function's metric whose name the trainer uses, or will use (`later`), gets the prefix `logged/`, so that it never
+    replaces a metric of the trainer.
     """
     whole = dict(own)
     for name, value in logged.items():

@@ -1,4 +1,4 @@
-"""What a run consists of on one rank, and how it works on a unit: generate, and begin the next one meanwhile."""
+"""The parts of a run on one rank, and the work on a unit: generate, and start the next unit in advance."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class RunState:
 
 
 class Prefetcher(Generic[Begun]):
-    """Begins the unit after the one that is asked for."""
+    """Returns the work on a unit, and starts the next unit in advance."""
 
     def __init__(self, begin: Callable[[int], Begun], upcoming: Callable[[], int | None]) -> None:
         self._begin, self._upcoming = begin, upcoming

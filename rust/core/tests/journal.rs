@@ -65,7 +65,7 @@ fn written(frames: &[Frame], path: &Path) -> (Vec<u8>, Vec<Journal>) {
     (fs::read(path).unwrap(), states)
 }
 
-fn place() -> (tempfile::TempDir, PathBuf) {
+fn journal_path() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run.journal");
     (directory, path)
@@ -83,7 +83,7 @@ fn same(one: &Journal, other: &Journal) -> bool {
 
 #[test]
 fn what_was_written_is_read() {
-    let (_directory, path) = place();
+    let (_directory, path) = journal_path();
     let (bytes, states) = written(&sample(), &path);
     let journal = states.last().unwrap();
     assert_eq!(journal.header, HEADER);
@@ -104,7 +104,7 @@ fn what_was_written_is_read() {
 
 #[test]
 fn a_cut_at_any_byte_leaves_the_longest_good_prefix_and_appends_go_on() {
-    let (directory, path) = place();
+    let (directory, path) = journal_path();
     let (bytes, states) = written(&sample(), &path);
     let cut_path = directory.path().join("cut.journal");
     for cut in 0..bytes.len() {
@@ -140,7 +140,7 @@ fn a_cut_at_any_byte_leaves_the_longest_good_prefix_and_appends_go_on() {
 
 #[test]
 fn a_flip_of_any_byte_is_refused_or_leaves_a_good_prefix() {
-    let (_directory, path) = place();
+    let (_directory, path) = journal_path();
     let (bytes, states) = written(&sample(), &path);
     let last_frame = states[states.len() - 2].good_bytes;
     for at in 0..bytes.len() {
@@ -183,7 +183,7 @@ fn a_flip_of_any_byte_is_refused_or_leaves_a_good_prefix() {
 
 #[test]
 fn missing_repeated_and_swapped_frames_are_refused() {
-    let (_directory, path) = place();
+    let (_directory, path) = journal_path();
     let (bytes, states) = written(&sample(), &path);
     let ends: Vec<usize> = states
         .iter()
@@ -221,7 +221,7 @@ fn is_corrupt(bytes: &[u8], at: usize) -> bool {
 
 #[test]
 fn garbage_after_the_last_frame_is_refused_and_zeros_are_torn() {
-    let (_directory, path) = place();
+    let (_directory, path) = journal_path();
     let (bytes, states) = written(&sample(), &path);
     assert!(is_corrupt(&[&bytes[..], &[7; 20]].concat(), bytes.len()));
     let journal = Journal::parse(&[&bytes[..], &[0; 4096]].concat(), &path).unwrap();
@@ -231,7 +231,7 @@ fn garbage_after_the_last_frame_is_refused_and_zeros_are_torn() {
 
 #[test]
 fn create_never_overwrites_and_leaves_nothing_behind() {
-    let (directory, path) = place();
+    let (directory, path) = journal_path();
     let (bytes, _) = written(&sample(), &path);
     assert!(matches!(
         JournalWriter::create(&path, HEADER),
@@ -256,7 +256,7 @@ fn create_never_overwrites_and_leaves_nothing_behind() {
 
 #[test]
 fn records_and_digests_come_in_order() {
-    let (_directory, path) = place();
+    let (_directory, path) = journal_path();
     let mut writer = JournalWriter::create(&path, HEADER).unwrap();
     let fitness = [Some(1.0), Some(2.0)];
     let order = writer.append_record(&record(1, &fitness)).unwrap_err();
@@ -308,7 +308,7 @@ fn records_and_digests_come_in_order() {
 
 #[test]
 fn a_second_writer_and_a_deleted_file_are_noticed() {
-    let (_directory, path) = place();
+    let (_directory, path) = journal_path();
     let mut one = JournalWriter::create(&path, HEADER).unwrap();
     let mut other = JournalWriter::open(&path).unwrap();
     other.append_event("{}").unwrap();
@@ -326,8 +326,8 @@ fn a_second_writer_and_a_deleted_file_are_noticed() {
 }
 
 #[test]
-fn whoever_took_over_writes_and_the_one_before_is_refused() {
-    let (_directory, path) = place();
+fn after_a_takeover_the_new_writer_writes_and_the_old_one_is_refused() {
+    let (_directory, path) = journal_path();
     let mut old = JournalWriter::create(&path, HEADER).unwrap();
     old.append_record(&record(0, &[Some(1.0)])).unwrap();
     let mut new = JournalWriter::take_over(&path).unwrap();
@@ -344,10 +344,10 @@ fn whoever_took_over_writes_and_the_one_before_is_refused() {
     assert_eq!(Journal::read(&path).unwrap().records.len(), 3);
 }
 
-/// A writer that was told that a record is safe is right, whenever another one takes the journal over.
+/// A record whose append succeeded stays in the journal, whenever another writer takes the journal over.
 #[test]
-fn what_was_said_to_be_safe_is_in_the_journal_of_whoever_takes_it_over() {
-    let (_directory, path) = place();
+fn records_reported_as_safe_are_in_the_journal_after_a_takeover() {
+    let (_directory, path) = journal_path();
     let mut late = 0;
     for turn in 0..100 {
         let _ = fs::remove_file(&path);
@@ -379,7 +379,7 @@ fn what_was_said_to_be_safe_is_in_the_journal_of_whoever_takes_it_over() {
 /// Of two that take over at once, the one that wins holds all, and the other one is refused.
 #[test]
 fn two_that_take_over_at_once_lose_nothing() {
-    let (_directory, path) = place();
+    let (_directory, path) = journal_path();
     for turn in 0..100 {
         let _ = fs::remove_file(&path);
         JournalWriter::create(&path, HEADER).unwrap();
@@ -414,7 +414,7 @@ fn two_that_take_over_at_once_lose_nothing() {
 
 #[test]
 fn a_torn_end_is_not_taken_over() {
-    let (_directory, path) = place();
+    let (_directory, path) = journal_path();
     let (bytes, states) = written(&sample(), &path);
     for cut in 0..bytes.len() {
         fs::write(&path, &bytes[..cut]).unwrap();
@@ -462,7 +462,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
         flips in proptest::collection::vec((any::<prop::sample::Index>(), 1_u8..=255), 0..3),
     ) {
-        let (_directory, path) = place();
+        let (_directory, path) = journal_path();
         let (mut bytes, states) = written(&frames, &path);
         bytes.truncate(1 + cut.index(bytes.len()));
         for (at, flip) in flips {

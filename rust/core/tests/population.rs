@@ -273,7 +273,7 @@ fn unit_sums_are_few_numbers() {
 }
 
 #[test]
-fn unit_sums_of_several_members_stand_side_by_side() {
+fn unit_sums_of_several_members_are_separate() {
     let rewards = [Some(1.5), Some(0.5), Some(-2.0), None];
     assert_eq!(
         unit_sums(&rewards, 2, FailurePolicy::Zero),

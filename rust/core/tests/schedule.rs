@@ -13,7 +13,7 @@ fn schedule(units: u32, ranks: &[u32], policy: PolicyKind) -> Schedule {
     Schedule::new(&vec![1.0; units as usize], &ranks, policy).unwrap()
 }
 
-/// The number that stands for the result of a unit.
+/// The number used as the result of a unit.
 fn result(unit: u32) -> u64 {
     u64::from(unit) * 31 + 7
 }
@@ -134,7 +134,7 @@ fn batch(schedule: &mut Schedule, now: f64, event: Event) -> Vec<u32> {
 }
 
 #[test]
-fn static_runs_are_contiguous_and_as_long_as_the_speeds_say() {
+fn static_ranges_are_contiguous_and_proportional_to_the_speeds() {
     let mut schedule = schedule(10, &[7, 3, 5], PolicyKind::Static);
     assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(7)), [0, 1, 2]);
     assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(3)), [3, 4, 5, 6]);

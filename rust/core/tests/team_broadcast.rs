@@ -28,7 +28,7 @@ impl Two {
         Self(rank)
     }
 
-    fn hears(&mut self, from: u32, message: &Message) {
+    fn receives(&mut self, from: u32, message: &Message) {
         self.0
             .handle_message(0.1, from, &message.encode(1))
             .unwrap();
@@ -110,23 +110,23 @@ fn applies(steps: &[Step]) -> bool {
 #[test]
 fn a_rank_gets_one_piece_first_and_passes_it_on() {
     let mut two = Two::new(0.0);
-    two.hears(0, &published(&RECORD));
+    two.receives(0, &published(&RECORD));
     let passed: Vec<_> = two.sends();
     assert_eq!(passed, [(3, piece(0, 1)), (1, piece(0, 1))]);
-    two.hears(1, &piece(0, 0));
+    two.receives(1, &piece(0, 0));
     assert_eq!(two.steps(), []);
-    two.hears(3, &piece(0, 2));
+    two.receives(3, &piece(0, 2));
     assert!(applies(&two.steps()));
-    two.hears(3, &piece(0, 2));
+    two.receives(3, &piece(0, 2));
     assert_eq!((two.steps(), two.sends()), (vec![], vec![]), "late");
 }
 
 #[test]
 fn pieces_may_arrive_before_the_announcement() {
     let mut two = Two::new(0.0);
-    two.hears(3, &piece(0, 2));
-    two.hears(1, &piece(0, 0));
-    two.hears(0, &published(&RECORD));
+    two.receives(3, &piece(0, 2));
+    two.receives(1, &piece(0, 0));
+    two.receives(0, &published(&RECORD));
     assert!(applies(&two.steps()));
 }
 
@@ -134,30 +134,30 @@ fn pieces_may_arrive_before_the_announcement() {
 fn a_rank_that_has_the_record_passes_its_piece_on() {
     let mut two = Two::new(0.0);
     let (iteration, payload) = (0, RECORD.to_vec());
-    two.hears(0, &Message::Record { iteration, payload });
-    two.hears(0, &published(&RECORD));
+    two.receives(0, &Message::Record { iteration, payload });
+    two.receives(0, &published(&RECORD));
     assert_eq!(two.sends(), [(3, piece(0, 1)), (1, piece(0, 1))]);
 }
 
 #[test]
 fn later_messages_of_the_leader_wait_for_the_record() {
     let mut two = Two::new(0.0);
-    two.hears(0, &published(&RECORD));
+    two.receives(0, &published(&RECORD));
     let note = |payload: &[u8]| Message::Note {
         payload: payload.to_vec(),
     };
-    two.hears(0, &note(b"1"));
-    two.hears(0, &note(b"2"));
+    two.receives(0, &note(b"1"));
+    two.receives(0, &note(b"2"));
     assert_eq!(two.steps(), []);
     let stop = Message::Stop { payload: vec![] };
-    two.hears(0, &stop);
+    two.receives(0, &stop);
     assert_eq!(
         two.steps(),
         [Step::Stopped { payload: vec![] }],
         "this does not wait"
     );
-    two.hears(1, &piece(0, 0));
-    two.hears(3, &piece(0, 2));
+    two.receives(1, &piece(0, 0));
+    two.receives(3, &piece(0, 2));
     let steps = two.steps();
     assert!(applies(&steps[..1]), "{steps:?}");
     let entry = |payload: &[u8]| Step::Note {
@@ -169,30 +169,30 @@ fn later_messages_of_the_leader_wait_for_the_record() {
 #[test]
 fn a_result_counts_once_the_record_before_it_is_whole() {
     let mut two = Two::new(0.0);
-    two.hears(0, &published(&RECORD));
+    two.receives(0, &published(&RECORD));
     two.sends();
     let payload = b"end".to_vec();
-    two.hears(0, &Message::Finish { have: 1, payload });
+    two.receives(0, &Message::Finish { have: 1, payload });
     assert_eq!((two.steps(), two.sends()), (vec![], vec![]));
-    two.hears(1, &piece(0, 0));
-    two.hears(3, &piece(0, 2));
+    two.receives(1, &piece(0, 0));
+    two.receives(3, &piece(0, 2));
     assert_eq!(two.sends(), [(0, Message::Done { have: 1 })]);
 }
 
 #[test]
 fn units_assigned_before_a_hello_are_void() {
     let mut two = Two::new(0.0);
-    two.hears(0, &published(&RECORD));
-    two.hears(0, &assign());
-    two.hears(0, &Message::Evict);
+    two.receives(0, &published(&RECORD));
+    two.receives(0, &assign());
+    two.receives(0, &Message::Evict);
     assert_eq!(two.steps(), []);
     assert!(
         two.sends()
             .iter()
             .any(|sent| matches!(sent, (0, Message::Hello(_))))
     );
-    two.hears(1, &piece(0, 0));
-    two.hears(3, &piece(0, 2));
+    two.receives(1, &piece(0, 0));
+    two.receives(3, &piece(0, 2));
     let steps = two.steps();
     assert!(applies(&steps) && steps.len() == 1, "{steps:?}");
 }
@@ -200,14 +200,14 @@ fn units_assigned_before_a_hello_are_void() {
 #[test]
 fn pieces_of_another_leader_are_ignored() {
     let mut two = Two::new(0.0);
-    two.hears(0, &published(&RECORD));
-    two.hears(1, &piece(1, 0));
-    two.hears(3, &piece(1, 2));
+    two.receives(0, &published(&RECORD));
+    two.receives(1, &piece(1, 0));
+    two.receives(3, &piece(1, 2));
     assert_eq!(two.steps(), []);
     two.0.handle_loss(0.2, 0);
     two.sends();
-    two.hears(1, &piece(0, 0));
-    two.hears(3, &piece(0, 2));
+    two.receives(1, &piece(0, 0));
+    two.receives(3, &piece(0, 2));
     assert_eq!(two.steps(), [], "its leader is rank 1 now");
 }
 
@@ -218,21 +218,21 @@ fn pieces_with_a_wrong_checksum_are_dropped_and_the_record_is_asked_for() {
         panic!("a publication")
     };
     let checksum = right.checksum ^ 1;
-    two.hears(0, &Message::Published(Published { checksum, ..right }));
+    two.receives(0, &Message::Published(Published { checksum, ..right }));
     two.sends();
-    two.hears(1, &piece(0, 0));
+    two.receives(1, &piece(0, 0));
     assert_eq!(two.fetches(), 0);
-    two.hears(3, &piece(0, 2));
+    two.receives(3, &piece(0, 2));
     assert_eq!((two.steps(), two.fetches()), (vec![], 1));
     let (iteration, payload) = (0, RECORD.to_vec());
-    two.hears(0, &Message::Record { iteration, payload });
+    two.receives(0, &Message::Record { iteration, payload });
     assert!(applies(&two.steps()));
 }
 
 #[test]
-fn a_late_record_is_asked_for_less_and_less_often() {
+fn a_late_record_is_asked_for_at_doubling_intervals() {
     let mut two = Two::new(0.0);
-    two.hears(0, &published(&RECORD));
+    two.receives(0, &published(&RECORD));
     two.sends();
     assert_eq!(two.asks_at(0.3), 0);
     assert_eq!(two.asks_at(0.4), 1);
@@ -250,19 +250,19 @@ fn a_late_piece_of_a_lower_rank_does_not_make_it_the_leader() {
         two.0.handle_tick(f64::from(tenth) / 10.0);
     }
     assert!(two.0.leads(), "ranks 0 and 1 were silent");
-    two.hears(1, &piece(0, 0));
+    two.receives(1, &piece(0, 0));
     assert!(two.0.leads());
 }
 
 #[test]
 fn the_last_record_is_accepted_from_ranks_with_the_same_leader_only() {
     let mut two = Two::new(0.0);
-    two.hears(3, &left(0));
+    two.receives(3, &left(0));
     assert!(applies(&two.steps()));
     let mut two = Two::new(0.0);
     two.0.handle_loss(0.2, 0);
     two.sends();
-    two.hears(3, &left(0));
+    two.receives(3, &left(0));
     assert_eq!(
         two.steps(),
         [],
@@ -272,7 +272,7 @@ fn the_last_record_is_accepted_from_ranks_with_the_same_leader_only() {
     two.0.handle_loss(0.2, 0);
     two.0.handle_loss(0.2, 1);
     assert!(two.0.leads());
-    two.hears(3, &left(0));
+    two.receives(3, &left(0));
     assert!(applies(&two.steps()), "no other rank would make another");
 }
 
@@ -310,7 +310,7 @@ fn a_leader_that_slept_takes_over_again_before_it_applies_the_records_of_others(
 }
 
 #[test]
-fn a_record_is_sent_whole_once_however_often_it_is_asked_for() {
+fn a_record_is_sent_whole_only_once() {
     let mut one = Rank::new(0, 2, 7, Settings::default());
     one.enter(0.0);
     assert!(one.restore(0.0, 0, vec![vec![1], vec![2]]));

@@ -30,7 +30,7 @@ fn silence(rank: &mut Rank, start: f64) -> f64 {
     start + 80.0
 }
 
-fn hear(rank: &mut Rank, now: f64, from: u32, message: &Message) {
+fn receive(rank: &mut Rank, now: f64, from: u32, message: &Message) {
     rank.handle_message(now, from, &message.encode(1)).unwrap();
 }
 
@@ -64,7 +64,7 @@ fn taking_over(ranks: u32) -> (Rank, f64) {
 }
 
 #[test]
-fn records_of_the_journal_that_were_learned_meanwhile_are_restored_once() {
+fn records_of_the_journal_that_arrived_in_the_meantime_are_restored_once() {
     let (mut one, now) = taking_over(3);
     let have = 1;
     let mut other = es_core::team::History::default();
@@ -77,10 +77,10 @@ fn records_of_the_journal_that_were_learned_meanwhile_are_restored_once() {
         led: false,
         results: None,
     };
-    hear(&mut one, now, 2, &Message::Hello(hello));
+    receive(&mut one, now, 2, &Message::Hello(hello));
     let records = vec![vec![1]];
     let known = Message::Records { first: 0, records };
-    hear(&mut one, now, 2, &known);
+    receive(&mut one, now, 2, &known);
     assert!(one.restore(now, 0, vec![vec![1], vec![2]]));
     assert_eq!(one.history().since(0), [vec![1], vec![2]]);
     assert!(
@@ -91,9 +91,9 @@ fn records_of_the_journal_that_were_learned_meanwhile_are_restored_once() {
 }
 
 #[test]
-fn what_a_leader_does_when_it_leads_no_more_counts_for_nothing() {
+fn calls_of_a_deposed_leader_have_no_effect() {
     let (mut one, now) = taking_over(2);
-    hear(&mut one, now, 0, &Message::Beat);
+    receive(&mut one, now, 0, &Message::Beat);
     assert!(one.restore(now, 0, vec![vec![1]]));
     assert!(!one.publish(now, 0, vec![1]));
     one.begin(now, Round { kind: 0, step: 0 }, &[1.0]).unwrap();
@@ -107,7 +107,7 @@ fn a_takeover_that_was_not_begun_is_dropped() {
     let mut one = rank(1, 2);
     let now = silence(&mut one, 0.0);
     assert!(one.leads());
-    hear(&mut one, now, 0, &Message::Beat);
+    receive(&mut one, now, 0, &Message::Beat);
     assert_eq!(hellos(&mut one).last(), Some(&(0, false)));
     assert_eq!(steps(&mut one, now), []);
 }
@@ -115,7 +115,7 @@ fn a_takeover_that_was_not_begun_is_dropped() {
 #[test]
 fn a_takeover_that_was_running_is_reported_when_it_is_done() {
     let (mut one, now) = taking_over(2);
-    hear(&mut one, now, 0, &Message::Beat);
+    receive(&mut one, now, 0, &Message::Beat);
     assert_eq!(hellos(&mut one), [(0, true)], "it may be done already");
     assert_eq!(one.poll_step(now), Step::Follow);
     assert_eq!(hellos(&mut one), [(0, true)], "it is done now");
@@ -124,17 +124,17 @@ fn a_takeover_that_was_running_is_reported_when_it_is_done() {
 }
 
 #[test]
-fn each_new_leader_learns_once_that_this_rank_led() {
+fn each_new_leader_is_informed_once_that_this_rank_led() {
     let mut two = rank(2, 3);
     let now = silence(&mut two, 0.0);
     let now = silence(&mut two, now);
     assert_eq!(steps(&mut two, now), [Step::Lead]);
     two.poll_sends();
-    hear(&mut two, now, 1, &Message::Beat);
+    receive(&mut two, now, 1, &Message::Beat);
     assert_eq!(hellos(&mut two), [(1, true)]);
-    hear(&mut two, now, 0, &Message::Beat);
+    receive(&mut two, now, 0, &Message::Beat);
     assert_eq!(hellos(&mut two), [(0, true)]);
-    hear(&mut two, now, 0, &Message::Evict);
+    receive(&mut two, now, 0, &Message::Evict);
     steps(&mut two, now);
     assert_eq!(hellos(&mut two), [(0, false)]);
 }
@@ -145,10 +145,10 @@ fn a_takeover_is_forgotten_in_the_next_call() {
     let now = silence(&mut two, 0.0);
     let now = silence(&mut two, now);
     steps(&mut two, now);
-    hear(&mut two, now, 1, &Message::Beat);
+    receive(&mut two, now, 1, &Message::Beat);
     let payload = b"end".to_vec();
-    hear(&mut two, now, 1, &Message::Finish { have: 0, payload });
-    hear(&mut two, now, 1, &Message::Release);
+    receive(&mut two, now, 1, &Message::Finish { have: 0, payload });
+    receive(&mut two, now, 1, &Message::Release);
     steps(&mut two, now);
     two.enter(now);
     two.poll_sends();
@@ -161,7 +161,7 @@ fn a_takeover_is_forgotten_in_the_next_call() {
 fn a_leader_that_steps_down_follows_before_it_applies_records() {
     let (mut one, now) = taking_over(2);
     assert!(one.restore(now, 0, vec![vec![1]]));
-    hear(&mut one, now, 0, &Message::Beat);
+    receive(&mut one, now, 0, &Message::Beat);
     let found = steps(&mut one, now);
     assert!(
         matches!(found[..], [Step::Follow, Step::Apply { .. }]),
@@ -185,7 +185,7 @@ fn a_rank_that_learns_the_end_does_not_take_over() {
         payload: b"end".to_vec(),
         last: Some(vec![1]),
     });
-    hear(&mut one, 0.0, 0, &left);
+    receive(&mut one, 0.0, 0, &left);
     let found = steps(&mut one, 0.0);
     assert!(!found.contains(&Step::Lead), "{found:?}");
     assert!(matches!(found.last(), Some(Step::Finished { .. })));
@@ -200,7 +200,7 @@ fn a_leader_that_learns_the_last_record_follows_before_it_applies_it() {
         payload: b"end".to_vec(),
         last: Some(vec![1]),
     });
-    hear(&mut one, now, 2, &left);
+    receive(&mut one, now, 2, &left);
     let found = steps(&mut one, now);
     assert!(
         matches!(
@@ -215,7 +215,7 @@ fn a_leader_that_learns_the_last_record_follows_before_it_applies_it() {
 fn a_rank_that_resigned_accepts_an_end_without_a_result() {
     let mut one = rank(1, 2);
     one.resign(0.0, "out of memory");
-    hear(&mut one, 0.0, 0, &Message::Release);
+    receive(&mut one, 0.0, 0, &Message::Release);
     let payload = Vec::new();
     assert_eq!(steps(&mut one, 0.0), [Step::Finished { payload }]);
 }
@@ -277,7 +277,7 @@ fn end_call(rank: &mut Rank, call: u32, payload: &[u8]) {
 }
 
 #[test]
-fn a_rank_between_two_calls_answers_for_both() {
+fn a_rank_between_two_calls_answers_messages_of_both() {
     let mut one = rank(1, 3);
     end_call(&mut one, 1, b"first");
     one.enter(0.0);
@@ -299,7 +299,7 @@ fn a_rank_that_left_a_call_takes_no_further_part_in_it() {
     one.handle_loss(0.0, 0);
     one.handle_tick(2.0 * TIMEOUT);
     one.digest(0.0, 0, 7);
-    hear(&mut one, 0.0, 2, &Message::Beat);
+    receive(&mut one, 0.0, 2, &Message::Beat);
     assert_eq!((sent(&mut one), steps(&mut one, 0.0)), (vec![], vec![]));
     assert_eq!((one.leader(), one.leads()), (None, false));
     one.enter(0.0);
@@ -310,7 +310,7 @@ fn a_rank_that_left_a_call_takes_no_further_part_in_it() {
 fn messages_before_the_first_call_wait_for_it() {
     let mut one = outside(1, 2);
     let payload = b"hello".to_vec();
-    hear(&mut one, 0.0, 0, &Message::Welcome { payload });
+    receive(&mut one, 0.0, 0, &Message::Welcome { payload });
     assert_eq!((sent(&mut one), steps(&mut one, 0.0)), (vec![], vec![]));
     one.enter(0.0);
     assert!(matches!(steps(&mut one, 0.0)[..], [Step::Welcome { .. }]));
@@ -320,7 +320,7 @@ fn messages_before_the_first_call_wait_for_it() {
 fn a_rank_that_failed_stops_if_it_enters_a_call_alone() {
     let mut one = rank(1, 2);
     one.resign(0.0, "out of memory");
-    hear(&mut one, 0.0, 0, &Message::Release);
+    receive(&mut one, 0.0, 0, &Message::Release);
     one.poll_step(0.0);
     one.handle_loss(0.0, 0);
     one.enter(0.0);

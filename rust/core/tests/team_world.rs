@@ -40,7 +40,7 @@ fn killed_ranks_and_repeated_messages_change_nothing() {
 }
 
 #[test]
-fn ranks_that_hang_or_freeze_are_left_behind_and_may_come_back() {
+fn ranks_that_hang_or_freeze_are_lost_and_may_come_back() {
     for seed in seeds(2000) {
         let trouble = Trouble {
             freezes: seed % 3,

@@ -131,7 +131,7 @@ if __name__ == "__main__":
     question = json.loads(sys.stdin.buffer.read())
     question.setdefault("path", [])
     out = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the code prints isn't the answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # text that the code prints isn't part of the answer
     try:
         import_what_code_may_use()
         outside = leave_the_system()

@@ -54,7 +54,7 @@ class Verdict:
 
 
 class WorkerProcess:
-    """A worker process. `ready`: it has loaded the functions. `part`: what it works on; None: it is idle."""
+    """A worker process. `ready`: it has loaded the functions. `part`: the part of a request it works on; None: idle."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class WorkerProcess:
             self.channel.send(pack(start))
 
     def give(self, part: Part) -> None:
-        """Let it work on a part. If it has died meanwhile, `ended` reports it."""
+        """Send a part to the worker. If the worker is dead, `ended` reports it later."""
         self.part, self._deadline[:] = part, [0.0, worker.ALL]
         self._given = time.monotonic()
         self._paused_s = 0.0

@@ -25,7 +25,7 @@ from es_llm.types import RewardFunction
 
 _MAX_RESTARTS: Final = 3
 _START_S: Final = 180.0
-"""Seconds that a server has to load its functions and what they import."""
+"""Seconds that a server may take to load its functions and their imports."""
 _CHECK_S: Final = 2.0
 """Seconds between checks of a silent server. If a function has stopped it by a signal, it is killed and replaced."""
 _LAUNCHER: Final = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_LOCALNRANKS", "SLURM_")
@@ -88,7 +88,7 @@ class RewardPool:
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=output,  # what functions print isn't this program's output
+                stdout=output,  # text that functions print isn't this program's output
                 stderr=output,
                 start_new_session=True,
             )
@@ -176,7 +176,7 @@ def _sendable(name: str, function: RewardFunction) -> tuple[str, Any]:
     if reference is not None:
         return "reference", reference
     module = file_module_of(function)
-    if module is not None:  # the server can't import it: send what the function uses of it too
+    if module is not None:  # the server can't import it: also send the globals that the function uses
         cloudpickle.register_pickle_by_value(module)
     try:
         return "pickle", cloudpickle.dumps(function)

@@ -22,10 +22,10 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def open_standard_descriptors() -> None:
-    """Open those of the descriptors 0 to 2 that are closed, as `>&-` closes them, on `/dev/null`.
+    """Open the closed descriptors among 0 to 2 (the shell's `>&-` closes them) on `/dev/null`.
 
-    Otherwise a socket or a journal that is opened later would get such a number, and everything that is printed. An
-    open descriptor may be another library's file: see `has_standard_error`.
+    Otherwise a socket or a journal that is opened later would get such a number, and printed text would be written to
+    it. An open descriptor may be another library's file: see `has_standard_error`.
     """
     for descriptor in range(3):
         try:

@@ -31,7 +31,7 @@ ANSWER_S: Final = 60.0
 """Seconds in which the server must have received an answer."""
 ALL: Final = -1
 ANSWERING: Final = -2
-"""In place of the index of a completion: all completions at once; none, since all have returned."""
+"""Values instead of the index of a completion: all completions are called together; all calls have returned."""
 
 SharedDeadline: Final = c_double * 2
 """Memory that a worker shares with the server. [0]: deadline of the current completion, as `time.monotonic`; infinite
@@ -45,7 +45,7 @@ def serve(
     server: int,
     limits: WorkerLimits,
 ) -> None:
-    """Answer requests until the server ends. This process leads a session of its own."""
+    """Answer requests until the server ends. This process is the leader of a new session."""
     end_with_parent(server)
     for number in (signal.SIGINT, signal.SIGTERM):  # the server ignores them; processes of a function shouldn't
         signal.signal(number, signal.SIG_DFL)
@@ -60,7 +60,7 @@ def serve(
         start = time.perf_counter()
         result = _result(request, functions[request.name], deadline, loop)
         write_message(end, pack((result, time.perf_counter() - start)))
-        if loop.stuck:  # another worker isn't blocked by what the stuck call holds
+        if loop.stuck:  # another worker doesn't wait for locks that the stuck call holds
             os._exit(0)
 
 

@@ -1,1 +1,1 @@
-"""Builds and checks what a run consists of, from what users hand to the trainer."""
+"""Builds and checks the parts of a run from the arguments of the trainer."""

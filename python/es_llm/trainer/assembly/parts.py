@@ -1,4 +1,4 @@
-"""Builds a run from what users hand to the trainer. Every fault is named before anything is written.
+"""Builds a run from the arguments of the trainer. Errors are raised before any file is written.
 
 The order matters: options are checked before the model is loaded, the engine is built before the weights (it names the
 tensors that it runs), and reward workers start last.

@@ -38,7 +38,7 @@ _BESIDE_COLLAPSE: Final = {"empty answers", "answers cut off", "constant reward"
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Figures of an iteration. All but `counts.waited_us` are equal however units were spread over ranks.
+    """Figures of an iteration. Only `counts.waited_us` depends on the assignment of units.
 
     step: the iteration, counted from 1.
     fitness: of the members whose fitness is known.
@@ -136,7 +136,7 @@ class Diagnosis:
             return None
         return (
             f"in {self.flat_iterations} of the iterations all members had the same fitness, or none: the weights "
-            "stayed as they were"
+            "did not change"
         )
 
     def _enough(self, streak: int, step: int) -> bool:
@@ -160,7 +160,7 @@ class Diagnosis:
     def _all_failed(self) -> Finding:
         return Finding(
             "no reward",
-            "no completion has a reward, so the weights stay as they are"
+            "no completion has a reward, so the weights do not change"
             f"{self._why_failed()} (`failure_policy` raise would end such a run)",
         )
 
@@ -215,7 +215,7 @@ class Diagnosis:
 
     def _why_empty(self, compared: Comparison | None) -> str:
         if compared is not None and compared.reference is not None and compared.reference.empty < 0.5:
-            return f"The unperturbed model's aren't: `sigma` {self._config.sigma:g} is too large; lower it"
+            return f"The unperturbed model's answers are not: `sigma` {self._config.sigma:g} is too large; lower it"
         return (
             "The model ends its answer at once: check the form of the prompt (an instruct model wants its chat "
             "template, see `chat`) and the end-of-sequence tokens"

@@ -175,8 +175,8 @@ def _unpack(figures: bytes) -> tuple[bytes, bytes]:
 def iteration_metrics(
     record: Record, figures: Figures | None, report: UpdateReport, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Metrics of an iteration: of its record, of its completions (if this rank led it) and of its update; and what
-    reward functions logged, under names that are not the trainer's."""
+    """Metrics of an iteration: of its record, of its completions (if this rank led the iteration) and of its update;
+    and metrics that reward functions logged, if the trainer doesn't use their names."""
     completions = {
         "completions/mean_length": figures.counts.mean_length,
         "completions/clipped_ratio": figures.counts.clipped_ratio,

@@ -1,4 +1,4 @@
-"""One call of `train` as a program of the team: replay what was saved, evaluate, iterate, complete the directory."""
+"""One call of `train` as a program of the team: replay saved records, evaluate, iterate, complete the directory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Session(RecordProgram):
-    """Trains a run from where its journal ends to `max_steps`. Routes what the team reports to the parts that do it."""
+    """Trains a run from the end of its journal to `max_steps`. Passes the steps of the team to the parts of the run."""
 
     def __init__(
         self, run: RunState, model: TrainedModel, callbacks: Callbacks, log: RunLog, data: EvaluationSets | None
@@ -48,7 +48,7 @@ class Session(RecordProgram):
         self._figures: dict[int, Figures] = {}
 
     def lead(self, team: Team) -> None:
-        """Open the run's directory, and tell the other ranks where it is and what it holds."""
+        """Open the run's directory, and send the other ranks its path and content."""
         files, progress = self._log.open(), self._progress
         known = team.records()
         lacking = files.agree_with(known)
@@ -68,8 +68,8 @@ class Session(RecordProgram):
         self.back(team.rank)
 
     def _resume(self, files: RunFiles, call: str) -> None:
-        """Find out what the call started from. Its first leader wrote that down: this rank, or another rank that led
-        before this one joined, and has added records since."""
+        """Find the iteration from which this call resumed. The first leader of the call journaled it. That was this
+        rank, or another rank that led before and may have added records since."""
         progress = self._progress
         start = next((event for event in files.events if events.is_start(event, call)), None)
         progress.resumed_at = len(files.saved) if start is None else start["step"]

@@ -329,7 +329,7 @@ mod tests {
 
     /// A takeover may have read the old file for the last time before the frame was written.
     #[test]
-    fn an_append_whose_file_lost_its_name_meanwhile_is_refused() {
+    fn an_append_to_a_file_that_lost_its_name_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal.es");
         let mut old = JournalWriter::create(&path, "{}").unwrap();

@@ -3,8 +3,8 @@
 //! A (out x rank) and B (in x rank) each have their own kind of noise; value (row, k) is element row * rank + k. The update
 //! of many pairs is one matrix product L B^T: L holds the scaled A of all pairs side by side, B likewise. So each weight
 //! is a sum of rank x pairs terms, in order, by a chain of fmas. The work is cut into panels of rows and columns whose
-//! factors stay in the cache. The factors of a row panel are drawn again for every column panel: this costs little compared
-//! with the product, and no memory.
+//! factors stay in the cache. The factors of a row panel are drawn again for every column panel: this needs no memory, and
+//! little time compared with the product.
 
 use std::marker::PhantomData;
 use std::ops::Range;

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_every_population_travel_as_their_fitness() {
+    fn records_of_every_population_are_sent_as_their_fitness() {
         for (name, rule) in RULES {
             for policy in FailurePolicy::ALL {
                 for antithetic in [false, true] {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn coefficients_that_other_ranks_might_compute_otherwise_travel_too() {
+    fn coefficients_that_other_ranks_may_compute_differently_are_sent() {
         let negated = Shaping::Custom(
             "negated".into(),
             Arc::new(|fitness| Ok(fitness.iter().map(|value| -value).collect())),

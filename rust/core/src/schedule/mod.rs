@@ -43,7 +43,7 @@ const BATCH: f64 = 0.25;
 pub enum Event {
     /// A rank wants more work.
     RankReady(RankId),
-    /// A rank has the result of a unit. The number stands for the result, and is only compared.
+    /// A rank has the result of a unit. The number is a checksum of the result, and is only compared.
     UnitDone(RankId, UnitId, u64),
     /// A rank was lost. Its units are open again.
     RankLost(RankId),
@@ -416,7 +416,7 @@ impl Schedule {
         self.late = Some(late);
     }
 
-    /// The units that exactly one rank holds. If no speed was known when a unit was given, the usual one of now counts.
+    /// The units that exactly one rank holds. If no speed was known when a unit was given, the present usual speed counts.
     fn late_units(&mut self, usual: f64) -> LateUnits {
         let mut late = LateUnits::default();
         for &unit in self.ranks.values().flat_map(|rank| &rank.holds) {

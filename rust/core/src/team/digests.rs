@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{RankId, WeightsDigest};
 
-/// The number of times that ranks rebuild weights that differ, before they give up.
+/// The number of times that a rank may rebuild weights that differ before the job gives up.
 const ATTEMPTS: u32 = 2;
 
 /// The comparison of the digests of an iteration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Digests are missing, or were compared before.
+    /// Digests are missing, or the ranks agreed before.
     Open,
     /// All are equal.
     Agreed(u64),
@@ -25,8 +25,8 @@ pub(super) struct Digests {
     /// The last iteration with a digest.
     iteration: Option<u32>,
     values: BTreeMap<RankId, WeightsDigest>,
-    /// All digests of this iteration since the ranks agreed, also those of ranks that were lost since: results of such ranks
-    /// may be in the table.
+    /// All digests of this iteration since the ranks last agreed. They include digests of ranks that are lost now, since the
+    /// table may hold results of such ranks.
     reported: BTreeSet<u64>,
     /// Ranks whose weights were wrong after this iteration.
     wrong: BTreeMap<RankId, Wrong>,
@@ -36,15 +36,15 @@ pub(super) struct Digests {
 /// A rank whose weights differed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Wrong {
-    /// The number of times they did.
+    /// The number of comparisons in which the weights differed.
     times: u32,
-    /// The number of times it had rebuilt them when they last did.
+    /// The number of rebuilds of this rank before the last such comparison.
     rebuilds: u32,
 }
 
 impl Digests {
-    /// Takes a rank's digest. Digests of earlier iterations are ignored. So are digests that a rank sent before it rebuilt its
-    /// weights: they may have been on their way when it was asked to.
+    /// Takes a rank's digest. Ignores digests of earlier iterations, and digests that a rank sent before it rebuilt its
+    /// weights: such a digest may arrive after the request to rebuild was sent.
     pub fn note(&mut self, rank: RankId, reported: WeightsDigest) {
         if self
             .iteration
@@ -62,7 +62,7 @@ impl Digests {
         self.reported.insert(reported.digest);
         let before = self.values.insert(rank, reported);
         if before.is_none_or(|before| before.digest != reported.digest) {
-            // Also after the ranks agreed: a rank that comes later is compared like any other.
+            // Even if the ranks have agreed, a rank that joins later is compared.
             self.agreed = false;
         }
     }
@@ -72,23 +72,23 @@ impl Digests {
         self.iteration
     }
 
-    /// Whether records may be published: there is no digest, or all ranks that take part agreed.
+    /// Whether records may be published: there is no digest, or all ranks that take part have agreed.
     pub fn settled(&self) -> bool {
         self.iteration.is_none() || self.agreed
     }
 
-    /// Whether ranks differed and have not agreed since.
+    /// Whether digests differ, and the ranks have not agreed since then.
     pub fn disputed(&self) -> bool {
         self.reported.len() > 1
     }
 
-    /// The (iteration, rebuilds) to ask a rank to rebuild its weights, if it has to and has not done so yet.
+    /// What a request to rebuild must contain, (iteration, rebuilds), if the rank has wrong weights and no newer digest.
     pub fn awaited(&self, rank: RankId) -> Option<(u32, u32)> {
         let wrong = self.wrong.get(&rank)?;
         (!self.values.contains_key(&rank)).then_some((self.iteration?, wrong.rebuilds))
     }
 
-    /// Compares the digests of the ranks that take part. Ranks that differ are named once, until they report again.
+    /// Compares the digests of the ranks that take part. A rank that differs is returned once for each digest it reports.
     pub fn judge(&mut self, present: &BTreeSet<RankId>) -> Verdict {
         self.values.retain(|rank, _| present.contains(rank));
         if self.iteration.is_none() || self.values.len() < present.len() || self.agreed {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_from_before_a_rebuild_is_no_second_attempt() {
+    fn a_digest_sent_before_a_rebuild_is_ignored() {
         let (mut digests, present) = (Digests::default(), BTreeSet::from([0, 1, 2]));
         for (rank, value) in [(0, 1), (1, 1), (2, 9)] {
             digests.note(rank, digest_of(3, value, 4));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_of_a_rank_that_is_lost_since_is_disputed_until_the_others_agree() {
+    fn a_lost_ranks_digest_is_disputed_until_the_others_agree() {
         let mut digests = Digests::default();
         digests.note(2, digest_of(3, 9, 0));
         digests.note(0, digest_of(3, 1, 0));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_are_wrong_one_after_another_are_each_named_once() {
+    fn ranks_that_join_with_wrong_weights_are_each_returned_once() {
         let mut digests = Digests::default();
         digests.note(0, digest_of(3, 1, 0));
         digests.note(1, digest_of(3, 1, 0));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_that_comes_after_they_agreed_is_compared() {
+    fn a_rank_that_joins_after_the_others_agreed_is_compared() {
         let mut digests = Digests::default();
         digests.note(0, digest_of(3, 1, 0));
         assert_eq!(digests.judge(&BTreeSet::from([0])), Verdict::Agreed(1));

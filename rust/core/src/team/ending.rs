@@ -4,7 +4,7 @@
 //! leader --Finish--> all --Done--> leader --Release--> all       every rank knows the result before any rank leaves
 //! ```
 //! A rank that knows the result and loses its leader leaves at once. It sends `Left` to the others with the last record,
-//! since it may not be there to be asked. A rank that has the same records then leaves as well. A rank that lacks more
+//! since it will not answer requests later. A rank that has the same records then leaves as well. A rank that lacks more
 //! records asks for them, or makes them again itself.
 
 use super::message::{CallEnd, Message};

@@ -35,7 +35,7 @@ impl History {
         self.records.get(first as usize..).unwrap_or_default()
     }
 
-    /// Whether these records, from `first` on, equal the known ones as far as both reach, and no record is missing between.
+    /// Whether these records start at `first`, leave no gap after the known records, and equal them where both overlap.
     pub fn agrees(&self, first: u32, records: &[Vec<u8>]) -> bool {
         let mut both = self.since(first).iter().zip(records);
         first <= self.len() && both.all(|(known, record)| known == record)

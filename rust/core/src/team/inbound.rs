@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::role::Role;
 use super::{CallEnd, Loss, Message, Rank, RankId, Step, WireError};
 
-/// What comes in and what goes out.
+/// Incoming messages and losses, and outgoing messages.
 impl Rank {
     /// A message arrived.
     ///

@@ -7,8 +7,8 @@
 //! ```
 //! The leader sends each record once, and so does every other rank: 8 N bytes for N members, on any number of ranks.
 //! Messages that the leader sends behind a record wait until the record is whole, so that everything happens in the order
-//! in which the leader sent it. If a piece does not arrive because its bearer died or hangs, the rank asks the leader for
-//! the whole record.
+//! in which the leader sent it. If a piece does not arrive because the rank that passes it on died or hangs, the receiver
+//! asks the leader for the whole record.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,8 +18,8 @@ use super::message::{Message, Piece, Published};
 use super::shared::Shared;
 use super::trees::Trees;
 
-/// Seconds after which a rank asks for a record that was published and is not whole, doubled with each request: the leader
-/// may stand still, and answers all requests when it continues.
+/// Seconds after which a rank asks for a record that was published and is not whole. The time doubles with each request,
+/// since a leader that was stopped answers all requests when it continues.
 const PATIENCE_S: f64 = 0.25;
 
 /// Sends a record to ranks that may lack it.
@@ -78,7 +78,7 @@ impl Incoming {
     /// Keeps a message of the leader if it has to wait for a record; else returns it.
     pub fn delay(&mut self, message: Message, have: u32) -> Option<Message> {
         let waits = match message {
-            // It may be the record itself, and nothing may wait behind it.
+            // It may be the record that the others wait for.
             Message::Record { iteration, .. } => iteration > have,
             Message::Stop { .. } | Message::Evict | Message::Beat => false,
             _ => true,
@@ -101,7 +101,7 @@ impl Incoming {
         self.behind
     }
 
-    /// This rank sends a hello, so units that it was assigned before are void.
+    /// Drops waiting assignments: this rank sends a hello, which voids them.
     pub fn forget_assignments(&mut self) {
         self.behind
             .retain(|held| !matches!(held, Message::Assign(_) | Message::Cancel { .. }));
@@ -135,7 +135,7 @@ impl Incoming {
         self.assemble(now, shared)
     }
 
-    /// A rank passed on a piece of a record of this rank's leader. Returns the record once it is whole.
+    /// Another rank passed on a piece of a record that this rank's leader published. Returns the record once it is whole.
     pub fn handle_piece(&mut self, now: f64, shared: &mut Shared, piece: Piece) -> Option<Vec<u8>> {
         if piece.iteration < shared.history.len() {
             return None;
@@ -152,7 +152,7 @@ impl Incoming {
         }
     }
 
-    /// This rank has a further record, so what belongs to it is no longer needed.
+    /// Drops the pieces of records that this rank now has whole.
     pub fn forget_arrived(&mut self, shared: &mut Shared) {
         self.pass_on(shared);
         let next = shared.history.len();
@@ -221,7 +221,7 @@ impl Incoming {
         if mix(0, &record) == coming.published.checksum {
             return Some(record);
         }
-        // The pieces belong to two publications.
+        // Some pieces belong to an earlier publication of this iteration.
         self.pieces.remove(&iteration);
         self.ask(now, shared);
         None

@@ -1,4 +1,4 @@
-//! What the main thread of a rank asks and reports.
+//! The methods that the main thread of a rank calls.
 
 use super::clocks::BEATS;
 use super::leader::Turn;
@@ -6,12 +6,12 @@ use super::role::Role;
 use super::{Message, Outcome, Rank, Round, Step, Table, WeightsDigest};
 use crate::schedule::ScheduleError;
 
-/// Results are reported after this time at the latest, also by a rank that has plenty to do.
+/// The longest time that a rank with further units waits before it reports its results.
 const REPORT_S: f64 = 5.0;
 
 /// The main thread of every rank.
 impl Rank {
-    /// The next step of the main thread, which has carried out the one before.
+    /// The next step of the main thread. The main thread calls this when it has carried out the previous step.
     pub fn poll_step(&mut self, now: f64) -> Step {
         self.clocks.worked = now;
         self.progress.hello_is_due |= self.takeover.complete(self.leads());
@@ -52,12 +52,12 @@ impl Rank {
         }
     }
 
-    /// The main thread makes progress with a step that takes long.
+    /// Reports that the main thread makes progress in a long step.
     pub fn alive(&mut self, now: f64) {
         self.clocks.worked = now;
     }
 
-    /// The unit of the last [`Step::Evaluate`] has this outcome.
+    /// Reports the outcome of the unit of the last [`Step::Evaluate`].
     pub fn evaluated(&mut self, now: f64, outcome: Outcome) {
         self.clocks.worked = now;
         let limit_s = self.shared.settings.unit_timeout_s;
@@ -72,7 +72,7 @@ impl Rank {
         self.settle(now);
     }
 
-    /// The master weights have this digest after an iteration. All ranks report it after the same iterations.
+    /// Reports the digest of the master weights after an iteration. All ranks report it after the same iterations.
     pub fn digest(&mut self, now: f64, iteration: u32, digest: u64) {
         let digest = WeightsDigest {
             iteration,
@@ -84,7 +84,7 @@ impl Rank {
         self.settle(now);
     }
 
-    /// This rank was asked to end the call soon, for example by a signal. It tells its leader, and each new leader.
+    /// Reports to the leader, and to each new leader, that this rank was asked to end the call soon, for example by a signal.
     pub fn halt(&mut self, now: f64) {
         if !std::mem::replace(&mut self.halting, true) {
             self.shared.send_to_leader(Message::Halt);
@@ -92,7 +92,7 @@ impl Rank {
         }
     }
 
-    /// This rank failed. It tells all others, and evaluates nothing more.
+    /// Reports to all other ranks that this rank failed. It evaluates no further units.
     pub fn resign(&mut self, now: f64, reason: &str) {
         self.work.forget();
         self.announce_failure(reason);
@@ -110,8 +110,8 @@ impl Rank {
 
 /// The main thread of the leader. If this rank does not lead (any more), these methods do nothing.
 impl Rank {
-    /// Adds records of the leader's journal, from `first` on: they are applied before anything else. This rank may have learned
-    /// some of them since it opened the journal. Returns false if it knows other records in their place.
+    /// Adds the records of the leader's journal from `first` on. They are applied before anything else. This rank may have
+    /// received some of them since it opened the journal. Returns false if it has different records for these iterations.
     pub fn restore(&mut self, now: f64, first: u32, records: Vec<Vec<u8>>) -> bool {
         let Role::Leading(leader) = &mut self.role else {
             return true;
@@ -140,7 +140,7 @@ impl Rank {
         Ok(())
     }
 
-    /// Takes the complete table, after [`Step::Complete`]; none if the round has become void since.
+    /// Takes the complete table, after [`Step::Complete`]; none if the round was voided in the meantime.
     pub fn take_table(&mut self) -> Option<Table> {
         match &mut self.role {
             Role::Leading(leader) => leader.dealing.take_table(),
@@ -148,8 +148,8 @@ impl Rank {
         }
     }
 
-    /// Sends all ranks the record of an iteration, which is in the journal. Returns false if this rank has learned of another
-    /// one since or no longer leads: then the next leader finds the record in the journal that it takes over.
+    /// Sends all ranks the record of an iteration, which the journal already holds. Returns false if this rank no longer leads
+    /// or has received another record of the iteration: the next leader finds the record in the journal that it takes over.
     pub fn publish(&mut self, now: f64, iteration: u32, payload: Vec<u8>) -> bool {
         match &mut self.role {
             Role::Leading(leader) if iteration == self.shared.history.len() => {
@@ -161,7 +161,7 @@ impl Rank {
         }
     }
 
-    /// Sets what all ranks must be sent before anything else, also those that come later.
+    /// Sets the message that this leader sends to each rank before anything else, also to ranks that join later.
     pub fn set_welcome(&mut self, now: f64, payload: Vec<u8>) {
         if let Role::Leading(leader) = &mut self.role {
             leader.greeting.set_welcome(&mut self.shared, payload);
@@ -178,7 +178,7 @@ impl Rank {
         }
     }
 
-    /// Takes the journal over again: another rank did so, and is lost or follows this rank.
+    /// Takes the journal over again from a rank that took it over and now is lost or follows this rank.
     pub fn take_over_again(&mut self) {
         if self.leads() {
             self.shared.take_over();
@@ -204,8 +204,8 @@ impl Rank {
         self.shared.post_all(others, &Message::Stop { payload });
     }
 
-    /// Whether this leader has learned records that its main thread does not know yet, so that what it begins is void. Then
-    /// [`Step::Superseded`] follows behind these records.
+    /// Whether this leader has received records that its main thread has not applied, so that a new round would be void. If
+    /// so, [`Step::Superseded`] follows after the steps that apply these records.
     fn is_outdated(&mut self) -> bool {
         let outdated = self.leads() && self.progress.applied < self.shared.history.len();
         if outdated {

@@ -73,11 +73,11 @@ pub struct Settings {
 /// How far the main thread is.
 #[derive(Debug, Default)]
 struct Progress {
-    /// The number of records it was given.
+    /// The number of records in the `Apply` steps of the main thread.
     applied: u32,
     /// The last digest of its weights.
     digest: Option<WeightsDigest>,
-    /// The number of times it rebuilt its weights, or began to.
+    /// The number of rebuilds of the weights that the main thread has begun.
     rebuilds: u32,
     /// Whether this rank was taken for lost: it sends a hello when the main thread asks for the next step.
     hello_is_due: bool,
@@ -104,7 +104,7 @@ pub struct Rank {
     ahead: Vec<(RankId, u32, Message)>,
 }
 
-/// Calls, and what is known.
+/// The start of calls, and read access to the state.
 impl Rank {
     /// Rank `me` of a job. `identity` is a number for everything that must be the same on all ranks.
     pub fn new(me: RankId, ranks: u32, identity: u64, settings: Settings) -> Self {

@@ -1,4 +1,4 @@
-//! The round that a leader has open: its schedule, and its table as it fills.
+//! The open round of a leader: its schedule and its partial table of results.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub(super) struct OpenRound {
     pub costs: Vec<f64>,
     schedule: Schedule,
     table: Table,
-    /// The counts of units that were reported one by one, and that a batch may report again.
+    /// The counts of units that were reported alone. A later report of a batch may contain such a unit again.
     single: BTreeMap<UnitId, Vec<u64>>,
 }
 
@@ -70,7 +70,7 @@ impl OpenRound {
         std::mem::take(&mut self.table)
     }
 
-    /// Handles an event without results. It is no error that no rank is left: the leader itself may come back.
+    /// Handles an event without results. A round without ranks is no error, since the leader itself may take part again.
     pub fn event(&mut self, now: f64, event: Event) -> Vec<Action> {
         self.schedule.handle_event(now, event).unwrap_or_default()
     }
@@ -131,12 +131,12 @@ impl OpenRound {
         (unit as usize) < self.costs.len()
     }
 
-    /// Whether the unit needs no result. Unknown units never do.
+    /// Whether the unit needs no result: it has one, or this round has no such unit.
     fn is_done(&self, unit: UnitId) -> bool {
         self.schedule.is_done(unit).unwrap_or(true)
     }
 
-    /// Adds the counts of a report without those of its units that were counted before.
+    /// Adds the counts of a report, less the counts of its `old` units, which are in the table already.
     fn add_counts(&mut self, reported: &[u64], old: &[UnitId], new: &[UnitId]) {
         let mut counts = reported.to_vec();
         if let ([unit], []) = (new, old) {

@@ -1,4 +1,4 @@
-//! The role of a rank in a call, and what is in it for that role alone.
+//! The role of a rank in a call, with the state that only this role needs.
 
 use std::collections::BTreeMap;
 

@@ -18,7 +18,7 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    /// The rank that has to lead: the lowest one that takes part.
+    /// The lowest rank that takes part, which must lead.
     pub fn lowest(&self) -> Option<RankId> {
         (0..self.ranks).find(|rank| self.takes_part(*rank))
     }

@@ -1,4 +1,4 @@
-//! What a rank has whatever its role is: the other ranks, the records, and what it sends.
+//! The state that a rank has in every role: the other ranks, the records, and the messages to send.
 
 use std::collections::{BTreeMap, VecDeque};
 

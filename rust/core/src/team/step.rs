@@ -42,7 +42,7 @@ pub enum Step {
         digest: u64,
     },
     /// Rebuild the weights from the base and the records, then call [`super::Rank::digest`] for the last iteration at which
-    /// ranks compare digests: this one, or one that was applied since.
+    /// ranks compare digests: this iteration, or a later one that was applied in the meantime.
     Rebuild {
         /// The iteration whose digest was wrong.
         iteration: u32,

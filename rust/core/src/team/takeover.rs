@@ -1,10 +1,10 @@
-//! How far this rank is in taking the journal over, and which leaders know that it did.
+//! The stage of this rank's takeover of the journal, and the leaders that know of it.
 
 use std::collections::BTreeSet;
 
 use super::RankId;
 
-/// The main thread takes the journal over by itself, so this rank may have stopped leading while it is at it.
+/// The takeover of the journal by the main thread. This rank may stop leading while the main thread works on it.
 #[derive(Debug, Default)]
 pub(super) struct Takeover {
     stage: Stage,

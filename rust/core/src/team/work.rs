@@ -23,8 +23,8 @@ pub(super) struct WorkQueue {
 }
 
 impl WorkQueue {
-    /// Queues units behind those of the same deal; units of another deal or round replace them. Returns reports of units that
-    /// are done already. Each has a report of its own, since the leader does not know with which others it was reported first.
+    /// Queues units after those of the same deal; units of another deal or round replace them. Returns reports of units that
+    /// are done already, one per unit, since the leader does not know with which other units each was reported before.
     pub fn assign(&mut self, assignment: &Assignment) -> Vec<Message> {
         let Assignment { round, deal, .. } = *assignment;
         if self.round != Some(round) {

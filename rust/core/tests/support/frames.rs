@@ -1,4 +1,4 @@
-//! The journal's frames as `docs/journal.md` describes them, told a second time.
+//! A second implementation of the journal's frames, written from `docs/journal.md`.
 
 /// Before the first frame.
 pub const MAGIC: &[u8] = b"ESLLMJ\x02\x00";

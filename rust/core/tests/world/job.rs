@@ -2,7 +2,7 @@
 
 use es_core::team::{Outcome, Round};
 
-/// The number of iterations of each of two calls. Each call is a run of its own.
+/// The number of iterations of each of two calls. Each call is a separate run.
 pub const ITERATIONS: [u32; 2] = [5, 2];
 
 /// A small random generator. A world draws everything from one.

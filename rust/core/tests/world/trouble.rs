@@ -5,7 +5,7 @@
 pub struct Trouble {
     /// The number of ranks that are killed, one by one.
     pub kills: u64,
-    /// The number of times that a rank stands still for longer than the time limit.
+    /// The number of times that a rank stops for longer than the time limit.
     pub freezes: u64,
     /// The number of times that a host is cut off from all others for longer than the time limit.
     pub cuts: u64,

@@ -18,7 +18,7 @@ pub(in crate::team) struct Dealing {
     paused: bool,
     /// The number of deals so far.
     deals: u32,
-    /// The deal of each rank's units. A new deal voids what the rank was assigned before.
+    /// The deal of each rank's units. A new deal voids the rank's earlier assignments.
     deal_of: BTreeMap<RankId, u32>,
 }
 
@@ -158,7 +158,7 @@ impl Dealing {
         }
     }
 
-    /// Voids what these ranks were assigned.
+    /// Voids the assignments of these ranks.
     fn deal_to(&mut self, ranks: impl IntoIterator<Item = RankId>) {
         self.deals += 1;
         for rank in ranks {
@@ -166,7 +166,7 @@ impl Dealing {
         }
     }
 
-    /// Sends what the schedule decided. Units for one rank go in one message.
+    /// Sends the actions of the schedule. A message has all units for one rank.
     fn carry_out(&self, shared: &mut Shared, actions: &[Action]) {
         let Some(open) = &self.round else {
             return;

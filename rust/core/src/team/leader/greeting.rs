@@ -1,4 +1,4 @@
-//! The ranks that take part under a leader, and the records that each of them has been sent.
+//! The ranks that take part under a leader, and the records that the leader has sent to each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,15 +13,15 @@ pub(in crate::team) struct Greeting {
     pub greeted: BTreeSet<RankId>,
     /// The hellos of ranks that have later records than this leader, which has asked for them.
     pub ahead: BTreeMap<RankId, Hello>,
-    /// The number of records that each rank has been sent whole since its hello. Links lose nothing.
+    /// The number of records that this leader has sent whole to each rank since its hello. Links lose nothing.
     sent: BTreeMap<RankId, u32>,
-    /// The number of records that all greeted ranks have been sent.
+    /// The number of records that this leader has published to all greeted ranks.
     published: u32,
     welcome: Option<Vec<u8>>,
 }
 
 impl Greeting {
-    /// All ranks have this number of records.
+    /// A greeting of ranks that all have this number of records.
     pub fn new(published: u32) -> Self {
         Self {
             published,
@@ -47,8 +47,8 @@ impl Greeting {
         hello.have <= mine
     }
 
-    /// Asks a rank for a hello unless this leader has one: it may have been lost when the rank sent it to this one before
-    /// this one led.
+    /// Asks a rank for a hello unless this leader has one. The rank may have sent its hello before this rank led, so that it
+    /// was dropped.
     pub fn invite(&self, shared: &mut Shared, rank: RankId) {
         if !self.greeted.contains(&rank) && !self.ahead.contains_key(&rank) {
             shared.post(rank, &Message::Evict);
@@ -62,7 +62,8 @@ impl Greeting {
         self.ahead.remove(&rank);
     }
 
-    /// Sends a rank that has `have` records the welcome and what it lacks. It may know nothing of what it was sent before.
+    /// Sends a rank that has `have` records the welcome and the records that it lacks. Records that were sent to the rank
+    /// before its hello may be lost, so they are sent again.
     pub fn introduce(&mut self, shared: &mut Shared, rank: RankId, have: u32) {
         if let Some(payload) = self.welcome.clone() {
             shared.post(rank, &Message::Welcome { payload });
@@ -71,7 +72,7 @@ impl Greeting {
         self.send_records(shared, rank, have);
     }
 
-    /// Sends a rank the records from `first` on, except those that it was sent whole already.
+    /// Sends a rank the records from `first` on, except those that were already sent to it whole.
     pub fn send_records(&mut self, shared: &mut Shared, rank: RankId, first: u32) {
         let have = shared.history.len();
         let sent = self.sent.insert(rank, have).unwrap_or(0);

@@ -229,7 +229,7 @@ impl Leader {
 }
 
 impl Leader {
-    /// Tells a rank that has `have` records what it does not know.
+    /// Sends a rank that has `have` records the welcome, missing records and the result, if there is one.
     fn introduce(&mut self, shared: &mut Shared, rank: RankId, have: u32) {
         self.greeting.introduce(shared, rank, have);
         if let (Some(_), Some(result)) = (&self.done, &shared.result) {

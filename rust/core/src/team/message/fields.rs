@@ -82,7 +82,7 @@ impl Item for (UnitId, Vec<u8>) {}
 impl Item for (UnitId, Outcome) {}
 
 /// Values by unit, in runs of consecutive units with the same number of values: the number of runs, then of each
-/// (first, length, values per unit) and the values. A unit without values is a run of its own, so every unit takes bytes.
+/// (first, length, values per unit) and the values. A unit without values is a separate run, so every unit takes bytes.
 impl Field for Vec<(UnitId, Vec<f64>)> {
     fn write(&self, out: &mut Writer) {
         let next = |a: &(UnitId, Vec<f64>), b: &(UnitId, Vec<f64>)| {
