@@ -96,5 +96,9 @@ class _Loader(yaml.SafeLoader):
     """Reads `1e-3` as a number; YAML 1.1 reads it as text."""
 
 
+def _exponent_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(str(loader.construct_scalar(node)))
+
+
 _Loader.add_implicit_resolver("!exponent", EXPONENT, list("-+.0123456789"))
-_Loader.add_constructor("!exponent", lambda loader, node: float(loader.construct_scalar(node)))
+_Loader.add_constructor("!exponent", _exponent_number)
