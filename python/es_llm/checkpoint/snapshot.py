@@ -105,7 +105,7 @@ class Snapshots:
         try:
             for path in self._directory.iterdir():
                 if _HIDDEN.fullmatch(path.name):
-                    shutil.rmtree(path)
+                    _remove(path)
         except OSError as error:
             logger.warning("an unfinished snapshot can't be deleted: %s", error)
 
@@ -183,6 +183,10 @@ def _optimizer_state(path: Path) -> dict[str, torch.Tensor]:
         return state
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file} can't be read: {error}") from error
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path)
 
 
 def _records_sha256(records: Sequence[Record]) -> str:
