@@ -121,6 +121,21 @@ def same_directory() -> Iterator[None]:
                 os.chdir(before)
 
 
+def import_optional(module: str, need: str, remedy: str, error: type[EsError] = ConfigError) -> Any:
+    """A module that an extra of the package installs.
+
+    Args:
+        module: its name.
+        need: what needs it, for the message.
+        remedy: how to get it, for the message.
+        error: class of the error if it can't be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as fault:
+        raise error(f"{need} ({fault}); {remedy}") from fault
+
+
 class _Unusable(Exception):  # noqa: N818 - becomes an error of the caller's class
     """The name's file or module can't be used."""
 

@@ -86,11 +86,6 @@ def _rebuild(options: argparse.Namespace, finished: FinishedRun, iterations: int
     print(f"{iterations} iterations replayed in {seconds:.1f} s\nweights_sha256 {result['weights_sha256']}")
 
 
-def _config(saved: dict[str, Any], optim: str) -> ESConfig:
-    known = {name: value for name, value in saved.items() if name in option_fields(ESConfig)}
-    return ESConfig(**{**known, "optim": optim})
-
-
 def _base_weights(model: Any, name: str, saved: dict[str, Any], optim: str, device: str) -> Weights:
     from es_llm.model.device import device_of_rank
     from es_llm.model.table import ParameterTable
@@ -98,12 +93,14 @@ def _base_weights(model: Any, name: str, saved: dict[str, Any], optim: str, devi
     from es_llm.optimizers import load_optimizer
 
     table = ParameterTable.from_json(saved["model"]["parameters"])
+    known = {name: value for name, value in saved["config"].items() if name in option_fields(ESConfig)}
+    config = ESConfig(**{**known, "optim": optim})
     try:
         weights = Weights(
             model,
             table,
-            optimizer=load_optimizer(optim, _config(saved["config"], optim)),
-            dtype=saved["config"]["dtype"],
+            optimizer=load_optimizer(optim, config),
+            dtype=config.dtype,
             device=device_of_rank(device, 0),
         )
     except ModelError as error:

@@ -12,8 +12,8 @@ import yaml
 
 from es_llm.config.checks import type_name, union_parts
 from es_llm.config.fields import default_of, option_topics
-from es_llm.config.files import read_scalar
 from es_llm.config.foreign import unknown_option
+from es_llm.config.resolve import read_scalar
 from es_llm.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from es_llm.errors import ConfigError
 from es_llm.plugins import names_in, resolve
@@ -59,9 +59,8 @@ class Optimizer(ABC):
         return None
 
 
-def optimizer_names() -> list[str]:
-    """Names of the optimizers of this package, sorted."""
-    return sorted(names_in(__name__, __path__, "build"))
+BUILTIN: Final = names_in(__name__, __path__, "build")
+"""Name of an optimizer of this package -> where it is."""
 
 
 def load_optimizer(name: str, config: ESConfig) -> Optimizer:
@@ -70,7 +69,7 @@ def load_optimizer(name: str, config: ESConfig) -> Optimizer:
     Raises:
         ConfigError: there is no such optimizer, its file can't be used, or it is no `Optimizer`.
     """
-    made = resolve("optimizer", name, names_in(__name__, __path__, "build"), attribute="build")(config)
+    made = resolve("optimizer", name, BUILTIN, attribute="build")(config)
     if not isinstance(made, Optimizer):
         raise ConfigError(f"optimizer {name!r} must make an `es_llm.optimizers.Optimizer`, got {type(made).__name__}")
     return made

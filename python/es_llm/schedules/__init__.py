@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from es_llm.errors import ConfigError
 from es_llm.plugins import names_in, resolve
@@ -44,9 +44,8 @@ def hyperparameters(config: ESConfig, iteration: int) -> HyperParameters:
     )
 
 
-def schedule_names() -> list[str]:
-    """Names of the schedules of this package, sorted."""
-    return sorted(names_in(__name__, __path__, "factor"))
+BUILTIN: Final = names_in(__name__, __path__, "factor")
+"""Name of a schedule of this package -> where it is."""
 
 
 @functools.cache
@@ -56,7 +55,7 @@ def load_schedule(name: str) -> Schedule:
     Raises:
         ConfigError: there is no such schedule, or its file can't be used.
     """
-    loaded: Schedule = resolve("schedule", name, names_in(__name__, __path__, "factor"), attribute="factor")
+    loaded: Schedule = resolve("schedule", name, BUILTIN, attribute="factor")
     return loaded
 
 
