@@ -66,7 +66,7 @@ def test_a_row_that_waits_is_told_with_the_slot_that_it_takes():
     seen = []
     decoder.decode(model, rows, request(most_rows=4, on_rows=lambda rows: seen.append(rows.tolist())))
     assert seen[0] == [0, 1, 2, 3]
-    assert set(sum(seen, [])) == set(range(9))
+    assert {row for rows in seen for row in rows} == set(range(9))
     assert all(len(rows) <= 4 for rows in seen)
 
 

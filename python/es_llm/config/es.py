@@ -182,8 +182,8 @@ class ESConfig:
     )
     embeddings: str = option(
         "low_rank",
-        help="noise of the token embedding, and of a head that is tied to it, with low_rank noise: low_rank, or none, so "
-        "that it is not trained (frozen)",
+        help="noise of the token embedding, and of a head that is tied to it, with low_rank noise: low_rank, or none, "
+        "so that it is not trained (frozen)",
         identity=True,
         choices=("low_rank", "frozen"),
     )
@@ -337,9 +337,9 @@ class ESConfig:
         check_options(self)
         require(self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`")
         require(self, "rank", lambda v: v == 1 or self.perturbation != "dense", "1 with `perturbation` dense")
-        for name, default in (("vectors", "full"), ("embeddings", "low_rank")):
-            only = f"{default} unless `perturbation` is low_rank"
-            require(self, name, lambda v, default=default: v == default or self.perturbation == "low_rank", only)
+        low_rank = self.perturbation == "low_rank"
+        require(self, "vectors", lambda v: v == "full" or low_rank, "full unless `perturbation` is low_rank")
+        require(self, "embeddings", lambda v: v == "low_rank" or low_rank, "low_rank unless `perturbation` is low_rank")
         require(self, "eval_kl", lambda v: not v or self.eval_num_samples > 0, "false without `eval_num_samples`")
         has_metric = self.metric_for_best_model is not None
         require(self, "early_stopping_patience", lambda v: v == 0 or has_metric, "0 without `metric_for_best_model`")

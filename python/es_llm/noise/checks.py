@@ -68,7 +68,7 @@ def require_tensor(tensor: Any, name: str, device: Any, at: At | None = None, *,
         raise KernelError(f"`{name}` must be contiguous, got strides {tensor.stride()} for {tuple(tensor.shape)}")
     if tensor.is_neg():
         raise KernelError(f"`{name}` must hold its own values, got a view of negated ones (call resolve_neg())")
-    if isinstance(at, LowRank) and tuple(tensor.shape) != at.shape:
+    if isinstance(at, LowRank) and (math.prod(tensor.shape[:-1]), *tensor.shape[-1:]) != at.shape:
         raise KernelError(f"`{name}` must have the shape {at.shape} of its slice, got {tuple(tensor.shape)}")
     if at is not None and tensor.numel() != at.size:
         raise KernelError(f"`{name}` must have the {at.size} values of its slice, got {tensor.numel()}")

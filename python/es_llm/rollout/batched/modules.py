@@ -25,6 +25,8 @@ from es_llm.rollout.batched.factors import Factors, Rows
 from es_llm.rollout.batched.noise import UnitNoise
 
 Forward: TypeAlias = Callable[..., Any]
+Change: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(a result without noise, the input) -> the result with noise."""
 
 
 @final
@@ -77,12 +79,12 @@ class RowModules:
         self, path: str, module: nn.Module, matrices: dict[str, Factors], vectors: dict[str, str]
     ) -> Callable[[Forward], Forward]:
         keys = {*matrices, *vectors}
-        if isinstance(module, nn.Linear | Conv1D) and keys <= {"weight", "bias"}:
+        if type(module) in (nn.Linear, Conv1D):
             return partial(self._linear, module, matrices.get("weight"), vectors.get("bias"))
-        if isinstance(module, nn.Embedding) and keys == {"weight"}:
-            return partial(self._embedding, matrices["weight"])
-        if _is_router(module) and keys == {"weight"}:
-            return partial(self._router, module, matrices["weight"])
+        if isinstance(module, nn.Embedding):
+            return partial(self._within, functional.embedding, module, self._embedding(matrices["weight"]))
+        if isinstance(module, nn.Linear) or (_is_router(module) and keys == {"weight"}):
+            return partial(self._within, functional.linear, module, self._added(matrices["weight"]))
         if _is_experts(module) and keys <= {"gate_up_proj", "down_proj"}:
             return partial(self._experts, module, matrices)
         if isinstance(module, nn.LayerNorm):
@@ -108,8 +110,17 @@ class RowModules:
 
         return run
 
-    def _embedding(self, factors: Factors, forward: Forward) -> Forward:
-        return lambda ids: factors.add_embedding(forward(ids), ids, self._current)
+    def _added(self, factors: Factors) -> Change:
+        return lambda y, x: factors.add(y, x, self._current)
+
+    def _embedding(self, factors: Factors) -> Change:
+        def change(y: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+            rows = self._current
+            if len(ids) != rows.size:  # positions that are the same in all rows
+                ids, y = ids.expand(rows.size, -1), y.expand(rows.size, -1, -1)
+            return factors.add_embedding(y, ids, rows)
+
+        return change
 
     def _layer_norm(self, module: nn.LayerNorm, vectors: dict[str, str], _: Forward) -> Forward:
         def run(x: torch.Tensor) -> torch.Tensor:
@@ -138,11 +149,11 @@ class RowModules:
 
         return run
 
-    def _router(self, module: Any, factors: Factors, forward: Forward) -> Forward:
-        """For a module that computes `linear(x, self.weight)` among other things."""
+    def _within(self, function: Callable[..., Any], module: Any, change: Change, forward: Forward) -> Forward:
+        """For a module that calls this function with its weight among other things."""
 
         def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            with _LinearOf(module.weight, lambda y, inputs: factors.add(y, inputs, self._current)):
+            with _ResultOf(function, module.weight, change):
                 return forward(x, *args, **kwargs)
 
         return run
@@ -188,16 +199,16 @@ class RowModules:
         return self._rows
 
 
-class _LinearOf(torch.overrides.TorchFunctionMode):
-    """Changes the result of each `linear` with this weight."""
+class _ResultOf(torch.overrides.TorchFunctionMode):
+    """Changes the result of each call of a function with this weight as second argument."""
 
-    def __init__(self, weight: torch.Tensor, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, function: Callable[..., Any], weight: torch.Tensor, change: Change) -> None:
         super().__init__()
-        self._weight, self._change = weight, change
+        self._function, self._weight, self._change = function, weight, change
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is functional.linear and args[1] is self._weight:
+        if func is self._function and args[1] is self._weight:
             return self._change(result, args[0])
         return result
 
