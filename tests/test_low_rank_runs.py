@@ -30,11 +30,22 @@ def done(*words):
     assert code == 0, messages
 
 
+BATCHED = ["--engine", "batched", "--members_per_unit", "2"]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """Directory of a run of three iterations in one process."""
     directory = tmp_path_factory.mktemp("low_rank") / "run"
     done(*LOW_RANK, "--max_steps", "3", "--output_dir", str(directory))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def batched(tmp_path_factory):
+    """The same with several members in a batch."""
+    directory = tmp_path_factory.mktemp("batched") / "run"
+    done(*LOW_RANK, *BATCHED, "--max_steps", "3", "--output_dir", str(directory))
     return directory
 
 
@@ -77,6 +88,54 @@ def test_any_number_of_ranks_gives_the_same_bits(alone, tmp_path, ranks):
     assert rewards(directory) == rewards(alone)
 
 
+def test_members_in_one_batch_earn_the_same_rewards(alone, batched):
+    assert rewards(batched) == rewards(alone)
+    assert result(batched)["weights_sha256"] == result(alone)["weights_sha256"]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_batches_of_members_on_any_number_of_ranks_give_the_same_bits(batched, tmp_path, ranks):
+    directory = tmp_path / "run"
+    process = es_llm(*LOW_RANK, *BATCHED, "--max_steps", "3", "--output_dir", str(directory), ranks=ranks)
+    assert process.returncode == 0, process.stderr
+    assert result(directory)["weights_sha256"] == result(batched)["weights_sha256"]
+    assert rewards(directory) == rewards(batched)
+
+
+def test_a_run_of_batched_members_resumes_and_replays(batched, tmp_path):
+    directory = tmp_path / "run"
+    done(*LOW_RANK, *BATCHED, "--max_steps", "1", "--output_dir", str(directory))
+    words = ["--output_dir", str(directory), "--resume_from_checkpoint", str(directory), "--max_steps", "3"]
+    code, messages = run(*LOW_RANK, *BATCHED[:2], "--members_per_unit", "4", *words)
+    assert code != 0
+    assert "`config.members_per_unit` was 2, now 4" in messages
+    done(*LOW_RANK, *BATCHED, *words)
+    assert result(directory)["weights_sha256"] == result(batched)["weights_sha256"]
+    done("replay", str(directory), "--output_dir", str(tmp_path / "replayed"))
+    assert result(tmp_path / "replayed")["weights_sha256"] == result(batched)["weights_sha256"]
+
+
+def test_vectors_and_embeddings_can_be_left_out(tmp_path):
+    directory = tmp_path / "run"
+    done(
+        *LOW_RANK,
+        *BATCHED,
+        "--vectors",
+        "frozen",
+        "--embeddings",
+        "frozen",
+        "--max_steps",
+        "1",
+        "--output_dir",
+        str(directory),
+    )
+    entries = parameters(directory)
+    assert entries
+    assert all(entry["perturbation"] == "low_rank" for entry in entries)
+    assert not any("embed" in entry["name"] for entry in entries)
+
+
 def test_resume_gives_the_same_bits(alone, tmp_path):
     directory = tmp_path / "run"
     done(*LOW_RANK, "--max_steps", "1", "--output_dir", str(directory))
@@ -112,6 +171,9 @@ def test_a_run_of_some_parameters_replays(tmp_path):
     [
         (["--rank", "2"], "`rank` must be 1 with `perturbation` dense, got 2"),
         (["--perturbation", "low_rank", "--rank", "0"], f"`rank` must be an integer in [1, {_core.MAX_RANK}], got 0"),
+        (["--vectors", "frozen"], "`vectors` must be full unless `perturbation` is low_rank, got 'frozen'"),
+        (["--embeddings", "frozen"], "`embeddings` must be low_rank unless `perturbation` is low_rank, got 'frozen'"),
+        (["--engine", "batched"], "has dense noise, which needs separate weights for each member"),
         (["--perturbation", "sparse"], "unknown perturbation 'sparse'"),
         (["--trainable", "*mpl*"], "`trainable`: the pattern '*mpl*' matches no parameter; the nearest names are"),
     ],
