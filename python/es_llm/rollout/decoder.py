@@ -22,7 +22,7 @@ import torch
 from torch.nn.functional import pad
 
 from es_llm.rollout.padding import padded
-from es_llm.rollout.slots import SlotCache, windows_of
+from es_llm.rollout.slots import SlotCache, Windows, windows_of
 
 Choose: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(float32 logits (B, V), which rows of the unit these are (B,), how many tokens each has so far (B,)) -> the next
@@ -64,8 +64,6 @@ class Request:
         eos_ids: a row ends with the first of these.
         pad_id: fills what has no token.
         choose: the next tokens of some rows; None: the greatest logit.
-        ended: which rows end with their last token, besides those with an end-of-sequence token: (tokens (R, T) of the
-            unit's rows so far, which rows (B,), how many tokens each has (B,)) -> (B,) bool.
         groups: rows with the same number have the same weights; None: all rows have the same.
         on_rows: called before each forward pass with other rows than the last, with the rows of its batch (B,).
         most_rows: rows in the batch at most; others wait until slots are free. None: all rows.
@@ -76,7 +74,6 @@ class Request:
     eos_ids: Sequence[int]
     pad_id: int
     choose: Choose | None = None
-    ended: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     groups: Sequence[int] | None = None
     on_rows: Callable[[torch.Tensor], None] | None = None
     most_rows: int | None = None
@@ -94,107 +91,168 @@ def decode(model: Any, prompts: Sequence[Sequence[int]], request: Request) -> li
 
 
 @final
+class _Prompts:
+    """The prompts of the unit's rows, and which rows wait."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], request: Request, windows: Windows) -> None:
+        groups = [0] * len(prompts) if request.groups is None else request.groups
+        shared = _common(prompts) if request.share_prefix and len(set(groups)) < len(prompts) else 0
+        # Columns without a token lie behind a shared beginning, so nothing may depend on the distance of columns.
+        longest = max(map(len, prompts)) + request.max_new_tokens
+        far = all(window is None or window >= longest for window in windows)
+        self.shared = shared if shared >= SHORTEST_PREFIX and far else 0
+        self.common = list(prompts[0][: self.shared])
+        self.own = [list(prompt[self.shared :]) for prompt in prompts]
+        self.width = max(map(len, self.own))
+        self.waiting = list(range(len(prompts)))
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        self.groups = [numbers[group] for group in groups]
+
+    def firsts(self) -> list[int]:
+        """The first row of each group."""
+        return [self.groups.index(number) for number in range(max(self.groups) + 1)]
+
+    def take(self, count: int) -> list[int]:
+        """The next rows that wait, at most this number."""
+        rows, self.waiting = self.waiting[:count], self.waiting[count:]
+        return rows
+
+    def lengths(self, rows: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Tokens of the prompts of rows: the positions of their next tokens."""
+        return torch.tensor([self.shared + len(self.own[row]) for row in rows], device=device)
+
+
+@dataclass(kw_only=True)
+class _Batch:
+    """The rows in the batch, one per slot of the cache.
+
+    row_B: which rows of the unit. position_B: of their next tokens. start_B: first columns of their prompts.
+    open_B: rows that have not ended. next_B: the tokens of the next forward pass. mask_BT: 1 where a column counts.
+    """
+
+    cache: SlotCache
+    row_B: torch.Tensor
+    position_B: torch.Tensor
+    mask_BT: torch.Tensor
+
+    def __post_init__(self) -> None:
+        self.start_B = torch.zeros_like(self.row_B)
+        self.open_B = torch.ones_like(self.row_B, dtype=torch.bool)
+        self.next_B = torch.empty_like(self.row_B)
+
+    def keep(self, slots: torch.Tensor) -> None:
+        """Drop all other slots."""
+        self.cache.keep(slots)
+        for name in ("row_B", "position_B", "mask_BT", "start_B", "open_B", "next_B"):
+            setattr(self, name, getattr(self, name)[slots])
+
+    def replace(self, slots: torch.Tensor, other: _Batch) -> None:
+        """Put the rows of another batch into these slots; their last columns are the last columns in use."""
+        self.cache.replace(slots, other.cache)
+        stop = self.cache.length
+        start = stop - other.cache.length
+        self.mask_BT[slots] = 0
+        self.mask_BT[slots, start:stop] = other.mask_BT
+        self.row_B = self.row_B.index_copy(0, slots, other.row_B)  # a new tensor: the rows are other ones
+        self.position_B[slots] = other.position_B
+        self.start_B[slots], self.open_B[slots] = start, True
+
+    def is_full(self) -> bool:
+        """True if there is no column for another token."""
+        return self.cache.length == self.cache.capacity
+
+    def drop_columns(self, most: int) -> None:
+        """Drop the first columns, at most this number, that no open row needs."""
+        count = min(int(self.start_B[self.open_B].min()), most)
+        self.cache.drop_columns(count)
+        self.mask_BT = torch.cat([self.mask_BT[:, count:], torch.zeros_like(self.mask_BT[:, :count])], 1)
+        self.start_B -= count
+
+
+@final
 class _Run:
-    """The decoding of one unit. `B` tensors have one entry per slot."""
+    """The decoding of one unit."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], request: Request) -> None:
         self._request, self._forward = request, _Forward(model, request.on_rows)
         self._windows = windows_of(model) or []
+        self._prompts = _Prompts(prompts, request, self._windows)
         self._device = device = model.get_input_embeddings().weight.device
         self._every = 1 if device.type == "cpu" else LOOK_EVERY
-        groups = [0] * len(prompts) if request.groups is None else list(request.groups)
-        first = {group: row for row, group in reversed(list(enumerate(groups)))}
-        shared = _common(prompts) if request.share_prefix and len(first) < len(prompts) else 0
-        # Columns without a token lie behind a shared prefix, so nothing may depend on the distance of columns.
-        longest = max(map(len, prompts)) + request.max_new_tokens
-        far = all(window is None or window >= longest for window in self._windows)
-        self._shared = shared if shared >= SHORTEST_PREFIX and far else 0
-        self._own = [list(prompt[self._shared :]) for prompt in prompts]
-        self._width = max(map(len, self._own))
-        self._waiting = list(range(len(prompts)))
         self._ends = torch.tensor(list(request.eos_ids), dtype=torch.long, device=device)
         # The last column takes what rows that have ended would write.
         self._generated_RT = torch.full((len(prompts), request.max_new_tokens + 1), request.pad_id, device=device)
         self._count_R = torch.zeros(len(prompts), dtype=torch.long, device=device)
-        if self._shared:
-            self._begin_prefix(prompts[0][: self._shared], groups, sorted(first.values()))
-        self._fill(request.most_rows or len(prompts))
+        self._prefix = self._shared_columns() if self._prompts.shared else None
+        self._batch = self._fill(request.most_rows or len(prompts))
 
     def tokens(self) -> list[list[int]]:
         """Decode until all rows have ended."""
         steps = 0
-        while self._tidy() if steps % self._every == 0 or self._is_full() else True:
+        while self._tidy() if steps % self._every == 0 or self._batch.is_full() else True:
             self._step()
             steps += 1
         rows = zip(self._generated_RT.tolist(), self._count_R.tolist(), strict=True)
         return [tokens[:count] for tokens, count in rows]
 
-    def _begin_prefix(self, common: Sequence[int], groups: Sequence[int], rows: Sequence[int]) -> None:
-        """Compute the columns that all rows of a group share, on one row of each group."""
-        number = {groups[row]: index for index, row in enumerate(rows)}
-        self._group_R = torch.tensor([number[group] for group in groups], device=self._device)
-        self._prefix = SlotCache(self._windows, self._shared)
-        ids_BT = torch.tensor([list(common)] * len(rows), device=self._device)
-        position_BT = torch.arange(self._shared, device=self._device).expand_as(ids_BT)
-        row_B = torch.tensor(rows, device=self._device)
-        self._forward(ids_BT, torch.ones_like(ids_BT), position_BT, self._prefix, row_B)
+    def _shared_columns(self) -> SlotCache:
+        """The columns that the rows of a group share, computed on one row of each group."""
+        rows = torch.tensor(self._prompts.firsts(), device=self._device)
+        ids_BT = torch.tensor([self._prompts.common] * len(rows), device=self._device)
+        position_BT = torch.arange(self._prompts.shared, device=self._device).expand_as(ids_BT)
+        columns = SlotCache(self._windows, self._prompts.shared)
+        self._forward(ids_BT, torch.ones_like(ids_BT), position_BT, columns, rows)
+        return columns
 
-    def _fill(self, slots: int) -> None:
-        """Put the first rows into new slots."""
-        rows = self._next_rows(slots)
-        width = self._width if self._waiting else max(len(self._own[row]) for row in rows)
-        room = self._request.max_new_tokens * (2 if self._waiting else 1) + self._every
-        self._cache = SlotCache(self._windows, self._shared + width + room)
-        self._row_B = torch.tensor(rows, device=self._device)
-        logits_BV, mask_BT = self._prefill(rows, width, self._cache)
-        self._mask_BT = torch.cat([mask_BT, mask_BT.new_zeros(len(rows), room)], 1)
-        self._position_B = self._lengths(rows)
-        self._start_B = torch.zeros_like(self._row_B)
-        self._open_B = torch.ones_like(self._row_B, dtype=torch.bool)
-        self._next_B = torch.empty_like(self._row_B)
-        self._take(logits_BV, torch.arange(len(rows), device=self._device))
+    def _fill(self, slots: int) -> _Batch:
+        """The first rows, in a cache that has room for their answers."""
+        prompts = self._prompts
+        rows = prompts.take(slots)
+        width = prompts.width if prompts.waiting else max(len(prompts.own[row]) for row in rows)
+        room = self._request.max_new_tokens * (2 if prompts.waiting else 1) + self._every
+        batch, logits_BV = self._prefill(rows, width, prompts.shared + width + room)
+        batch.mask_BT = torch.cat([batch.mask_BT, batch.mask_BT.new_zeros(len(rows), room)], 1)
+        self._take(batch, logits_BV, torch.arange(len(rows), device=self._device))
+        return batch
 
     def _admit(self, slots: torch.Tensor) -> None:
-        """Put waiting rows into slots of ended rows; their last columns are the last columns in use."""
-        rows = self._next_rows(len(slots))
-        slots, width = slots[: len(rows)], max(len(self._own[row]) for row in rows)
-        small = SlotCache(self._windows, self._shared + width)
-        logits_BV, mask_BT = self._prefill(rows, width, small)
-        self._cache.replace(slots, small)
-        start = self._cache.length - mask_BT.shape[1]
-        self._mask_BT[slots] = 0
-        self._mask_BT[slots, start : self._cache.length] = mask_BT
-        self._row_B = self._row_B.index_copy(0, slots, torch.tensor(rows, device=self._device))
-        self._position_B[slots] = self._lengths(rows)
-        self._start_B[slots], self._open_B[slots] = start, True
-        self._take(logits_BV, slots)
+        """Put waiting rows into slots of rows that have ended."""
+        rows = self._prompts.take(len(slots))
+        width = max(len(self._prompts.own[row]) for row in rows)
+        batch, logits_BV = self._prefill(rows, width, self._prompts.shared + width)
+        self._batch.replace(slots[: len(rows)], batch)
+        self._take(self._batch, logits_BV, slots[: len(rows)])
 
-    def _prefill(self, rows: Sequence[int], width: int, cache: SlotCache) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the prompts of rows, padded on the left, in an empty cache. Returns the logits (B, V) of the next
-        tokens, and the mask (B, T) of the prompts' columns."""
-        ids_BT, mask_BT = padded([self._own[row] for row in rows], self._request.pad_id, self._device)
+    def _prefill(self, rows: Sequence[int], width: int, capacity: int) -> tuple[_Batch, torch.Tensor]:
+        """Compute the prompts of rows, padded on the left, in a new cache. Returns their batch, with the mask of the
+        prompts alone, and the logits (B, V) of the next tokens."""
+        prompts = self._prompts
+        ids_BT, mask_BT = padded([prompts.own[row] for row in rows], self._request.pad_id, self._device)
         more = width - ids_BT.shape[1]
         ids_BT, mask_BT = pad(ids_BT, (more, 0), value=self._request.pad_id), pad(mask_BT, (more, 0))
-        position_BT = (self._shared + mask_BT.cumsum(-1) - 1).masked_fill(mask_BT == 0, 0)
-        row_B = self._row_B if cache is self._cache else torch.tensor(rows, device=self._device)
-        if self._shared:
-            cache.begin_with(self._prefix, self._group_R[row_B])
-            mask_BT = torch.cat([mask_BT.new_ones(len(rows), self._shared), mask_BT], 1)
-        return self._forward(ids_BT, mask_BT, position_BT, cache, row_B), mask_BT
+        position_BT = (prompts.shared + mask_BT.cumsum(-1) - 1).masked_fill(mask_BT == 0, 0)
+        cache, row_B = SlotCache(self._windows, capacity), torch.tensor(rows, device=self._device)
+        if self._prefix is not None:
+            cache.begin_with(self._prefix, torch.tensor([prompts.groups[row] for row in rows], device=self._device))
+            mask_BT = pad(mask_BT, (prompts.shared, 0), value=1)
+        logits_BV = self._forward(ids_BT, mask_BT, position_BT, cache, row_B)
+        lengths_B = prompts.lengths(rows, self._device)
+        return _Batch(cache=cache, row_B=row_B, position_B=lengths_B, mask_BT=mask_BT), logits_BV
 
     def _step(self) -> None:
         """One more token for each row in the batch."""
-        column = self._cache.length
-        self._mask_BT[:, column] = 1
-        ids_BT, position_BT = self._next_B[:, None], self._position_B[:, None]
-        logits_BV = self._forward(ids_BT, self._mask_BT[:, : column + 1], position_BT, self._cache, self._row_B)
-        self._position_B += 1
-        self._take(logits_BV, None)
+        batch = self._batch
+        column = batch.cache.length
+        batch.mask_BT[:, column] = 1
+        ids_BT, position_BT = batch.next_B[:, None], batch.position_B[:, None]
+        logits_BV = self._forward(ids_BT, batch.mask_BT[:, : column + 1], position_BT, batch.cache, batch.row_B)
+        batch.position_B += 1
+        self._take(batch, logits_BV, None)
 
-    def _take(self, logits_BV: torch.Tensor, slots: torch.Tensor | None) -> None:
-        """Choose the next token of these slots (None: all), and close the rows that it ends."""
+    def _take(self, batch: _Batch, logits_BV: torch.Tensor, slots: torch.Tensor | None) -> None:
+        """Choose the next tokens of these slots (None: all), and close the rows that end with them."""
         request, every = self._request, slots is None
-        row_B, open_B = (self._row_B, self._open_B) if every else (self._row_B[slots], self._open_B[slots])
+        row_B, open_B = (batch.row_B, batch.open_B) if every else (batch.row_B[slots], batch.open_B[slots])
         count_B = self._count_R[row_B]
         if request.choose is None:
             next_B = logits_BV.argmax(-1)
@@ -205,50 +263,25 @@ class _Run:
         count_B = count_B + open_B
         self._count_R[row_B] = count_B
         open_B = open_B & torch.isin(next_B, self._ends, invert=True) & (count_B < request.max_new_tokens)
-        if request.ended is not None:
-            open_B = open_B & ~request.ended(self._generated_RT, row_B, count_B)
         if every:
-            self._next_B, self._open_B = next_B, open_B
+            batch.next_B, batch.open_B = next_B, open_B
         else:
-            self._next_B[slots], self._open_B[slots] = next_B, open_B
+            batch.next_B[slots], batch.open_B[slots] = next_B, open_B
 
     def _tidy(self) -> bool:
         """Let waiting rows in and drop rows that have ended. Returns False if no row is open."""
-        left = int(self._open_B.sum())
-        while self._waiting and _DROPPED * (len(self._open_B) - left) >= len(self._open_B):
-            self._admit((~self._open_B).nonzero().squeeze(1))
-            left = int(self._open_B.sum())
+        batch, prompts = self._batch, self._prompts
+        left, size = int(batch.open_B.sum()), len(batch.open_B)
+        while prompts.waiting and _DROPPED * (size - left) >= size:
+            self._admit((~batch.open_B).nonzero().squeeze(1))
+            left = int(batch.open_B.sum())
         if left == 0:
             return False
-        if not self._waiting and _worth_dropping(left, len(self._open_B)):
-            self._keep(_kept(self._open_B, left))
-        if self._is_full():
-            first = int(self._start_B[self._open_B].min())
-            count = min(first, self._cache.length - self._shared - self._width)
-            self._cache.drop_columns(count)
-            self._mask_BT = torch.cat([self._mask_BT[:, count:], self._mask_BT.new_zeros(len(self._row_B), count)], 1)
-            self._start_B -= count
+        if not prompts.waiting and _worth_dropping(left, size):
+            batch.keep(_kept(batch.open_B, left))
+        if batch.is_full():
+            batch.drop_columns(batch.cache.length - prompts.shared - prompts.width)
         return True
-
-    def _keep(self, slots: torch.Tensor) -> None:
-        self._cache.keep(slots)
-        self._row_B, self._position_B, self._start_B = (
-            tensor[slots] for tensor in (self._row_B, self._position_B, self._start_B)
-        )
-        self._mask_BT, self._next_B, self._open_B = (
-            tensor[slots] for tensor in (self._mask_BT, self._next_B, self._open_B)
-        )
-
-    def _is_full(self) -> bool:
-        return self._cache.length == self._cache.capacity
-
-    def _next_rows(self, count: int) -> list[int]:
-        rows, self._waiting = self._waiting[:count], self._waiting[count:]
-        return rows
-
-    def _lengths(self, rows: Sequence[int]) -> torch.Tensor:
-        """Tokens of the prompts of rows: the positions of their next tokens."""
-        return torch.tensor([self._shared + len(self._own[row]) for row in rows], device=self._device)
 
 
 class _Forward:
