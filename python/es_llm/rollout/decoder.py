@@ -126,24 +126,25 @@ class _Prompts:
 class _Batch:
     """The rows in the batch, one per slot of the cache.
 
-    row_B: which rows of the unit. position_B: of their next tokens. start_B: first columns of their prompts.
-    open_B: rows that have not ended. next_B: the tokens of the next forward pass. mask_BT: 1 where a column counts.
+    rows: which rows of the unit (B,). positions: of the next tokens (B,). starts: first columns of the prompts (B,).
+    open: rows that have not ended (B,). next: the tokens of the next forward pass (B,). mask: 1 where a column counts
+    (B, T).
     """
 
     cache: SlotCache
-    row_B: torch.Tensor
-    position_B: torch.Tensor
-    mask_BT: torch.Tensor
+    rows: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
 
     def __post_init__(self) -> None:
-        self.start_B = torch.zeros_like(self.row_B)
-        self.open_B = torch.ones_like(self.row_B, dtype=torch.bool)
-        self.next_B = torch.empty_like(self.row_B)
+        self.starts = torch.zeros_like(self.rows)
+        self.open = torch.ones_like(self.rows, dtype=torch.bool)
+        self.next = torch.empty_like(self.rows)
 
     def keep(self, slots: torch.Tensor) -> None:
         """Drop all other slots."""
         self.cache.keep(slots)
-        for name in ("row_B", "position_B", "mask_BT", "start_B", "open_B", "next_B"):
+        for name in ("rows", "positions", "mask", "starts", "open", "next"):
             setattr(self, name, getattr(self, name)[slots])
 
     def replace(self, slots: torch.Tensor, other: _Batch) -> None:
@@ -151,11 +152,11 @@ class _Batch:
         self.cache.replace(slots, other.cache)
         stop = self.cache.length
         start = stop - other.cache.length
-        self.mask_BT[slots] = 0
-        self.mask_BT[slots, start:stop] = other.mask_BT
-        self.row_B = self.row_B.index_copy(0, slots, other.row_B)  # a new tensor: the rows are other ones
-        self.position_B[slots] = other.position_B
-        self.start_B[slots], self.open_B[slots] = start, True
+        self.mask[slots] = 0
+        self.mask[slots, start:stop] = other.mask
+        self.rows = self.rows.index_copy(0, slots, other.rows)  # a new tensor: the rows are other ones
+        self.positions[slots] = other.positions
+        self.starts[slots], self.open[slots] = start, True
 
     def is_full(self) -> bool:
         """True if there is no column for another token."""
@@ -163,10 +164,10 @@ class _Batch:
 
     def drop_columns(self, most: int) -> None:
         """Drop the first columns, at most this number, that no open row needs."""
-        count = min(int(self.start_B[self.open_B].min()), most)
+        count = min(int(self.starts[self.open].min()), most)
         self.cache.drop_columns(count)
-        self.mask_BT = torch.cat([self.mask_BT[:, count:], torch.zeros_like(self.mask_BT[:, :count])], 1)
-        self.start_B -= count
+        self.mask = torch.cat([self.mask[:, count:], torch.zeros_like(self.mask[:, :count])], 1)
+        self.starts -= count
 
 
 @final
@@ -211,7 +212,7 @@ class _Run:
         width = prompts.width if prompts.waiting else max(len(prompts.own[row]) for row in rows)
         room = self._request.max_new_tokens * (2 if prompts.waiting else 1) + self._every
         batch, logits_BV = self._prefill(rows, width, prompts.shared + width + room)
-        batch.mask_BT = torch.cat([batch.mask_BT, batch.mask_BT.new_zeros(len(rows), room)], 1)
+        batch.mask = torch.cat([batch.mask, batch.mask.new_zeros(len(rows), room)], 1)
         self._take(batch, logits_BV, torch.arange(len(rows), device=self._device))
         return batch
 
@@ -237,22 +238,22 @@ class _Run:
             mask_BT = pad(mask_BT, (prompts.shared, 0), value=1)
         logits_BV = self._forward(ids_BT, mask_BT, position_BT, cache, row_B)
         lengths_B = prompts.lengths(rows, self._device)
-        return _Batch(cache=cache, row_B=row_B, position_B=lengths_B, mask_BT=mask_BT), logits_BV
+        return _Batch(cache=cache, rows=row_B, positions=lengths_B, mask=mask_BT), logits_BV
 
     def _step(self) -> None:
         """One more token for each row in the batch."""
         batch = self._batch
         column = batch.cache.length
-        batch.mask_BT[:, column] = 1
-        ids_BT, position_BT = batch.next_B[:, None], batch.position_B[:, None]
-        logits_BV = self._forward(ids_BT, batch.mask_BT[:, : column + 1], position_BT, batch.cache, batch.row_B)
-        batch.position_B += 1
+        batch.mask[:, column] = 1
+        ids_BT, position_BT = batch.next[:, None], batch.positions[:, None]
+        logits_BV = self._forward(ids_BT, batch.mask[:, : column + 1], position_BT, batch.cache, batch.rows)
+        batch.positions += 1
         self._take(batch, logits_BV, None)
 
     def _take(self, batch: _Batch, logits_BV: torch.Tensor, slots: torch.Tensor | None) -> None:
         """Choose the next tokens of these slots (None: all), and close the rows that end with them."""
         request, every = self._request, slots is None
-        row_B, open_B = (batch.row_B, batch.open_B) if every else (batch.row_B[slots], batch.open_B[slots])
+        row_B, open_B = (batch.rows, batch.open) if every else (batch.rows[slots], batch.open[slots])
         count_B = self._count_R[row_B]
         if request.choose is None:
             next_B = logits_BV.argmax(-1)
@@ -264,21 +265,21 @@ class _Run:
         self._count_R[row_B] = count_B
         open_B = open_B & torch.isin(next_B, self._ends, invert=True) & (count_B < request.max_new_tokens)
         if every:
-            batch.next_B, batch.open_B = next_B, open_B
+            batch.next, batch.open = next_B, open_B
         else:
-            batch.next_B[slots], batch.open_B[slots] = next_B, open_B
+            batch.next[slots], batch.open[slots] = next_B, open_B
 
     def _tidy(self) -> bool:
         """Let waiting rows in and drop rows that have ended. Returns False if no row is open."""
         batch, prompts = self._batch, self._prompts
-        left, size = int(batch.open_B.sum()), len(batch.open_B)
+        left, size = int(batch.open.sum()), len(batch.open)
         while prompts.waiting and _DROPPED * (size - left) >= size:
-            self._admit((~batch.open_B).nonzero().squeeze(1))
-            left = int(batch.open_B.sum())
+            self._admit((~batch.open).nonzero().squeeze(1))
+            left = int(batch.open.sum())
         if left == 0:
             return False
         if not prompts.waiting and _worth_dropping(left, size):
-            batch.keep(_kept(batch.open_B, left))
+            batch.keep(_kept(batch.open, left))
         if batch.is_full():
             batch.drop_columns(batch.cache.length - prompts.shared - prompts.width)
         return True

@@ -38,6 +38,10 @@ struct RowFactors(kernels::RowFactors);
 #[pymethods]
 impl RowFactors {
     #[new]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a list of Python becomes a vector"
+    )]
     fn new(py: Python<'_>, noise: &Noise, at: &LowRank, pairs: Vec<u32>) -> PyResult<Self> {
         let matrix = at.matrix(*noise);
         detached(py, || Kernels::chosen().factors(matrix, &pairs)).map(Self)
