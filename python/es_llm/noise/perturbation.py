@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from es_llm._core import LowRank, Slice
+from es_llm._core import MAX_RANK, LowRank, Slice
 from es_llm.errors import ConfigError
 from es_llm.noise.backend import At
-from es_llm.plugins import resolve
+from es_llm.plugins import load_function
 
 PERTURBATIONS: Final = ("dense", "low_rank")
 """Names of the built-in perturbations."""
@@ -57,17 +57,29 @@ def load_perturbation(name: str, rank: int = 1) -> Chooser:
     if name == "low_rank":
         return lambda _, shape: low_rank(rank) if len(shape) == 2 and 0 not in shape else DENSE
     builtin = dict.fromkeys(PERTURBATIONS, f"{__name__}:load_perturbation")
-    chosen: Any = resolve("perturbation", name, builtin, attribute="choose")
+    chosen = load_function("perturbation", name, builtin, attribute="choose")
 
     def choose(parameter: str, shape: tuple[int, ...]) -> Perturbation:
-        perturbation = chosen(parameter, shape)
-        if not isinstance(perturbation, Perturbation):
+        perturbation: Perturbation = chosen(parameter, shape)
+        if not _fits(perturbation, shape):
+            most = min(*shape, MAX_RANK) if len(shape) == 2 else 0
+            low = f", or low_rank(r) with an integer r in [1, {most}]" if most else " (low_rank is for matrices)"
             raise ConfigError(
-                f"perturbation {name!r} must give a `Perturbation` for `{parameter}`, got {perturbation!r}"
+                f"perturbation {name!r}: `{parameter}` of shape {list(shape)} must get DENSE or NONE{low}, got "
+                f"{perturbation!r}"
             )
         return perturbation
 
     return choose
+
+
+def _fits(perturbation: Any, shape: tuple[int, ...]) -> bool:
+    """True if a tensor of this shape can have this noise. A rank above the smaller side would cost more than dense
+    noise."""
+    if not isinstance(perturbation, Perturbation) or perturbation.kind != "low_rank":
+        return perturbation in (DENSE, NONE)
+    rank = perturbation.rank
+    return type(rank) is int and len(shape) == 2 and 1 <= rank <= min(*shape, MAX_RANK)
 
 
 def noise_of(tensor: int, shape: tuple[int, ...], perturbation: Perturbation) -> At:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from es_llm.errors import ConfigError
-from es_llm.plugins import names_in, resolve
+from es_llm.plugins import load_function, names_in, resolve
 from es_llm.rollout import engines
 from es_llm.rollout.engine import RolloutEngine
 
@@ -44,7 +44,8 @@ def load_engine(
         ConfigError: there is no such engine, it can't be imported, or it lacks methods of `RolloutEngine`.
         ModelError: the engine can't run this model.
     """
-    build = resolve("engine", name, _builtin(), attribute="build")
+    load: Any = resolve if name in _builtin() else load_function
+    build = load("engine", name, _builtin(), attribute="build")
     engine: RolloutEngine = build(
         model,
         tokenizer,

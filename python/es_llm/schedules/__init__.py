@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from es_llm.errors import ConfigError
-from es_llm.plugins import names_in, resolve
+from es_llm.plugins import load_function, names_in
 
 if TYPE_CHECKING:
     from es_llm.config import ESConfig
@@ -56,20 +56,18 @@ def load_schedule(name: str) -> Schedule:
     Raises:
         ConfigError: there is no such schedule, or its file can't be used.
     """
-    loaded: Schedule = resolve("schedule", name, names_in(__name__, __path__, "factor"), attribute="factor")
-    return loaded
+    return load_function("schedule", name, names_in(__name__, __path__, "factor"), attribute="factor")
 
 
 def _factor(name: str, config: ESConfig, iteration: int) -> float:
+    factor: Any = load_schedule(name)(config, iteration)
     try:
-        factor: Any = load_schedule(name)(config, iteration)
-        value = float(factor)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"schedule {name!r} failed at iteration {iteration + 1}: {error!r}") from error
+        value = math.nan if isinstance(factor, str | bytes) else float(factor)
+    except (TypeError, ValueError):
+        value = math.nan
     if not 0.0 < value < math.inf:
         raise ConfigError(
-            f"schedule {name!r} must give a finite factor > 0, got {factor!r} for iteration {iteration + 1}"
+            f"schedule {name!r} must return a finite factor > 0, got {factor!r} for `iteration` {iteration}, which is "
+            f"iteration {iteration + 1} of the run"
         )
     return value

@@ -35,6 +35,7 @@ from es_llm.optimizers import load_optimizer
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rewards.workers.system import open_standard_descriptors
 from es_llm.rollout import load_engine
+from es_llm.rollout.checks import checked_targets
 from es_llm.rollout.engine import LiveMember, LogProbs, RolloutEngine
 from es_llm.rollout.form import PromptForm
 from es_llm.schedules import hyperparameters
@@ -187,7 +188,7 @@ def _prompts(config: ESConfig, rows: Any, form: PromptForm, engine: RolloutEngin
 def _run(
     config: ESConfig, team: Team, model: TrainedModel, engine: RolloutEngine, rewards: RewardSet, prompts: Prompts
 ) -> RunState:
-    targets = engine.targets()
+    targets = checked_targets(config.engine, engine.targets(), dict(model.module.named_parameters()))
     if team.rank == 0:
         _report(model.module, {target.name for target in targets}, engine)
     named = {target.name for target in targets}
