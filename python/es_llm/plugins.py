@@ -125,6 +125,11 @@ def file_of(kind: str, name: str, builtin: Mapping[str, str] = _NO_NAMES, *, att
     return Path(module) if module and Path(module).is_file() else None
 
 
+def sha256_of(path: Path | None) -> str | None:
+    """SHA-256 of a file; None without a file."""
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def reference_of(value: Any) -> str | None:
     """The name by which another process can load an object from the same file; None for an object that is not from a
     file."""

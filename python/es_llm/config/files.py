@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
 def read_scalar(text: str) -> Any:
     """The value of YAML text, where `1e-3` is a number."""
     return yaml.load(text, Loader=_Loader)
+
+
+def read_mapping(option: str, words: Iterable[str]) -> dict[str, Any]:
+    """The mapping of an option from words NAME=VALUE; values are read as YAML, so that 3 is an integer."""
+    mapping = {}
+    for word in words:
+        name, equals, value = word.strip().partition("=")
+        if not equals or not name:
+            raise ConfigError(f"`{option}` expects NAME=VALUE, got {word!r}")
+        try:
+            mapping[name] = read_scalar(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"`{option}`: the value of {name!r} doesn't parse: {value!r}") from error
+    return mapping
 
 
 class _Loader(yaml.SafeLoader):

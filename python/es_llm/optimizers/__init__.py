@@ -80,7 +80,7 @@ def load_optimizer(name: str, config: ESConfig) -> Optimizer:
         raise ConfigError(f"{where} must be a function or a class, got an object of the class {type(build).__name__}")
     if isinstance(build, type) and not issubclass(build, Optimizer):
         raise ConfigError(f"{where}: the class {build.__name__} must be a subclass of {base}")
-    made = guarded(where, build)(config)
+    made = guarded(where, build)(config, **config.optim_args)
     if not isinstance(made, Optimizer):
         raise ConfigError(f"{where} must make an {base}, got {type(made).__name__}")
     return made if name in builtin else _Checked(where, made)

@@ -1,16 +1,17 @@
 """Schedules of hyper-parameters by name: sigma and the learning rate of each iteration. A new schedule is one new
 file.
 
-A schedule is a function `factor(config, iteration) -> float`. Its value multiplies the option `sigma` or
-`learning_rate`. A schedule in another package is found by an entry point in the group `es_llm.schedules`, or by
-`file.py:NAME`. Records hold the values that were used, so a replay calls no schedule.
+A schedule is a function `factor(config, iteration, **arguments) -> float`. Its value multiplies the option `sigma` or
+`learning_rate`. Its arguments are the option `sigma_scheduler_kwargs` or `lr_scheduler_kwargs`. A schedule in another
+package is found by an entry point in the group `es_llm.schedules`, or by `file.py:NAME`. Records hold the values that
+were used, so a replay calls no schedule.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,8 +21,8 @@ from es_llm.plugins import load_function, names_in
 if TYPE_CHECKING:
     from es_llm.config import ESConfig
 
-Schedule: TypeAlias = "Callable[[ESConfig, int], float]"
-"""(options, iteration counted from 0) -> factor, finite and > 0. Every rank calls it, so it must be a pure function."""
+Schedule: TypeAlias = "Callable[..., float]"
+"""(options, iteration counted from 0, **arguments) -> factor, finite and > 0. A pure function: every rank calls it."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ def hyperparameters(config: ESConfig, iteration: int) -> HyperParameters:
         ConfigError: there is no such schedule, or it returns no factor.
     """
     return HyperParameters(
-        sigma=config.sigma * _factor(config.sigma_scheduler_type, config, iteration),
-        learning_rate=config.learning_rate * _factor(config.lr_scheduler_type, config, iteration),
+        sigma=config.sigma * _factor(config.sigma_scheduler_type, config, iteration, config.sigma_scheduler_kwargs),
+        learning_rate=config.learning_rate
+        * _factor(config.lr_scheduler_type, config, iteration, config.lr_scheduler_kwargs),
     )
 
 
@@ -59,8 +61,8 @@ def load_schedule(name: str) -> Schedule:
     return load_function("schedule", name, names_in(__name__, __path__, "factor"), attribute="factor")
 
 
-def _factor(name: str, config: ESConfig, iteration: int) -> float:
-    factor: Any = load_schedule(name)(config, iteration)
+def _factor(name: str, config: ESConfig, iteration: int, arguments: Mapping[str, Any]) -> float:
+    factor: Any = load_schedule(name)(config, iteration, **arguments)
     try:
         value = math.nan if isinstance(factor, str | bytes) else float(factor)
     except (TypeError, ValueError):

@@ -97,6 +97,7 @@ def build_run(
     text_prompts: TextPrompts,
     team: Team | None,
     script: ScriptArguments | None,
+    task_name: str | None,
 ) -> RunParts:
     """Build and check a run from the arguments of `ESTrainer`."""
     open_standard_descriptors()
@@ -126,6 +127,8 @@ def build_run(
     rewards.require_columns(columns_of(prompts.first()), "`train_dataset`")
     _require_columns(rewards, sets)
     run = _run(config, team, trained, engine, rewards, prompts)
+    header = RunHeader(run, trained, script, task_name)
+    opening = [*header.extensions(), form.describe(), *engine.describe(run.prompts.first()["prompt"])]
     parts = RunParts(
         run=run,
         model=trained,
@@ -133,9 +136,9 @@ def build_run(
         sets=sets,
         form=form,
         answer_of=answer_of,
-        callbacks=_callbacks(run, trained, form, [*as_list(callbacks, "callbacks"), *trackers]),
+        callbacks=_callbacks(run, trained, opening, [*as_list(callbacks, "callbacks"), *trackers]),
         store=WeightStore(run, trained.module, trained.tokenizer, trained.load_base if trained.is_named else None),
-        header=RunHeader(run, trained, script),
+        header=header,
         hub=adopted.hub,
     )
     rewards.open()
@@ -229,8 +232,7 @@ def _run(
     )
 
 
-def _callbacks(run: RunState, model: TrainedModel, form: PromptForm, others: Sequence[Any]) -> Callbacks:
-    opening = [form.describe(), *run.engine.describe(run.prompts.first()["prompt"])]
+def _callbacks(run: RunState, model: TrainedModel, opening: list[str], others: Sequence[Any]) -> Callbacks:
     progress = ProgressCallback(opening=opening)
     callbacks = Callbacks([progress, *others], run.config, model.module, model.tokenizer)
     callbacks.state.is_world_process_zero = callbacks.state.is_local_process_zero = run.team.rank == 0
