@@ -211,10 +211,9 @@ class Diagnosis:
         larger = PAPER_SIGMA if sigma < PAPER_SIGMA / 3 else 3 * sigma
         advice = f"`sigma` {sigma:g} {verb} too small; try --sigma {larger:.2g}"
         engine = self._config.engine
-        own = (
-            "" if engine in engine_names() else f"; or the engine {engine!r} doesn't call `live.switch` for each member"
-        )
-        return advice + own
+        if engine not in engine_names():
+            advice += f"; or the engine {engine!r} doesn't call `live.switch` for each member"
+        return advice
 
     def _why_empty(self, compared: Comparison | None) -> str:
         if compared is not None and compared.reference is not None and compared.reference.empty < 0.5:
