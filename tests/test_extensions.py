@@ -140,7 +140,12 @@ def test_an_optimizer_by_path_and_by_entry_point(tmp_path, installed):
     assert edited.returncode == 2
     assert "differs from the run's optimizer 'ball.py' (SHA-256 " in edited.stderr
     assert not (tmp_path / "other").exists()
-    train(tmp_path / "ranks", "--max_steps", "4", "--optim", moved, "--resume_from_checkpoint", str(tmp_path / "ranks"))
+    ranks = tmp_path / "ranks"
+    process = es_llm(
+        "train", "--config", str(ranks / "config.json"), "--max_steps", "4", "--optim", moved,
+        "--resume_from_checkpoint", str(ranks),
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
     assert result(tmp_path / "ranks")["weights_sha256"] == whole, "two ranks, a snapshot with the state, one rank"
     events = [json.loads(event) for event in read_journal(str(tmp_path / "ranks" / "journal.es"))[0].events]
     assert {"snapshot", "resumed"} <= {event["event"] for event in events}

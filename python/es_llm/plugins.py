@@ -78,11 +78,12 @@ def resolve(
 def load_function(
     kind: str, name: str, builtin: Mapping[str, str] = _NO_NAMES, *, attribute: str
 ) -> Callable[..., Any]:
-    """The function or class that a name stands for, as `guarded`. Arguments and errors: see `resolve`."""
-    found = resolve(kind, name, builtin, attribute=attribute)
+    """The function or class that a name stands for. Arguments and errors: see `resolve`."""
+    found: Callable[..., Any] = resolve(kind, name, builtin, attribute=attribute)
     if not callable(found):
-        raise ConfigError(f"{kind} {name!r} must be a function or a class, got {found!r} ({type(found).__name__})")
-    return guarded(f"{kind} {name!r}", found)
+        got = f"{found!r:.80} ({type(found).__name__})"
+        raise ConfigError(f"{kind} {name!r}: `{attribute}` must be a function or a class, got {got}")
+    return found
 
 
 def guarded(where: str, function: Callable[..., T]) -> Callable[..., T]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from es_llm._core import SHAPING_RULES
 from es_llm.errors import ConfigError
-from es_llm.plugins import failure, resolve
+from es_llm.plugins import failure, load_function
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,10 +33,7 @@ def load_shaping(name: str) -> ShapingRule:
     """
     if name in SHAPING_RULES:
         return name
-    rule = resolve("shaping rule", name, dict.fromkeys(SHAPING_RULES, ""), attribute="shape")
-    if not callable(rule):
-        raise ConfigError(f"shaping rule {name!r} must be a function, got {rule!r} ({type(rule).__name__})")
-    return checked(rule, name)
+    return checked(load_function("shaping rule", name, dict.fromkeys(SHAPING_RULES, ""), attribute="shape"), name)
 
 
 def checked(rule: Callable[[NDArray[np.float64]], Any], name: str) -> ShapingRule:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 from es_llm._core import MAX_RANK, LowRank, Slice
 from es_llm.errors import ConfigError
 from es_llm.noise.backend import At
-from es_llm.plugins import load_function
+from es_llm.plugins import guarded, load_function
 
 PERTURBATIONS: Final = ("dense", "low_rank")
 """Names of the built-in perturbations."""
@@ -57,7 +57,8 @@ def load_perturbation(name: str, rank: int = 1) -> Chooser:
     if name == "low_rank":
         return lambda _, shape: low_rank(rank) if len(shape) == 2 and 0 not in shape else DENSE
     builtin = dict.fromkeys(PERTURBATIONS, f"{__name__}:load_perturbation")
-    chosen = load_function("perturbation", name, builtin, attribute="choose")
+    function = load_function("perturbation", name, builtin, attribute="choose")
+    chosen = guarded(f"perturbation {name!r}", function)
 
     def choose(parameter: str, shape: tuple[int, ...]) -> Perturbation:
         perturbation: Perturbation = chosen(parameter, shape)

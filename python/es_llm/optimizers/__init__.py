@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from es_llm.errors import ConfigError
-from es_llm.plugins import guarded, names_in, resolve
+from es_llm.plugins import guarded, load_function, names_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,9 +75,7 @@ def load_optimizer(name: str, config: ESConfig) -> Optimizer:
     """
     builtin, where = names_in(__name__, __path__, "build"), f"optimizer {name!r}"
     base = f"`{Optimizer.__module__}.{Optimizer.__name__}`"
-    build = resolve("optimizer", name, builtin, attribute="build")
-    if not callable(build):
-        raise ConfigError(f"{where} must be a function or a class, got an object of the class {type(build).__name__}")
+    build = load_function("optimizer", name, builtin, attribute="build")
     if isinstance(build, type) and not issubclass(build, Optimizer):
         raise ConfigError(f"{where}: the class {build.__name__} must be a subclass of {base}")
     made = guarded(where, build)(config, **config.optim_args)

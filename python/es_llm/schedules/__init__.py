@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from es_llm.errors import ConfigError
-from es_llm.plugins import load_function, names_in
+from es_llm.plugins import guarded, load_function, names_in
 
 if TYPE_CHECKING:
     from es_llm.config import ESConfig
@@ -58,7 +58,8 @@ def load_schedule(name: str) -> Schedule:
     Raises:
         ConfigError: there is no such schedule, or its file can't be used.
     """
-    return load_function("schedule", name, names_in(__name__, __path__, "factor"), attribute="factor")
+    function = load_function("schedule", name, names_in(__name__, __path__, "factor"), attribute="factor")
+    return guarded(f"schedule {name!r}", function)
 
 
 def _factor(name: str, config: ESConfig, iteration: int, arguments: Mapping[str, Any]) -> float:
