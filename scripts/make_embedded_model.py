@@ -30,7 +30,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from es_llm.tasks.countdown import PROMPT_WIDTH, build
-from es_llm.tasks.countdown.arithmetic import try_evaluate
+from es_llm.tasks.countdown.arithmetic import evaluate
 from es_llm.tasks.countdown.reward import expression_reward
 from es_llm.types import Row
 
@@ -126,7 +126,7 @@ def wrong_answer(numbers: Sequence[int]) -> str:
 def _answers_by_value(descending: tuple[int, ...]) -> dict[Fraction, str]:
     answers: dict[Fraction, str] = {}
     for _, text in sorted(_expressions(descending)):
-        if (evaluated := try_evaluate(text)) is not None:
+        if (evaluated := evaluate(text)) is not None:
             answers.setdefault(evaluated.value, text)
     return answers
 

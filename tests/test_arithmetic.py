@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import operator
-import pickle
 import re
 import time
 import warnings
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from es_llm.tasks.countdown import arithmetic
-from es_llm.tasks.countdown.arithmetic import ArithmeticFailure, evaluate, try_evaluate
+from es_llm.tasks.countdown.arithmetic import evaluate
 
 _OPERATIONS = {
     ast.Add: operator.add,
@@ -66,14 +65,14 @@ _expressions = st.recursive(
 @given(_expressions)
 @settings(max_examples=300, deadline=None)
 def test_well_formed_text_has_the_reference_value(text):
-    evaluated = try_evaluate(text)
+    evaluated = evaluate(text)
     assert (None if evaluated is None else evaluated.value) == _reference(text)
 
 
 @given(st.text(alphabet="0123456789+-*/() ", max_size=14))
 @settings(max_examples=600, deadline=None)
 def test_any_text_of_the_alphabet_agrees_with_the_reference(text):
-    evaluated = try_evaluate(text)
+    evaluated = evaluate(text)
     # Only Python reads `00` as zero.
     expected = None if re.search("(?<![0-9])0[0-9]", text) else _reference(text)
     assert (None if evaluated is None else evaluated.value) == expected
@@ -81,7 +80,7 @@ def test_any_text_of_the_alphabet_agrees_with_the_reference(text):
 
 @given(st.text(max_size=30))
 def test_any_text_gives_a_value_or_none(text):
-    evaluated = try_evaluate(text)
+    evaluated = evaluate(text)
     if evaluated is not None:
         assert set(text) <= set("0123456789+-*/() ")
 
@@ -106,25 +105,15 @@ MALFORMED = [
     "1/0",
     "0/0",
     "1/(2-2)",
+    "2+(3",
+    "2)+(3",
 ]
 MALFORMED += ["01", "00", "1.5", "1e3", "1_000", "0x1", "\u0663", "\uff11", "\u00b2", "\u22121"]
 
 
-@pytest.mark.parametrize("text", [*MALFORMED, "", " ", "1 2", "1\n", "\t1", "1\u00a0+2"])
+@pytest.mark.parametrize("text", [*MALFORMED, "2 **3", "2 x 3", "", " ", "1 2", "1\n", "\t1", "1\u00a0+2"])
 def test_failures(text):
-    assert try_evaluate(text) is None
-    with pytest.raises(ArithmeticFailure):
-        evaluate(text)
-
-
-def test_messages_say_where_and_what():
-    with pytest.raises(ArithmeticFailure, match=r"'\*' at 3: expected a number"):
-        evaluate("2 **3")
-    with pytest.raises(ArithmeticFailure, match="character 'x' at 2"):
-        evaluate("2 x 3")
-    with pytest.raises(ArithmeticFailure) as caught:
-        evaluate("1/0")
-    assert str(pickle.loads(pickle.dumps(caught.value))) == "division by zero"
+    assert evaluate(text) is None
 
 
 def test_limits_are_inclusive(monkeypatch):
@@ -132,7 +121,7 @@ def test_limits_are_inclusive(monkeypatch):
         monkeypatch.setattr(arithmetic, name, limit)
     assert evaluate("100+1+100").value == 201
     for text in ["100+1+1000", "1+1+1+1", "1000+1"]:
-        assert try_evaluate(text) is None
+        assert evaluate(text) is None
 
 
 @pytest.mark.parametrize(
@@ -153,6 +142,6 @@ def test_limits_are_inclusive(monkeypatch):
 )
 def test_hostile_text_ends_in_bounded_time(text, value):
     start = time.perf_counter()
-    evaluated = try_evaluate(text)
+    evaluated = evaluate(text)
     assert (None if evaluated is None else evaluated.value) == value
     assert time.perf_counter() - start < 2.0

@@ -14,10 +14,9 @@ import es_llm
 from es_llm import ESTrainer, _core
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import option_fields, option_topics
-from es_llm.config.files import read_config
 from es_llm.config.foreign import foreign_options
 from es_llm.config.parser import Parser, add_options
-from es_llm.config.resolve import EMBEDDED_DEFAULTS, resolve
+from es_llm.config.resolve import EMBEDDED_DEFAULTS, read_config, resolve
 from es_llm.errors import ConfigError
 from es_llm.tasks import load_task
 

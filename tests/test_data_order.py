@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from es_llm.data.fingerprint import fingerprint
+from es_llm.data.order import PromptOrder
 from es_llm.errors import ConfigError
-from es_llm.trainer.data.fingerprint import fingerprint
-from es_llm.trainer.data.order import PromptOrder
 
 
 def order(size, per_iteration, seed=0, shuffle=True):

@@ -13,12 +13,12 @@ from es_llm.assemble import _task
 from es_llm.comm import SingleMailbox
 from es_llm.config import ScriptArguments
 from es_llm.data.loading import has_split, load_split, renamed
+from es_llm.data.order import PromptOrder
+from es_llm.data.stream import PromptStream
 from es_llm.errors import ConfigError
 from es_llm.rewards import inline
 from es_llm.team import Team
 from es_llm.trainer.assembly.rows import rows_of
-from es_llm.trainer.data.order import PromptOrder
-from es_llm.trainer.data.stream import PromptStream
 from tests.commands import SMALL, es_llm, result
 
 ROWS = [{"prompt": f"{number},1,2=9:", "wanted": number} for number in range(10)]

@@ -1,4 +1,4 @@
-"""Each reason why a run can't learn is found from its evidence, also in complete runs."""
+"""Each reason why a run can't learn is found from its figures, also in complete runs."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,8 @@ import pytest
 
 from es_llm import ESConfig
 from es_llm.trainer.learning.answers import Comparison, Reference
-from es_llm.trainer.learning.diagnosis import Diagnosis, Evidence
+from es_llm.trainer.learning.diagnosis import Diagnosis, Figures
+from es_llm.units.counts import Counts
 from tests.commands import es_llm
 
 SOUND = Reference(answers=8, distinct=8, reward=0.5, rights=4, empty=0.0, cut_off=0.0)
@@ -17,15 +18,15 @@ HEALTHY = Comparison(
 )  # fmt: skip
 
 
-def evidence(step, *, fitness=(0.1, 0.2), compared=HEALTHY, failures=0, empty=0, cut_off=0):
-    return Evidence(
+def figures(step, *, fitness=(0.1, 0.2), compared=HEALTHY, failures=0, empty=0, cut_off=0):
+    return Figures(
         step=step,
         fitness=fitness,
-        completions=100,
+        counts=Counts(completions=100, empty=empty, cut_off=cut_off),
         failures=failures,
-        empty=empty,
-        cut_off=cut_off,
         comparison=compared,
+        rewards={},
+        logged={},
     )
 
 
@@ -36,11 +37,11 @@ def observed(*iterations, **options):
 
 
 def flat(compared, *, steps=3, **counts):
-    return [evidence(step, fitness=(0.25, 0.25), compared=compared, **counts) for step in range(1, steps + 1)]
+    return [figures(step, fitness=(0.25, 0.25), compared=compared, **counts) for step in range(1, steps + 1)]
 
 
 def test_a_healthy_run_has_no_finding():
-    assert observed(*(evidence(step) for step in range(1, 500))) == []
+    assert observed(*(figures(step) for step in range(1, 500))) == []
 
 
 def test_equal_answers_are_named_with_the_figure_and_a_sigma_to_try():
@@ -104,15 +105,15 @@ def test_a_constant_reward():
 
 def test_rewards_that_all_failed_are_named_at_once():
     diagnosis = Diagnosis(ESConfig(), why_failed=lambda: "; `f`: KeyError: 'x'")
-    [finding] = diagnosis.observe(evidence(1, fitness=(), failures=100))
+    [finding] = diagnosis.observe(figures(1, fitness=(), failures=100))
     assert finding.message.startswith("no completion has a reward, so the weights do not change; `f`: KeyError: 'x'")
-    assert diagnosis.observe(evidence(2, fitness=(), failures=100)) == []
+    assert diagnosis.observe(figures(2, fitness=(), failures=100)) == []
     assert diagnosis.flat_iterations == 2
 
 
 def test_noise_that_breaks_the_answers():
     broken = replace(HEALTHY, cut_off=0.95)
-    [(step, reason, message)] = observed(evidence(1, compared=broken), evidence(2, compared=broken), sigma=0.5)
+    [(step, reason, message)] = observed(figures(1, compared=broken), figures(2, compared=broken), sigma=0.5)
     assert (step, reason) == (2, "sigma too large")
     assert "95% of the members' answers are empty or cut off, and 0% of the unperturbed model's" in message
     assert "try --sigma 0.001" in message
@@ -120,7 +121,7 @@ def test_noise_that_breaks_the_answers():
 
 def test_noise_that_loses_right_answers():
     lossy = replace(HEALTHY, lost=0.9)
-    [(step, reason, message)] = observed(*(evidence(step, compared=lossy) for step in (1, 2, 3)), sigma=3e-3)
+    [(step, reason, message)] = observed(*(figures(step, compared=lossy) for step in (1, 2, 3)), sigma=3e-3)
     assert (step, reason) == (2, "sigma too large")
     assert "lose 90% of the answers that the unperturbed model gives right" in message
     assert "try --sigma 0.001" in message
@@ -128,7 +129,7 @@ def test_noise_that_loses_right_answers():
 
 def test_a_few_right_answers_lost_by_chance_are_none():
     lossy = replace(HEALTHY, lost=1.0, reference=replace(SOUND, rights=1))
-    assert observed(*(evidence(step, compared=lossy) for step in range(1, 50))) == []
+    assert observed(*(figures(step, compared=lossy) for step in range(1, 50))) == []
 
 
 def test_consequences_of_a_collapse_are_not_reported_beside_it():
@@ -139,8 +140,8 @@ def test_consequences_of_a_collapse_are_not_reported_beside_it():
 
 def test_weights_that_give_broken_answers_after_an_update():
     gone = replace(HEALTHY, cut_off=1.0, reference=replace(SOUND, reward=0.0, rights=0, cut_off=1.0))
-    later = [evidence(step, fitness=(0.0, 0.0), compared=gone, cut_off=100) for step in (2, 3, 4)]
-    found = observed(evidence(1), *later, learning_rate=10.0, sigma=0.002)
+    later = [figures(step, fitness=(0.0, 0.0), compared=gone, cut_off=100) for step in (2, 3, 4)]
+    found = observed(figures(1), *later, learning_rate=10.0, sigma=0.002)
     [(step, reason, message)] = found
     assert (step, reason) == (3, "learning rate too large")
     assert "the model has collapsed" in message
@@ -150,7 +151,7 @@ def test_weights_that_give_broken_answers_after_an_update():
 def test_right_answers_that_the_weights_lose():
     wrong = replace(HEALTHY, lost=None, reference=replace(SOUND, rights=0))
     right = replace(HEALTHY, reference=replace(SOUND, rights=8))
-    found = observed(evidence(1, compared=right), evidence(2, compared=wrong), evidence(3, compared=wrong))
+    found = observed(figures(1, compared=right), figures(2, compared=wrong), figures(3, compared=wrong))
     [(step, reason, message)] = found
     assert (step, reason) == (3, "learning rate too large")
     assert "answers 0 of 16 prompts right, before 100%" in message
@@ -160,7 +161,7 @@ def test_garbled_answers_of_a_model_whose_answers_are_always_cut_off():
     cut = replace(SOUND, cut_off=1.0, rights=0)
     garbled = replace(HEALTHY, cells=4, cut_off=1.0, identical=0.0, lost=None, worse=1.0, reference=cut)
     shares = [1.0, 0.75, 1.0, 1.0]
-    iterations = [evidence(step, compared=replace(garbled, worse=worse)) for step, worse in enumerate(shares, 1)]
+    iterations = [figures(step, compared=replace(garbled, worse=worse)) for step, worse in enumerate(shares, 1)]
     [(step, reason, message)] = observed(*iterations, sigma=1.0, population_size=2)
     assert (step, reason) == (3, "sigma too large")
     assert "0% of the members' answers equal the unperturbed model's, and 92% get a lower reward" in message
@@ -169,47 +170,46 @@ def test_garbled_answers_of_a_model_whose_answers_are_always_cut_off():
 @pytest.mark.parametrize("change", [{"worse": 0.7}, {"identical": 0.12}, {"worse": None}])
 def test_other_answers_alone_are_no_collapse(change):
     other = replace(HEALTHY, identical=0.0, worse=1.0)
-    assert observed(*(evidence(step, compared=replace(other, **change)) for step in range(1, 9))) == []
+    assert observed(*(figures(step, compared=replace(other, **change)) for step in range(1, 9))) == []
 
 
 def test_worse_answers_late_in_a_run_are_none():
     late = replace(HEALTHY, identical=0.0, worse=1.0)
     assert (
-        observed(*(evidence(step) for step in range(1, 4)), *(evidence(step, compared=late) for step in (4, 5, 6)))
-        == []
+        observed(*(figures(step) for step in range(1, 4)), *(figures(step, compared=late) for step in (4, 5, 6))) == []
     )
 
 
 def test_one_answer_to_all_prompts_and_less_reward():
     gone = replace(HEALTHY, reference=replace(SOUND, distinct=1, reward=0.1))
-    [(step, reason, message)] = observed(evidence(1), evidence(2, compared=gone), evidence(3, compared=gone))
+    [(step, reason, message)] = observed(figures(1), figures(2, compared=gone), figures(3, compared=gone))
     assert (step, reason) == (3, "learning rate too large")
     assert "one answer to all prompts" in message
     better = replace(HEALTHY, reference=replace(SOUND, distinct=1, reward=0.9))
-    assert observed(evidence(1), *(evidence(step, compared=better) for step in range(2, 9))) == []
+    assert observed(figures(1), *(figures(step, compared=better) for step in range(2, 9))) == []
 
 
 def test_equal_answers_after_a_fall_of_the_reward_are_a_collapse():
     fallen = replace(HEALTHY, alike=True, reference=replace(SOUND, answers=1, distinct=1, rights=0, reward=-9.0))
     first = replace(HEALTHY, reference=replace(SOUND, answers=1, distinct=1, rights=0))
-    later = [evidence(step, fitness=(0.0, 0.0), compared=fallen) for step in (2, 3)]
-    [(step, reason, message)] = observed(evidence(1, compared=first), *later)
+    later = [figures(step, fitness=(0.0, 0.0), compared=fallen) for step in (2, 3)]
+    [(step, reason, message)] = observed(figures(1, compared=first), *later)
     assert (step, reason) == (3, "learning rate too large")
     assert "its reward has fallen: the model has collapsed" in message
 
 
 def test_half_of_the_sound_answers_are_gone():
     third = replace(HEALTHY, reference=replace(SOUND, cut_off=0.625, reward=0.1))
-    [(step, reason, message)] = observed(evidence(1), evidence(2, compared=third), evidence(3, compared=third))
+    [(step, reason, message)] = observed(figures(1), figures(2, compared=third), figures(3, compared=third))
     assert (step, reason) == (3, "learning rate too large")
     assert "62% of the unperturbed model's answers are empty or cut off, before 0%" in message
     longer = replace(HEALTHY, reference=replace(SOUND, cut_off=0.625, reward=0.9))
-    assert observed(evidence(1), *(evidence(step, compared=longer) for step in range(2, 9))) == []
+    assert observed(figures(1), *(figures(step, compared=longer) for step in range(2, 9))) == []
 
 
 def test_equal_answers_with_different_rewards():
     noisy = replace(HEALTHY, alike=True, identical=1.0, noisy=1.0)
-    [(step, reason, message)] = observed(*(evidence(step, compared=noisy) for step in (1, 2, 3)))
+    [(step, reason, message)] = observed(*(figures(step, compared=noisy) for step in (1, 2, 3)))
     assert (step, reason) == (3, "sigma too small")
     assert "gives equal answers different rewards: the weights move at random" in message
 
@@ -230,7 +230,7 @@ def test_a_collapse_of_an_earlier_call_is_remembered():
 
 
 def test_two_iterations_without_spread_after_one_with_it():
-    first, *others = [evidence(1), evidence(2, fitness=(0.0, 0.0)), evidence(3, fitness=(0.0, 0.0))]
+    first, *others = [figures(1), figures(2, fitness=(0.0, 0.0)), figures(3, fitness=(0.0, 0.0))]
     [(step, reason, message)] = observed(first, *others)
     assert (step, reason) == (3, "constant reward")
     assert "The rewards differed before" in message
@@ -243,14 +243,14 @@ def test_a_shorter_run_is_judged_at_its_end():
 
 
 def test_an_iteration_without_spread_among_others_is_none():
-    assert observed(*(evidence(step, fitness=(0.0, step % 3 / 3)) for step in range(1, 100))) == []
+    assert observed(*(figures(step, fitness=(0.0, step % 3 / 3)) for step in range(1, 100))) == []
 
 
 def test_updates_that_move_nothing():
     diagnosis = Diagnosis(ESConfig(learning_rate=1e-12))
     found = []
     for step in range(1, 6):
-        diagnosis.observe(evidence(step))
+        diagnosis.observe(figures(step))
         found += [(step, *finding) for finding in diagnosis.moved(step, 0.001, flat=False)]
     [(step, reason, message)] = found
     assert (step, reason) == (3, "learning rate too small")

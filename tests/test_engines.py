@@ -6,7 +6,7 @@ import pytest
 
 from es_llm._core import Journal
 from es_llm.errors import ConfigError
-from es_llm.rollout import engine_names, load_engine
+from es_llm.rollout import BUILTIN, load_engine
 from es_llm.rollout.engine import LogProbs
 from es_llm.rollout.engines.hf import HFEngine
 from tests.commands import SMALL, base_sha256, es_llm, result, rewards
@@ -34,7 +34,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_built_in_engines():
-    assert engine_names() == ["hf"]
+    assert list(BUILTIN) == ["hf"]
     engine = load("hf")
     assert isinstance(engine, HFEngine)
     assert isinstance(engine, LogProbs)

@@ -36,13 +36,10 @@ def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one(samples, data):
     assert pass_at_k(samples, right, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
 
 
-def test_pass_at_k_of_many_samples_and_of_nonsense():
+def test_pass_at_k_of_many_samples():
     assert pass_at_k(1000, 1, 1) == pytest.approx(0.001)
     assert pass_at_k(1000, 1, 1000) == 1
     assert pass_at_k(5, 0, 5) == 0
-    for words in ((3, 1, 4), (3, 4, 1), (3, 1, 0)):
-        with pytest.raises(ValueError, match="expected"):
-            pass_at_k(*words)
     assert passes(1) == [1]
     assert passes(10) == [1, 2, 4, 8, 10]
 
@@ -288,8 +285,8 @@ def test_the_best_snapshot_is_kept_and_patience_ends_the_run(tmp_path, monkeypat
 def test_an_interrupted_run_gives_the_same_evaluations(tmp_path, monkeypatch, point):
     """The patience, the best snapshot and so the final weights depend on the evaluations."""
     from es_llm.checkpoint.run_files import RunFiles
+    from es_llm.checkpoint.snapshot import Snapshots
     from es_llm.evaluation.work import EvaluationWork
-    from es_llm.trainer.loop.weight_store import WeightStore
 
     values = {0: 0.0, 2: 5.0, 3: 9.0, 4: 1.0, 6: 2.0}
     result = EvaluationWork.result
@@ -328,7 +325,7 @@ def test_an_interrupted_run_gives_the_same_evaluations(tmp_path, monkeypatch, po
     breaks = {
         "before the event": breaking(RunFiles, "append_event", second_evaluation),
         "after the event": breaking(RunFiles, "append_event", second_evaluation, after=True),
-        "before the snapshot": breaking(WeightStore, "save", lambda *given: True),
+        "before the snapshot": breaking(Snapshots, "write", lambda *given: True),
         "between two": breaking(RunFiles, "append_record", lambda record: record.iteration == 2, after=True),
     }
     with monkeypatch.context() as patch:

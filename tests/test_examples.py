@@ -9,8 +9,7 @@ import pytest
 
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import option_fields
-from es_llm.config.files import read_config
-from es_llm.config.resolve import resolve
+from es_llm.config.resolve import read_config, resolve
 
 ROOT = Path(__file__).parent.parent
 

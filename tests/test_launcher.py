@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from es_llm.comm import SingleMailbox, select
+from es_llm import comm
+from es_llm.comm import SingleMailbox, select_mailbox
 from es_llm.comm.launcher import is_launched, launched_rank, refuse_other_launchers, require_size
-from es_llm.comm.select import select_mailbox
 from es_llm.errors import ConfigError
 
 OPEN_MPI, MPICH = "Open MPI v5.0.8", "MPICH Version: 4.3.2"
@@ -89,7 +89,7 @@ def test_variables_of_torch_alone_are_no_launcher(environ):
 def test_srun_of_several_tasks_asks_for_mpi(monkeypatch):
     """Without MPI each of them would start the same run."""
     forget_launchers(monkeypatch)
-    monkeypatch.setattr(select, "MPIMailbox", Fake)
+    monkeypatch.setattr(comm, "MPIMailbox", Fake)
     monkeypatch.setenv("SLURM_NTASKS", "4")
     assert isinstance(select_mailbox(), SingleMailbox), "a process of a batch script"
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +13,15 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from es_llm import ESConfig, ESTrainer, _core
 from es_llm._core import Journal
 from es_llm.checkpoint import snapshot as module
+from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.snapshot import Snapshots
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ModelError
 from es_llm.model.live import DTYPES
 from es_llm.model.weights import Weights
 from es_llm.team import Team
+from es_llm.trainer.loop.run_log import Progress
+from es_llm.trainer.loop.weight_store import WeightStore
 from tests.deaf import cut_off
 from tests.rank_threads import run_ranks
 from tests.tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
@@ -228,6 +232,29 @@ def test_a_callback_may_ask_for_a_snapshot(tmp_path):
     assert Snapshots(tmp_path / "run").steps() == [5]
 
 
+class Reports:
+    """What a rank reports to its team in a rebuild."""
+
+    rank = 0
+
+    def __init__(self):
+        self.signs, self.reported = 0, []
+
+    def alive(self):
+        self.signs += 1
+
+    def digest(self, iteration, digest):
+        self.reported.append((iteration, digest))
+
+
+def rebuild(trainer, directory, journal, iteration):
+    progress = Progress(records=journal.records)
+    log = SimpleNamespace(directory=RunDirectory(directory), digests=journal.digests, progress=progress)
+    team = Reports()
+    WeightStore(trainer.run, trainer._parts.model, trainer.callbacks, log).rebuild(team, iteration)
+    return team
+
+
 def test_wrong_weights_are_rebuilt_from_the_newest_snapshot(tmp_path, whole, updates):
     directory = broken_off(tmp_path / "run")
     journal = Journal.read(directory / "journal.es")
@@ -235,28 +262,25 @@ def test_wrong_weights_are_rebuilt_from_the_newest_snapshot(tmp_path, whole, upd
     for record in journal.records:
         replayed.update(record)
     updates.clear()
-    alive = []
-    origin, last = trainer._parts.store, len(journal.records)
-    digest = origin.rebuild(directory, journal.records, journal.digests, compared=last, alive=lambda: alive.append(1))
-    assert len(alive) == len(updates) > 0
+    last = len(journal.records) - 1
+    team = rebuild(trainer, directory, journal, last)
+    assert team.signs == len(updates) > 0
     assert updates == [6]
     assert trainer.run.weights.sha256() == replayed.sha256()
-    assert digest == replayed.digest()
+    assert team.reported == [(last, replayed.digest())]
 
 
 @pytest.mark.parametrize("compared", [1, 4, 6])
 def test_the_digest_of_a_rebuild_is_of_the_iteration_that_is_compared(tmp_path, whole, compared):
     directory = broken_off(tmp_path / "run")
     journal = Journal.read(directory / "journal.es")
-    trainer, replayed = make(tmp_path / "other"), make(tmp_path / "third").run.weights
+    trainer, replayed = make(tmp_path / "other", digest_steps=0), make(tmp_path / "third").run.weights
     expected = {}
     for step, record in enumerate(journal.records, 1):
         replayed.update(record)
         expected[step] = replayed.digest()
-    records, digests = journal.records, journal.digests
-    assert (
-        trainer._parts.store.rebuild(directory, records, digests, compared=compared, alive=bool) == expected[compared]
-    )
+    team = rebuild(trainer, directory, journal, compared - 1)
+    assert team.reported == [(compared - 1, expected[compared])]
     assert trainer.run.weights.sha256() == replayed.sha256()
 
 

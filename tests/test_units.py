@@ -6,8 +6,7 @@ import pytest
 
 from es_llm.rewards.batch import Failure, RewardResult
 from es_llm.rollout.engine import Completion
-from es_llm.units.counts import Counts, CountsCodec
-from es_llm.units.logged import REFUSED, encode_logged, logged_metrics, with_logged
+from es_llm.units.counts import REFUSED, Counts, CountsCodec, encode_logged, logged_metrics, with_logged
 from es_llm.units.run_state import Prefetcher
 
 NAMES = ["f", "g"]

@@ -386,12 +386,6 @@ class Population:
             PopulationError: a size out of range, or odd with antithetic pairs.
         """
     @property
-    def run_seed(self) -> int: ...
-    @property
-    def population_size(self) -> int: ...
-    @property
-    def pairs(self) -> int: ...
-    @property
     def iteration(self) -> int: ...
     def ask(self, *, sigma: float) -> list[Member]:
         """The members of this iteration. With antithetic pairs, members 2p (+) and 2p + 1 (-) share pair p."""
@@ -701,10 +695,8 @@ class TeamRank:
         Raises:
             ScheduleError: an `assignment` that isn't one of `ASSIGNMENTS` (None: the default).
         """
-    def enter(self, now: float) -> None:
-        """Begins the next collective call."""
-    def enter_unable(self, now: float, reason: str) -> None:
-        """Begins the next collective call, in which this rank can't take part."""
+    def enter(self, now: float, unable: str | None = None) -> None:
+        """Begins the next collective call. `unable`: why this rank can't take part in it."""
     def restore(self, now: float, first: int, records: Sequence[bytes]) -> bool:
         """Leader: adds the records of its journal, from record `first` on; all ranks apply them. Returns False if other
         records are known already."""
@@ -716,8 +708,9 @@ class TeamRank:
         """
     def lost(self, now: float, rank: int) -> None:
         """Takes note that a rank's process has ended."""
-    def tick(self, now: float) -> None:
-        """Checks all time limits; call it a few times a second."""
+    def tick(self, now: float) -> bool:
+        """Checks all time limits; call it a few times a second. Returns whether this rank knows that the others ended the
+        call."""
     def take_sends(self) -> list[tuple[int, bytes]]:
         """Messages to be sent, (to, bytes), in order."""
     def next(self, now: float) -> Instruction:
@@ -750,13 +743,8 @@ class TeamRank:
         """Leader: sends a message to all ranks, and to those that join later."""
     def note(self, payload: bytes) -> None:
         """Leader: sends a note to all ranks."""
-    def finish(self, now: float, payload: bytes) -> None:
-        """Leader: ends the call with this result."""
-    def stop(self, payload: bytes) -> None:
-        """Leader: ends the call with an error on all ranks."""
-    @property
-    def over(self) -> bool:
-        """Whether this rank knows that the others ended the call."""
+    def finish(self, now: float, payload: bytes, *, failed: bool = False) -> None:
+        """Leader: ends the call with this result or, if it `failed`, with this error on all ranks."""
     @property
     def expects(self) -> bool:
         """Whether pieces of a record are on their way to this rank, and not late yet."""

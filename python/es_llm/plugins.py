@@ -79,11 +79,12 @@ def load_function(
     kind: str, name: str, builtin: Mapping[str, str] = _NO_NAMES, *, attribute: str
 ) -> Callable[..., Any]:
     """The function or class that a name stands for. Arguments and errors: see `resolve`."""
-    found: Callable[..., Any] = resolve(kind, name, builtin, attribute=attribute)
+    found: Any = resolve(kind, name, builtin, attribute=attribute)
     if not callable(found):
         got = f"{found!r:.80} ({type(found).__name__})"
         raise ConfigError(f"{kind} {name!r}: `{attribute}` must be a function or a class, got {got}")
-    return found
+    function: Callable[..., Any] = found
+    return function
 
 
 def guarded(where: str, function: Callable[..., T]) -> Callable[..., T]:
@@ -161,6 +162,21 @@ def same_directory() -> Iterator[None]:
         if before is not None:
             with contextlib.suppress(OSError):
                 os.chdir(before)
+
+
+def import_optional(module: str, need: str, remedy: str, error: type[EsError] = ConfigError) -> Any:
+    """A module that an extra of the package installs.
+
+    Args:
+        module: its name.
+        need: what needs it, for the message.
+        remedy: how to get it, for the message.
+        error: class of the error if it can't be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as fault:
+        raise error(f"{need} ({fault}); {remedy}") from fault
 
 
 class _Unusable(Exception):  # noqa: N818 - becomes an error of the caller's class

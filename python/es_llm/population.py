@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -83,20 +83,20 @@ class Population(Generic[W]):
         frozen: Sequence[str] = (),
         journal: str | os.PathLike[str] | None = None,
     ) -> None:
-        config = ESConfig(
-            population_size=population_size,
-            sigma=sigma,
-            learning_rate=learning_rate,
-            seed=seed,
-            antithetic=antithetic,
-            shaping=shaping if isinstance(shaping, str) else shaping.__name__,
-            failure_policy=failure_policy,
-            perturbation=perturbation,
-            rank=rank,
-            dtype=dtype,
-            trainable=list(trainable),
-            frozen=list(frozen),
-        )
+        options: dict[str, Any] = {
+            "population_size": population_size,
+            "sigma": sigma,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "antithetic": antithetic,
+            "shaping": shaping if isinstance(shaping, str) else shaping.__name__,
+            "failure_policy": failure_policy,
+            "perturbation": perturbation,
+            "rank": rank,
+            "trainable": list(trainable),
+            "frozen": list(frozen),
+        }
+        config = ESConfig(**options, dtype=dtype)
         self._sigma, self._learning_rate = config.sigma, config.learning_rate
         self._core = _core.Population(
             run_seed=seed,
@@ -107,7 +107,7 @@ class Population(Generic[W]):
         )
         self._weights = _store(weights, config)
         self._module: W | None = None if isinstance(self._weights, ArrayWeights) else weights
-        self._writer = self._open(os.fspath(journal), config) if journal is not None else None
+        self._writer = self._open(os.fspath(journal), config, options) if journal is not None else None
 
     @property
     def iteration(self) -> int:
@@ -156,14 +156,10 @@ class Population(Generic[W]):
         """The weights in the form that the user passed: new arrays, or the user's module, which is already written."""
         return cast("W", arrays if self._module is None else self._module)
 
-    def _open(self, path: str, config: ESConfig) -> _core.JournalWriter:
-        names = (
-            "population_size", "sigma", "learning_rate", "seed", "antithetic", "shaping", "failure_policy",
-            "perturbation", "rank", "trainable", "frozen",
-        )  # fmt: skip
+    def _open(self, path: str, config: ESConfig, options: Iterable[str]) -> _core.JournalWriter:
         identity = {
             "noise_version": _core.NOISE_VERSION,
-            "config": {name: getattr(config, name) for name in names},
+            "config": {name: getattr(config, name) for name in options},
             "model": {"base_sha256": self._weights.sha256()},
         }
         header = encode_header(identity, {})

@@ -15,13 +15,8 @@ def happened(kind: str, step: int, **more: Any) -> Event:
     return {"event": kind, "step": step, **more}
 
 
-def started(step: int, *, ranks: int, call: str) -> Event:
-    """The start of a call of `train` with this number of ranks, after `step` saved iterations."""
-    return happened("resumed" if step else "started", step, ranks=ranks, call=call)
-
-
 def is_start(event: Event, call: str | None = None) -> bool:
-    """True for a start: of any call, or of this one."""
+    """True for the start of a call of `train`: of any call, or of this one."""
     return "call" in event and call in (None, event["call"])
 
 

@@ -24,7 +24,7 @@ EXTENSIONS: Final = {
     "sigma_scheduler_type": "schedule",
     "perturbation": "perturbation",
 }
-"""Options that may name a file, and the kind of extension. A run is known by the file's content, wherever it is."""
+"""Option that may name a file -> kind of extension. A run is known by the file's content, wherever it is."""
 
 
 def encode_header(identity: dict[str, Any], about: dict[str, Any]) -> str:
@@ -57,12 +57,6 @@ def read_journal(path: str) -> tuple[Journal, dict[str, Any]]:
 def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str) -> None:
     """Refuse to resume a run with other options."""
     before, now = normalized(saved["identity"]), normalized(own["identity"])
-    if "reward_files" not in saved["identity"]:  # earlier versions recorded only the names
-        for identity in (before, now):
-            for name in _OF_FILES:
-                identity.pop(name, None)
-        if isinstance(now.get("script"), dict) and isinstance(before.get("script"), dict):
-            now["script"]["dataset_name"] = before["script"].get("dataset_name")
     _accept_new_options(before, now)
     _accept_equal_rows(before, now)
     _accept_equal_files(before, now)
@@ -101,9 +95,6 @@ def reference_name(reference: str) -> str:
     return PurePath(reference.replace(os.sep, "/")).name
 
 
-_OF_FILES = ("dataset_files", "reward_files")
-
-
 def normalized(identity: dict[str, Any]) -> dict[str, Any]:
     """An identity as plain JSON, without the directories of files: of extensions, the task and reward functions."""
     copy: dict[str, Any] = json.loads(json.dumps(identity))
@@ -120,9 +111,7 @@ def normalized(identity: dict[str, Any]) -> dict[str, Any]:
 def _accept_new_options(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Ignore options that are newer than the journal and have their defaults. The digest of the rows covers what these
     options change in the prompts."""
-    saved, own = before.get("config"), now.get("config")
-    if not isinstance(saved, dict) or not isinstance(own, dict):
-        return
+    saved, own = before.get("config", {}), now.get("config", {})
     defaults = identity_of(ESConfig())
     for name in own.keys() - saved.keys():
         if own[name] == defaults.get(name):
@@ -130,31 +119,19 @@ def _accept_new_options(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _accept_equal_rows(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Accept rows if the columns that functions read are equal, or if all columns are. Earlier versions compared all
-    columns and named the result `sha256`."""
-    saved, own = before.get("train_dataset"), now.get("train_dataset")
-    if not isinstance(saved, dict) or not isinstance(own, dict) or "all_sha256" not in own:
-        return
-    whole = own.pop("all_sha256")
-    if "all_sha256" not in saved:
-        own["sha256"] = whole
-        return
-    of_all = whole, own.pop("left_out", None)
-    if of_all == (saved.pop("all_sha256"), saved.pop("left_out", None)):  # an edited function may read other columns
+    """Accept rows if the columns that functions read are equal, or if all columns are."""
+    saved, own = before.get("train_dataset") or {}, now.get("train_dataset") or {}
+    whole, own_whole = ([rows.pop(name, None) for name in ("all_sha256", "left_out")] for rows in (saved, own))
+    if saved and whole == own_whole:  # an edited function may read other columns
         own["sha256"] = saved["sha256"]
 
 
 def _accept_equal_files(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Accept a reward function with the same name from a file with the same content, whatever the file's name. Earlier
-    versions did not record the content of modules that were named with dots."""
-    files, references = _files_of(before), _references_of(before)
-    own_files, own_references = _files_of(now), _references_of(now)
+    """Accept a reward function with the same name from a file with the same content, whatever the file's name."""
+    (files, references), (own_files, own_references) = map(_reward_functions_of, (before, now))
     if not len(files) == len(references) == len(own_files) == len(own_references):
         return
     for index, (reference, own_reference) in enumerate(zip(references, own_references, strict=True)):
-        if reference == own_reference and files[index] is None:
-            own_files[index] = None
-            continue
         is_equal = files[index] is not None and files[index] == own_files[index]
         if is_equal and _function_of(reference) == _function_of(own_reference):
             own_references[index] = reference
@@ -176,14 +153,9 @@ def _after_colon(name: str) -> str:
     return name.partition(":")[2]
 
 
-def _files_of(identity: dict[str, Any]) -> list[Any]:
-    files = identity.get("reward_files")
-    return files if isinstance(files, list) else []
-
-
-def _references_of(identity: dict[str, Any]) -> list[Any]:
-    script = identity.get("script")
-    return script.get("reward_funcs", []) if isinstance(script, dict) else []
+def _reward_functions_of(identity: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """SHA-256 of the file of each reward function, and their references."""
+    return identity.get("reward_files") or [], (identity.get("script") or {}).get("reward_funcs", [])
 
 
 def _function_of(reference: str) -> str:

@@ -44,7 +44,8 @@ class DirectoryLock:
         """Release the lock, for any job."""
         if not self._file.closed:
             with contextlib.suppress(OSError):
-                if _names_this_process(read_holder(self._path.parent)):  # else another leader took the run over
+                holder = read_holder(self._path.parent)
+                if _this_process().items() <= holder.items():  # else another leader took the run over
                     self._path.unlink()
             self._file.close()
 
@@ -87,9 +88,7 @@ class DirectoryLock:
     def _write(self, job: str, rank: int) -> None:
         try:
             self._file.truncate(0)
-            own = os.getpid()
-            holder = {"job": job, "rank": rank, "host": _host(), "pid": own, "started": _started(own)}
-            self._file.write(json.dumps(holder))
+            self._file.write(json.dumps({"job": job, "rank": rank, **_this_process()}))
             self._file.flush()
             os.fsync(self._file.fileno())  # so that other hosts see it
         except OSError as error:
@@ -111,14 +110,13 @@ def is_abandoned(directory: Path, job: str, lost: Collection[int]) -> bool:
     return holder.get("job") == job and (holder.get("rank") not in lost or _is_gone(holder))
 
 
-def _names_this_process(holder: dict[str, Any]) -> bool:
-    own = os.getpid()
-    return (holder.get("host"), holder.get("pid"), holder.get("started")) == (_host(), own, _started(own))
+def _this_process() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
     """True if the holder's process was on this host and has ended. Another process may have its number by now."""
-    if holder.get("host") != _host():
+    if holder.get("host") != socket.gethostname():
         return False
     try:
         process = int(holder["pid"])
@@ -131,10 +129,6 @@ def _is_gone(holder: dict[str, Any]) -> bool:
         return True
     started = _started(process)
     return None not in (started, holder.get("started")) and started != holder["started"]
-
-
-def _host() -> str:
-    return socket.gethostname()
 
 
 def _started(process: int) -> int | None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from es_llm._core import Journal, JournalWriter
+from es_llm._core import Journal, JournalWriter, Population
 from es_llm.checkpoint.export import require_replaceable
 from es_llm.checkpoint.identity import decode_header, read_journal, require_same_identity
 from es_llm.checkpoint.lock import DirectoryLock, read_holder
 from es_llm.checkpoint.run_directory import RunDirectory, free_directory
+from es_llm.checkpoint.run_files import RunFiles
 from es_llm.checkpoint.snapshot import is_snapshot
 from es_llm.config import ESConfig
 from es_llm.errors import EsError, JournalError, ResumeError
@@ -22,26 +23,17 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenRun:
-    """The open journal of a run. `journal`: its content when it was opened (None: a new run). `writer` appends."""
-
-    directory: RunDirectory
-    journal: Journal | None
-    writer: JournalWriter
-    lock: DirectoryLock | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunOpener:
     """Opens the directory of a run on one rank. `name` is part of the directory's name, if it has to be chosen."""
 
     config: ESConfig
+    population: Population
     header: str
     name: str
     job: str
     rank: int
 
-    def open(self) -> OpenRun:
+    def open(self) -> RunFiles:
         """Create or reopen `config.output_dir` (default: the first free runs/<name>-<number>).
 
         Raises:
@@ -62,26 +54,32 @@ class RunOpener:
                 logger.warning(
                     "%s holds no journal: nothing was saved, so the run starts from the beginning", directory.path
                 )
-            journal, writer = _open_journal(directory, self.header)
+            return self._files(directory, lock)
         except EsError:
             lock.release()
             raise
-        return OpenRun(directory=directory, journal=journal, writer=writer, lock=lock)
 
-    def take_over(self, directory: RunDirectory) -> OpenRun:
+    def take_over(self, directory: RunDirectory) -> RunFiles:
         """Open the directory of an earlier leader of this job, or one of the same name on this host."""
         directory.prepare()
-        lock = DirectoryLock(directory.path, self.job, self.rank)
-        journal, writer = _open_journal(directory, self.header)
-        return OpenRun(directory=directory, journal=journal, writer=writer, lock=lock)
+        return self._files(directory, DirectoryLock(directory.path, self.job, self.rank))
 
-    def copy(self, directory: RunDirectory) -> OpenRun | None:
-        """Open a copy of the journal on a host that doesn't see the leader's directory; None if the host sees it."""
-        directory.prepare()
-        if _fresh_holder(directory.path).get("job") == self.job:
+    def copy(self, directory: RunDirectory, known: list[bytes]) -> RunFiles | None:
+        """Open a copy of the journal, with the known records, on a host that doesn't see the leader's directory. None
+        if the host sees it, or can't write a copy."""
+        try:
+            directory.prepare()
+            if _fresh_holder(directory.path).get("job") == self.job:
+                return None
+            files = self._files(directory, None)
+            files.agree_with(known)
+        except (OSError, JournalError, ValueError, RuntimeError) as error:
+            logger.error("this host keeps no copy of the journal: %s", error)
             return None
-        journal, writer = _open_journal(directory, self.header)
-        return OpenRun(directory=directory, journal=journal, writer=writer, lock=None)
+        return files
+
+    def _files(self, directory: RunDirectory, lock: DirectoryLock | None) -> RunFiles:
+        return RunFiles(directory, self.population, *_open_journal(directory, self.header), lock)
 
 
 def _fresh_holder(path: Path) -> dict[str, Any]:
@@ -101,7 +99,8 @@ def _open_journal(directory: RunDirectory, header: str) -> tuple[Journal | None,
             if not directory.journal.exists():  # else another leader was faster
                 raise
     journal, saved = read_journal(where)
-    require_same_identity(saved, decode_header(header, where), where)
+    if journal.version > 1:  # the writer refuses version 1
+        require_same_identity(saved, decode_header(header, where), where)
     if journal.torn_bytes:
         logger.warning("%s: %d bytes of an unfinished record are cut off", where, journal.torn_bytes)
     writer = JournalWriter.take_over(where)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from es_llm._core import Journal, Population, Record
+from es_llm._core import Journal, JournalWriter, Population, Record
 from es_llm.checkpoint.events import Event, is_evaluation
+from es_llm.checkpoint.lock import DirectoryLock
 from es_llm.checkpoint.metrics_log import MetricsLog, evaluation_metrics, record_metrics
-from es_llm.checkpoint.opening import OpenRun
 from es_llm.checkpoint.run_directory import RunDirectory, write_json
 from es_llm.errors import JournalError, JournalTakenError, LeftOutError
 
@@ -21,13 +20,19 @@ logger = logging.getLogger(__name__)
 class RunFiles:
     """The open files of a run. `saved`, `digests` and `events` mirror the journal, with all items appended so far."""
 
-    def __init__(self, opened: OpenRun, population: Population) -> None:
-        self._population = population
-        self.directory: RunDirectory = opened.directory
-        self._writer, self._lock = opened.writer, opened.lock
-        journal = opened.journal
-        self.saved: list[Record] = journal.records if journal is not None else []
-        self.digests: dict[int, int] = journal.digests if journal is not None else {}
+    def __init__(
+        self,
+        directory: RunDirectory,
+        population: Population,
+        journal: Journal | None,
+        writer: JournalWriter,
+        lock: DirectoryLock | None,
+    ) -> None:
+        """`journal` is what the file held before (None: a new run); `writer` appends to it."""
+        self.directory, self._population = directory, population
+        self._writer, self._lock = writer, lock
+        self.saved: list[Record] = journal.records if journal else []
+        self.digests: dict[int, int] = journal.digests if journal else {}
         self.events: list[Event] = [json.loads(text) for text in journal.events] if journal else []
         self._log = MetricsLog(self.directory.metrics)
 
@@ -110,20 +115,6 @@ class RunFiles:
 def other_records(directory: RunDirectory) -> JournalError:
     """The error of a journal that contradicts the records that ranks know."""
     return JournalError(f"{str(directory.journal)!r} holds other records than this job's ranks")
-
-
-def copy_of(open_copy: Callable[[], OpenRun | None], population: Population, known: list[bytes]) -> RunFiles | None:
-    """This host's copy of the journal; None if the host needs none or can't write one."""
-    try:
-        opened = open_copy()
-        if opened is None:
-            return None
-        files = RunFiles(opened, population)
-        files.agree_with(known)
-    except (OSError, JournalError, ValueError, RuntimeError) as error:
-        logger.error("this host keeps no copy of the journal: %s", error)
-        return None
-    return files
 
 
 def taken_from(rank: int, directory: RunDirectory, error: JournalTakenError) -> JournalTakenError | LeftOutError:

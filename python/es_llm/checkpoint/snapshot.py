@@ -73,7 +73,7 @@ class Snapshots:
         """The directory of the snapshot after `step` iterations."""
         return self._directory / f"checkpoint-{step}"
 
-    def write(self, weights: Weights, model: Any, tokenizer: Any, records: Sequence[Record]) -> SnapshotIdentity:
+    def write(self, weights: Weights, model: Any, tokenizer: Any, records: Sequence[Record]) -> None:
         """Save the masters of `weights`, those of `model` after `records`."""
         identity = SnapshotIdentity(len(records), f"{weights.digest():016x}", _records_sha256(records))
         optimizer = weights.optimizer_state()
@@ -85,7 +85,6 @@ class Snapshots:
             notes={_IDENTITY: asdict(identity)},
             tensors={_OPTIMIZER: optimizer} if optimizer else None,
         )
-        return identity
 
     def keep(self, step: int, limit: int, kept: int | None = None) -> None:
         """Delete all snapshots up to `step` but the newest `limit` ones and that of the step `kept`.
@@ -115,9 +114,11 @@ class Snapshots:
     ) -> SnapshotIdentity | None:
         """Load the masters of the newest snapshot that fits the journal's records and digests.
 
-        None: there is none, and nothing changed. With `set_aside` snapshots that don't fit are renamed: they are
-        ignored from then on.
+        None: there is none, and nothing changed. With `set_aside` the files of unfinished snapshots are deleted, and
+        snapshots that don't fit are renamed: they are ignored from then on.
         """
+        if set_aside:
+            self.tidy()
         for step in reversed(self.steps()):
             if step <= len(records):
                 expected = _records_sha256(records[:step])

@@ -12,9 +12,8 @@ from es_llm._core import Journal
 from es_llm.comm import Mailbox, SingleMailbox, select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import option_fields
-from es_llm.config.files import read_config
 from es_llm.config.parser import Parser, add_options
-from es_llm.config.resolve import resolve
+from es_llm.config.resolve import read_config, resolve
 from es_llm.errors import JournalError
 from es_llm.team import Team, report_failure
 

@@ -96,14 +96,14 @@ def _optimizer(saved: dict[str, Any], optim: str) -> Optimizer:
         ResumeError: it is another optimizer.
     """
     from es_llm.checkpoint.identity import require_same_optimizer
-    from es_llm.optimizers import load_optimizer, optimizer_names
+    from es_llm.optimizers import BUILTIN, load_optimizer
 
     known = {name: value for name, value in saved["config"].items() if name in option_fields(ESConfig)}
     try:
         optimizer = load_optimizer(optim, ESConfig(**{**known, "optim": optim}))
     except ConfigError as error:
         raise ConfigError(f"{error}; if the optimizer's file has moved, name it with --optim") from error
-    file = None if optim in optimizer_names() else file_of("optimizer", optim, attribute="build")
+    file = None if optim in BUILTIN else file_of("optimizer", optim, attribute="build")
     require_same_optimizer(saved, optim, sha256_of(file))
     return optimizer
 

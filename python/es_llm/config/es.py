@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from es_llm._core import ASSIGNMENTS, DTYPES, FAILURE_POLICIES, MAX_RANK, SHAPING_RULES
-from es_llm.config.checks import check_options, require
+from es_llm.config.checks import check_options, read_mapping, require
 from es_llm.config.fields import FLOAT32, NOT_NEGATIVE, POSITIVE, UINT32, Range, option, refuse_unknown
-from es_llm.config.files import read_mapping
 from es_llm.config.foreign import counterpart, unknown_option
 
 MASTER_DEVICES: Final = ("auto", "device", "cpu")
@@ -286,6 +285,9 @@ class ESConfig:
         None, help="directory of the run to resume, bit for bit; its journal is the checkpoint"
     )
 
+    logging_strategy: ClassVar[str] = "steps"
+    """For transformers' callbacks."""
+
     def to_dict(self) -> dict[str, Any]:
         """All options by name, for trackers."""
         return asdict(self)
@@ -303,11 +305,6 @@ class ESConfig:
     def save_strategy(self) -> str:
         """ "steps" or "no", for transformers' callbacks."""
         return "steps" if self.save_steps else "no"
-
-    @property
-    def logging_strategy(self) -> str:
-        """ "steps", for transformers' callbacks."""
-        return "steps"
 
     @property
     def load_best_model_at_end(self) -> bool:

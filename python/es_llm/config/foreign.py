@@ -16,6 +16,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+__all__ = ["counterpart", "foreign_options", "tomllib", "unknown_argument", "unknown_option"]
+
 
 def unknown_option(name: str, known: Iterable[str]) -> ConfigError:
     """The error for an unknown option. It names what to use instead, else the nearest known names."""

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import Field
 from typing import Any, Final, NoReturn
 
-from es_llm.config.checks import type_name, union_parts
+from es_llm.config.checks import read_mapping, type_name, union_parts
 from es_llm.config.fields import default_of, option_topics
-from es_llm.config.files import read_mapping
 from es_llm.config.foreign import unknown_option
 from es_llm.errors import ConfigError
 

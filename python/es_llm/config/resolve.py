@@ -1,13 +1,20 @@
-"""From layers to one configuration: paper's defaults < the embedded model's defaults < file < flags."""
+"""From layers to one configuration: paper's defaults < the embedded model's defaults < file < flags.
+
+A configuration file is YAML or TOML: one mapping of option names to values.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
+from es_llm.config.checks import YamlLoader
 from es_llm.config.es import ESConfig
 from es_llm.config.fields import option_fields
-from es_llm.config.foreign import unknown_option
+from es_llm.config.foreign import tomllib, unknown_option
 from es_llm.config.script import DEFAULT_TASK, ScriptArguments
 from es_llm.errors import ConfigError
 
@@ -58,3 +65,23 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             into[name] = {**into.get(name, {}), **value}
         else:
             into[name] = value
+
+
+def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
+    """Read the options of a `.yaml`, `.yml` or `.toml` file."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {str(path)!r} can't be read: {error}") from error
+    try:
+        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, Loader=YamlLoader)
+    except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"config file {str(path)!r} doesn't parse: {error}") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file {str(path)!r} must hold a mapping of options, got a {type(values).__name__}")
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"config file {str(path)!r}: {unknown_option(str(name), known)}")
+    return values

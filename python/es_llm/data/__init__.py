@@ -1,1 +1,4 @@
-"""Rows of data sets: from the hub, files and streams. Knows nothing about tasks, rewards or models."""
+"""Rows of data sets: from the hub, files and streams; their order, and digests by which a resume recognizes them.
+
+Knows nothing about tasks, rewards or models.
+"""

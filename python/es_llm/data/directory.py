@@ -11,6 +11,7 @@ from typing import Any, Final
 from es_llm.data.files import FORMATS, TEXTS, suffix_of
 from es_llm.data.text import require_content
 from es_llm.errors import ConfigError
+from es_llm.plugins import import_optional
 
 
 def path_of(name: str) -> Path:
@@ -74,12 +75,8 @@ def library() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ConfigError(
-            f"`dataset_name` needs the library datasets ({error}); `pip install 'es_llm[data]'` installs it"
-        ) from error
+    need, remedy = "`dataset_name` needs the library datasets", "`pip install 'es_llm[data]'` installs it"
+    datasets = import_optional("datasets", need, remedy)
     datasets.disable_progress_bars()
     return datasets
 

@@ -78,8 +78,7 @@ def has_split(name: str, split: str, *, config: str | None = None) -> bool:
         if (files := text_files(path, config)) is not None:
             return part in files
         if is_saved(path):
-            loaded = datasets.load_from_disk(str(path))
-            return part in (loaded if isinstance(loaded, Mapping) else ("train",))
+            return part in _saved_splits(datasets, path)
         return part in datasets.get_dataset_split_names(str(path) if path.is_dir() else name, config)
     except ConfigError:
         raise
@@ -87,13 +86,13 @@ def has_split(name: str, split: str, *, config: str | None = None) -> bool:
         raise ConfigError(f"`dataset_name` {name!r} can't be loaded: {_message(error)}") from error
 
 
-def renamed(dataset: Any, columns: Mapping[str, str], known: Sequence[str] | None = None) -> Any:
+def renamed(dataset: Any, columns: Mapping[str, str]) -> Any:
     """The data set with renamed columns, old name -> new name. An existing column with a new name is dropped.
 
     Raises:
         ConfigError: the data set has no column of an old name, or two columns get the same name.
     """
-    names = list(known if known is not None else _columns(dataset))
+    names = _columns(dataset)
     for old in columns:
         if names and old not in names:
             raise ConfigError(f"`dataset_columns`: no column {old!r}, the data set has {sorted(names)}")
@@ -183,15 +182,16 @@ def _message(error: Exception) -> str:
     return f"{message}: {error.__cause__}" if error.__cause__ is not None else message
 
 
-def _saved(datasets: Any, path: Path, split: str, streaming: bool) -> Any:
+def _saved_splits(datasets: Any, path: Path) -> Mapping[str, Any]:
     loaded = datasets.load_from_disk(str(path))
-    name, bracket, _ = split.partition("[")
-    if isinstance(loaded, Mapping):
-        if name not in loaded:
-            raise ConfigError(f"`dataset_name` {str(path)!r} has no split {name!r}, only {sorted(loaded)}")
-        loaded = loaded[name]
-    elif name != "train":
-        raise ConfigError(f"`dataset_name` {str(path)!r} has no split {name!r}, only ['train']")
+    return loaded if isinstance(loaded, Mapping) else {"train": loaded}
+
+
+def _saved(datasets: Any, path: Path, split: str, streaming: bool) -> Any:
+    splits, (name, bracket, _) = _saved_splits(datasets, path), split.partition("[")
+    if name not in splits:
+        raise ConfigError(f"`dataset_name` {str(path)!r} has no split {name!r}, only {sorted(splits)}")
+    loaded = splits[name]
     if bracket:
         start, stop = _rows(split)
         loaded = loaded.select(range(min(start, len(loaded)), len(loaded) if stop is None else min(stop, len(loaded))))

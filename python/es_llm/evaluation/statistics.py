@@ -13,12 +13,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     """Chance that at least one of k samples is right, estimated without bias from n samples of which c are right.
 
     1 - C(n - c, k) / C(n, k) (Chen et al., arXiv 2107.03374, equation 1), as a product without large numbers.
-
-    Raises:
-        ValueError: k > n, or c > n.
     """
-    if not 0 < k <= samples or not 0 <= right <= samples:
-        raise ValueError(f"expected 0 < k <= samples and 0 <= right <= samples, got {samples=}, {right=}, {k=}")
     missed = 1.0
     for i in range(samples - right + 1, samples + 1):
         missed *= max(0.0, 1.0 - k / i)

@@ -17,8 +17,7 @@ from es_llm.rollout.engine import Completion, LogProbs
 from es_llm.team import Outcome, Round, Table
 from es_llm.types import Row
 from es_llm.units.completion_log import CompletionLog
-from es_llm.units.counts import Counts, CountsCodec
-from es_llm.units.logged import encode_logged, logged_metrics, with_logged
+from es_llm.units.counts import Counts, CountsCodec, encode_logged, logged_metrics, with_logged
 from es_llm.units.run_state import Prefetcher, RunState
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from es_llm.errors import ConfigError
 from es_llm.plugins import guarded, load_function, names_in
@@ -62,9 +62,8 @@ class Optimizer(ABC):
         return None
 
 
-def optimizer_names() -> list[str]:
-    """Names of the optimizers of this package, sorted."""
-    return sorted(names_in(__name__, __path__, "build"))
+BUILTIN: Final = names_in(__name__, __path__, "build")
+"""Name of an optimizer of this package -> where it is."""
 
 
 def load_optimizer(name: str, config: ESConfig) -> Optimizer:
@@ -73,15 +72,14 @@ def load_optimizer(name: str, config: ESConfig) -> Optimizer:
     Raises:
         ConfigError: there is no such optimizer, its file can't be used, or it is no `Optimizer`.
     """
-    builtin, where = names_in(__name__, __path__, "build"), f"optimizer {name!r}"
-    base = f"`{Optimizer.__module__}.{Optimizer.__name__}`"
-    build = load_function("optimizer", name, builtin, attribute="build")
+    where, base = f"optimizer {name!r}", f"`{Optimizer.__module__}.{Optimizer.__name__}`"
+    build = load_function("optimizer", name, BUILTIN, attribute="build")
     if isinstance(build, type) and not issubclass(build, Optimizer):
         raise ConfigError(f"{where}: the class {build.__name__} must be a subclass of {base}")
     made = guarded(where, build)(config, **config.optim_args)
     if not isinstance(made, Optimizer):
         raise ConfigError(f"{where} must make an {base}, got {type(made).__name__}")
-    return made if name in builtin else _Checked(where, made)
+    return made if name in BUILTIN else _Checked(where, made)
 
 
 @final

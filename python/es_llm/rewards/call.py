@@ -46,10 +46,8 @@ def is_async(function: Any) -> bool:
 
 def missing_arguments(function: RewardFunction, columns: Collection[str]) -> list[str]:
     """The parameters without a default for which data with these columns has no argument: each call would fail."""
-    try:  # the signature of the outermost function: a decorator may pass more to its function than it receives
-        parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
-    except (TypeError, ValueError):
-        return []
+    # Of the outermost function: a decorator may pass more to its function than it receives.
+    parameters = _parameters(function, follow_wrapped=False) or []
     free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p for p in parameters if p.kind not in free and p.default is inspect.Parameter.empty]
     by_name = {*columns, *GIVEN}
@@ -58,11 +56,18 @@ def missing_arguments(function: RewardFunction, columns: Collection[str]) -> lis
 
 def takes(function: RewardFunction, column: str) -> bool:
     """True if the function may read this column of the data."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
+    parameters = _parameters(function)
+    if parameters is None:
         return True
     return any(p.kind is inspect.Parameter.VAR_KEYWORD or p.name == column for p in parameters)
+
+
+def _parameters(function: RewardFunction, *, follow_wrapped: bool = True) -> list[inspect.Parameter] | None:
+    """The parameters of a function; None if it has no signature, as some functions in C."""
+    try:
+        return list(inspect.signature(function, follow_wrapped=follow_wrapped).parameters.values())
+    except (TypeError, ValueError):
+        return None
 
 
 def call(
@@ -182,11 +187,8 @@ def _arguments(function: RewardFunction, batch: Batch, log: _Log) -> Mapping[str
         "log_extra": log.extra,
         "log_metric": log.metric,
     }
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return given
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+    parameters = _parameters(function)
+    if parameters is None or any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return given
     names = {parameter.name for parameter in parameters}
     return {name: value for name, value in given.items() if name in names}

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from es_llm.errors import ConfigError
 from es_llm.plugins import guarded, load_function, names_in
 from es_llm.rollout import engines
 from es_llm.rollout.engine import RolloutEngine
 
-__all__ = ["engine_names", "load_engine"]
-
-
-def engine_names() -> list[str]:
-    """Names of the built-in engines, sorted; imports none of them."""
-    return sorted(_builtin())
+BUILTIN: Final = names_in(engines.__name__, engines.__path__, "build")
+"""Name of a built-in engine -> where it is."""
 
 
 def load_engine(
@@ -44,8 +40,8 @@ def load_engine(
         ConfigError: there is no such engine, it can't be imported, or it lacks methods of `RolloutEngine`.
         ModelError: the engine can't run this model.
     """
-    build = load_function("engine", name, _builtin(), attribute="build")
-    if name not in _builtin():
+    build = load_function("engine", name, BUILTIN, attribute="build")
+    if name not in BUILTIN:
         build = guarded(f"engine {name!r}", build)
     engine: RolloutEngine = build(
         model,
@@ -61,7 +57,3 @@ def load_engine(
             f"engine {name!r}: {type(engine).__name__} has no {', '.join(f'`{each}`' for each in missing)}"
         )
     return engine
-
-
-def _builtin() -> dict[str, str]:
-    return names_in(engines.__name__, engines.__path__, "build")

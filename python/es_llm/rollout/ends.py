@@ -8,14 +8,14 @@ from typing import Any
 from es_llm.errors import ModelError
 
 
-def end_ids(model: Any, tokenizer: Any, *, embeddings: int | None = None) -> tuple[int, ...]:
+def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """The end-of-sequence ids of the generation defaults, the configuration (that of its text part too) and the
     tokenizer, together, in this order.
 
     For example, the generation defaults may name a base model's end, and an instruct tokenizer another one: both count.
     An id that is only the default of a configuration's class, and ordinary text to the tokenizer, doesn't count.
     """
-    limit = model.get_input_embeddings().weight.shape[0] if embeddings is None else embeddings
+    limit = model.get_input_embeddings().weight.shape[0]
     found: list[int] = []
     supposed: list[int] = []
     for where, source in _sources(model, tokenizer):

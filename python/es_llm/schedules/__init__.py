@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from es_llm.errors import ConfigError
 from es_llm.plugins import guarded, load_function, names_in
@@ -46,9 +46,8 @@ def hyperparameters(config: ESConfig, iteration: int) -> HyperParameters:
     )
 
 
-def schedule_names() -> list[str]:
-    """Names of the schedules of this package, sorted."""
-    return sorted(names_in(__name__, __path__, "factor"))
+BUILTIN: Final = names_in(__name__, __path__, "factor")
+"""Name of a schedule of this package -> where it is."""
 
 
 @functools.cache
@@ -58,8 +57,7 @@ def load_schedule(name: str) -> Schedule:
     Raises:
         ConfigError: there is no such schedule, or its file can't be used.
     """
-    function = load_function("schedule", name, names_in(__name__, __path__, "factor"), attribute="factor")
-    return guarded(f"schedule {name!r}", function)
+    return guarded(f"schedule {name!r}", load_function("schedule", name, BUILTIN, attribute="factor"))
 
 
 def _factor(name: str, config: ESConfig, iteration: int, arguments: Mapping[str, Any]) -> float:

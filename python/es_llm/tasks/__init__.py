@@ -16,9 +16,9 @@ from es_llm.config.fields import nearest
 from es_llm.errors import ConfigError
 from es_llm.tasks.base import Task
 
-__all__ = ["Task", "file_of", "load_task", "task_names"]
+__all__ = ["BUILTIN", "Task", "file_of", "load_task"]
 
-_BUILTIN: Final = {
+BUILTIN: Final = {
     "arc": "es_llm.tasks.arc:build",
     "conciseness": "es_llm.tasks.conciseness:build",
     "countdown": "es_llm.tasks.countdown:build",
@@ -27,6 +27,7 @@ _BUILTIN: Final = {
     "reasoning_gym": "es_llm.tasks.reasoning_gym:build",
     "rows": "es_llm.tasks.base:rows",
 }
+"""Name of a built-in task -> where it is."""
 _WITH_DATASET: Final = {"reasoning_gym": "mini_sudoku"}
 """Tasks that hold many data sets, `reasoning_gym:NAME`, each with an example of a NAME."""
 _OF_THE_RUN: Final = {
@@ -35,11 +36,6 @@ _OF_THE_RUN: Final = {
     "chat_template_kwargs": "--chat_template_kwargs NAME=VALUE",
 }
 """Options of `ESConfig` that users may look for among the options of a task."""
-
-
-def task_names() -> list[str]:
-    """Names of all built-in tasks, sorted. Imports none of them."""
-    return sorted(_BUILTIN)
 
 
 def load_task(name: str, /, **options: Any) -> Task:
@@ -51,7 +47,7 @@ def load_task(name: str, /, **options: Any) -> Task:
     task, dataset = _split(name)
     if dataset:
         options["dataset"] = dataset
-    build = plugins.resolve("task", task, _BUILTIN, attribute="build")
+    build = plugins.resolve("task", task, BUILTIN, attribute="build")
     if isinstance(build, Task):
         if options:
             raise ConfigError(f"task {name!r} is a `Task` without options, got {', '.join(map(repr, options))}")
@@ -60,7 +56,7 @@ def load_task(name: str, /, **options: Any) -> Task:
         raise ConfigError(f"task {name!r} must be a `Task` or a function that returns one, got {build!r}")
     options = {option: value if option == "data" else plain_value(value) for option, value in options.items()}
     _require_options(task, build, options)
-    call = build if task in _BUILTIN else plugins.guarded(f"task {name!r}", build)
+    call = build if task in BUILTIN else plugins.guarded(f"task {name!r}", build)
     with plugins.same_directory():
         built = call(**options)
     if not isinstance(built, Task):
@@ -70,7 +66,7 @@ def load_task(name: str, /, **options: Any) -> Task:
 
 def file_of(name: str) -> Path | None:
     """The file of a task that isn't built in; None for a built-in task."""
-    return None if name.partition(":")[0] in _BUILTIN else plugins.file_of("task", name, attribute="build")
+    return None if name.partition(":")[0] in BUILTIN else plugins.file_of("task", name, attribute="build")
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -83,7 +79,7 @@ def _split(name: str) -> tuple[str, str]:
                 f"task `{task}` holds many data sets: expected --task {task}:NAME, such as {example}, got {name!r}"
             )
         return task, dataset
-    if colon and task in _BUILTIN:
+    if colon and task in BUILTIN:
         raise ConfigError(f"unknown task {name!r}: `{task}` has no data sets to choose from, expected --task {task}")
     return name, ""
 

@@ -14,10 +14,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from es_llm.data.messages import TextPrompts
 from es_llm.rewards.sandbox import require_sandbox, run_function
 from es_llm.rewards.text import completion_text
-from es_llm.tasks.base import Splits, Task, column, own_problems
+from es_llm.tasks.base import Splits, Task, column, own_problems, question_task
 from es_llm.types import Row
 
 Grid = list[list[int]]
@@ -39,15 +38,7 @@ def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: S
         return {"prompt": _prompt(column(row, "train"), column(row, "test")), "test": json.dumps(row["test"])}
 
     splits = own_problems(_problems, train_size=train_size, eval_size=eval_size, seed=seed, data=data)
-    train, held_out = splits.adapted(adapt)
-    return Task(
-        name="arc",
-        train=train,
-        eval=held_out,
-        reward_funcs=(arc_accuracy,),
-        answer_of=code_of,
-        text_prompts=TextPrompts(questions=True),
-    )
+    return question_task("arc", splits, adapt, reward_funcs=(arc_accuracy,), answer_of=code_of)
 
 
 def arc_accuracy(completions: Sequence[Any], test: Sequence[str], **columns: Any) -> list[float]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from es_llm.data.messages import TextPrompts
+from es_llm.data.stream import is_stream
 from es_llm.errors import ConfigError
 from es_llm.types import RewardFunction, Row
+
+Adapt: TypeAlias = Callable[[Mapping[str, Any]], Row]
+"""Converts a row of a data set to a row of a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +48,19 @@ class Splits:
     train: Iterable[Mapping[str, Any]]
     eval: Iterable[Mapping[str, Any]]
 
-    def adapted(self, adapt: Callable[[Mapping[str, Any]], Row]) -> tuple[Iterable[Row], list[Row]]:
+    def adapted(self, adapt: Adapt) -> tuple[Iterable[Row], list[Row]]:
         """Train and eval rows, each converted by `adapt`. A stream stays a stream.
 
         Raises:
             ConfigError: a row lacks a column or value that the task needs; names the row and the column.
         """
         return _adapted(self.train, adapt, "train"), list(_each(self.eval, adapt, "eval"))
+
+
+def question_task(name: str, splits: Splits, adapt: Adapt, **parts: Any) -> Task:
+    """A task of plain questions, with the rows of `splits.adapted(adapt)`. `parts`: further fields of the task."""
+    train, held_out = splits.adapted(adapt)
+    return Task(name=name, train=train, eval=held_out, text_prompts=TextPrompts(questions=True), **parts)
 
 
 def rows(*, data: Splits | None = None) -> Task:
@@ -116,13 +126,13 @@ def question_prompt(row: Mapping[str, Any], *names: str, ending: str) -> Any:
     return question + ending
 
 
-def _adapted(rows: Iterable[Mapping[str, Any]], adapt: Callable[[Mapping[str, Any]], Row], split: str) -> Iterable[Row]:
-    if hasattr(rows, "set_epoch") and not hasattr(rows, "__len__"):
+def _adapted(rows: Iterable[Mapping[str, Any]], adapt: Adapt, split: str) -> Iterable[Row]:
+    if is_stream(rows):
         return _AdaptedStream(rows, adapt)
     return list(_each(rows, adapt, split))
 
 
-def _each(rows: Iterable[Mapping[str, Any]], adapt: Callable[[Mapping[str, Any]], Row], split: str) -> Iterator[Row]:
+def _each(rows: Iterable[Mapping[str, Any]], adapt: Adapt, split: str) -> Iterator[Row]:
     for number, row in enumerate(rows):
         try:
             yield adapt(row)
@@ -135,7 +145,7 @@ def _each(rows: Iterable[Mapping[str, Any]], adapt: Callable[[Mapping[str, Any]]
 
 
 class _AdaptedStream:
-    def __init__(self, stream: Any, adapt: Callable[[Mapping[str, Any]], Row]) -> None:
+    def __init__(self, stream: Any, adapt: Adapt) -> None:
         self._stream, self._adapt = stream, adapt
 
     def shuffle(self, *, seed: int, buffer_size: int) -> _AdaptedStream:

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from es_llm.data.messages import TextPrompts
 from es_llm.rewards import inline
 from es_llm.rewards.text import completion_text
-from es_llm.tasks.base import Splits, Task, column
+from es_llm.tasks.base import Splits, Task, column, question_task
 from es_llm.tasks.reading import answer_text
 from es_llm.types import Row
 
@@ -41,16 +40,10 @@ def build(*, data: Splits | None = None) -> Task:
     def adapt(row: Mapping[str, Any]) -> Row:
         return {"prompt": column(row, "question", "prompt"), "answer": answer_text(column(row, "answer"))}
 
-    own = Splits(train=_rows(TRAIN), eval=_rows(EVAL))
-    train, held_out = (data or own).adapted(adapt)
-    return Task(
-        name="conciseness",
-        train=train,
-        eval=held_out,
-        reward_funcs=(conciseness_reward,),
-        metric_funcs={"rescaled": rescaled_conciseness},
-        text_prompts=TextPrompts(questions=True),
-    )
+    train, held_out = ([{"question": question, "answer": answer} for question, answer in own] for own in (TRAIN, EVAL))
+    splits = data or Splits(train=train, eval=held_out)
+    metrics = {"rescaled": rescaled_conciseness}
+    return question_task("conciseness", splits, adapt, reward_funcs=(conciseness_reward,), metric_funcs=metrics)
 
 
 @inline
@@ -64,7 +57,3 @@ def conciseness_reward(completions: Sequence[Any], answer: Sequence[str], **colu
 def rescaled_conciseness(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
     """The reward as the paper reports it: 1 - reward / -2000. Below 0 for lengths more than 2,000 off."""
     return [1.0 - reward / ZERO for reward in conciseness_reward(completions, answer)]
-
-
-def _rows(pairs: tuple[tuple[str, str], ...]) -> list[Row]:
-    return [{"question": question, "answer": answer} for question, answer in pairs]

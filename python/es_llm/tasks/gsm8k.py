@@ -22,10 +22,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
-from es_llm.data.messages import TextPrompts
 from es_llm.rewards import inline
 from es_llm.rewards.text import completion_text
-from es_llm.tasks.base import Splits, Task, column, own_problems, question_prompt
+from es_llm.tasks.base import Splits, Task, column, own_problems, question_prompt, question_task
 from es_llm.tasks.reading import (
     EMPHASIS,
     NUMBER,
@@ -53,15 +52,7 @@ def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: S
         return {"prompt": prompt, "answer": answer_text(column(row, "answer"))}
 
     splits = own_problems(_problems, train_size=train_size, eval_size=eval_size, seed=seed, data=data)
-    train, held_out = splits.adapted(adapt)
-    return Task(
-        name="gsm8k",
-        train=train,
-        eval=held_out,
-        reward_funcs=(numeric_accuracy,),
-        answer_of=_number,
-        text_prompts=TextPrompts(questions=True),
-    )
+    return question_task("gsm8k", splits, adapt, reward_funcs=(numeric_accuracy,), answer_of=_number)
 
 
 @inline

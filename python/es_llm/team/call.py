@@ -131,7 +131,7 @@ class _Call:
             self._try(lambda: self._program.enter(self._team))
         else:
             self._failure = unable
-            self._machine.enter_unable(time.monotonic(), self._logged(unable).encode())
+            self._machine.enter(time.monotonic(), self._logged(unable).encode())
 
     def _carry_out(self, instruction: Instruction) -> None:
         """Waiting alone isn't watched."""
@@ -253,7 +253,7 @@ class _Call:
         the end."""
         failure = self._logged(error)
         if self._team.leads and (not failure.trace or not self._program.tolerant):
-            self._machine.stop(failure.encode().encode())
+            self._machine.finish(time.monotonic(), failure.encode().encode(), failed=True)
             raise failure.error() from error
         self._failure = error
         self._machine.resign(time.monotonic(), failure.encode())

@@ -100,9 +100,9 @@ class Wire:
             machine.receive(now, sender, payload)
         if now - self._ticked > _TICK_S:
             self._ticked = now
-            machine.tick(now)
+            over = machine.tick(now)
             self._watchdog.look()
-            if machine.over:
+            if over:
                 self._watchdog.hurry()
             elif len(machine.losses.keys() - {self._mailbox.rank}) == self._mailbox.size - 1:
                 self._watchdog.pardon()

@@ -9,35 +9,22 @@ from es_llm.team import Team
 
 
 class Processes:
-    """The part of an `Accelerator` that is about processes; it prepares, wraps and reduces nothing."""
+    """The part of an `Accelerator` that is about processes; it prepares, wraps and reduces nothing.
+
+    process_index: this rank. num_processes: the number of ranks at the start of the job.
+    local_process_index: the rank among those of its host. is_local_main_process: true on the first rank of a host.
+    """
 
     def __init__(self, team: Team, state: Any, device: Any, *, wait: Callable[[], None]) -> None:
-        self._team, self._state, self.device, self._wait = team, state, device, wait
+        self._state, self.device, self._wait = state, device, wait
+        self.process_index, self.num_processes = team.rank, team.size
+        self.local_process_index = team.local_rank
+        self.is_local_main_process = team.local_rank == 0
 
     @property
     def is_main_process(self) -> bool:
         """True on the rank that leads."""
         return bool(self._state.is_world_process_zero)
-
-    @property
-    def is_local_main_process(self) -> bool:
-        """True on the first rank of a host."""
-        return self._team.local_rank == 0
-
-    @property
-    def process_index(self) -> int:
-        """This rank."""
-        return self._team.rank
-
-    @property
-    def local_process_index(self) -> int:
-        """The rank among those of its host."""
-        return self._team.local_rank
-
-    @property
-    def num_processes(self) -> int:
-        """The number of ranks at the start of the job."""
-        return self._team.size
 
     def print(self, *texts: Any, **options: Any) -> None:
         """Print on the leading rank alone."""
@@ -53,10 +40,10 @@ class Processes:
         return model
 
     def __getattr__(self, name: str) -> Any:
-        reason = f": {_NO_BACKWARD}" if name in _OF_BACKPROPAGATION else f": {_SCALARS}"
-        raise AttributeError(f"`accelerator` has no attribute {name!r}{reason}", name=name, obj=self)
+        reason = "ranks are processes under mpirun that exchange scalars alone"
+        if name in _OF_BACKPROPAGATION:
+            reason = "there are no gradients and no optimizer"
+        raise AttributeError(f"`accelerator` has no attribute {name!r}: {reason}", name=name, obj=self)
 
 
 _OF_BACKPROPAGATION: Final = {"backward", "accumulate", "clip_grad_norm_", "prepare", "autocast", "sync_gradients"}
-_NO_BACKWARD: Final = "there are no gradients and no optimizer"
-_SCALARS: Final = "ranks are processes under mpirun that exchange scalars alone"

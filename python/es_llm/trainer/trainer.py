@@ -23,6 +23,7 @@ from es_llm.trainer.assembly.parts import EvalData, build_run
 from es_llm.trainer.loop.output import TrainOutput
 from es_llm.trainer.loop.run_log import RunLog
 from es_llm.trainer.loop.session import Session
+from es_llm.trainer.loop.weight_store import export
 from es_llm.trainer.trl_face import TrlFace
 from es_llm.types import RewardFunction, Row
 
@@ -118,9 +119,10 @@ class ESTrainer(TrlFace):
         parts, header, team = self._parts, self._parts.header, self.team
         warn_of_idle_cores(config, team, self.run.weights.device.type)
         job, rank = team.mailbox.job, team.rank
-        opener = RunOpener(config=config, header=header.text(), name=header.run_name, job=job, rank=rank)
+        text, name, population = header.text(), header.run_name, self.run.population
+        opener = RunOpener(config=config, population=population, header=text, name=name, job=job, rank=rank)
         log = RunLog(parts.run, parts.callbacks, opener, header.options)
-        session = Session(parts.run, parts.callbacks, parts.store, log, parts.evaluation_sets())
+        session = Session(parts.run, parts.model, parts.callbacks, log, parts.evaluation_sets())
         header.renew_team(opener.header)
         try:
             output = session.output(run_program(team, session))
@@ -169,7 +171,7 @@ class ESTrainer(TrlFace):
             ModelError: the directory holds files that are no export, or the disk refuses.
         """
         target = self._model_directory(output_dir)
-        self._lead(lambda: self._parts.store.export(target))
+        self._lead(lambda: export(self.run, self._parts.model, target))
 
     def compare_with(self, model_name_or_path: str) -> None:
         """Let `eval_kl` be the KL to this model, not to the model that this trainer begins from.

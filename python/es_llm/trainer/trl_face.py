@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from es_llm.callbacks.handler import Callbacks
+from es_llm.callbacks import Callbacks
 from es_llm.checkpoint.run_directory import RunDirectory, write_json
 from es_llm.config import ESConfig
 from es_llm.config.adopt import HubTarget

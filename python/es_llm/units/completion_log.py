@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from es_llm.errors import ConfigError
+from es_llm.plugins import import_optional
 from es_llm.rewards.call import printable
 from es_llm.rewards.reward_set import BatchRewards
 from es_llm.rollout.engine import Completion
@@ -116,11 +116,5 @@ def _free(taken: Collection[str], name: str, other: str) -> str:
 
 
 def _library() -> Any:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ConfigError(
-            f"`log_completions` needs pyarrow ({error}); `pip install 'es_llm[data]'` installs it"
-        ) from error
-    return pyarrow, parquet
+    need, remedy = "`log_completions` needs pyarrow", "`pip install 'es_llm[data]'` installs it"
+    return tuple(import_optional(module, need, remedy) for module in ("pyarrow", "pyarrow.parquet"))

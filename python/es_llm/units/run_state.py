@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
-from es_llm._core import Member, Population, Unit, plan_units
+from es_llm._core import Member, Population
 from es_llm.config import ESConfig
+from es_llm.data.order import PromptOrder
+from es_llm.data.stream import PromptStream
 from es_llm.model.weights import Weights
 from es_llm.rewards.batch import Batch, TrainerState
 from es_llm.rewards.reward_set import RewardSet
@@ -17,27 +19,8 @@ from es_llm.team import Team
 from es_llm.types import Row
 
 Begun = TypeVar("Begun")
-
-
-class Prompts(Protocol):
-    """The rows that iterations train on."""
-
-    per_iteration: int
-
-    def batch(self, iteration: int) -> list[Row]:
-        """The B rows of `iteration`."""
-
-    def cursor(self, iteration: int) -> int:
-        """Number of rows consumed before `iteration`."""
-
-    def epoch(self, iteration: int) -> float:
-        """How often all rows were consumed before `iteration`; 0 if their number is unknown."""
-
-    def first(self) -> Row:
-        """A row of the data, with the same columns as all others."""
-
-    def fingerprint(self, used: Callable[[str], bool]) -> dict[str, object]:
-        """The data's size and digests, compared on resume; `used` tells whether anything may read a column."""
+Prompts: TypeAlias = PromptOrder | PromptStream
+"""The rows that iterations train on."""
 
 
 @dataclass(kw_only=True)
@@ -57,11 +40,6 @@ class RunState:
         """Prompts per unit for `rows` prompts; all of them for set-level rewards."""
         return max(1, rows) if self.rewards.set_level else self.config.prompts_per_unit
 
-    def plan(self, members: int, rows: int) -> list[Unit]:
-        """The units for `members` x `rows` prompts."""
-        own = self.engine.members_per_unit
-        return plan_units(members, rows, members_per_unit=own, prompts_per_unit=self.unit_rows(rows))
-
     def complete(self, members: Sequence[Member | None], rows: Sequence[Row]) -> list[list[Completion]]:
         """For each member, its completions of a unit's rows, generated `prompts_per_unit` at a time."""
         size = self.config.prompts_per_unit
@@ -77,12 +55,8 @@ class RunState:
 
     def batch(self, rows: Sequence[Row], completions: Sequence[Completion], step: int) -> Batch:
         """What reward functions get of completions after `step` iterations: one completion per row."""
-        texts, ids = [each.text for each in completions], [each.token_ids for each in completions]
-        return Batch.of(rows, texts, ids, self._trainer_state(step))
-
-    def _trainer_state(self, step: int) -> TrainerState:
         config = self.config
-        return TrainerState(
+        state = TrainerState(
             global_step=step,
             max_steps=config.max_steps,
             epoch=self.prompts.epoch(step),
@@ -91,6 +65,7 @@ class RunState:
             save_steps=config.save_steps,
             train_batch_size=self.prompts.per_iteration,
         )
+        return Batch.of(rows, [each.text for each in completions], [each.token_ids for each in completions], state)
 
 
 class Prefetcher(Generic[Begun]):

@@ -85,13 +85,8 @@ impl Plan {
     }
 
     /// Number of units.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.units as usize
-    }
-
-    /// Always false: a plan has at least one unit.
-    pub fn is_empty(&self) -> bool {
-        self.units == 0
     }
 
     /// Number of prompt chunks, which is the number of units of a member.
@@ -118,7 +113,7 @@ impl Plan {
 
     /// All units, in order.
     pub fn units(&self) -> impl Iterator<Item = Unit> + '_ {
-        (0..self.len()).filter_map(|index| self.unit(index))
+        (0..self.count()).filter_map(|index| self.unit(index))
     }
 
     /// The units of a member, in the order of their prompts, and the position of the member within each unit.

@@ -23,7 +23,7 @@ impl Two {
             ..Settings::default()
         };
         let mut rank = Rank::new(2, 4, 7, settings);
-        rank.enter(0.0);
+        rank.enter(0.0, None);
         rank.poll_sends();
         Self(rank)
     }
@@ -60,10 +60,10 @@ impl Two {
 /// The announcement of a record that rank 2 gets from its leader.
 fn published(record: &[u8]) -> Message {
     let mut leader = Rank::new(0, 4, 7, Settings::default());
-    leader.enter(0.0);
+    leader.enter(0.0, None);
     for rank in 1..4 {
         let mut other = Rank::new(rank, 4, 7, Settings::default());
-        other.enter(0.0);
+        other.enter(0.0, None);
         let (_, hello) = other.poll_sends().remove(0);
         leader.handle_message(0.0, rank, &hello).unwrap();
     }
@@ -280,10 +280,10 @@ fn the_last_record_is_accepted_from_ranks_with_the_same_leader_only() {
 #[test]
 fn a_leader_that_slept_takes_over_again_before_it_applies_the_records_of_others() {
     let mut one = Rank::new(0, 2, 7, Settings::default());
-    one.enter(0.0);
+    one.enter(0.0, None);
     assert_eq!(one.poll_step(0.0), Step::Lead);
     let mut other = Rank::new(1, 2, 7, Settings::default());
-    other.enter(0.0);
+    other.enter(0.0, None);
     for (iteration, payload) in [(0, vec![1]), (1, vec![2])] {
         let record = Message::Record { iteration, payload };
         other.handle_message(0.0, 0, &record.encode(1)).unwrap();
@@ -312,10 +312,10 @@ fn a_leader_that_slept_takes_over_again_before_it_applies_the_records_of_others(
 #[test]
 fn a_record_is_sent_whole_only_once() {
     let mut one = Rank::new(0, 2, 7, Settings::default());
-    one.enter(0.0);
+    one.enter(0.0, None);
     assert!(one.restore(0.0, 0, vec![vec![1], vec![2]]));
     let mut other = Rank::new(1, 2, 7, Settings::default());
-    other.enter(0.0);
+    other.enter(0.0, None);
     let (_, hello) = other.poll_sends().remove(0);
     one.handle_message(0.1, 1, &hello).unwrap();
     for _ in 0..3 {
@@ -334,7 +334,7 @@ fn a_record_is_sent_whole_only_once() {
 #[test]
 fn a_result_is_void_if_the_journal_has_a_further_record() {
     let mut one = Rank::new(0, 1, 7, Settings::default());
-    one.enter(0.0);
+    one.enter(0.0, None);
     assert_eq!(one.poll_step(0.0), Step::Lead);
     one.finish(0.0, b"end".to_vec());
     assert!(one.restore(0.0, 0, vec![vec![1]]));

@@ -227,7 +227,7 @@ fn results_are_reported_well_within_the_time_limit() {
             ..Settings::default()
         };
         let mut rank = Rank::new(1, 2, 7, settings);
-        rank.enter(0.0);
+        rank.enter(0.0, None);
         let round = Round { kind: 0, step: 0 };
         let assign = Message::Assign(Assignment {
             round,

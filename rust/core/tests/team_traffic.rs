@@ -35,7 +35,7 @@ impl Job {
         let mut ranks = Vec::new();
         for rank in 0..count {
             ranks.push(Rank::new(rank, count, 7, settings));
-            ranks[rank as usize].enter(0.0);
+            ranks[rank as usize].enter(0.0, None);
         }
         let applied = vec![0; ranks.len()];
         let mut job = Self {

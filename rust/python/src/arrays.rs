@@ -38,38 +38,30 @@ fn checked<'a, 'py, T: Element>(
 ) -> PyResult<&'a Bound<'py, PyArrayDyn<T>>> {
     let py = array.py();
     let expected = T::get_dtype(py);
+    let refused = |message: String| Err(refuse(py, &message));
     let Ok(untyped) = array.cast::<PyUntypedArray>() else {
         let class = array.get_type();
-        return Err(refuse(
-            py,
-            &format!("`{name}` must be a numpy array of {expected}, got {class}"),
+        return refused(format!(
+            "`{name}` must be a numpy array of {expected}, got {class}"
         ));
     };
     let dtype = untyped.dtype();
     if !dtype.is_equiv_to(&expected) {
-        return Err(refuse(
-            py,
-            &format!("`{name}` must be an array of {expected}, got {dtype}"),
+        return refused(format!(
+            "`{name}` must be an array of {expected}, got {dtype}"
         ));
     }
     let typed = array.cast::<PyArrayDyn<T>>()?;
     if !untyped.is_c_contiguous() {
-        return Err(refuse(
-            py,
-            &format!(
-                "`{name}` must be contiguous (C order), got strides {:?} for shape {:?}",
-                untyped.strides(),
-                untyped.shape()
-            ),
+        let (strides, shape) = (untyped.strides(), untyped.shape());
+        return refused(format!(
+            "`{name}` must be contiguous (C order), got strides {strides:?} for shape {shape:?}"
         ));
     }
     if !typed.data().is_aligned() {
-        return Err(refuse(
-            py,
-            &format!(
-                "`{name}` must be aligned to its {}-byte values",
-                size_of::<T>()
-            ),
+        let size = size_of::<T>();
+        return refused(format!(
+            "`{name}` must be aligned to its {size}-byte values"
         ));
     }
     Ok(typed)

@@ -1,8 +1,8 @@
 //! The door between Python and the core: releases the GIL, catches panics, maps errors to `es_llm.errors`.
 //!
-//! A binding file implements [`CoreError`] for the error enum of its module, with an exhaustive match. It calls the core
-//! through [`detached`], or through [`unfailing`] if the call returns no error. State between calls is a [`Guarded`] value.
-//! `clippy.toml` of this crate bans `Python::detach` in all other files.
+//! A binding file implements [`CoreError`] for the error of its module, with an exhaustive match where there are several
+//! classes. It calls the core through [`detached`], or through [`unfailing`] if the call returns no error. State between
+//! calls is a [`Guarded`] value. `clippy.toml` of this crate bans `Python::detach` in all other files.
 
 use std::any::Any;
 use std::convert::Infallible;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use es_core::journal::{
-    JOURNAL_VERSION, Journal as Core, JournalError, JournalWriter as CoreWriter,
+    Fault, JOURNAL_VERSION, Journal as Core, JournalError, JournalWriter as CoreWriter,
 };
 use pyo3::prelude::*;
 
@@ -208,23 +208,19 @@ impl Journal {
 
 impl CoreError for JournalError {
     fn class(&self) -> &'static str {
-        match self {
-            Self::Corrupt { .. } | Self::Header { .. } => "JournalCorruptError",
-            Self::Deleted { .. } => "JournalTakenError",
-            Self::Io { .. }
-            | Self::Exists { .. }
-            | Self::NotAJournal { .. }
-            | Self::Version { .. }
-            | Self::OldVersion { .. }
-            | Self::NoHeader { .. }
-            | Self::Append { .. }
-            | Self::Lost { .. }
-            | Self::Broken { .. }
-            | Self::Changed { .. }
-            | Self::Order { .. }
-            | Self::DigestOrder { .. }
-            | Self::DigestDiffers { .. }
-            | Self::Unwritable { .. } => "JournalError",
+        match self.fault {
+            Fault::Corrupt { .. } | Fault::Header => "JournalCorruptError",
+            Fault::Deleted => "JournalTakenError",
+            Fault::Io
+            | Fault::Exists
+            | Fault::NotAJournal
+            | Fault::Version
+            | Fault::NoHeader
+            | Fault::Write
+            | Fault::Changed
+            | Fault::Order
+            | Fault::DigestDiffers
+            | Fault::Unwritable => "JournalError",
         }
     }
 }

@@ -42,9 +42,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 
 impl CoreError for NoiseError {
     fn class(&self) -> &'static str {
-        match self {
-            Self::Tensor(_) | Self::Element { .. } => "NoiseAddressError",
-        }
+        "NoiseAddressError"
     }
 }
 

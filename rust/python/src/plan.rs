@@ -70,8 +70,6 @@ fn plan_units(
 
 impl CoreError for PlanError {
     fn class(&self) -> &'static str {
-        match self {
-            Self::Zero { .. } | Self::TooMany { .. } => "PopulationError",
-        }
+        "PopulationError"
     }
 }

@@ -196,21 +196,6 @@ impl Population {
     }
 
     #[getter]
-    fn run_seed(&self, py: Python<'_>) -> PyResult<u64> {
-        self.0.with(py, |core| core.run_seed())
-    }
-
-    #[getter]
-    fn population_size(&self, py: Python<'_>) -> PyResult<usize> {
-        self.0.with(py, |core| core.population_size())
-    }
-
-    #[getter]
-    fn pairs(&self, py: Python<'_>) -> PyResult<usize> {
-        self.0.with(py, |core| core.pairs())
-    }
-
-    #[getter]
     fn iteration(&self, py: Python<'_>) -> PyResult<u32> {
         self.0.with(py, |core| core.iteration())
     }
@@ -269,10 +254,7 @@ impl Population {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        self.0.with(py, |core| {
-            let (seed, size, iteration) = (core.run_seed(), core.population_size(), core.iteration());
-            format!("Population(run_seed={seed}, population_size={size}, pairs={}, iteration={iteration})", core.pairs())
-        })
+        self.0.with(py, |core| format!("{core:?}"))
     }
 }
 

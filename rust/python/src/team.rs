@@ -229,12 +229,9 @@ impl TeamRank {
         self.0.with(py, |rank| rank.renew(identity, settings))
     }
 
-    fn enter(&self, py: Python<'_>, now: f64) -> PyResult<()> {
-        self.0.with(py, |rank| rank.enter(now))
-    }
-
-    fn enter_unable(&self, py: Python<'_>, now: f64, reason: &str) -> PyResult<()> {
-        self.0.with(py, |rank| rank.enter_unable(now, reason))
+    #[pyo3(signature = (now, unable = None))]
+    fn enter(&self, py: Python<'_>, now: f64, unable: Option<&str>) -> PyResult<()> {
+        self.0.with(py, |rank| rank.enter(now, unable))
     }
 
     fn restore(
@@ -256,8 +253,11 @@ impl TeamRank {
         self.0.with(py, |machine| machine.handle_loss(now, rank))
     }
 
-    fn tick(&self, py: Python<'_>, now: f64) -> PyResult<()> {
-        self.0.with(py, |rank| rank.handle_tick(now))
+    fn tick(&self, py: Python<'_>, now: f64) -> PyResult<bool> {
+        self.0.with(py, |rank| {
+            rank.handle_tick(now);
+            rank.over()
+        })
     }
 
     fn take_sends(&self, py: Python<'_>) -> PyResult<Vec<(u32, Vec<u8>)>> {
@@ -353,22 +353,20 @@ impl TeamRank {
         self.0.with(py, |rank| rank.note(payload))
     }
 
-    fn finish(&self, py: Python<'_>, now: f64, payload: Vec<u8>) -> PyResult<()> {
-        self.0.with(py, |rank| rank.finish(now, payload))
-    }
-
-    fn stop(&self, py: Python<'_>, payload: &[u8]) -> PyResult<()> {
-        self.0.with(py, |rank| rank.stop(payload))
+    #[pyo3(signature = (now, payload, *, failed = false))]
+    fn finish(&self, py: Python<'_>, now: f64, payload: Vec<u8>, failed: bool) -> PyResult<()> {
+        self.0.with(py, |rank| {
+            if failed {
+                rank.stop(payload);
+            } else {
+                rank.finish(now, payload);
+            }
+        })
     }
 
     #[getter]
     fn expects(&self, py: Python<'_>) -> PyResult<bool> {
         self.0.with(py, |rank| rank.expects())
-    }
-
-    #[getter]
-    fn over(&self, py: Python<'_>) -> PyResult<bool> {
-        self.0.with(py, |rank| rank.over())
     }
 
     #[getter]
@@ -391,24 +389,12 @@ impl TeamRank {
 
 impl CoreError for WireError {
     fn class(&self) -> &'static str {
-        match self {
-            Self::Short | Self::Long(_) | Self::Kind(_) | Self::Range => "CommunicationError",
-        }
+        "CommunicationError"
     }
 }
 
 impl CoreError for ScheduleError {
     fn class(&self) -> &'static str {
-        match self {
-            Self::NoUnits
-            | Self::NoRanks { .. }
-            | Self::Repeated { .. }
-            | Self::UnknownUnit { .. }
-            | Self::UnknownRank { .. }
-            | Self::LostRank { .. }
-            | Self::Cost { .. }
-            | Self::Speed { .. }
-            | Self::UnknownPolicy { .. } => "ScheduleError",
-        }
+        "ScheduleError"
     }
 }

@@ -24,11 +24,11 @@ from typing import Final
 from es_llm.rewards.batch import RAISED, Batch, RewardResult
 from es_llm.rewards.call import is_async
 from es_llm.rewards.workers import system
-from es_llm.rewards.workers.channel import Channel, read_message, write_message
+from es_llm.rewards.workers.channel import Channel, write_message
 from es_llm.rewards.workers.handle import Part
 from es_llm.rewards.workers.protocol import BatchRequest, Start, pack, unpack
 from es_llm.rewards.workers.supervisor import Supervisor
-from es_llm.rewards.workers.worker import LoadError, load
+from es_llm.rewards.workers.worker import receive_start
 from es_llm.types import RewardFunction
 
 PART_S: Final = 0.05
@@ -134,21 +134,12 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):  # the trainer has ended
-        _serve(socket.socket(fileno=descriptor))
-
-
-def _serve(trainer: socket.socket) -> None:
-    start: Start = unpack(read_message(trainer))
-    sys.path[:] = start.path
-    try:
-        functions = load(start.functions)
-    except LoadError as failed:
-        write_message(trainer, pack(failed.args))
-        return
-    system.outlive_parent()
-    system.adopt_orphans()
-    write_message(trainer, pack(None))
-    Server(trainer, start, functions).run()
+        trainer = socket.socket(fileno=descriptor)
+        start, functions = receive_start(trainer)
+        system.outlive_parent()
+        system.adopt_orphans()
+        write_message(trainer, pack(None))
+        Server(trainer, start, functions).run()
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ import time
 from collections.abc import Mapping
 from ctypes import Array, c_double, sizeof
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from es_llm.plugins import same_directory
-from es_llm.rewards.batch import RAISED, Batch, RewardResult
+from es_llm.rewards.batch import RAISED, RewardResult
 from es_llm.rewards.call import call, call_concurrently, call_each, is_async, load_reward
 from es_llm.rewards.loop import Loop, end_fork
 from es_llm.rewards.workers.channel import read_message, write_message
@@ -64,24 +64,20 @@ def serve(
             os._exit(0)
 
 
-class LoadError(Exception):
-    """A function can't be loaded. `args` are its name and the reason."""
-
-
-def load(given: Mapping[str, tuple[str, Any]]) -> dict[str, RewardFunction]:
-    """The functions of a `Start`, by name.
-
-    Raises:
-        LoadError: for the first function that can't be loaded.
-    """
+def receive_start(end: socket.socket) -> tuple[Start, dict[str, RewardFunction]]:
+    """The first message, and its functions by name. If a function can't be loaded, this process sends its name and the
+    reason, and ends."""
+    start: Start = unpack(read_message(end))
+    sys.path[:] = start.path
     functions = {}
-    for name, (kind, value) in given.items():
+    for name, (kind, value) in start.functions.items():
         try:
             with same_directory():
                 functions[name] = load_reward(value) if kind == "reference" else unpack(value)
         except BaseException as error:
-            raise LoadError(name, f"{type(error).__name__}: {error}") from error
-    return functions
+            write_message(end, pack((name, f"{type(error).__name__}: {error}")))
+            sys.exit()
+    return start, functions
 
 
 def main(server: int, channel: int, shared_file: int, sentinel: int) -> None:
@@ -99,13 +95,7 @@ def main(server: int, channel: int, shared_file: int, sentinel: int) -> None:
     shared = SharedDeadline.from_buffer(mmap.mmap(shared_file, sizeof(SharedDeadline)))
     os.close(shared_file)
     end = socket.socket(fileno=channel)
-    start: Start = unpack(read_message(end))
-    sys.path[:] = start.path
-    try:
-        functions = load(start.functions)
-    except LoadError as failed:
-        write_message(end, pack(failed.args))
-        return
+    start, functions = receive_start(end)
     write_message(end, pack(None))
     serve(end, functions, shared, server, start.limits)
 
@@ -133,7 +123,7 @@ class Deadline:
 def _result(request: PartRequest, function: RewardFunction, deadline: Deadline, loop: Loop) -> RewardResult:
     pid = os.getpid()
     try:
-        return _called(request.name, function, request.batch, request.together, deadline, loop)
+        return _called(request, function, deadline, loop)
     except BaseException as error:
         return RewardResult.failed(len(request.batch), RAISED, f"{type(error).__name__}: {error}")
     finally:
@@ -141,10 +131,9 @@ def _result(request: PartRequest, function: RewardFunction, deadline: Deadline, 
         deadline.answer()
 
 
-def _called(
-    name: str, function: RewardFunction, batch: Batch, together: bool, deadline: Deadline, loop: Loop
-) -> RewardResult:
-    if together:
+def _called(request: PartRequest, function: RewardFunction, deadline: Deadline, loop: Loop) -> RewardResult:
+    name, batch = request.name, request.batch
+    if request.together:
         deadline.begin(ALL)
         return call(name, function, batch, one=True, loop=loop)
     if is_async(function):

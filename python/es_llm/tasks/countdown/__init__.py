@@ -157,13 +157,9 @@ def _draw(stream: random.Random, style: _Style, count: int) -> tuple[list[int], 
 
 
 def _combine(left: int, right: int, operator: str) -> int | None:
-    if operator == "+":
-        return left + right
-    if operator == "-":
-        return left - right
-    if operator == "*":
-        return left * right
-    return left // right if right != 0 and left % right == 0 else None
+    if operator == "/":
+        return left // right if right != 0 and left % right == 0 else None
+    return {"+": left + right, "-": left - right, "*": left * right}[operator]
 
 
 def _write(numbers: list[int], merges: list[tuple[int, int, str]]) -> str:

@@ -14,23 +14,18 @@ Grammar (ASCII only; blanks are the space character and nothing else):
 The paper's rule is "only digits, + - * / ( ) and spaces". Where it leaves room:
 
 - a sign before a factor is accepted (`-3+5`, `2*-3`), as in Python: it uses only allowed characters and no number;
-- a leading zero (`05`) is a failure, so that each number has one spelling;
-- `**`, `//`, adjacent numbers, empty brackets and empty text are failures, and so is division by zero.
+- a leading zero (`05`) is refused, so that each number has one spelling;
+- `**`, `//`, adjacent numbers, empty brackets and empty text are refused, and so is division by zero.
 """
 
 from __future__ import annotations
 
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final
-
-from es_llm.errors import EsError
-
-
-class ArithmeticFailure(EsError, ValueError):  # noqa: N818 - a verdict on text, as often a value as an error
-    """The text is not an expression of the grammar, exceeds a limit, or divides by zero."""
-
 
 MAX_LENGTH: Final = 32_768
 """Characters of a text, blanks included."""
@@ -48,40 +43,38 @@ class Evaluated:
     literals: tuple[int, ...]
 
 
-def evaluate(text: str) -> Evaluated:
-    """Return the exact value of `text` and its integer literals.
+def evaluate(text: str) -> Evaluated | None:
+    """The exact value of `text` and its integer literals. None if the text is not an expression of the grammar, exceeds
+    a limit, or divides by zero.
 
     Time and memory are linear in `len(text)` up to `MAX_LENGTH`. Longer text is refused unread.
-
-    Raises:
-        ArithmeticFailure: names the position and the token there.
     """
     if len(text) > MAX_LENGTH:
-        raise ArithmeticFailure(f"expression has {len(text)} characters, expected at most {MAX_LENGTH}")
+        return None
     parser = _Parser()
     position = 0
-    while match := _TOKEN.match(text, position):
-        parser.feed(match.group(1), match.start(1))
-        position = match.end()
-    rest = text[position:].lstrip(" ")
-    if rest:
-        raise ArithmeticFailure(
-            f"character {rest[0]!r} at {len(text) - len(rest)}: expected digits, + - * / ( ) or space"
-        )
-    return parser.finish()
-
-
-def try_evaluate(text: str) -> Evaluated | None:
-    """Like `evaluate`, but returns None for a failure."""
     try:
-        return evaluate(text)
-    except ArithmeticFailure:
+        while match := _TOKEN.match(text, position):
+            parser.feed(match.group(1))
+            position = match.end()
+        return parser.finish() if not text[position:].strip(" ") else None
+    except (_Refused, ZeroDivisionError):
         return None
 
 
-_TOKEN = re.compile(r" *([0-9]+|[-+*/()])")
-_SIGN = {"+": "positive", "-": "negative"}
-_PRECEDENCE = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "positive": 3, "negative": 3}
+class _Refused(Exception):  # noqa: N818 - a verdict on the text
+    """The text is not an expression, or exceeds a limit."""
+
+
+_TOKEN: Final = re.compile(r" *([0-9]+|[-+*/()])")
+_SIGNS: Final = {"+": "positive", "-": "negative"}
+_PRECEDENCE: Final = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "positive": 3, "negative": 3}
+_BINARY: Final[dict[str, Callable[[Fraction, Fraction], Fraction]]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
 
 
 @dataclass
@@ -93,78 +86,43 @@ class _Parser:
     literals: list[int] = field(default_factory=list)
     wants_operand: bool = True
 
-    def feed(self, token: str, position: int) -> None:
-        if self.wants_operand:
-            self._feed_operand(token, position)
-        else:
-            self._feed_operator(token, position)
-
-    def finish(self) -> Evaluated:
-        if self.wants_operand:
-            raise ArithmeticFailure("expression ends where a number or an opening bracket was expected")
-        while self.operators:
-            if self.operators[-1] == "(":
-                raise ArithmeticFailure("expression ends with an open bracket")
-            self._apply()
-        return Evaluated(value=self.values.pop(), literals=tuple(self.literals))
-
-    def _feed_operand(self, token: str, position: int) -> None:
-        if token == "(":
-            self.operators.append(token)
-        elif token in _SIGN:
-            self.operators.append(_SIGN[token])
-        elif token[0] in "0123456789":
-            self._push_literal(token, position)
+    def feed(self, token: str) -> None:
+        if token.isdecimal() and self.wants_operand:
+            self._push_literal(token)
             self.wants_operand = False
-        else:
-            raise ArithmeticFailure(f"{token!r} at {position}: expected a number or an opening bracket")
-
-    def _feed_operator(self, token: str, position: int) -> None:
-        if token == ")":
-            self._close_bracket(position)
-        elif token in "+-*/":
-            while self.operators and _PRECEDENCE[self.operators[-1]] >= _PRECEDENCE[token]:
-                self._apply()
+        elif token in "(+-" and self.wants_operand:
+            self.operators.append(_SIGNS.get(token, token))
+        elif token == ")" and not self.wants_operand:
+            self._apply_from(1)
+            if not self.operators:
+                raise _Refused
+            self.operators.pop()
+        elif token in _BINARY and not self.wants_operand:
+            self._apply_from(_PRECEDENCE[token])
             self.operators.append(token)
             self.wants_operand = True
         else:
-            raise ArithmeticFailure(f"{token!r} at {position}: expected an operator or a closing bracket")
+            raise _Refused
 
-    def _push_literal(self, token: str, position: int) -> None:
-        if len(token) > MAX_DIGITS:
-            raise ArithmeticFailure(f"number at {position} has {len(token)} digits, expected <= {MAX_DIGITS}")
-        if len(token) > 1 and token[0] == "0":
-            raise ArithmeticFailure(f"number {token!r} at {position} has a leading zero")
-        if len(self.literals) == MAX_OPERANDS:
-            raise ArithmeticFailure(f"more than {MAX_OPERANDS} numbers")
+    def finish(self) -> Evaluated:
+        if self.wants_operand:
+            raise _Refused
+        self._apply_from(1)
+        if self.operators:  # an open bracket
+            raise _Refused
+        return Evaluated(value=self.values.pop(), literals=tuple(self.literals))
+
+    def _push_literal(self, token: str) -> None:
+        has_leading_zero = len(token) > 1 and token[0] == "0"
+        if len(token) > MAX_DIGITS or has_leading_zero or len(self.literals) == MAX_OPERANDS:
+            raise _Refused
         self.literals.append(int(token))
         self.values.append(Fraction(self.literals[-1]))
 
-    def _close_bracket(self, position: int) -> None:
-        while self.operators and self.operators[-1] != "(":
-            self._apply()
-        if not self.operators:
-            raise ArithmeticFailure(f"closing bracket at {position} has no opening one")
-        self.operators.pop()
-
-    def _apply(self) -> None:
-        operator = self.operators.pop()
-        right = self.values.pop()
-        if operator == "positive":
-            self.values.append(right)
-        elif operator == "negative":
-            self.values.append(-right)
-        else:
-            self.values.append(_binary(operator, self.values.pop(), right))
-
-
-def _binary(operator: str, left: Fraction, right: Fraction) -> Fraction:
-    if operator == "+":
-        return left + right
-    if operator == "-":
-        return left - right
-    if operator == "*":
-        return left * right
-    if right == 0:
-        raise ArithmeticFailure("division by zero")
-    return left / right
+    def _apply_from(self, precedence: int) -> None:
+        """Apply the operators on top that have this precedence or a higher one."""
+        while self.operators and _PRECEDENCE[self.operators[-1]] >= precedence:
+            applied, right = self.operators.pop(), self.values.pop()
+            if applied in _BINARY:
+                right = _BINARY[applied](self.values.pop(), right)
+            self.values.append(-right if applied == "negative" else right)

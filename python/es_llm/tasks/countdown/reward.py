@@ -28,7 +28,7 @@ from typing import Any
 
 from es_llm.rewards import inline
 from es_llm.rewards.text import completion_text
-from es_llm.tasks.countdown.arithmetic import try_evaluate
+from es_llm.tasks.countdown.arithmetic import evaluate
 
 FORMAT_WEIGHT = 0.1
 TOLERANCE = Fraction(1, 100_000)
@@ -108,7 +108,7 @@ def uses_numbers(expression: str, numbers: Sequence[int]) -> float:
 
 
 def _value_with(expression: str, numbers: Sequence[int]) -> Fraction | None:
-    evaluated = try_evaluate(expression)
+    evaluated = evaluate(expression)
     if evaluated is None or Counter(evaluated.literals) != Counter(map(Fraction, numbers)):
         return None
     return evaluated.value

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from es_llm.data.messages import TextPrompts
-from es_llm.tasks.base import Splits, Task, column, own_problems, question_prompt
+from es_llm.tasks.base import Splits, Task, column, own_problems, question_prompt, question_task
 from es_llm.tasks.math.reward import last_box, latex, math_accuracy
 from es_llm.tasks.reading import answer_text
 from es_llm.types import Row
@@ -31,15 +30,7 @@ def build(*, train_size: int = 200, eval_size: int = 200, seed: int = 0, data: S
         return {"prompt": prompt, "answer": answer_text(column(row, "answer", "solution"))}
 
     splits = own_problems(_problems, train_size=train_size, eval_size=eval_size, seed=seed, data=data)
-    train, held_out = splits.adapted(adapt)
-    return Task(
-        name="math",
-        train=train,
-        eval=held_out,
-        reward_funcs=(math_accuracy,),
-        answer_of=last_box,
-        text_prompts=TextPrompts(questions=True),
-    )
+    return question_task("math", splits, adapt, reward_funcs=(math_accuracy,), answer_of=last_box)
 
 
 def _problems(split: str, size: int, seed: int) -> list[Row]:

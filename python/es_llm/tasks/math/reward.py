@@ -12,12 +12,14 @@ day (`2024-01-01`, `10:30`) is compared as plain text.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Final
 
 from es_llm.errors import RewardError
+from es_llm.plugins import import_optional
 from es_llm.rewards.text import completion_text
 from es_llm.tasks.answer_limits import OverTimeError, TimeLimit, digits
 from es_llm.tasks.reading import answer_text, in_digits, normalized, read_number
@@ -168,14 +170,11 @@ def _spoken(text: str) -> str:
 
 
 def _library() -> Any:
-    try:
-        import logging
-
-        from math_verify import parse, verify
-    except ImportError as error:
-        raise RewardError(f"mathematical answers need math-verify ({error}); `pip install 'es_llm[tasks]'`") from error
+    library = import_optional(
+        "math_verify", "mathematical answers need math-verify", "`pip install 'es_llm[tasks]'`", RewardError
+    )
     # `TimeLimit` replaces math-verify's own limit, which is lost in libraries that catch its exception. math-verify
     # warns that its limit is off.
     for name in ("math_verify.parser", "math_verify.grader"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return parse, verify
+    return library.parse, library.verify

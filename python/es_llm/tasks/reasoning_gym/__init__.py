@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, RewardError
+from es_llm.plugins import import_optional
 from es_llm.rewards.text import completion_text
 from es_llm.tasks.answer_limits import OverTimeError, TimeLimit, digits
 from es_llm.tasks.base import Splits, Task
@@ -189,10 +190,5 @@ def _as_text(name: str, value: Any) -> str:
 
 
 def _library() -> Any:
-    try:
-        import reasoning_gym
-    except ImportError as error:
-        raise ConfigError(
-            f"task `reasoning_gym` needs reasoning-gym ({error}); `pip install 'es_llm[tasks]'`"
-        ) from error
-    return reasoning_gym.create_dataset
+    need, remedy = "task `reasoning_gym` needs reasoning-gym", "`pip install 'es_llm[tasks]'`"
+    return import_optional("reasoning_gym", need, remedy).create_dataset

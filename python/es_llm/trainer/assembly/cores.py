@@ -67,7 +67,7 @@ def idle_cores(cores: int, ranks: int, threads: int) -> str | None:
 def advice(cores: int, ranks: int, threads: int, *, size: int, resumed: bool) -> str:
     """Advice: the command that uses all cores, made of the command line of this process."""
     more = size // ranks * (cores // threads)
-    words = shlex.join([_mpirun(), "-n", str(more), *_words()])
+    words = shlex.join([_mpirun(), "-n", str(more), _shortest(sys.orig_argv[0]), *sys.orig_argv[1:]])
     if size > 1 or _has_mpi():
         return f"start `{words}`; each rank holds the model"
     if resumed:  # `torch_threads` is part of the identity, so it stays
@@ -123,10 +123,6 @@ def _limits() -> list[list[Path]]:
     own = Path(os.path.normpath(_GROUPS / group.strip().lstrip("/")))
     above = [folder for folder in (own, *own.parents) if folder.is_relative_to(_GROUPS)]
     return [first, [_GROUPS / "cpu.max"], *([folder / "cpu.max"] for folder in above)]
-
-
-def _words() -> list[str]:
-    return [_shortest(sys.orig_argv[0]), *sys.orig_argv[1:]]
 
 
 def _mpirun() -> str:

@@ -18,17 +18,13 @@ import torch
 import transformers
 
 import es_llm
-from es_llm import _core
-from es_llm._core import SHAPING_RULES
+from es_llm import _core, optimizers, rollout, schedules
 from es_llm.checkpoint.identity import EXTENSIONS, encode_header, normalized
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
 from es_llm.data.directory import content_of
 from es_llm.noise.perturbation import PERTURBATIONS
-from es_llm.optimizers import optimizer_names
 from es_llm.plugins import file_of, sha256_of
-from es_llm.rollout import engine_names
-from es_llm.schedules import schedule_names
 from es_llm.tasks import file_of as task_file_of
 from es_llm.trainer.assembly.model import TrainedModel
 from es_llm.trainer.assembly.rows import IGNORED_COLUMNS
@@ -106,10 +102,10 @@ class RunHeader:
 def _extension_files(config: ESConfig) -> dict[str, str | None]:
     """SHA-256 of the files of an engine, optimizer, ... that isn't built in, by option."""
     builtin = {
-        "engine": engine_names(),
-        "optimizer": optimizer_names(),
-        "shaping rule": SHAPING_RULES,
-        "schedule": schedule_names(),
+        "engine": rollout.BUILTIN,
+        "optimizer": optimizers.BUILTIN,
+        "shaping rule": _core.SHAPING_RULES,
+        "schedule": schedules.BUILTIN,
         "perturbation": PERTURBATIONS,
     }
     return {

@@ -21,7 +21,7 @@ class TrainedModel:
     def __init__(self, model: Any, processing_class: Any, source: ModelSource) -> None:
         if isinstance(model, os.PathLike):
             model = os.fspath(model)
-        self._source = source
+        self._source, self.revision = source, source.model_revision
         self.is_named = model is None or isinstance(model, str)
         origin = getattr(getattr(model, "config", None), "_name_or_path", None)
         self.name: str | None = (model or EMBEDDED) if self.is_named else origin
@@ -34,11 +34,6 @@ class TrainedModel:
             )
         self.tokenizer = processing_class
         self._kl_base: Any = None
-
-    @property
-    def revision(self) -> str | None:
-        """Branch, tag or commit of a hub id."""
-        return self._source.model_revision
 
     def load_base(self) -> Any:
         """Load the base model again; only for a model that was given by name."""

@@ -16,12 +16,13 @@ import torch
 from transformers import TrainingArguments
 
 from es_llm import _core
-from es_llm.callbacks.handler import Callbacks, make_trackers
-from es_llm.callbacks.progress import ProgressCallback
+from es_llm.callbacks import Callbacks, ProgressCallback, make_trackers
 from es_llm.comm import select_mailbox
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.adopt import HubTarget
 from es_llm.data.messages import TextPrompts
+from es_llm.data.order import PromptOrder
+from es_llm.data.stream import PromptStream, is_stream
 from es_llm.errors import ConfigError
 from es_llm.evaluation.work import EvaluationSets
 from es_llm.model.device import device_of_rank
@@ -45,10 +46,7 @@ from es_llm.trainer.assembly.arguments import as_list, require_config, require_m
 from es_llm.trainer.assembly.cores import configure_threads, reward_limits
 from es_llm.trainer.assembly.header import RunHeader
 from es_llm.trainer.assembly.model import TrainedModel
-from es_llm.trainer.assembly.rows import columns_of, eval_sets, is_stream, rows_of
-from es_llm.trainer.data.order import PromptOrder
-from es_llm.trainer.data.stream import PromptStream
-from es_llm.trainer.loop.weight_store import WeightStore
+from es_llm.trainer.assembly.rows import columns_of, eval_sets, rows_of
 from es_llm.types import RewardFunction, Row
 from es_llm.units.run_state import Prompts, RunState
 
@@ -68,7 +66,6 @@ class RunParts:
     form: PromptForm
     answer_of: Callable[[str], str | None]
     callbacks: Callbacks
-    store: WeightStore
     header: RunHeader
     hub: HubTarget
 
@@ -137,7 +134,6 @@ def build_run(
         form=form,
         answer_of=answer_of,
         callbacks=_callbacks(run, trained, opening, [*as_list(callbacks, "callbacks"), *trackers]),
-        store=WeightStore(run, trained.module, trained.tokenizer, trained.load_base if trained.is_named else None),
         header=header,
         hub=adopted.hub,
     )
@@ -192,9 +188,9 @@ def _run(
     config: ESConfig, team: Team, model: TrainedModel, engine: RolloutEngine, rewards: RewardSet, prompts: Prompts
 ) -> RunState:
     targets = checked_targets(config.engine, engine.targets(), dict(model.module.named_parameters()))
-    if team.rank == 0:
-        _report(model.module, {target.name for target in targets}, engine)
     named = {target.name for target in targets}
+    if team.rank == 0:
+        _report(model.module, named, engine)
     table = ParameterTable.from_module(
         model.module,
         Selection(include=config.trainable, exclude=config.frozen),
@@ -233,7 +229,7 @@ def _run(
 
 
 def _callbacks(run: RunState, model: TrainedModel, opening: list[str], others: Sequence[Any]) -> Callbacks:
-    progress = ProgressCallback(opening=opening)
+    progress = ProgressCallback(opening)
     callbacks = Callbacks([progress, *others], run.config, model.module, model.tokenizer)
     callbacks.state.is_world_process_zero = callbacks.state.is_local_process_zero = run.team.rank == 0
     return callbacks

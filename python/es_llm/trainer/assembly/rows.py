@@ -16,11 +16,6 @@ IGNORED_COLUMNS = ("completion", "completion_ids", "trainer_state", "log_extra",
 """Columns that reward functions don't get, as in TRL: the trainer passes its own values under these names, if any."""
 
 
-def is_stream(dataset: Any) -> bool:
-    """True for a `datasets.IterableDataset`: rows are read as they are needed, and their number is unknown."""
-    return hasattr(dataset, "set_epoch") and not hasattr(dataset, "__len__")
-
-
 def rows_of(dataset: Iterable[Row] | None, name: str) -> list[Row]:
     """The rows of a data set as dicts that all have the same columns, `prompt` among them (see `checked_prompt`)."""
     if dataset is None:

@@ -30,7 +30,18 @@ Answers = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class _Shares:
+    empty: float
+    cut_off: float
+
+    @property
+    def sound(self) -> float:
+        """Share of answers that have text and end by themselves."""
+        return max(0.0, 1.0 - self.empty - self.cut_off)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(_Shares):
     """Shares in [0, 1] over the traced answers of an iteration; None if there is nothing to compare.
 
     cells: number of compared answers of members.
@@ -51,18 +62,11 @@ class Comparison:
     alike: bool
     distinct: float
     spread: float
-    empty: float
-    cut_off: float
     identical: float | None
     lost: float | None
     worse: float | None
     noisy: float
     reference: Reference | None
-
-    @property
-    def sound(self) -> float:
-        """Share of members' answers that have text and end by themselves."""
-        return max(0.0, 1.0 - self.empty - self.cut_off)
 
     def metrics(self) -> dict[str, float]:
         """Metrics by name, without those that are None."""
@@ -86,7 +90,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class Reference(_Shares):
     """The answers of the unperturbed model.
 
     answers: their number.
@@ -100,13 +104,6 @@ class Reference:
     distinct: int
     reward: float | None
     rights: int
-    empty: float
-    cut_off: float
-
-    @property
-    def sound(self) -> float:
-        """Share of answers that have text and end by themselves."""
-        return max(0.0, 1.0 - self.empty - self.cut_off)
 
 
 def encode_answers(completions: Sequence[Completion], rewards: Sequence[float | None]) -> bytes:

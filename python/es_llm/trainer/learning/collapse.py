@@ -106,17 +106,13 @@ class Collapse:
         if lost:
             return f"the unperturbed model answers {lost[0]} of {lost[1]} prompts right, before {lost[2]:.0%}"
         unsound = self._fallen(lambda one: round(one.sound * one.answers))
-        if unsound and self.has_fallen_or_unknown:
+        unknown = first.reward is None or now.reward is None
+        if unsound and (unknown or self.has_fallen):
             return (
                 f"{1 - unsound[0] / unsound[1]:.0%} of the unperturbed model's answers are empty or cut off, before "
                 f"{1 - unsound[2]:.0%}"
             )
         return ""
-
-    @property
-    def has_fallen_or_unknown(self) -> bool:
-        """True unless the unperturbed model's reward is known and has not fallen."""
-        return self.has_fallen or any(one.reward is None for one in (self._references[0], self._references[-1]))
 
     def _fallen(self, count: Callable[[Reference], int]) -> tuple[int, int, float] | None:
         """(number now, answers now, share before) if far fewer answers are counted than before; else None."""

@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 
 from es_llm.config import ESConfig
 from es_llm.rewards.reward_set import RewardSet
-from es_llm.rollout import engine_names
+from es_llm.rollout import BUILTIN
 from es_llm.trainer.learning.answers import Comparison
 from es_llm.trainer.learning.collapse import PAPER_SIGMA, Collapse
+from es_llm.units.counts import Counts
 
 STREAK: Final = 3
 """Iterations in a row after which a missing signal is reported; at the third iteration of a call two suffice."""
@@ -37,23 +38,25 @@ _BESIDE_COLLAPSE: Final = {"empty answers", "answers cut off", "constant reward"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """The figures of one iteration.
+class Figures:
+    """Figures of an iteration. Only `counts.waited_us` depends on the assignment of units.
 
     step: the iteration, counted from 1.
     fitness: of the members whose fitness is known.
-    completions, failures, empty, cut_off: numbers of completions, failed rewards, completions without text, and
-        completions that the length limit ended; over all members.
-    comparison: of traced answers.
+    counts: of all members' completions.
+    failures: number of completions without a reward.
+    comparison: of members' answers; None without traced answers.
+    rewards: metrics of the reward functions.
+    logged: what reward functions logged themselves.
     """
 
     step: int
     fitness: tuple[float, ...]
-    completions: int
+    counts: Counts
     failures: int
-    empty: int
-    cut_off: int
     comparison: Comparison | None
+    rewards: dict[str, float]
+    logged: dict[str, float]
 
     @property
     def flat(self) -> bool:
@@ -62,7 +65,7 @@ class Evidence:
 
     def share(self, count: int) -> float:
         """A count as a share of the completions."""
-        return count / max(1, self.completions)
+        return count / max(1, self.counts.completions)
 
 
 class Finding(NamedTuple):
@@ -81,7 +84,7 @@ def failures_of(rewards: RewardSet) -> str:
 
 
 class Diagnosis:
-    """Takes the evidence of each iteration, in order, and gives new findings."""
+    """Takes the figures of each iteration, in order, and returns new findings."""
 
     def __init__(self, config: ESConfig, *, why_failed: Callable[[], str] = str) -> None:
         self._config, self._why_failed = config, why_failed
@@ -97,16 +100,16 @@ class Diagnosis:
             self._reported.add(reason)
         return reason in COLLAPSES
 
-    def observe(self, evidence: Evidence) -> list[Finding]:
+    def observe(self, figures: Figures) -> list[Finding]:
         """The findings of this iteration that were not reported before."""
         self._seen += 1
-        findings = [Finding(*found) for found in self._collapse.observe(evidence.step, evidence.comparison)]
-        findings += self._no_signal(evidence)
+        findings = [Finding(*found) for found in self._collapse.observe(figures.step, figures.comparison)]
+        findings += self._no_signal(figures)
         if self._reported.union(finding.reason for finding in findings).intersection(COLLAPSES):
             findings = [finding for finding in findings if finding.reason not in _BESIDE_COLLAPSE]
         new = [finding for finding in findings if finding.reason not in self._reported]
         self._reported.update(finding.reason for finding in new)
-        self._spread_before |= not evidence.flat
+        self._spread_before |= not figures.flat
         return new
 
     def moved(self, step: int, ratio: float, *, flat: bool) -> list[Finding]:
@@ -142,18 +145,18 @@ class Diagnosis:
         early, last = self._seen == STREAK and streak >= STREAK - 1, step >= self._config.max_steps
         return streak >= STREAK or early or (last and streak == self._seen > 0)
 
-    def _no_signal(self, evidence: Evidence) -> list[Finding]:
-        compared = evidence.comparison
+    def _no_signal(self, figures: Figures) -> list[Finding]:
+        compared = figures.comparison
         noisy = compared is not None and compared.alike and compared.noisy > 0
         self._noisy_in_a_row = self._noisy_in_a_row + 1 if noisy else 0
-        if not evidence.flat:
+        if not figures.flat:
             self._flat_in_a_row = 0
-            return [self._noise()] if self._enough(self._noisy_in_a_row, evidence.step) else []
+            return [self._noise()] if self._enough(self._noisy_in_a_row, figures.step) else []
         self.flat_iterations += 1
         self._flat_in_a_row += 1
-        if evidence.failures == evidence.completions:
+        if figures.failures == figures.counts.completions:
             return [self._all_failed()]
-        return [self._flat(evidence)] if self._enough(self._flat_in_a_row, evidence.step) else []
+        return [self._flat(figures)] if self._enough(self._flat_in_a_row, figures.step) else []
 
     def _all_failed(self) -> Finding:
         return Finding(
@@ -169,12 +172,12 @@ class Diagnosis:
             f"weights move at random. {self._too_small('is')}",
         )
 
-    def _flat(self, evidence: Evidence) -> Finding:
-        compared, config, streak = evidence.comparison, self._config, self._flat_in_a_row
-        value = f" {evidence.fitness[0]:.4g}" if evidence.fitness else ""
+    def _flat(self, figures: Figures) -> Finding:
+        compared, config, streak = figures.comparison, self._config, self._flat_in_a_row
+        value = f" {figures.fitness[0]:.4g}" if figures.fitness else ""
         iterations = f"{streak} iteration" + ("s" if streak > 1 else "")
         head = f"all members have the same fitness{value} for {iterations}, so nothing moves"
-        empty, cut_off = evidence.share(evidence.empty), evidence.share(evidence.cut_off)
+        empty, cut_off = figures.share(figures.counts.empty), figures.share(figures.counts.cut_off)
         if empty >= MOSTLY:
             return Finding(
                 "empty answers", f"{head}: {empty:.0%} of the answers are empty. {self._why_empty(compared)}"
@@ -184,7 +187,7 @@ class Diagnosis:
             return self._alike(head, compared, clipped if cut_off >= MOSTLY else "")
         if cut_off >= MOSTLY:
             return Finding("answers cut off", f"{head}: {clipped}. Raise it, or ask for shorter answers in the prompt")
-        failed = evidence.share(evidence.failures)
+        failed = figures.share(figures.failures)
         cause = "the answers differ, the rewards don't"
         if failed:
             cause = f"{failed:.0%} of the rewards failed, the others are equal{self._why_failed()}"
@@ -211,7 +214,7 @@ class Diagnosis:
         larger = PAPER_SIGMA if sigma < PAPER_SIGMA / 3 else 3 * sigma
         advice = f"`sigma` {sigma:g} {verb} too small; try --sigma {larger:.2g}"
         engine = self._config.engine
-        if engine not in engine_names():
+        if engine not in BUILTIN:
             advice += f"; or the engine {engine!r} doesn't call `live.switch` for each member"
         return advice
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from es_llm._core import FitnessTable, Record, Unit, UpdateReport, unit_sums
+from es_llm._core import FitnessTable, Record, Unit, UpdateReport, plan_units, unit_sums
 from es_llm.checkpoint.metrics_log import record_metrics
 from es_llm.rewards.reward_set import BatchRewards, PendingRewards
 from es_llm.rollout.engine import Completion
@@ -30,41 +29,10 @@ from es_llm.trainer.learning.answers import (
     decode_answers,
     encode_answers,
 )
-from es_llm.trainer.learning.diagnosis import Evidence
+from es_llm.trainer.learning.diagnosis import Figures
 from es_llm.units.completion_log import CompletionLog
-from es_llm.units.counts import Counts, CountsCodec
-from es_llm.units.logged import encode_logged, logged_metrics, with_logged
+from es_llm.units.counts import Counts, CountsCodec, encode_logged, logged_metrics, with_logged
 from es_llm.units.run_state import Prefetcher, RunState
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """Metrics of all completions of an iteration. Only `counts.waited_us` depends on the assignment of units.
-
-    counts: of all members' completions.
-    failures: number of completions without a reward.
-    comparison: of members' answers; None without traced answers.
-    rewards: metrics of the reward functions.
-    logged: what reward functions logged themselves.
-    """
-
-    counts: Counts
-    failures: int
-    comparison: Comparison | None
-    rewards: dict[str, float]
-    logged: dict[str, float]
-
-    def evidence(self, record: Record) -> Evidence:
-        """The figures that tell whether the run can learn."""
-        return Evidence(
-            step=record.iteration + 1,
-            fitness=tuple(value for value in record.fitness if value is not None),
-            completions=self.counts.completions,
-            failures=self.failures,
-            empty=self.counts.empty,
-            cut_off=self.counts.cut_off,
-            comparison=self.comparison,
-        )
 
 
 class _Begun(NamedTuple):
@@ -88,7 +56,11 @@ class Iteration:
         self._hyper = hyperparameters(run.config, self.number)
         self._members = run.population.ask(sigma=self._hyper.sigma)
         self._rows = run.prompts.batch(self.number)
-        self._units = run.plan(len(self._members), len(self._rows))
+        self._sizes = {
+            "members_per_unit": run.engine.members_per_unit,
+            "prompts_per_unit": run.unit_rows(len(self._rows)),
+        }
+        self._units = plan_units(len(self._members), len(self._rows), **self._sizes)
         steps = run.config.reference_steps
         self._has_reference = steps > 0 and self.number % steps == 0
         self._reference = range(min(TRACED_PROMPTS, len(self._units[0].prompts)))
@@ -129,14 +101,9 @@ class Iteration:
 
     def record(self, table: Table) -> tuple[Record, Figures]:
         """The record and the figures of the iteration. Changes nothing: journal the record, then apply it."""
-        run, config = self._run, self._run.config
-        fitness = FitnessTable(
-            len(self._members),
-            len(self._rows),
-            members_per_unit=run.engine.members_per_unit,
-            prompts_per_unit=run.unit_rows(len(self._rows)),
-            failure_policy=config.failure_policy,
-        )
+        run = self._run
+        policy = run.config.failure_policy
+        fitness = FitnessTable(len(self._members), len(self._rows), failure_policy=policy, **self._sizes)
         fitness.fill(table)
         record = run.population.tell_table(
             fitness,
@@ -147,6 +114,8 @@ class Iteration:
         (counts,) = self._codec.decode(table.counts)
         parts = [(unit, *_unpack(figures)) for unit, figures in table.figures]
         figures = Figures(
+            step=record.iteration + 1,
+            fitness=tuple(value for value in record.fitness if value is not None),
             counts=counts,
             failures=fitness.failures,
             comparison=self._compared({unit: traced for unit, traced, _ in parts if traced}),

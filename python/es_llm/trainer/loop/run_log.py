@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from es_llm._core import Record
-from es_llm.callbacks.handler import Callbacks
+from es_llm.callbacks import Callbacks
 from es_llm.checkpoint import events
 from es_llm.checkpoint.events import Event
 from es_llm.checkpoint.metrics_log import evaluation_metrics
 from es_llm.checkpoint.opening import RunOpener
 from es_llm.checkpoint.run_directory import RunDirectory
-from es_llm.checkpoint.run_files import RunFiles, copy_of, taken_from
+from es_llm.checkpoint.run_files import RunFiles, taken_from
 from es_llm.checkpoint.snapshot import SnapshotIdentity
 from es_llm.errors import JournalError, JournalTakenError, LeftOutError
 from es_llm.trainer.learning.diagnosis import Finding
@@ -49,13 +49,14 @@ class Progress:
 
 
 class RunLog:
-    """Writes the files of a run, if this rank leads or keeps a copy of the journal."""
+    """Writes the files of a run, if this rank leads or keeps a copy of the journal. `progress`: how far the call is."""
 
     def __init__(self, run: RunState, callbacks: Callbacks, opener: RunOpener, options: dict[str, Any]) -> None:
         self._run, self._callbacks, self._opener, self._options = run, callbacks, opener, options
         self._files: RunFiles | None = None
         self.directory: RunDirectory | None = None
         self.completions = CompletionLog(run.team.rank) if run.config.log_completions else None
+        self.progress = Progress()
         self._logged = 0
         self.start_clock()
         self._traffic = run.team.traffic
@@ -63,14 +64,13 @@ class RunLog:
     def open(self) -> RunFiles:
         """Open the run's directory as its leader; before that, close this rank's copy of the journal."""
         self.leave()
-        opened = self._opener.take_over(self.directory) if self.directory else self._opener.open()
-        self._files = RunFiles(opened, self._run.population)
-        self.directory = opened.directory
+        self._files = self._opener.take_over(self.directory) if self.directory else self._opener.open()
+        self.directory = self._files.directory
         return self._files
 
-    def enter(self, directory: RunDirectory, progress: Progress) -> None:
+    def enter(self, directory: RunDirectory) -> None:
         """This rank knows the run's directory: tell the callbacks that the training begins, if they don't know."""
-        self.directory = directory
+        self.directory, progress = directory, self.progress
         if progress.begun:
             return
         progress.begun = True
@@ -90,7 +90,7 @@ class RunLog:
         """Keep a copy of the journal, if this is the first rank of a host that doesn't see the leader's directory."""
         if self._files is None and self._run.team.local_rank == 0:
             known = [self._run.population.pack(record) for record in records]
-            self._files = copy_of(lambda: self._opener.copy(directory), self._run.population, known)
+            self._files = self._opener.copy(directory, known)
 
     @property
     def leading(self) -> RunFiles:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from es_llm._core import Record, UpdateReport
-from es_llm.callbacks.handler import Callbacks
+from es_llm.callbacks import Callbacks
 from es_llm.checkpoint import events
 from es_llm.checkpoint.events import Event
 from es_llm.checkpoint.lock import is_abandoned
@@ -20,12 +20,13 @@ from es_llm.checkpoint.snapshot import SnapshotIdentity
 from es_llm.errors import EsError
 from es_llm.evaluation.work import EvaluationSets
 from es_llm.team import Loss, Outcome, RecordProgram, Round, RoundKind, Table, Team
-from es_llm.trainer.learning.diagnosis import Diagnosis, failures_of
+from es_llm.trainer.assembly.model import TrainedModel
+from es_llm.trainer.learning.diagnosis import Diagnosis, Figures, failures_of
 from es_llm.trainer.loop.evaluations import Evaluations
-from es_llm.trainer.loop.iteration import Figures, Iteration, iteration_metrics
+from es_llm.trainer.loop.iteration import Iteration, iteration_metrics
 from es_llm.trainer.loop.output import TrainOutput, result_of
-from es_llm.trainer.loop.run_log import Progress, RunLog
-from es_llm.trainer.loop.weight_store import Rebuilding, SnapshotSchedule, WeightStore
+from es_llm.trainer.loop.run_log import RunLog
+from es_llm.trainer.loop.weight_store import WeightStore, export
 from es_llm.units.run_state import RunState
 
 logger = logging.getLogger(__name__)
@@ -35,14 +36,13 @@ class Session(RecordProgram):
     """Trains a run from the end of its journal to `max_steps`. Passes the steps of the team to the parts of the run."""
 
     def __init__(
-        self, run: RunState, callbacks: Callbacks, store: WeightStore, log: RunLog, data: EvaluationSets | None
+        self, run: RunState, model: TrainedModel, callbacks: Callbacks, log: RunLog, data: EvaluationSets | None
     ) -> None:
         self.tolerant = run.config.on_rank_error == "lost"
-        self._run, self._callbacks, self._store, self._log = run, callbacks, store, log
-        self._progress = Progress()
+        self._run, self._model, self._callbacks, self._log = run, model, callbacks, log
+        self._progress = log.progress
         self._evaluations = Evaluations(run, data, log)
-        self._snapshots = SnapshotSchedule(run, callbacks, store, log, self._evaluations)
-        self._rebuilding = Rebuilding(run, store, log, self._progress)
+        self._weights = WeightStore(run, model, callbacks, log)
         self._diagnosis = Diagnosis(run.config, why_failed=lambda: failures_of(run.rewards))
         self._iteration: Iteration | None = None
         self._figures: dict[int, Figures] = {}
@@ -64,7 +64,7 @@ class Session(RecordProgram):
         team.welcome(json.dumps(start).encode())
         if not team.restore(len(known), lacking):
             raise other_records(files.directory)
-        self._log.enter(files.directory, progress)
+        self._log.enter(files.directory)
         self.back(team.rank)
 
     def _resume(self, files: RunFiles, call: str) -> None:
@@ -74,10 +74,10 @@ class Session(RecordProgram):
         start = next((event for event in files.events if events.is_start(event, call)), None)
         progress.resumed_at = len(files.saved) if start is None else start["step"]
         if self._run.population.iteration == 0:
-            found = files.saved[: progress.resumed_at]
-            progress.snapshot = self._store.start(files.directory.path, found, files.digests)
+            self._weights.start()
         if start is None:
-            files.append_event(events.started(progress.resumed_at, ranks=self._run.team.size, call=call))
+            kind, ranks = "resumed" if progress.resumed_at else "started", self._run.team.size
+            files.append_event(events.happened(kind, progress.resumed_at, ranks=ranks, call=call))
 
     def abandoned(self, team: Team) -> bool:
         """True if the journal exists and no unreachable process may still own it."""
@@ -98,9 +98,8 @@ class Session(RecordProgram):
         progress.resumed_at = start["resumed_at"]
         self._log.open_copy(directory, progress.records)
         if not progress.begun and start["snapshot"] and not progress.records:
-            snapshot = SnapshotIdentity(**start["snapshot"])
-            progress.snapshot = snapshot if self._store.start_like(directory.path, snapshot) else None
-        self._log.enter(directory, progress)
+            self._weights.start_like(directory, SnapshotIdentity(**start["snapshot"]))
+        self._log.enter(directory)
 
     def advance(self, team: Team) -> None:
         """Begin the next evaluation or iteration, or end the call."""
@@ -118,9 +117,9 @@ class Session(RecordProgram):
             self._callbacks.call("on_step_begin")
             self._log.start_clock()
             team.begin(Round(RoundKind.ITERATION, step), self._current().costs)
-            self._snapshots.save_if_due(self._progress)  # while the other ranks evaluate
+            self._weights.save_if_due(self._evaluations.history)  # while the other ranks evaluate
         else:
-            self._snapshots.save_if_due(self._progress, last=True)
+            self._weights.save_if_due(self._evaluations.history, last=True)
             self._finish(team)
 
     def evaluate(self, round_: Round, unit: int) -> Outcome:
@@ -137,9 +136,8 @@ class Session(RecordProgram):
             self._publish(team, round_, table)
             return
         self._evaluations.complete(team, table)
-        if (
-            best := self._evaluations.history.best
-        ) is not None:  # after the callbacks, which compare with the older value
+        best = self._evaluations.history.best
+        if best is not None:  # after the callbacks, which compare with the older value
             self._callbacks.state.best_metric, self._callbacks.state.best_global_step = best.value, best.step
 
     def _publish(self, team: Team, round_: Round, table: Table) -> None:
@@ -149,7 +147,7 @@ class Session(RecordProgram):
         self._figures[iteration.number] = figures
         start = time.perf_counter()
         files.append_record(record)
-        self._log.found(self._diagnosis.observe(figures.evidence(record)))
+        self._log.found(self._diagnosis.observe(figures))
         if figures.failures:
             examples = {name: failure.reason[-300:] for name, failure in self._run.rewards.examples.items()}
             failed = {"count": figures.failures, "examples": examples}
@@ -168,7 +166,7 @@ class Session(RecordProgram):
         run.population.apply(record)
         progress.records.append(record)
         updated = time.perf_counter()
-        self._rebuilding.applied(team, iteration)
+        self._weights.applied(team, iteration)
         work, self._iteration = self._iteration, None
         self._evaluations.forget()
         self._log.write_completions(f"train-{iteration + 1:05d}")
@@ -212,11 +210,11 @@ class Session(RecordProgram):
 
     def diverged(self, ranks: Sequence[int], iteration: int, *, again: bool) -> None:
         """Ranks have other weights than the majority."""
-        self._rebuilding.diverged(ranks, iteration, again=again)
+        self._weights.diverged(ranks, iteration, again=again)
 
     def rebuild(self, team: Team, iteration: int) -> None:
-        """Rebuild this rank's weights; see `Rebuilding.rebuild`."""
-        self._rebuilding.rebuild(team, iteration)
+        """Rebuild this rank's weights; see `WeightStore.rebuild`."""
+        self._weights.rebuild(team, iteration)
         self._iteration = None
         self._evaluations.forget()
 
@@ -254,7 +252,7 @@ class Session(RecordProgram):
             files.append_event(events.happened("interrupted", step))
         else:
             try:
-                self._store.export(files.directory.model)
+                export(self._run, self._model, files.directory.model)
                 write_json(files.directory.result, result)
             except EsError as error:
                 raise type(error)(f"{error}; the journal holds all {step} iterations: resume, or replay it") from error
@@ -264,7 +262,7 @@ class Session(RecordProgram):
     def output(self, payload: bytes) -> TrainOutput:
         """The result of the finished call, on this rank."""
         end = json.loads(payload)
-        self._log.enter(RunDirectory(Path(end["directory"])), self._progress)  # for a rank that joined after the end
+        self._log.enter(RunDirectory(Path(end["directory"])))  # for a rank that joined after the end
         self._callbacks.call("on_train_end")
         self._log.close()
         before = self._evaluations.history.get(0, self._progress.resumed_at)

@@ -1,4 +1,4 @@
-"""The weights of a run: loaded and saved, compared between ranks, and rebuilt from the journal.
+"""The weights of a run on one rank: loaded and saved, compared between ranks, and rebuilt from the journal.
 
 A run continues without a snapshot that can't be written: its journal is complete.
 """
@@ -6,134 +6,77 @@ A run continues without a snapshot that can't be written: its journal is complet
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from es_llm._core import Record
-from es_llm.callbacks.handler import Callbacks
+from es_llm.callbacks import Callbacks
 from es_llm.checkpoint import events
 from es_llm.checkpoint.export import export_model
 from es_llm.checkpoint.replay import last_digest, require_digest
+from es_llm.checkpoint.run_directory import RunDirectory
 from es_llm.checkpoint.snapshot import SnapshotIdentity, Snapshots
 from es_llm.errors import DivergenceError, LeftOutError, ModelError
+from es_llm.evaluation.history import EvaluationHistory
 from es_llm.team import Team
-from es_llm.trainer.loop.evaluations import Evaluations
-from es_llm.trainer.loop.run_log import Progress, RunLog
+from es_llm.trainer.assembly.model import TrainedModel
+from es_llm.trainer.loop.run_log import RunLog
 from es_llm.units.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
 
+def export(run: RunState, model: TrainedModel, directory: Path) -> None:
+    """Write the trained model in its live type."""
+    run.weights.write_module()
+    export_model(directory, model.module, model.tokenizer)
+
+
 class WeightStore:
-    """Loads and saves the weights of a run."""
+    """Loads, saves, compares and rebuilds the weights of a run in one call of `train`."""
 
-    def __init__(self, run: RunState, model: Any, tokenizer: Any, load_base: Callable[[], Any] | None) -> None:
-        self._run, self._model, self._tokenizer, self._load_base = run, model, tokenizer, load_base
-
-    def export(self, directory: Path) -> None:
-        """Write the trained model in its live type."""
-        self._run.weights.write_module()
-        export_model(directory, self._model, self._tokenizer)
-
-    def save(self, directory: Path, records: Sequence[Record], limit: int | None, kept: int | None = None) -> None:
-        """Write a snapshot; then delete all but the newest `limit` (None: keep all) and that of the step `kept`."""
-        snapshots = Snapshots(directory)
-        snapshots.write(self._run.weights, self._model, self._tokenizer, records)
-        if limit is not None:
-            snapshots.keep(len(records), limit, kept)
-
-    def start(self, directory: Path, records: Sequence[Record], digests: Mapping[int, int]) -> SnapshotIdentity | None:
-        """Load the newest snapshot that fits the journal's records and digests; None: the weights stay the base's."""
-        snapshots = Snapshots(directory)
-        snapshots.tidy()
-        return snapshots.restore(self._run.weights, records, digests, set_aside=True)
-
-    def start_like(self, directory: Path, snapshot: SnapshotIdentity) -> bool:
-        """Load the snapshot that the leader started from. False if this host doesn't see it: the weights stay the
-        base's."""
-        try:
-            Snapshots(directory).restore_exactly(self._run.weights, snapshot)
-        except ModelError as error:
-            logger.info("rank %d replays the whole journal: %s", self._run.team.rank, error)
-            return False
-        return True
-
-    def rebuild(
-        self,
-        directory: Path,
-        records: Sequence[Record],
-        digests: Mapping[int, int],
-        *,
-        compared: int,
-        alive: Callable[[], None],
-    ) -> int:
-        """Rebuild the weights from a snapshot or the base model, and the records after it.
-
-        Args:
-            directory: of the run.
-            records: all that were applied so far.
-            digests: iteration -> digest, of the journal.
-            compared: after how many records to take the digest that is returned.
-            alive: called after each record.
-        """
-        weights, rank = self._run.weights, self._run.team.rank
-        snapshot = Snapshots(directory).restore(weights, records[:compared], digests)
-        if snapshot is None:
-            if self._load_base is None:
-                raise LeftOutError(
-                    f"the weights of rank {rank} are wrong and can't be rebuilt: there is no snapshot, and the model "
-                    "wasn't loaded by name"
-                )
-            weights.reset(self._load_base())
-        first = snapshot.step if snapshot is not None else 0
-        logger.warning("rank %d rebuilds its weights from step %d and %d records", rank, first, len(records) - first)
-        digest = weights.digest() if first == compared else None
-        for done, record in enumerate(records[first:], first + 1):
-            weights.update(record)
-            alive()
-            if done == compared:
-                digest = weights.digest()
-        assert digest is not None, (first, compared, len(records))
-        return digest
-
-
-class SnapshotSchedule:
-    """Saves snapshots every `save_steps`, at the end, of the best evaluation, and when a callback asks for one."""
-
-    def __init__(
-        self, run: RunState, callbacks: Callbacks, store: WeightStore, log: RunLog, evaluations: Evaluations
-    ) -> None:
-        self._run, self._callbacks, self._store = run, callbacks, store
-        self._log, self._evaluations = log, evaluations
+    def __init__(self, run: RunState, model: TrainedModel, callbacks: Callbacks, log: RunLog) -> None:
+        self._run, self._model, self._callbacks, self._log = run, model, callbacks, log
+        self._progress = log.progress
         self._saved = 0
 
-    def save_if_due(self, progress: Progress, *, last: bool = False) -> None:
-        """Save a snapshot after the records so far, if one is due. `last`: no iteration follows."""
-        config, control, best = self._run.config, self._callbacks.control, self._evaluations.history.best
+    def start(self) -> None:
+        """Load the newest snapshot that fits the journal's records and digests, if there is one."""
+        files = self._log.leading
+        found = files.saved[: self._progress.resumed_at]
+        snapshots = Snapshots(files.directory.path)
+        self._progress.snapshot = snapshots.restore(self._run.weights, found, files.digests, set_aside=True)
+
+    def start_like(self, directory: RunDirectory, snapshot: SnapshotIdentity) -> None:
+        """Load the snapshot that the leader started from. If this host doesn't see it, the weights stay the base's."""
+        try:
+            Snapshots(directory.path).restore_exactly(self._run.weights, snapshot)
+        except ModelError as error:
+            logger.info("rank %d replays the whole journal: %s", self._run.team.rank, error)
+        else:
+            self._progress.snapshot = snapshot
+
+    def save_if_due(self, history: EvaluationHistory, *, last: bool = False) -> None:
+        """Save a snapshot after the records so far, if one is due: every `save_steps`, at the end, of the best
+        evaluation, or because a callback asks for one. `last`: no iteration follows."""
+        config, control, best = self._run.config, self._callbacks.control, history.best
         step, steps = self._run.population.iteration, config.save_steps
         regular = steps > 0 and (last or step % steps == 0)
         if not (regular or control.should_save or (best is not None and best.step == step)):
             return
         control.should_save = False
-        if step <= max(self._saved, progress.started_at):
+        if step <= max(self._saved, self._progress.started_at):
             return
         self._saved = step
-        directory, kept = self._log.leading.directory.path, None if best is None else best.step
+        snapshots, limit = Snapshots(self._log.leading.directory.path), config.save_total_limit
         try:
-            self._store.save(directory, progress.records, config.save_total_limit, kept)
+            snapshots.write(self._run.weights, self._model.module, self._model.tokenizer, self._progress.records)
+            if limit is not None:
+                snapshots.keep(step, limit, None if best is None else best.step)
         except ModelError as error:
             self._log.happened("snapshot failed", f"no snapshot: {error}", why=str(error))
         else:
             self._log.append_event(events.happened("snapshot", step))
             self._callbacks.call("on_save")
-
-
-class Rebuilding:
-    """Compares and rebuilds the weights of one rank."""
-
-    def __init__(self, run: RunState, store: WeightStore, log: RunLog, progress: Progress) -> None:
-        self._run, self._store, self._log, self._progress = run, store, log, progress
 
     def applied(self, team: Team, iteration: int) -> None:
         """A record was applied: check the weights against the journal, and report their digest if ranks compare it."""
@@ -157,15 +100,32 @@ class Rebuilding:
         self._log.happened("diverged", f"{message}; they are rebuilt from the journal", ranks=list(ranks))
 
     def rebuild(self, team: Team, iteration: int) -> None:
-        """Rebuild this rank's weights, then report the digest of the last iteration at which ranks compare digests:
-        `iteration`, or a later one."""
+        """Rebuild this rank's weights from a snapshot or the base model, and the records after it. Then report the
+        digest of the last iteration at which ranks compare digests: `iteration`, or a later one.
+
+        Raises:
+            LeftOutError: there is no snapshot, and the model wasn't loaded by name.
+        """
         assert self._log.directory is not None
-        records = self._progress.records
+        weights, records, rank = self._run.weights, self._progress.records, team.rank
         later = range(iteration + 1, len(records))
         last = max((known for known in later if self._is_compared(known)), default=iteration)
-        digest = self._store.rebuild(
-            self._log.directory.path, records, self._log.digests, compared=last + 1, alive=team.alive
-        )
+        snapshot = Snapshots(self._log.directory.path).restore(weights, records[: last + 1], self._log.digests)
+        if snapshot is None:
+            if not self._model.is_named:
+                raise LeftOutError(
+                    f"the weights of rank {rank} are wrong and can't be rebuilt: there is no snapshot, and the model "
+                    "wasn't loaded by name"
+                )
+            weights.reset(self._model.load_base())
+        first = 0 if snapshot is None else snapshot.step
+        logger.warning("rank %d rebuilds its weights from step %d and %d records", rank, first, len(records) - first)
+        digest = weights.digest()
+        for done, record in enumerate(records[first:], first):
+            weights.update(record)
+            team.alive()
+            if done == last:
+                digest = weights.digest()
         team.digest(last, digest)
 
     def _is_compared(self, iteration: int) -> bool:

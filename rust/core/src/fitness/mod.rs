@@ -30,7 +30,7 @@ impl FitnessTable {
         Self {
             plan,
             policy,
-            units: vec![None; plan.len()],
+            units: vec![None; plan.count()],
         }
     }
 
@@ -39,7 +39,7 @@ impl FitnessTable {
     /// # Errors
     /// If the unit doesn't exist, was filled before, or can't have these sums.
     pub fn set(&mut self, index: usize, values: &[f64]) -> Result<(), FitnessError> {
-        let units = self.plan.len();
+        let units = self.plan.count();
         let unit = self.plan.unit(index);
         let unit = unit.ok_or(FitnessError::Outside { unit: index, units })?;
         if self.units[index].is_some() {
@@ -62,7 +62,7 @@ impl FitnessTable {
     /// # Errors
     /// As [`FitnessTable::set`]; the units before the refused one are filled.
     pub fn fill(&mut self, values: &[Vec<f64>]) -> Result<(), FitnessError> {
-        let mut units = values.iter().take(self.plan.len()).enumerate();
+        let mut units = values.iter().take(self.plan.count()).enumerate();
         units.try_for_each(|(unit, values)| self.set(unit, values))
     }
 

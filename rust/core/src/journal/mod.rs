@@ -16,7 +16,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use error::JournalError;
+pub use error::{Fault, JournalError};
 pub use payload::encode_record;
 pub use writer::JournalWriter;
 
@@ -53,7 +53,7 @@ impl Journal {
     /// # Errors
     /// If the file can't be read, is no journal of a known version, or is damaged before its last frame.
     pub fn read(path: &Path) -> Result<Self, JournalError> {
-        let bytes = std::fs::read(path).map_err(|source| JournalError::io(path, "read", source))?;
+        let bytes = std::fs::read(path).map_err(JournalError::io(path, "read"))?;
         Self::parse(&bytes, path)
     }
 
@@ -71,17 +71,13 @@ impl Journal {
     /// As [`Journal::read`].
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, JournalError> {
         let (version, mut end) = check_magic(bytes, path)?;
-        let corrupt = |end: End, iterations, reason| JournalError::Corrupt {
-            path: path.to_owned(),
-            offset: end.bytes,
-            frame: end.frames,
-            iterations,
-            reason,
-        };
-        let unusable = |reason| JournalError::Header {
-            path: path.to_owned(),
-            offset: frame::MAGIC_BYTES as u64,
-            reason,
+        let unusable = |reason| {
+            let text = format!(
+                " is damaged in its header, at byte {}: {reason}; nothing in it can be used: use the copy of another host, \
+                 if the run had several, or start again in another directory",
+                frame::MAGIC_BYTES
+            );
+            JournalError::new(Fault::Header, path, &text)
         };
         let mut journal = match frame::decode(&bytes[frame::MAGIC_BYTES..], end.chain) {
             Decoded::Frame {
@@ -95,14 +91,21 @@ impl Journal {
             Decoded::Frame { .. } => return Err(unusable("the first frame is no header")),
             Decoded::Damaged(reason) => return Err(unusable(reason)),
             Decoded::End | Decoded::Torn => {
-                return Err(JournalError::NoHeader {
-                    path: path.to_owned(),
-                });
+                let text = " has no whole header: another program wrote it, or it was cut";
+                return Err(JournalError::new(Fault::NoHeader, path, text));
             }
+        };
+        let damage = |journal: &Self, reason| {
+            let (End { bytes, frames, .. }, iterations) = (journal.end, journal.records.len());
+            let text = format!(
+                " is damaged at byte {bytes}, in frame {frames}: {reason}; the {iterations} iterations before \
+                 it are good, and cutting the file to {bytes} bytes keeps them"
+            );
+            let offset = bytes;
+            JournalError::new(Fault::Corrupt { offset, iterations }, path, &text)
         };
         loop {
             let rest = &bytes[journal.end.bytes as usize..];
-            let damage = |journal: &Self, why| corrupt(journal.end, journal.records.len(), why);
             match frame::decode(rest, journal.end.chain) {
                 Decoded::End => break,
                 Decoded::Torn => {
@@ -195,15 +198,16 @@ fn check_magic(bytes: &[u8], path: &Path) -> Result<(u16, End), JournalError> {
     let magic = frame::magic(JOURNAL_VERSION);
     let begin = bytes.first_chunk::<{ frame::MAGIC_BYTES }>();
     let Some(&[.., low, high]) = begin.filter(|begin| begin[..6] == magic[..6]) else {
-        return Err(JournalError::NotAJournal {
-            path: path.to_owned(),
-        });
+        let text = " is no journal: it doesn't begin with \"ESLLMJ\" and a version";
+        return Err(JournalError::new(Fault::NotAJournal, path, text));
     };
     match u16::from_le_bytes([low, high]) {
         version @ (1 | JOURNAL_VERSION) => Ok((version, End::of_magic(version))),
-        got => Err(JournalError::Version {
-            path: path.to_owned(),
-            got,
-        }),
+        got => {
+            let text = format!(
+                " has format version {got}; this package reads versions 1 to {JOURNAL_VERSION}"
+            );
+            Err(JournalError::new(Fault::Version, path, &text))
+        }
     }
 }

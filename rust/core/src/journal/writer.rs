@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, Kind};
-use super::{End, JOURNAL_VERSION, Journal, JournalError, disk, payload};
+use super::{End, Fault, JOURNAL_VERSION, Journal, JournalError, disk, payload};
 use crate::population::Record;
+
+/// Why a payload has no frame.
+const TOO_LONG: &str = "it is longer than 4 GiB";
 
 /// Appends frames to a journal; every append is on the disk (fdatasync) when it returns.
 ///
@@ -33,14 +36,16 @@ impl JournalWriter {
     pub fn create(path: &Path, header: &str) -> Result<Self, JournalError> {
         let mut end = End::of_magic(JOURNAL_VERSION);
         let frame = frame::encode(Kind::Header, header.as_bytes(), end.chain)
-            .ok_or_else(|| too_long(path, "the header"))?;
+            .ok_or_else(|| unwritable(path, "the header", TOO_LONG))?;
         end.pass(header.len(), &frame);
         let bytes = [&frame::magic(JOURNAL_VERSION)[..], &frame].concat();
         let file = disk::create_whole(path, &bytes).map_err(|source| match source.kind() {
-            ErrorKind::AlreadyExists => JournalError::Exists {
-                path: path.to_owned(),
-            },
-            _ => JournalError::io(path, "create", source),
+            ErrorKind::AlreadyExists => JournalError::new(
+                Fault::Exists,
+                path,
+                " exists already; it is never overwritten",
+            ),
+            _ => JournalError::io(path, "create")(source),
         })?;
         Ok(Self::after(
             Journal::new(JOURNAL_VERSION, String::new(), end),
@@ -54,7 +59,7 @@ impl JournalWriter {
     /// # Errors
     /// As [`Journal::read`]; if the file can't be written or has an older format version.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let io = |action| move |source| JournalError::io(path, action, source);
+        let io = |action| JournalError::io(path, action);
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -93,11 +98,10 @@ impl JournalWriter {
     /// As [`JournalWriter::open`].
     pub fn take_over(path: &Path) -> Result<Self, JournalError> {
         loop {
-            let mut old =
-                File::open(path).map_err(|source| JournalError::io(path, "open", source))?;
+            let mut old = File::open(path).map_err(JournalError::io(path, "open"))?;
             let (journal, bytes) = read_again(&mut old, path)?;
             let (mut file, replaced) = disk::replace_whole(path, &bytes, &old)
-                .map_err(|source| JournalError::io(path, "take over", source))?;
+                .map_err(JournalError::io(path, "take over"))?;
             if !replaced {
                 continue; // Another writer took it over at the same time.
             }
@@ -109,7 +113,7 @@ impl JournalWriter {
             let copied = file
                 .write_all(&all[bytes.len()..])
                 .and_then(|()| file.sync_all());
-            copied.map_err(|source| JournalError::io(path, "take over", source))?;
+            copied.map_err(JournalError::io(path, "take over"))?;
             return Ok(Self::after(later, path, file));
         }
     }
@@ -132,21 +136,15 @@ impl JournalWriter {
     /// # Errors
     /// If it isn't the record of the next iteration or can't be written; the journal is as before then.
     pub fn append_record(&mut self, record: &Record) -> Result<(), JournalError> {
-        let what = || format!("the record of step {}", u64::from(record.iteration) + 1);
-        if record.iteration != self.records {
-            let (expected, got) = (self.records, record.iteration);
-            return Err(JournalError::Order {
-                path: self.path.clone(),
-                expected,
-                got,
-            });
+        let what = format!("the record of step {}", u64::from(record.iteration) + 1);
+        let (expected, got) = (self.records, record.iteration);
+        if got != expected {
+            return Err(self.refused(
+                Fault::Order,
+                &format!("expected the record of iteration {expected}, got iteration {got}"),
+            ));
         }
-        let checked = payload::check_record(record);
-        checked.map_err(|reason| JournalError::Unwritable {
-            path: self.path.clone(),
-            what: what(),
-            reason,
-        })?;
+        payload::check_record(record).map_err(|why| unwritable(&self.path, &what, why))?;
         self.append(Kind::Record, &payload::encode_record(record), &what)?;
         self.records += 1;
         Ok(())
@@ -157,27 +155,25 @@ impl JournalWriter {
     /// # Errors
     /// If the iteration has no record yet or another digest, or the digest can't be written.
     pub fn append_digest(&mut self, iteration: u32, digest: u64) -> Result<(), JournalError> {
-        let path = || self.path.clone();
-        if iteration >= self.records {
-            return Err(JournalError::DigestOrder {
-                path: path(),
-                iteration,
-                iterations: self.records,
-            });
+        let iterations = self.records;
+        if iteration >= iterations {
+            return Err(self.refused(
+                Fault::Order,
+                &format!(
+                    "a digest of iteration {iteration}, whose record isn't written; the journal has {iterations} \
+                     iterations"
+                ),
+            ));
         }
-        if let Some(&expected) = self
-            .digests
-            .get(&iteration)
-            .filter(|&&expected| expected != digest)
+        if let Some(&expected) = self.digests.get(&iteration)
+            && expected != digest
         {
-            return Err(JournalError::DigestDiffers {
-                path: path(),
-                iteration,
-                expected,
-                got: digest,
-            });
+            return Err(self.refused(
+                Fault::DigestDiffers,
+                &format!("digest {digest:#018x} of iteration {iteration} differs from {expected:#018x} written before"),
+            ));
         }
-        let what = || format!("the digest of step {}", u64::from(iteration) + 1);
+        let what = format!("the digest of step {}", u64::from(iteration) + 1);
         self.append(
             Kind::Digest,
             &payload::encode_digest(iteration, digest),
@@ -192,62 +188,31 @@ impl JournalWriter {
     /// # Errors
     /// If it can't be written.
     pub fn append_event(&mut self, event: &str) -> Result<(), JournalError> {
-        self.append(Kind::Event, event.as_bytes(), &|| "an event".to_owned())
+        self.append(Kind::Event, event.as_bytes(), "an event")
     }
 
-    fn append(
-        &mut self,
-        kind: Kind,
-        payload: &[u8],
-        what: &dyn Fn() -> String,
-    ) -> Result<(), JournalError> {
+    fn append(&mut self, kind: Kind, payload: &[u8], what: &str) -> Result<(), JournalError> {
         self.check_file(what)?;
         self.put(kind, payload, what)
     }
 
     /// Appends to a file that [`JournalWriter::check_file`] has just checked.
-    fn put(
-        &mut self,
-        kind: Kind,
-        payload: &[u8],
-        what: &dyn Fn() -> String,
-    ) -> Result<(), JournalError> {
+    fn put(&mut self, kind: Kind, payload: &[u8], what: &str) -> Result<(), JournalError> {
         let frame = frame::encode(kind, payload, self.end.chain)
-            .ok_or_else(|| too_long(&self.path, &what()))?;
-        let (path, iterations) = (&self.path, self.records);
+            .ok_or_else(|| unwritable(&self.path, what, TOO_LONG))?;
         if let Err(source) = self.file.write_all(&frame) {
             let cut = self
                 .file
                 .set_len(self.end.bytes)
                 .and_then(|()| self.file.sync_all());
             self.broken = cut.is_err();
-            let (path, what) = (path.clone(), what());
-            return Err(if self.broken {
-                JournalError::Lost {
-                    path,
-                    what,
-                    iterations,
-                    source,
-                }
-            } else {
-                JournalError::Append {
-                    path,
-                    what,
-                    iterations,
-                    source,
-                }
-            });
+            return Err(self.write_failed(what, &source));
         }
         if let Err(source) = self.file.sync_data() {
             // A second sync would prove nothing: the pages may be marked clean though they never reached the disk.
             self.broken = true;
             let _ = self.file.set_len(self.end.bytes);
-            return Err(JournalError::Lost {
-                path: path.clone(),
-                what: what(),
-                iterations,
-                source,
-            });
+            return Err(self.write_failed(what, &source));
         }
         // With a name now, the frame is safe: a takeover reads this file again after it has lost its name.
         self.check_name(what)?;
@@ -256,39 +221,64 @@ impl JournalWriter {
     }
 
     /// Refuses a file that another process changed or deleted.
-    fn check_file(&self, what: &dyn Fn() -> String) -> Result<(), JournalError> {
-        let path = || self.path.clone();
+    fn check_file(&self, what: &str) -> Result<(), JournalError> {
         if self.broken {
-            return Err(JournalError::Broken {
-                path: path(),
-                what: what(),
-                iterations: self.records,
-            });
+            let iterations = self.records;
+            return Err(self.refused(
+                Fault::Write,
+                &format!(
+                    "{what} not written: an earlier append failed, and the state of the disk is unknown; open the journal \
+                     again, its {iterations} iterations are safe"
+                ),
+            ));
         }
         let metadata = self.check_name(what)?;
         let (expected, got) = (self.end.bytes, metadata.len());
         if got != expected {
-            return Err(JournalError::Changed {
-                path: path(),
-                what: what(),
-                expected,
-                got,
-            });
+            return Err(self.refused(
+                Fault::Changed,
+                &format!(
+                    "{what} not written: the file has {got} bytes, expected {expected}: another process cut it or writes to it"
+                ),
+            ));
         }
         Ok(())
     }
 
     /// Refuses a file without a name.
-    fn check_name(&self, what: &dyn Fn() -> String) -> Result<std::fs::Metadata, JournalError> {
-        let looked = self.file.metadata();
-        let metadata = looked.map_err(|source| JournalError::io(&self.path, "look at", source))?;
+    fn check_name(&self, what: &str) -> Result<std::fs::Metadata, JournalError> {
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(JournalError::io(&self.path, "look at"))?;
         if disk::is_deleted(&metadata) {
-            return Err(JournalError::Deleted {
-                path: self.path.clone(),
-                what: what(),
-            });
+            return Err(self.refused(
+                Fault::Deleted,
+                &format!(
+                    "{what} not written: another leader of this job has taken the file over, or it was deleted; a deleted \
+                     journal can only be resumed from a copy, such as that of another host of the run"
+                ),
+            ));
         }
         Ok(metadata)
+    }
+
+    fn write_failed(&self, what: &str, source: &io::Error) -> JournalError {
+        let iterations = self.records;
+        let state = if self.broken {
+            format!(
+                "its {iterations} iterations before it are safe, and nothing more is written until the journal is opened \
+                 again"
+            )
+        } else {
+            format!("it was cut back and its {iterations} iterations are safe")
+        };
+        self.refused(
+            Fault::Write,
+            &format!("can't write {what}: {source}; {state}"),
+        )
+    }
+
+    fn refused(&self, fault: Fault, reason: &str) -> JournalError {
+        JournalError::new(fault, &self.path, &format!(": {reason}"))
     }
 }
 
@@ -297,7 +287,7 @@ fn read_again(file: &mut File, path: &Path) -> Result<(Journal, Vec<u8>), Journa
     let mut bytes = Vec::new();
     file.rewind()
         .and_then(|()| file.read_to_end(&mut bytes))
-        .map_err(|source| JournalError::io(path, "read", source))?;
+        .map_err(JournalError::io(path, "read"))?;
     let journal = parse_current(&bytes, path)?;
     bytes.truncate(journal.good_bytes as usize);
     Ok((journal, bytes))
@@ -309,18 +299,17 @@ fn parse_current(bytes: &[u8], path: &Path) -> Result<Journal, JournalError> {
     if journal.version == JOURNAL_VERSION {
         return Ok(journal);
     }
-    Err(JournalError::OldVersion {
-        path: path.to_owned(),
-        got: journal.version,
-    })
+    let text = format!(
+        " has format version {}, which is read and replayed, but no longer continued; this package appends to version \
+         {JOURNAL_VERSION}: rebuild the model with `es-llm replay`, and start a new run from that model",
+        journal.version
+    );
+    Err(JournalError::new(Fault::Version, path, &text))
 }
 
-fn too_long(path: &Path, what: &str) -> JournalError {
-    JournalError::Unwritable {
-        path: path.to_owned(),
-        what: what.to_owned(),
-        reason: "it is longer than 4 GiB",
-    }
+fn unwritable(path: &Path, what: &str, reason: &str) -> JournalError {
+    let text = format!(": {what} can't be written: {reason}");
+    JournalError::new(Fault::Unwritable, path, &text)
 }
 
 #[cfg(test)]
@@ -333,9 +322,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal.es");
         let mut old = JournalWriter::create(&path, "{}").unwrap();
-        old.check_file(&|| "an event".to_owned()).unwrap();
+        old.check_file("an event").unwrap();
         JournalWriter::take_over(&path).unwrap();
-        let put = old.put(Kind::Event, b"{}", &|| "an event".to_owned());
-        assert!(matches!(put, Err(JournalError::Deleted { .. })));
+        let put = old.put(Kind::Event, b"{}", "an event");
+        assert!(matches!(put, Err(error) if error.fault == Fault::Deleted));
     }
 }

@@ -143,46 +143,12 @@ impl Factors<'_> {
         panel: &mut Panel,
         mut take: impl FnMut(usize, &[f32]),
     ) {
-        let rank = self.matrix.rank;
         let at_once = self.pairs_at_once();
         panel.sums.fill(0.0);
         let chunks = self.pairs.len().div_ceil(at_once).max(1);
         for chunk in 0..chunks {
             let part = chunk * at_once..self.pairs.len().min((chunk + 1) * at_once);
-            let (pairs, scales) = (&self.pairs[part.clone()], &self.scales[part]);
-            let depth = pairs.len() * rank;
-            for (i, (pair, scale)) in pairs.iter().zip(scales).enumerate() {
-                let to = Packed {
-                    depth,
-                    term: i * rank,
-                    width: ROWS,
-                    factors: &mut panel.left,
-                };
-                self.draw(
-                    simd,
-                    Kind::LowRankA,
-                    *pair,
-                    *scale,
-                    rows,
-                    &mut panel.values,
-                    to,
-                );
-                let to = Packed {
-                    depth,
-                    term: i * rank,
-                    width: 2 * S::LANES,
-                    factors: &mut panel.right,
-                };
-                self.draw(
-                    simd,
-                    Kind::LowRankB,
-                    *pair,
-                    1.0,
-                    columns,
-                    &mut panel.values,
-                    to,
-                );
-            }
+            let depth = self.draw_both(simd, part, rows, columns, panel);
             let (left, right) = (&panel.left, &panel.right);
             let left = |row: usize| &left[row * depth..(row + ROWS) * depth];
             let right = |column: usize| &right[column * depth..(column + 2 * S::LANES) * depth];
@@ -208,6 +174,39 @@ impl Factors<'_> {
                 take(row, sums);
             }
         }
+    }
+
+    /// Draws both factors of some pairs into the panel. Returns the number of their terms.
+    #[inline(always)]
+    fn draw_both<S: Simd>(
+        &self,
+        simd: S,
+        part: Range<usize>,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        panel: &mut Panel,
+    ) -> usize {
+        let rank = self.matrix.rank;
+        let depth = part.len() * rank;
+        for (i, (&pair, &scale)) in self.pairs[part.clone()]
+            .iter()
+            .zip(&self.scales[part])
+            .enumerate()
+        {
+            for (kind, scale, range, width, factors) in [
+                (Kind::LowRankA, scale, rows, ROWS, &mut panel.left),
+                (Kind::LowRankB, 1.0, columns, 2 * S::LANES, &mut panel.right),
+            ] {
+                let to = Packed {
+                    depth,
+                    term: i * rank,
+                    width,
+                    factors,
+                };
+                self.draw(simd, kind, pair, scale, range, &mut panel.values, to);
+            }
+        }
+        depth
     }
 
     /// One pair's factor, times its scale, for the given rows of the factor.

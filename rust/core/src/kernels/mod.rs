@@ -14,7 +14,6 @@ use std::ops::Range;
 use crate::noise::{Kind, NoiseAddress};
 
 mod chunks;
-mod digest;
 mod error;
 mod low_rank;
 pub mod naive;
@@ -192,7 +191,7 @@ impl Kernels {
         position.check(master.len())?;
         let cuts = pieces(&position, master.len());
         let work = |cut: Range<usize>| {
-            self.path.run(digest::Digest {
+            self.path.run(weights::Digest {
                 position,
                 start: cut.start as u64,
                 master: &master[cut],

@@ -59,18 +59,8 @@ impl Population {
         })
     }
 
-    /// Seed of the noise of the run.
-    pub fn run_seed(&self) -> u64 {
-        self.run_seed
-    }
-
-    /// Members per iteration, N.
-    pub fn population_size(&self) -> usize {
-        self.size
-    }
-
     /// Noise pairs per iteration: N, or N/2 with antithetic pairs.
-    pub fn pairs(&self) -> usize {
+    fn pairs(&self) -> usize {
         if self.antithetic {
             self.size / 2
         } else {

@@ -35,8 +35,4 @@ impl Policy for Dynamic {
     fn all_at_once(&self) -> bool {
         false
     }
-
-    fn duplicates(&self) -> bool {
-        true
-    }
 }

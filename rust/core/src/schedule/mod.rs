@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RankReady   first, before its last unit, and after a Cancel -> Assign, or nothing if there is nothing to do
-//! UnitDone    a result                        -> Assign, if the rank holds no more; Finish with the last unit
+//! UnitDone    a result                        -> Assign, if the rank holds no more
 //! RankLost    its units are open again        -> Assign for ranks that were waiting
 //! RankJoined  a new rank, or a lost one again -> nothing; RankReady follows
 //! Tick        time passed                     -> Duplicate of late units for ranks that wait
@@ -15,7 +15,6 @@ mod dynamic;
 mod error;
 mod late;
 mod policy;
-mod rank;
 mod state;
 mod static_runs;
 
@@ -26,8 +25,7 @@ pub use policy::PolicyKind;
 
 use late::LateUnits;
 use policy::Policy;
-use rank::RankState;
-use state::{Held, UnitState};
+use state::{Held, RankState, UnitState};
 
 /// The index of a unit in its schedule.
 pub type UnitId = u32;
@@ -71,8 +69,6 @@ pub enum Action {
         /// The rank whose result differs from it.
         second: RankId,
     },
-    /// Every unit is done. Returned once.
-    Finish,
 }
 
 /// The units and ranks of one iteration.
@@ -168,13 +164,9 @@ impl Schedule {
         self.done as usize == self.units.len()
     }
 
-    /// Whether a result of this unit was counted.
-    ///
-    /// # Errors
-    /// If there is no such unit.
-    pub fn is_done(&self, unit: UnitId) -> Result<bool, ScheduleError> {
-        self.check_unit(unit)?;
-        Ok(matches!(self.units[unit as usize], UnitState::Done { .. }))
+    /// Whether there is such a unit and a result of it was counted.
+    pub fn is_done(&self, unit: UnitId) -> bool {
+        matches!(self.units.get(unit as usize), Some(UnitState::Done { .. }))
     }
 
     /// Whether the rank is known and not lost.
@@ -188,12 +180,10 @@ impl Schedule {
         alive.filter_map(|(&id, rank)| Some((id, rank.speed()?)))
     }
 
-    /// The ranks that evaluate a unit: (rank, unit, start time).
-    pub fn in_work(&self) -> impl Iterator<Item = (RankId, UnitId, f64)> {
-        self.ranks.iter().filter_map(|(&id, rank)| {
-            let &unit = rank.holds.front()?;
-            Some((id, unit, rank.since()))
-        })
+    /// The ranks that evaluate a unit, and since when.
+    pub fn in_work(&self) -> impl Iterator<Item = (RankId, f64)> {
+        let at_work = self.ranks.iter().filter(|(_, rank)| !rank.holds.is_empty());
+        at_work.map(|(&id, rank)| (id, rank.mark))
     }
 
     fn ready(
@@ -227,18 +217,15 @@ impl Schedule {
         if !lost {
             self.note_speed(before, after);
         }
-        let counted = self.count(id, unit, result, actions);
+        self.count(id, unit, result, actions);
         if free {
             self.assign_next(now, id, actions);
-        }
-        if counted && self.finished() {
-            actions.push(Action::Finish);
         }
         Ok(())
     }
 
-    /// Counts the first result of a unit, and compares a later one. Returns whether it was the first.
-    fn count(&mut self, id: RankId, unit: UnitId, result: u64, actions: &mut Vec<Action>) -> bool {
+    /// Counts the first result of a unit, and compares a later one.
+    fn count(&mut self, id: RankId, unit: UnitId, result: u64, actions: &mut Vec<Action>) {
         match self.units[unit as usize] {
             UnitState::Done {
                 by: first,
@@ -252,7 +239,7 @@ impl Schedule {
                         second,
                     });
                 }
-                return false;
+                return;
             }
             UnitState::Open => self.open_cost -= self.costs[unit as usize],
             UnitState::Held(held) => {
@@ -269,7 +256,6 @@ impl Schedule {
         }
         self.units[unit as usize] = UnitState::Done { by: id, result };
         self.done += 1;
-        true
     }
 
     fn lost(
@@ -394,7 +380,7 @@ impl Schedule {
 
     /// Gives an idle rank a unit that another rank should have finished, or would finish later than this one.
     fn duplicate(&mut self, now: f64, id: RankId, actions: &mut Vec<Action>) {
-        let Some(usual) = self.usual_speed().filter(|_| self.policy.duplicates()) else {
+        let Some(usual) = self.usual_speed().filter(|_| !self.policy.all_at_once()) else {
             return;
         };
         let mut late = self.late.take().unwrap_or_else(|| self.late_units(usual));

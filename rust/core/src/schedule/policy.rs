@@ -61,9 +61,6 @@ pub(super) trait Policy: Debug + Send {
     /// A rank joined. It is unknown, or was lost before.
     fn joined(&mut self, rank: RankId);
 
-    /// Whether a rank gets all its units at once.
+    /// Whether a rank gets all its units at once. Otherwise, late units are given to a second rank.
     fn all_at_once(&self) -> bool;
-
-    /// Whether late units are given to a second rank.
-    fn duplicates(&self) -> bool;
 }

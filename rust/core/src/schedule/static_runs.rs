@@ -97,10 +97,6 @@ impl Policy for StaticRuns {
     fn all_at_once(&self) -> bool {
         true
     }
-
-    fn duplicates(&self) -> bool {
-        false
-    }
 }
 
 /// The sizes of `parts` runs of `total` units. They differ by one unit at most, and the larger ones come first.

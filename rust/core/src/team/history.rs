@@ -10,13 +10,8 @@ pub struct History {
 
 impl History {
     /// The number of records, which is the next iteration.
-    pub fn len(&self) -> u32 {
+    pub fn count(&self) -> u32 {
         self.records.len() as u32
-    }
-
-    /// Whether there are no records.
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
     }
 
     /// Appends the next record.
@@ -38,7 +33,7 @@ impl History {
     /// Whether these records start at `first`, leave no gap after the known records, and equal them where both overlap.
     pub fn agrees(&self, first: u32, records: &[Vec<u8>]) -> bool {
         let mut both = self.since(first).iter().zip(records);
-        first <= self.len() && both.all(|(known, record)| known == record)
+        first <= self.count() && both.all(|(known, record)| known == record)
     }
 
     /// The checksum over the first `count` records, equal for equal prefixes; `None` if there are fewer records.

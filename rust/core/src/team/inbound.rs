@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::role::Role;
+use super::transitions::Role;
 use super::{CallEnd, Loss, Message, Rank, RankId, Step, WireError};
 
 /// Incoming messages and losses, and outgoing messages.
@@ -157,7 +157,7 @@ impl Rank {
                 follower.early.entry(from).or_default().push(message);
             }
             (Role::Following(follower), message) if from_leader => {
-                let have = self.shared.history.len();
+                let have = self.shared.history.count();
                 if let Some(message) = follower.incoming.delay(message, have) {
                     self.obey(now, message);
                 }
@@ -197,7 +197,7 @@ impl Rank {
 
     /// Carries out a message of the leader that does not have to wait. A rank that failed only waits for the end of the call.
     pub(super) fn obey(&mut self, now: f64, message: Message) {
-        let (have, resigned) = (self.shared.history.len(), self.shared.roster.resigned());
+        let (have, resigned) = (self.shared.history.count(), self.shared.roster.resigned());
         match message {
             _ if matches!(self.role, Role::Left(_)) => {}
             Message::Fetch { first } => {
@@ -248,7 +248,7 @@ impl Rank {
                     self.shared.send_to_leader(report);
                 }
             }
-            Message::Record { iteration, payload } if iteration == self.shared.history.len() => {
+            Message::Record { iteration, payload } if iteration == self.shared.history.count() => {
                 self.learn(Some(payload));
             }
             Message::Published(published) => {

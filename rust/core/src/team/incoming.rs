@@ -137,7 +137,7 @@ impl Incoming {
 
     /// Another rank passed on a piece of a record that this rank's leader published. Returns the record once it is whole.
     pub fn handle_piece(&mut self, now: f64, shared: &mut Shared, piece: Piece) -> Option<Vec<u8>> {
-        if piece.iteration < shared.history.len() {
+        if piece.iteration < shared.history.count() {
             return None;
         }
         self.keep(piece.iteration, piece.index as usize, piece.bytes);
@@ -155,7 +155,7 @@ impl Incoming {
     /// Drops the pieces of records that this rank now has whole.
     pub fn forget_arrived(&mut self, shared: &mut Shared) {
         self.pass_on(shared);
-        let next = shared.history.len();
+        let next = shared.history.count();
         self.pieces = self.pieces.split_off(&next);
         self.coming
             .take_if(|coming| coming.published.iteration < next);
@@ -170,7 +170,7 @@ impl Incoming {
         if let Some(coming) = &mut self.coming {
             coming.since = now;
             coming.patience_s *= 2.0;
-            let first = shared.history.len();
+            let first = shared.history.count();
             shared.send_to_leader(Message::Fetch { first });
         }
     }
@@ -206,7 +206,7 @@ impl Incoming {
     /// Passes this rank's piece on, and returns the record if it is the next one and all its pieces are there.
     fn assemble(&mut self, now: f64, shared: &mut Shared) -> Option<Vec<u8>> {
         self.pass_on(shared);
-        let next = shared.history.len();
+        let next = shared.history.count();
         let coming = self.coming.as_ref()?;
         let iteration = coming.published.iteration;
         if iteration < next {

@@ -2,7 +2,7 @@
 
 use super::clocks::BEATS;
 use super::leader::Turn;
-use super::role::Role;
+use super::transitions::Role;
 use super::{Message, Outcome, Rank, Round, Step, Table, WeightsDigest};
 use crate::schedule::ScheduleError;
 
@@ -119,7 +119,7 @@ impl Rank {
         if !self.shared.history.agrees(first, &records) {
             return false;
         }
-        let known = (self.shared.history.len() - first) as usize;
+        let known = (self.shared.history.count() - first) as usize;
         leader.restore(&mut self.shared, records.into_iter().skip(known));
         self.settle(now);
         true
@@ -152,7 +152,7 @@ impl Rank {
     /// or has received another record of the iteration: the next leader finds the record in the journal that it takes over.
     pub fn publish(&mut self, now: f64, iteration: u32, payload: Vec<u8>) -> bool {
         match &mut self.role {
-            Role::Leading(leader) if iteration == self.shared.history.len() => {
+            Role::Leading(leader) if iteration == self.shared.history.count() => {
                 leader.publish(&mut self.shared, payload);
                 self.settle(now);
                 true
@@ -198,8 +198,7 @@ impl Rank {
     }
 
     /// Ends the call with an error on all other ranks.
-    pub fn stop(&mut self, payload: &[u8]) {
-        let payload = payload.to_vec();
+    pub fn stop(&mut self, payload: Vec<u8>) {
         let others = self.shared.roster.others();
         self.shared.post_all(others, &Message::Stop { payload });
     }
@@ -207,7 +206,7 @@ impl Rank {
     /// Whether this leader has received records that its main thread has not applied, so that a new round would be void. If
     /// so, [`Step::Superseded`] follows after the steps that apply these records.
     fn is_outdated(&mut self) -> bool {
-        let outdated = self.leads() && self.progress.applied < self.shared.history.len();
+        let outdated = self.leads() && self.progress.applied < self.shared.history.count();
         if outdated {
             self.shared.steps.push_back(Step::Superseded);
         }

@@ -4,7 +4,7 @@
 //!
 //! Methods, by caller:
 //!
-//! - **Calls**: [`Rank::renew`] between two calls for another run; [`Rank::enter`] or [`Rank::enter_unable`] to begin one.
+//! - **Calls**: [`Rank::renew`] between two calls for another run; [`Rank::enter`] to begin one.
 //! - **What comes in**: [`Rank::handle_message`], [`Rank::handle_loss`], and [`Rank::handle_tick`] a few times a second.
 //! - **What goes out**: [`Rank::poll_sends`] after each other method, in particular after those above.
 //! - **The main thread**: [`Rank::poll_step`] in a loop, until it returns [`Step::Finished`] or [`Step::Stopped`]. It carries
@@ -28,7 +28,6 @@ mod leader;
 mod main_thread;
 mod message;
 mod open_round;
-mod role;
 mod roster;
 mod shared;
 mod step;
@@ -53,10 +52,10 @@ pub use wire::WireError;
 use crate::schedule::{PolicyKind, UnitId};
 use clocks::Clocks;
 use ending::Ended;
-use role::{Follower, Role};
 use roster::Roster;
 use shared::Shared;
 use takeover::Takeover;
+use transitions::{Follower, Role};
 use work::WorkQueue;
 
 /// How the team works. The same on all ranks.
@@ -149,21 +148,20 @@ impl Rank {
     }
 
     /// Begins the next collective call. All ranks make the same calls in the same order.
-    pub fn enter(&mut self, now: f64) {
+    ///
+    /// `unable` is the reason if this rank can't take part. Then it sends no hello: others would check things in it that this
+    /// rank has not computed, such as its identity.
+    pub fn enter(&mut self, now: f64, unable: Option<&str>) {
         self.start_call(now);
+        if let Some(reason) = unable {
+            self.announce_failure(reason);
+        }
         self.change_leader(now, self.shared.roster.lowest());
         self.settle(now);
-        self.handle_ahead(now);
-    }
-
-    /// Begins the next call only to report why this rank can't take part. It sends no hello: others would check things in it
-    /// that this rank has not computed, such as its identity.
-    pub fn enter_unable(&mut self, now: f64, reason: &str) {
-        self.start_call(now);
-        self.announce_failure(reason);
-        self.change_leader(now, self.shared.roster.lowest());
-        self.settle(now);
-        self.handle_ahead(now);
+        // The messages of ranks that began this call before this rank.
+        for (from, call, message) in std::mem::take(&mut self.ahead) {
+            self.dispatch(now, from, call, message);
+        }
     }
 
     /// The rank that leads, as far as this one knows; none outside of calls, and if all ranks are lost.
@@ -222,12 +220,5 @@ impl Rank {
         self.work.forget();
         self.clocks = Clocks::starting(now);
         (self.reported_end, self.stopped, self.halting) = (None, false, false);
-    }
-
-    /// Handles the messages of ranks that began this call before this rank.
-    fn handle_ahead(&mut self, now: f64) {
-        for (from, call, message) in std::mem::take(&mut self.ahead) {
-            self.dispatch(now, from, call, message);
-        }
     }
 }

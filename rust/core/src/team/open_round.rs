@@ -23,7 +23,7 @@ pub struct Table {
 pub(super) struct OpenRound {
     pub round: Round,
     pub costs: Vec<f64>,
-    schedule: Schedule,
+    pub schedule: Schedule,
     table: Table,
     /// The counts of units that were reported alone. A later report of a batch may contain such a unit again.
     single: BTreeMap<UnitId, Vec<u64>>,
@@ -50,22 +50,6 @@ impl OpenRound {
         })
     }
 
-    pub fn finished(&self) -> bool {
-        self.schedule.finished()
-    }
-
-    pub fn is_alive(&self, rank: RankId) -> bool {
-        self.schedule.is_alive(rank)
-    }
-
-    pub fn speeds(&self) -> impl Iterator<Item = (RankId, f64)> {
-        self.schedule.speeds()
-    }
-
-    pub fn in_work(&self) -> impl Iterator<Item = (RankId, UnitId, f64)> {
-        self.schedule.in_work()
-    }
-
     pub fn take_table(&mut self) -> Table {
         std::mem::take(&mut self.table)
     }
@@ -82,12 +66,14 @@ impl OpenRound {
         if !units.iter().chain(figures).all(|&unit| self.knows(unit)) {
             return Vec::new();
         }
-        let (old, new): (Vec<_>, Vec<_>) = units.into_iter().partition(|&unit| self.is_done(unit));
+        let (old, new): (Vec<_>, Vec<_>) = units
+            .into_iter()
+            .partition(|&unit| self.schedule.is_done(unit));
         if !new.is_empty() {
             self.add_counts(&report.counts, &old, &new);
             let figures = report.figures.iter();
             let new: Vec<_> = figures
-                .filter(|(unit, _)| !self.is_done(*unit))
+                .filter(|(unit, _)| !self.schedule.is_done(*unit))
                 .cloned()
                 .collect();
             self.table.figures.extend(new);
@@ -115,7 +101,7 @@ impl OpenRound {
             if !self.knows(*unit) {
                 continue;
             }
-            if !self.is_done(*unit) {
+            if !self.schedule.is_done(*unit) {
                 self.single.insert(*unit, outcome.counts.clone());
                 add(&mut self.table.counts, &outcome.counts);
                 if !outcome.figures.is_empty() {
@@ -129,11 +115,6 @@ impl OpenRound {
 
     fn knows(&self, unit: UnitId) -> bool {
         (unit as usize) < self.costs.len()
-    }
-
-    /// Whether the unit needs no result: it has one, or this round has no such unit.
-    fn is_done(&self, unit: UnitId) -> bool {
-        self.schedule.is_done(unit).unwrap_or(true)
     }
 
     /// Adds the counts of a report, less the counts of its `old` units, which are in the table already.
@@ -151,7 +132,7 @@ impl OpenRound {
     }
 
     fn count(&mut self, now: f64, from: RankId, unit: UnitId, values: &[f64]) -> Vec<Action> {
-        if !self.is_done(unit) {
+        if !self.schedule.is_done(unit) {
             self.table.values[unit as usize] = values.to_vec();
         }
         let bytes: Vec<u8> = values

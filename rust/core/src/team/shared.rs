@@ -72,7 +72,7 @@ impl Shared {
 
     /// Appends a record. A result that was announced without it is void.
     pub fn learn(&mut self, payload: Vec<u8>) {
-        let iteration = self.history.len();
+        let iteration = self.history.count();
         self.result = None;
         self.history.push(payload.clone());
         self.steps.push_back(Step::Apply { iteration, payload });

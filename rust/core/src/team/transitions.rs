@@ -1,10 +1,33 @@
-//! How a rank changes its role: when leaders change, when ranks are lost or come back, and when a call ends.
+//! The roles of a rank, and how it changes its role: when leaders change, when ranks are lost or come back, and when a call
+//! ends.
+
+use std::collections::BTreeMap;
 
 use super::ending::Ended;
 use super::incoming::Incoming;
 use super::leader::Leader;
-use super::role::{Follower, Role};
 use super::{CallEnd, Hello, Loss, Message, Rank, RankId, Step};
+
+/// The role of a rank in a call, with the state that only this role needs.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// Follows the leader.
+    Following(Follower),
+    /// Is the lowest rank that takes part.
+    Leading(Box<Leader>),
+    /// Failed: does nothing but wait for the end of the call.
+    Resigned,
+    /// Is in no call, and answers ranks that are still in the one it left last.
+    Left(Option<Ended>),
+}
+
+/// A rank that follows its leader.
+#[derive(Debug, Default)]
+pub(super) struct Follower {
+    pub incoming: Incoming,
+    /// Messages of ranks that took this one for their leader before it led.
+    pub early: BTreeMap<RankId, Vec<Message>>,
+}
 
 impl Rank {
     /// Follows the lowest rank that takes part, or leads.
@@ -107,7 +130,7 @@ impl Rank {
 
     pub(super) fn hello(&self) -> Hello {
         Hello {
-            have: self.shared.history.len(),
+            have: self.shared.history.count(),
             history: self.shared.history.checksum_of_all(),
             identity: self.shared.identity,
             digest: self.progress.digest,
@@ -172,7 +195,7 @@ impl Rank {
             self.part(now, from);
             return self.end(end);
         }
-        let lacks_one = end.have == self.shared.history.len() + 1;
+        let lacks_one = end.have == self.shared.history.count() + 1;
         let mut last = end.last.take().filter(|_| lacks_one);
         // Not if another leader knows that this rank lacks the record: it may make the record again, of other bytes.
         let certain = self.leads() || self.shared.roster.leader == Some(end.leader);
@@ -190,14 +213,14 @@ impl Rank {
         self.reported_end = Some(end);
         if !self.leave_if_over() && self.shared.result.is_none() {
             // This rank could make the same records itself, but asking is quicker.
-            let first = self.shared.history.len();
+            let first = self.shared.history.count();
             self.shared.post(from, &Message::Fetch { first });
         }
     }
 
     /// Leaves the call if another rank did and this one has all its records. Then it neither leads nor takes a journal over.
     pub(super) fn leave_if_over(&mut self) -> bool {
-        let have = self.shared.history.len();
+        let have = self.shared.history.count();
         let Some(end) = self.reported_end.take_if(|end| end.have == have) else {
             return false;
         };

@@ -382,7 +382,7 @@ impl World {
             silent || self.processes.iter().any(over),
             "rank {rank} ends the job, and {locked:?} has the journal"
         );
-        self.machine(rank, |machine, _| machine.stop(TAKEN));
+        self.machine(rank, |machine, _| machine.stop(TAKEN.to_vec()));
         self.gone(rank);
     }
 

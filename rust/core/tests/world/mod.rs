@@ -348,7 +348,7 @@ impl World {
             weights: base(run),
             ..Program::default()
         };
-        self.machine(rank, Rank::enter);
+        self.machine(rank, |machine, now| machine.enter(now, None));
         self.read(rank);
         self.main_soon(rank, 0.0);
     }

@@ -13,8 +13,11 @@ use std::arch::x86_64::{
     _mm512_ternarylogic_epi32, _mm512_unpackhi_ps, _mm512_unpacklo_ps, _mm512_xor_si512,
 };
 
-use super::{SQUARES, Simd, Squares};
+use super::{Integers, SQUARES, Simd, Squares};
 use crate::kernels::stream::LINE;
+
+/// One word of every block, as in `avx2`.
+type Wide = [__m512i; 2];
 
 const LANES: usize = 16;
 /// Truth table of a ^ b ^ c.
@@ -35,18 +38,10 @@ impl Avx512 {
     }
 }
 
-/// Calls an intrinsic of AVX-512 F that works on registers only.
-macro_rules! avx512 {
-    ($call:expr) => {
-        // SAFETY: `self` exists, so the machine has AVX-512 F; no memory is touched.
-        unsafe { $call }
-    };
-}
-
 /// An empty instruction that reads and writes these registers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn pin(word: &mut [__m512i; 2], a: &mut __m512, b: &mut __m512) {
+fn pin(word: &mut Wide, a: &mut __m512, b: &mut __m512) {
     let [low, high] = word;
     // SAFETY: no instruction at all.
     unsafe {
@@ -61,179 +56,85 @@ fn pin(word: &mut [__m512i; 2], a: &mut __m512, b: &mut __m512) {
     }
 }
 
-impl Simd for Avx512 {
+impl Integers for Avx512 {
     const LANES: usize = LANES;
-    type Wide = [__m512i; 2];
+    type Wide = Wide;
     type Word = __m512i;
-    type Product = [__m512i; 2];
+    type Product = Wide;
     type Ints = __m512i;
+
+    operations! {
+        /// In the order that [`Avx512::narrow`] and [`Avx512::interleave`] need.
+        blocks(first: u32) -> Wide = {
+            let first = _mm512_set1_epi32(first.cast_signed());
+            [
+                _mm512_add_epi32(first, _mm512_setr_epi32(0, 0, 4, 0, 1, 0, 5, 0, 2, 0, 6, 0, 3, 0, 7, 0)),
+                _mm512_add_epi32(first, _mm512_setr_epi32(8, 0, 12, 0, 9, 0, 13, 0, 10, 0, 14, 0, 11, 0, 15, 0)),
+            ]
+        };
+        word(value: u32) -> __m512i = _mm512_set1_epi32(value.cast_signed());
+        high(a: Wide) -> Wide = [_mm512_srli_epi64::<32>(a[0]), _mm512_srli_epi64::<32>(a[1])];
+        low(a: Wide) -> Wide = a;
+        xor(a: Wide, b: Wide) -> Wide = [_mm512_xor_si512(a[0], b[0]), _mm512_xor_si512(a[1], b[1])];
+        xor_word(a: Wide, b: __m512i) -> Wide = [_mm512_xor_si512(a[0], b), _mm512_xor_si512(a[1], b)];
+        xor3(a: Wide, b: Wide, c: __m512i) -> Wide = [
+            _mm512_ternarylogic_epi32::<XOR3>(a[0], b[0], c),
+            _mm512_ternarylogic_epi32::<XOR3>(a[1], b[1], c),
+        ];
+        /// Even 32-bit lanes of both registers: quarter h holds the blocks h, 4 + h, 8 + h, 12 + h.
+        narrow(a: Wide) -> __m512i = _mm512_castps_si512(_mm512_shuffle_ps::<0b10_00_10_00>(
+            _mm512_castsi512_ps(a[0]),
+            _mm512_castsi512_ps(a[1]),
+        ));
+        int(value: u32) -> __m512i = _mm512_set1_epi32(value.cast_signed());
+        and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+        or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+        add_ints(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        sub_ints(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+        exponent(a: __m512i) -> __m512i = _mm512_srai_epi32::<23>(a);
+        xor_masked(a: __m512i, b: __m512i, mask: __m512i) -> __m512i = _mm512_ternarylogic_epi32::<XOR_AND>(a, b, mask);
+    }
+
+    #[inline(always)]
+    fn product<const B: u32>(self, a: Wide) -> Wide {
+        // SAFETY: as in `operations`.
+        unsafe {
+            let b = _mm512_set1_epi64(i64::from(B));
+            [_mm512_mul_epu32(a[0], b), _mm512_mul_epu32(a[1], b)]
+        }
+    }
+}
+
+impl Simd for Avx512 {
     type Floats = __m512;
 
-    /// In the order that [`Avx512::narrow`] and [`Avx512::interleave`] need.
-    #[inline(always)]
-    fn blocks(self, first: u32) -> Self::Wide {
-        let first = avx512!(_mm512_set1_epi32(first.cast_signed()));
-        [
-            avx512!(_mm512_add_epi32(
-                first,
-                _mm512_setr_epi32(0, 0, 4, 0, 1, 0, 5, 0, 2, 0, 6, 0, 3, 0, 7, 0)
-            )),
-            avx512!(_mm512_add_epi32(
-                first,
-                _mm512_setr_epi32(8, 0, 12, 0, 9, 0, 13, 0, 10, 0, 14, 0, 11, 0, 15, 0)
-            )),
-        ]
-    }
-
-    #[inline(always)]
-    fn word(self, value: u32) -> Self::Word {
-        avx512!(_mm512_set1_epi32(value.cast_signed()))
-    }
-
-    #[inline(always)]
-    fn product<const B: u32>(self, a: Self::Wide) -> Self::Product {
-        let b = avx512!(_mm512_set1_epi64(i64::from(B)));
-        [
-            avx512!(_mm512_mul_epu32(a[0], b)),
-            avx512!(_mm512_mul_epu32(a[1], b)),
-        ]
-    }
-
-    #[inline(always)]
-    fn high(self, product: Self::Product) -> Self::Wide {
-        [
-            avx512!(_mm512_srli_epi64::<32>(product[0])),
-            avx512!(_mm512_srli_epi64::<32>(product[1])),
-        ]
-    }
-
-    #[inline(always)]
-    fn low(self, product: Self::Product) -> Self::Wide {
-        product
-    }
-
-    #[inline(always)]
-    fn xor(self, a: Self::Wide, b: Self::Wide) -> Self::Wide {
-        [
-            avx512!(_mm512_xor_si512(a[0], b[0])),
-            avx512!(_mm512_xor_si512(a[1], b[1])),
-        ]
-    }
-
-    #[inline(always)]
-    fn xor_word(self, a: Self::Wide, b: Self::Word) -> Self::Wide {
-        self.xor(a, [b; 2])
-    }
-
-    #[inline(always)]
-    fn xor3(self, a: Self::Wide, b: Self::Wide, c: Self::Word) -> Self::Wide {
-        [
-            avx512!(_mm512_ternarylogic_epi32::<XOR3>(a[0], b[0], c)),
-            avx512!(_mm512_ternarylogic_epi32::<XOR3>(a[1], b[1], c)),
-        ]
-    }
-
-    #[inline(always)]
-    fn pin(self, word: &mut Self::Wide, a: &mut Self::Floats, b: &mut Self::Floats) {
-        avx512!(pin(word, a, b));
-    }
-
-    /// Even 32-bit lanes of both registers: quarter h holds the blocks h, 4 + h, 8 + h, 12 + h.
-    #[inline(always)]
-    fn narrow(self, word: Self::Wide) -> Self::Ints {
-        avx512!(_mm512_castps_si512(_mm512_shuffle_ps::<0b10_00_10_00>(
-            _mm512_castsi512_ps(word[0]),
-            _mm512_castsi512_ps(word[1])
-        )))
-    }
-
-    #[inline(always)]
-    fn int(self, value: u32) -> Self::Ints {
-        avx512!(_mm512_set1_epi32(value.cast_signed()))
-    }
-
-    #[inline(always)]
-    fn and(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        avx512!(_mm512_and_si512(a, b))
-    }
-
-    #[inline(always)]
-    fn or(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        avx512!(_mm512_or_si512(a, b))
-    }
-
-    #[inline(always)]
-    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        avx512!(_mm512_add_epi32(a, b))
-    }
-
-    #[inline(always)]
-    fn sub_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        avx512!(_mm512_sub_epi32(a, b))
-    }
-
-    #[inline(always)]
-    fn exponent(self, a: Self::Ints) -> Self::Ints {
-        avx512!(_mm512_srai_epi32::<23>(a))
-    }
-
-    #[inline(always)]
-    fn to_floats(self, a: Self::Ints) -> Self::Floats {
-        avx512!(_mm512_cvtepi32_ps(a))
-    }
-
-    #[inline(always)]
-    fn from_bits(self, a: Self::Ints) -> Self::Floats {
-        avx512!(_mm512_castsi512_ps(a))
-    }
-
-    #[inline(always)]
-    fn to_bits(self, a: Self::Floats) -> Self::Ints {
-        avx512!(_mm512_castps_si512(a))
-    }
-
-    #[inline(always)]
-    fn float(self, value: f32) -> Self::Floats {
-        avx512!(_mm512_set1_ps(value))
-    }
-
-    #[inline(always)]
-    fn sub(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
-        avx512!(_mm512_sub_ps(a, b))
-    }
-
-    #[inline(always)]
-    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
-        avx512!(_mm512_mul_ps(a, b))
-    }
-
-    #[inline(always)]
-    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
-        avx512!(_mm512_fmadd_ps(a, b, c))
-    }
-
-    #[inline(always)]
-    fn sqrt(self, a: Self::Floats) -> Self::Floats {
-        avx512!(_mm512_sqrt_ps(a))
-    }
-
-    #[inline(always)]
-    fn xor_masked(self, a: Self::Ints, b: Self::Ints, mask: Self::Ints) -> Self::Ints {
-        avx512!(_mm512_ternarylogic_epi32::<XOR_AND>(a, b, mask))
+    operations! {
+        to_floats(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
+        from_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
+        to_bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
+        pin(word: &mut Wide, a: &mut __m512, b: &mut __m512) -> () = pin(word, a, b);
+        float(value: f32) -> __m512 = _mm512_set1_ps(value);
+        sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
+        mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+        sqrt(a: __m512) -> __m512 = _mm512_sqrt_ps(a);
     }
 
     /// A 4 x 4 transposition in each quarter: row j holds the blocks of lanes j, j + 4, j + 8, j + 12, which are 4 j to
     /// 4 j + 3.
     #[inline(always)]
-    fn interleave(self, [n0, n1, n2, n3]: [Self::Floats; 4], out: &mut [f32]) {
-        let (low01, high01) = avx512!((_mm512_unpacklo_ps(n0, n1), _mm512_unpackhi_ps(n0, n1)));
-        let (low23, high23) = avx512!((_mm512_unpacklo_ps(n2, n3), _mm512_unpackhi_ps(n2, n3)));
-        let rows = avx512!([
-            _mm512_shuffle_ps::<0b01_00_01_00>(low01, low23),
-            _mm512_shuffle_ps::<0b11_10_11_10>(low01, low23),
-            _mm512_shuffle_ps::<0b01_00_01_00>(high01, high23),
-            _mm512_shuffle_ps::<0b11_10_11_10>(high01, high23),
-        ]);
+    fn interleave(self, [n0, n1, n2, n3]: [__m512; 4], out: &mut [f32]) {
+        // SAFETY: as in `operations`.
+        let rows = unsafe {
+            let (low01, high01) = (_mm512_unpacklo_ps(n0, n1), _mm512_unpackhi_ps(n0, n1));
+            let (low23, high23) = (_mm512_unpacklo_ps(n2, n3), _mm512_unpackhi_ps(n2, n3));
+            [
+                _mm512_shuffle_ps::<0b01_00_01_00>(low01, low23),
+                _mm512_shuffle_ps::<0b11_10_11_10>(low01, low23),
+                _mm512_shuffle_ps::<0b01_00_01_00>(high01, high23),
+                _mm512_shuffle_ps::<0b11_10_11_10>(high01, high23),
+            ]
+        };
         let out: &mut [f32; 4 * LANES] = out.try_into().expect("4 * LANES values");
         for (row, out) in rows.into_iter().zip(out.as_chunks_mut::<LANES>().0) {
             self.store(row, out);
@@ -241,14 +142,14 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn load(self, from: &[f32]) -> Self::Floats {
+    fn load(self, from: &[f32]) -> __m512 {
         let from: &[f32; LANES] = from.first_chunk().expect("LANES values");
         // SAFETY: `self` exists, so the machine has the instruction; `from` is long enough, no alignment is needed.
         unsafe { _mm512_loadu_ps(from.as_ptr()) }
     }
 
     #[inline(always)]
-    fn store(self, value: Self::Floats, to: &mut [f32]) {
+    fn store(self, value: __m512, to: &mut [f32]) {
         let to: &mut [f32; LANES] = to.first_chunk_mut().expect("LANES values");
         // SAFETY: as for `load`.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }

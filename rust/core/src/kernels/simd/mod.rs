@@ -7,6 +7,19 @@
     reason = "`self` proves that the machine has the instruction"
 )]
 
+/// The methods of an instruction set that are one expression of intrinsics each.
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident($($value:ident: $kind:ty),+) -> $result:ty = $body:expr;)+) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        #[allow(unused_unsafe, reason = "plain Rust, and NEON on newer compilers, is safe")]
+        fn $name(self, $($value: $kind),+) -> $result {
+            // SAFETY: `self` exists, so the machine has the instruction set; no memory is touched but the arguments.
+            unsafe { $body }
+        }
+    )+};
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -29,11 +42,12 @@ pub(super) const SQUARES: usize = 8;
 /// Sums of intended^2, of actual^2 and of intended * actual.
 pub(super) type Squares = [[f64; SQUARES]; 3];
 
-/// The operations of one instruction set. A value of the type proves that this machine has the instruction set.
+/// The integer operations of one instruction set: Philox, and the bits of floats. A value of the type proves that this
+/// machine has the instruction set.
 ///
-/// Every operation works on [`Simd::LANES`] Philox blocks at once, one block per lane. An instruction set chooses the order
-/// of the blocks; [`Simd::blocks`] and [`Simd::interleave`] must agree on it.
-pub(super) trait Simd: Copy + Send + Sync {
+/// Every operation works on [`Integers::LANES`] Philox blocks at once, one block per lane. An instruction set chooses the
+/// order of the blocks; [`Integers::blocks`] and [`Simd::interleave`] must agree on it.
+pub(super) trait Integers: Copy + Send + Sync {
     /// Blocks per group, and 32-bit lanes of `Ints` and of `Floats`.
     const LANES: usize;
     /// One Philox word of every block, in the form that multiplies best.
@@ -44,8 +58,6 @@ pub(super) trait Simd: Copy + Send + Sync {
     type Product: Copy;
     /// 32-bit integers.
     type Ints: Copy;
-    /// f32 values.
-    type Floats: Copy;
 
     /// `first`, `first` + 1, ..., `first` + LANES - 1, in the order of the instruction set.
     fn blocks(self, first: u32) -> Self::Wide;
@@ -66,9 +78,6 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn xor3(self, a: Self::Wide, b: Self::Wide, c: Self::Word) -> Self::Wide {
         self.xor(a, self.xor_word(b, c))
     }
-    /// Does nothing, but fixes an order: the compiler computes these values before, and uses them after.
-    #[inline(always)]
-    fn pin(self, _: &mut Self::Wide, _: &mut Self::Floats, _: &mut Self::Floats) {}
     /// The words as 32-bit lanes.
     fn narrow(self, word: Self::Wide) -> Self::Ints;
 
@@ -84,12 +93,24 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn sub_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// Arithmetic shift by 23 to the right: the exponent of a positive f32.
     fn exponent(self, a: Self::Ints) -> Self::Ints;
+    /// a ^ (b & mask).
+    fn xor_masked(self, a: Self::Ints, b: Self::Ints, mask: Self::Ints) -> Self::Ints;
+}
+
+/// All operations of one instruction set.
+pub(super) trait Simd: Integers {
+    /// f32 values.
+    type Floats: Copy;
+
     /// Signed integers to f32, to nearest even.
     fn to_floats(self, a: Self::Ints) -> Self::Floats;
     /// Bits as f32.
     fn from_bits(self, a: Self::Ints) -> Self::Floats;
     /// f32 as bits.
     fn to_bits(self, a: Self::Floats) -> Self::Ints;
+    /// Does nothing, but fixes an order: the compiler computes these values before, and uses them after.
+    #[inline(always)]
+    fn pin(self, _: &mut Self::Wide, _: &mut Self::Floats, _: &mut Self::Floats) {}
 
     /// The same value in every lane.
     fn float(self, value: f32) -> Self::Floats;
@@ -101,8 +122,6 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// Correctly rounded.
     fn sqrt(self, a: Self::Floats) -> Self::Floats;
-    /// a ^ (b & mask).
-    fn xor_masked(self, a: Self::Ints, b: Self::Ints, mask: Self::Ints) -> Self::Ints;
 
     /// `columns[i]` holds value i of every block, in the order of the instruction set. Writes the blocks one after another.
     ///

@@ -1,6 +1,6 @@
 //! Plain Rust, eight lanes, for machines whose instruction set has no file here. The fma may be slow.
 
-use super::Simd;
+use super::{Integers, Simd};
 
 const LANES: usize = 8;
 
@@ -13,131 +13,54 @@ fn each<A: Copy, B: Copy, R>(a: [A; LANES], b: [B; LANES], f: impl Fn(A, B) -> R
     std::array::from_fn(|lane| f(a[lane], b[lane]))
 }
 
-impl Simd for Portable {
+impl Integers for Portable {
     const LANES: usize = LANES;
     type Wide = [u32; LANES];
     type Word = u32;
     type Product = [u64; LANES];
     type Ints = [u32; LANES];
-    type Floats = [f32; LANES];
 
-    #[inline(always)]
-    fn blocks(self, first: u32) -> Self::Wide {
-        std::array::from_fn(|lane| first + lane as u32)
+    operations! {
+        blocks(first: u32) -> [u32; LANES] = std::array::from_fn(|lane| first + lane as u32);
+        word(value: u32) -> u32 = value;
+        high(a: [u64; LANES]) -> [u32; LANES] = a.map(|a| (a >> 32) as u32);
+        low(a: [u64; LANES]) -> [u32; LANES] = a.map(|a| a as u32);
+        xor(a: [u32; LANES], b: [u32; LANES]) -> [u32; LANES] = each(a, b, |a, b| a ^ b);
+        xor_word(a: [u32; LANES], b: u32) -> [u32; LANES] = a.map(|a| a ^ b);
+        narrow(word: [u32; LANES]) -> [u32; LANES] = word;
+        int(value: u32) -> [u32; LANES] = [value; LANES];
+        and(a: [u32; LANES], b: [u32; LANES]) -> [u32; LANES] = each(a, b, |a, b| a & b);
+        or(a: [u32; LANES], b: [u32; LANES]) -> [u32; LANES] = each(a, b, |a, b| a | b);
+        add_ints(a: [u32; LANES], b: [u32; LANES]) -> [u32; LANES] = each(a, b, u32::wrapping_add);
+        sub_ints(a: [u32; LANES], b: [u32; LANES]) -> [u32; LANES] = each(a, b, u32::wrapping_sub);
+        exponent(a: [u32; LANES]) -> [u32; LANES] = a.map(|a| (a.cast_signed() >> 23).cast_unsigned());
+        xor_masked(a: [u32; LANES], b: [u32; LANES], mask: [u32; LANES]) -> [u32; LANES] =
+            std::array::from_fn(|lane| a[lane] ^ (b[lane] & mask[lane]));
     }
 
     #[inline(always)]
-    fn word(self, value: u32) -> Self::Word {
-        value
-    }
-
-    #[inline(always)]
-    fn product<const B: u32>(self, a: Self::Wide) -> Self::Product {
+    fn product<const B: u32>(self, a: [u32; LANES]) -> [u64; LANES] {
         a.map(|a| u64::from(a) * u64::from(B))
     }
+}
 
-    #[inline(always)]
-    fn high(self, product: Self::Product) -> Self::Wide {
-        product.map(|product| (product >> 32) as u32)
+impl Simd for Portable {
+    type Floats = [f32; LANES];
+
+    operations! {
+        to_floats(a: [u32; LANES]) -> [f32; LANES] = a.map(|a| a.cast_signed() as f32);
+        from_bits(a: [u32; LANES]) -> [f32; LANES] = a.map(f32::from_bits);
+        to_bits(a: [f32; LANES]) -> [u32; LANES] = a.map(f32::to_bits);
+        float(value: f32) -> [f32; LANES] = [value; LANES];
+        sub(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] = each(a, b, |a, b| a - b);
+        mul(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] = each(a, b, |a, b| a * b);
+        fma(a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] =
+            std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]));
+        sqrt(a: [f32; LANES]) -> [f32; LANES] = a.map(f32::sqrt);
     }
 
     #[inline(always)]
-    fn low(self, product: Self::Product) -> Self::Wide {
-        product.map(|product| product as u32)
-    }
-
-    #[inline(always)]
-    fn xor(self, a: Self::Wide, b: Self::Wide) -> Self::Wide {
-        each(a, b, |a, b| a ^ b)
-    }
-
-    #[inline(always)]
-    fn xor_word(self, a: Self::Wide, b: Self::Word) -> Self::Wide {
-        a.map(|a| a ^ b)
-    }
-
-    #[inline(always)]
-    fn narrow(self, word: Self::Wide) -> Self::Ints {
-        word
-    }
-
-    #[inline(always)]
-    fn int(self, value: u32) -> Self::Ints {
-        [value; LANES]
-    }
-
-    #[inline(always)]
-    fn and(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        each(a, b, |a, b| a & b)
-    }
-
-    #[inline(always)]
-    fn or(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        each(a, b, |a, b| a | b)
-    }
-
-    #[inline(always)]
-    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        each(a, b, u32::wrapping_add)
-    }
-
-    #[inline(always)]
-    fn sub_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        each(a, b, u32::wrapping_sub)
-    }
-
-    #[inline(always)]
-    fn exponent(self, a: Self::Ints) -> Self::Ints {
-        a.map(|a| (a.cast_signed() >> 23).cast_unsigned())
-    }
-
-    #[inline(always)]
-    fn to_floats(self, a: Self::Ints) -> Self::Floats {
-        a.map(|a| a.cast_signed() as f32)
-    }
-
-    #[inline(always)]
-    fn from_bits(self, a: Self::Ints) -> Self::Floats {
-        a.map(f32::from_bits)
-    }
-
-    #[inline(always)]
-    fn to_bits(self, a: Self::Floats) -> Self::Ints {
-        a.map(f32::to_bits)
-    }
-
-    #[inline(always)]
-    fn float(self, value: f32) -> Self::Floats {
-        [value; LANES]
-    }
-
-    #[inline(always)]
-    fn sub(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
-        each(a, b, |a, b| a - b)
-    }
-
-    #[inline(always)]
-    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
-        each(a, b, |a, b| a * b)
-    }
-
-    #[inline(always)]
-    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
-        std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
-    }
-
-    #[inline(always)]
-    fn sqrt(self, a: Self::Floats) -> Self::Floats {
-        a.map(f32::sqrt)
-    }
-
-    #[inline(always)]
-    fn xor_masked(self, a: Self::Ints, b: Self::Ints, mask: Self::Ints) -> Self::Ints {
-        std::array::from_fn(|lane| a[lane] ^ (b[lane] & mask[lane]))
-    }
-
-    #[inline(always)]
-    fn interleave(self, columns: [Self::Floats; 4], out: &mut [f32]) {
+    fn interleave(self, columns: [[f32; LANES]; 4], out: &mut [f32]) {
         let out: &mut [f32; 4 * LANES] = out.try_into().expect("4 * LANES values");
         for lane in 0..LANES {
             for (column, values) in columns.iter().enumerate() {
@@ -147,12 +70,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn load(self, from: &[f32]) -> Self::Floats {
+    fn load(self, from: &[f32]) -> [f32; LANES] {
         *from.first_chunk().expect("LANES values")
     }
 
     #[inline(always)]
-    fn store(self, value: Self::Floats, to: &mut [f32]) {
+    fn store(self, value: [f32; LANES], to: &mut [f32]) {
         *to.first_chunk_mut().expect("LANES values") = value;
     }
 }

@@ -82,7 +82,12 @@ impl Dealing {
         again: bool,
     ) {
         self.deal_to([rank]);
-        if again && self.round.as_ref().is_some_and(|open| open.is_alive(rank)) {
+        if again
+            && self
+                .round
+                .as_ref()
+                .is_some_and(|open| open.schedule.is_alive(rank))
+        {
             self.event(now, shared, Event::RankLost(rank));
         }
         let Some(open) = &mut self.round else {
@@ -115,7 +120,7 @@ impl Dealing {
         };
         // Of another deal, only the counts of a unit by itself are certain.
         let certain = self.deal_of.get(&from) == Some(&report.deal) || report.results.len() <= 1;
-        if certain && open.is_alive(from) && !self.paused {
+        if certain && open.schedule.is_alive(from) && !self.paused {
             let actions = open.report(now, from, report);
             self.carry_out(shared, &actions);
         }
@@ -123,12 +128,12 @@ impl Dealing {
 
     /// Whether the round with these records is finished and its table was not announced yet. Notes the ranks' speeds.
     pub fn complete(&mut self, shared: &mut Shared, applied: u32) -> bool {
-        let finished = |open: &&OpenRound| open.round.step == applied && open.finished();
+        let finished = |open: &&OpenRound| open.round.step == applied && open.schedule.finished();
         let Some(open) = self.round.as_ref().filter(finished) else {
             return false;
         };
         if !std::mem::replace(&mut self.complete, true) {
-            shared.speeds.extend(open.speeds());
+            shared.speeds.extend(open.schedule.speeds());
             return true;
         }
         false
@@ -142,8 +147,7 @@ impl Dealing {
 
     /// The ranks that evaluate a unit, and since when.
     pub fn in_work(&self) -> impl Iterator<Item = (RankId, f64)> {
-        let in_work = self.round.iter().flat_map(OpenRound::in_work);
-        in_work.map(|(rank, _, since)| (rank, since))
+        self.round.iter().flat_map(|open| open.schedule.in_work())
     }
 
     fn replace(&mut self, open: OpenRound, ranks: &[(RankId, f64)]) {
@@ -208,7 +212,6 @@ impl Dealing {
                     };
                     shared.steps.push_back(step);
                 }
-                Action::Finish => {}
             }
         }
     }

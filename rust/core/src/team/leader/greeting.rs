@@ -32,7 +32,7 @@ impl Greeting {
     /// Checks a hello. Returns whether its rank can take part: it has the same identity and a prefix of this leader's
     /// records. A rank with later records waits until this leader has them too.
     pub fn admit(&mut self, shared: &mut Shared, from: RankId, hello: &Hello) -> bool {
-        let mine = shared.history.len();
+        let mine = shared.history.count();
         let known = shared.history.checksum(hello.have.min(mine));
         let records = hello.have <= mine && known != Some(hello.history);
         if hello.identity != shared.identity || records {
@@ -74,7 +74,7 @@ impl Greeting {
 
     /// Sends a rank the records from `first` on, except those that were already sent to it whole.
     pub fn send_records(&mut self, shared: &mut Shared, rank: RankId, first: u32) {
-        let have = shared.history.len();
+        let have = shared.history.count();
         let sent = self.sent.insert(rank, have).unwrap_or(0);
         let first = first.max(sent);
         for (iteration, payload) in (first..).zip(shared.history.since(first).to_vec()) {
@@ -84,7 +84,7 @@ impl Greeting {
 
     /// Publishes the records that were not published yet. Ranks that have them ignore them.
     pub fn publish_records(&mut self, shared: &mut Shared) {
-        let have = shared.history.len();
+        let have = shared.history.count();
         let first = std::mem::replace(&mut self.published, have);
         let ranks = self.others(shared);
         for iteration in first..have {

@@ -43,7 +43,7 @@ impl Leader {
     /// A leader whose ranks have all records that `shared` has.
     pub fn new(shared: &Shared) -> Self {
         Self {
-            greeting: Greeting::new(shared.history.len()),
+            greeting: Greeting::new(shared.history.count()),
             ..Self::default()
         }
     }
@@ -73,7 +73,7 @@ impl Leader {
     }
 
     pub fn finish(&mut self, shared: &mut Shared, payload: Vec<u8>) {
-        let (have, leader) = (shared.history.len(), shared.me());
+        let (have, leader) = (shared.history.count(), shared.me());
         let message = Message::Finish {
             have,
             payload: payload.clone(),
@@ -142,7 +142,7 @@ impl Leader {
         if let Some(hello) = self.greeting.ahead.get_mut(&from) {
             // This leader does not have the record of its iteration yet.
             hello.digest = Some(digest);
-        } else if digest.iteration < shared.history.len() {
+        } else if digest.iteration < shared.history.count() {
             self.digests.note(from, digest);
             self.judge(now, shared);
         }
@@ -151,13 +151,13 @@ impl Leader {
     /// Records that another rank has and this one lacked. The caller then checks whether they end the call, and else lets this
     /// leader share them.
     pub fn handle_records(&mut self, shared: &mut Shared, first: u32, records: Vec<Vec<u8>>) {
-        let (known, position) = (shared.history.len(), shared.steps.len());
+        let (known, position) = (shared.history.count(), shared.steps.len());
         for (iteration, record) in (first..).zip(records) {
-            if iteration == shared.history.len() {
+            if iteration == shared.history.count() {
                 shared.learn(record);
             }
         }
-        if shared.history.len() > known && !shared.steps.contains(&Step::Lead) {
+        if shared.history.count() > known && !shared.steps.contains(&Step::Lead) {
             // Another rank led while this one slept and has the journal. It is taken over before the records are applied.
             shared.steps.insert(position, Step::Lead);
         }
@@ -168,7 +168,7 @@ impl Leader {
     pub fn share_records(&mut self, now: f64, shared: &mut Shared, from: RankId) {
         self.greeting.publish_records(shared);
         for (rank, hello) in std::mem::take(&mut self.greeting.ahead) {
-            if rank == from || hello.have <= shared.history.len() {
+            if rank == from || hello.have <= shared.history.count() {
                 self.handle_hello(now, shared, rank, hello);
             } else {
                 self.greeting.ahead.insert(rank, hello);
@@ -178,7 +178,11 @@ impl Leader {
 
     pub fn handle_done(&mut self, shared: &Shared, from: RankId, have: u32) {
         // With another number of records, the rank means an announcement that is void by now.
-        if let Some(done) = self.done.as_mut().filter(|_| have == shared.history.len()) {
+        if let Some(done) = self
+            .done
+            .as_mut()
+            .filter(|_| have == shared.history.count())
+        {
             done.insert(from);
         }
     }
@@ -234,14 +238,14 @@ impl Leader {
         self.greeting.introduce(shared, rank, have);
         if let (Some(_), Some(result)) = (&self.done, &shared.result) {
             let payload = result.payload.clone();
-            let have = shared.history.len();
+            let have = shared.history.count();
             shared.post(rank, &Message::Finish { have, payload });
         }
     }
 
     /// This rank learned records: a round of before them is void, and so is a result that was announced without them.
     fn void_what_was_begun(&mut self, shared: &mut Shared) {
-        let round = self.dealing.close_before(shared.history.len());
+        let round = self.dealing.close_before(shared.history.count());
         let result = self.done.take_if(|_| shared.result.is_none());
         if round || result.is_some() {
             shared.steps.push_back(Step::Superseded);

@@ -29,6 +29,7 @@ fields! {
     WeightsDigest { iteration, digest, rebuilds }
     Hello { have, history, identity, led, digest, results }
     Report { round, deal, ready, counts, results, figures }
+    Outcome { values, counts, figures }
     Assignment { round, deal, alone, units }
     CallEnd { leader, have, payload, last }
     Piece { leader, iteration, index, bytes }
@@ -117,20 +118,15 @@ impl Field for Vec<(UnitId, Vec<f64>)> {
     }
 }
 
-impl Field for Outcome {
+/// Values: their number, then 8 bytes each.
+impl Field for Vec<f64> {
     fn write(&self, out: &mut Writer) {
-        out.varint(self.values.len() as u64);
-        out.floats(&self.values);
-        self.counts.write(out);
-        self.figures.write(out);
+        out.varint(self.len() as u64);
+        out.floats(self);
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Self, WireError> {
-        let width = from.count()?;
-        Ok(Self {
-            values: from.floats(width)?,
-            counts: from.get()?,
-            figures: from.get()?,
-        })
+        let count = from.count()?;
+        from.floats(count)
     }
 }

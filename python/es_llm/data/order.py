@@ -7,9 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from es_llm.data.fingerprint import fingerprint
 from es_llm.errors import ConfigError
 from es_llm.noise.streams import DATA_ORDER, random_words
-from es_llm.trainer.data.fingerprint import fingerprint
 from es_llm.types import Row
 
 

@@ -6,9 +6,9 @@ import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 
+from es_llm.data.canonical import canonical
+from es_llm.data.contents import NoContentError
 from es_llm.errors import ConfigError
-from es_llm.trainer.data.canonical import canonical
-from es_llm.trainer.data.contents import NoContentError
 from es_llm.types import Row
 
 
@@ -16,9 +16,8 @@ def fingerprint(rows: Sequence[Row], used: Callable[[str], bool] = lambda column
     """Number of rows and SHA-256 over them, by which a resume and other ranks recognize the data.
 
     Returns:
-        `rows`, their number; `sha256`, over the columns that something may read; `all_sha256`, over all columns, which
-        journals of earlier versions hold. It is without columns that nothing reads and that hold a value without
-        content; `left_out` names these, if there are any.
+        `rows`, their number; `sha256`, over the columns that something may read; `all_sha256`, over all columns but
+        those that nothing reads and that hold a value without content; `left_out` names these, if there are any.
     """
     unused = frozenset(column for column in dict.fromkeys(itertools.chain.from_iterable(rows)) if not used(column))
     left_out: set[str] = set()

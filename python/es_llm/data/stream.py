@@ -6,9 +6,14 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from es_llm.data.fingerprint import fingerprint
 from es_llm.errors import ConfigError
-from es_llm.trainer.data.fingerprint import fingerprint
 from es_llm.types import Row
+
+
+def is_stream(dataset: Any) -> bool:
+    """True for a `datasets.IterableDataset`: rows are read as they are needed, and their number is unknown."""
+    return hasattr(dataset, "set_epoch") and not hasattr(dataset, "__len__")
 
 
 class PromptStream:
@@ -65,8 +70,7 @@ class PromptStream:
 
     def _from_start(self) -> Iterator[Any]:
         for epoch in itertools.count():
-            if hasattr(self._stream, "set_epoch"):
-                self._stream.set_epoch(epoch)
+            self._stream.set_epoch(epoch)
             empty = True
             for row in self._stream:
                 empty = False

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
-from es_llm.trainer.data.contents import NoContentError, array, image, pickled, scalar, tensor
+from es_llm.data.contents import NoContentError, array, image, pickled, scalar, tensor
 
 _DEEPEST: Final = 200
 """Nesting depth beyond which a value is assumed to contain itself."""

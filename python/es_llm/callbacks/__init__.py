@@ -1,1 +1,0 @@
-"""Callbacks of a run, in transformers' interface, and the progress lines."""

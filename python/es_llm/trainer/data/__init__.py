@@ -1,1 +1,0 @@
-"""The training rows: their order, and the digest by which a resume knows them again."""
