@@ -64,7 +64,7 @@ def _factor(name: str, config: ESConfig, iteration: int, arguments: Mapping[str,
     factor: Any = load_schedule(name)(config, iteration, **arguments)
     try:
         value = math.nan if isinstance(factor, str | bytes) else float(factor)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several values
         value = math.nan
     if not 0.0 < value < math.inf:
         raise ConfigError(
