@@ -58,6 +58,14 @@ def test_the_advice_triples_a_larger_sigma():
     assert "try --sigma 0.006" in observed(*flat(alike), sigma=2e-3)[0][2]
 
 
+def test_equal_answers_of_a_foreign_engine_may_be_its_fault():
+    alike = replace(HEALTHY, alike=True)
+    assert observed(*flat(alike), engine="e.py")[0][2].endswith(
+        "; or the engine 'e.py' doesn't call `live.switch` for each member"
+    )
+    assert "live.switch" not in observed(*flat(alike))[0][2]
+
+
 def test_without_reference_equal_answers_are_still_reported():
     alike = replace(HEALTHY, alike=True, identical=None, reference=None, lost=None)
     assert observed(*flat(alike))[0][1] == "sigma too small"

@@ -156,14 +156,16 @@ def test_options_that_are_left_out_are_reported_with_their_values(options, rows,
 
 OTHER_VALUES = {
     "num_generations": 4, "beta": 0.04, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 8,
-    "lr_scheduler_type": "cosine", "warmup_steps": 10, "weight_decay": 0.1, "max_grad_norm": 0.2, "optim": "sgd",
+    "lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 2}, "optim_args": "beta=0.5",
+    "warmup_steps": 10, "weight_decay": 0.1, "max_grad_norm": 0.2, "optim": "sgd",
     "epsilon": 0.3, "num_iterations": 2, "loss_type": "grpo", "scale_rewards": False, "top_p": 0.9, "top_k": 5,
     "vllm_mode": "server", "adam_beta2": 0.99, "mask_truncated_completions": True, "dataloader_num_workers": 3,
     "sync_ref_model": True, "disable_dropout": True, "ddp_timeout": 60, "torch_empty_cache_steps": 4,
 }  # fmt: skip
+SAME_NAMES = {"optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs"}
 
 
-@pytest.mark.parametrize("name", ["optim", "lr_scheduler_type"])
+@pytest.mark.parametrize("name", sorted(SAME_NAMES))
 def test_an_option_of_gradients_is_left_out(name):
     """`ESConfig` has an option of this name for the direction of an iteration."""
     result = taken(**{name: OTHER_VALUES[name]})
@@ -173,7 +175,7 @@ def test_an_option_of_gradients_is_left_out(name):
     assert line.endswith(": " + foreign_options("other_meaning")[name])
 
 
-@pytest.mark.parametrize("name", sorted(OTHER_VALUES.keys() - {"optim", "lr_scheduler_type"}))
+@pytest.mark.parametrize("name", sorted(OTHER_VALUES.keys() - SAME_NAMES))
 def test_each_option_of_grpo_alone_changes_nothing_but_the_notice(name):
     """The same option as an argument of `ESConfig` is refused."""
     result = taken(**{name: OTHER_VALUES[name]})

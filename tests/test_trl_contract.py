@@ -301,9 +301,9 @@ def test_options_that_both_have_mean_the_same():
     """Options that keep their names have the same types. A new option has to be reviewed."""
     common = {
         "chat_template_kwargs", "eval_on_start", "eval_steps", "greater_is_better", "learning_rate",
-        "log_completions", "logging_steps", "lr_scheduler_type", "max_completion_length", "max_steps",
-        "metric_for_best_model", "num_completions_to_print", "optim", "output_dir", "report_to",
-        "resume_from_checkpoint", "reward_weights", "run_name", "save_steps", "save_total_limit", "seed",
+        "log_completions", "logging_steps", "lr_scheduler_kwargs", "lr_scheduler_type", "max_completion_length",
+        "max_steps", "metric_for_best_model", "num_completions_to_print", "optim", "optim_args", "output_dir",
+        "report_to", "resume_from_checkpoint", "reward_weights", "run_name", "save_steps", "save_total_limit", "seed",
         "shuffle_dataset", "temperature",
     }  # fmt: skip
     assert set(GRPO) & OWN == common

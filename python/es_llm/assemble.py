@@ -35,6 +35,7 @@ def assemble(script: ScriptArguments, config: ESConfig, team: Team) -> ESTrainer
         text_prompts=task.text_prompts,
         team=team,
         script=script,
+        task_name=None if script.task is None and script.dataset_name is not None else task.name,
     )
 
 

@@ -5,10 +5,11 @@ A name is one of these, in this order:
 - a built-in name;
 - an entry point of an installed package, in the group `es_llm.tasks`, `es_llm.rewards`, ... (the kind's plural);
 - `path/to/file.py:attribute`; or `path/to/file.py` alone, for kinds whose attribute has a fixed name;
-- `package.module:attribute` or `package.module.attribute`.
+- `package.module:attribute`; or `package.module.attribute`, as in TRL.
 
 Nothing is imported before its name is resolved. A file becomes one module, also if several of its attributes are named,
-so its globals exist once. A file that changes is loaded again. Knows nothing about any kind, and loads no torch.
+so its globals exist once. A file that changes is loaded again. An error in an extension is reported as one line with
+the extension's kind and name. Knows nothing about any kind, and loads no torch.
 """
 
 from __future__ import annotations
@@ -20,17 +21,22 @@ import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from es_llm.config.fields import nearest
 from es_llm.errors import ConfigError, EsError
+
+T = TypeVar("T")
 
 _PREFIX: Final = "_es_llm_file_"
 """Beginning of the names of modules that were loaded from a file."""
 _VERSION: Final = "_es_llm_version"
 """Attribute of such a module: time and size of its file when it was loaded."""
+_LONGEST: Final = 500
+"""Characters of an error's message that are kept."""
 _NO_NAMES: Final[Mapping[str, str]] = {}
 
 
@@ -61,13 +67,45 @@ def resolve(
         with same_directory():
             loaded = _load_file(Path(module)) if _is_file(module) else _import(module)
         if not hasattr(loaded, wanted):
-            known = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]
-            raise _Unusable(f"{loaded.__file__} has no {wanted!r}{nearest(wanted, known)}")
+            raise _Unusable(f"{loaded.__file__} has no {wanted!r}{_instead(loaded, wanted, attribute)}")
     except _Unusable as fault:
         raise error(f"{where}: {fault}") from fault.__cause__
     except _UnknownName:
         raise error(f"unknown {where}{_hint(kind, name, builtin)}") from None
     return getattr(loaded, wanted)
+
+
+def load_function(
+    kind: str, name: str, builtin: Mapping[str, str] = _NO_NAMES, *, attribute: str
+) -> Callable[..., Any]:
+    """The function or class that a name stands for. Arguments and errors: see `resolve`."""
+    found: Any = resolve(kind, name, builtin, attribute=attribute)
+    if not callable(found):
+        got = f"{found!r:.80} ({type(found).__name__})"
+        raise ConfigError(f"{kind} {name!r}: `{attribute}` must be a function or a class, got {got}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def guarded(where: str, function: Callable[..., T]) -> Callable[..., T]:
+    """The function; its exceptions become a ConfigError of one line that begins with `where`, such as
+    "optimizer 'rms.py'", and ends with the line of the function's file."""
+
+    def call(*arguments: Any, **options: Any) -> T:
+        try:
+            return function(*arguments, **options)
+        except EsError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"{where}: {failure(function, error)}") from error
+
+    return call
+
+
+def failure(function: Callable[..., Any], error: BaseException) -> str:
+    """What is reported of an error that a function raised: "`step` failed: KeyError: 'v' (rms.py, line 7)"."""
+    file = getattr(sys.modules.get(getattr(function, "__module__", None) or ""), "__file__", None)
+    return f"`{getattr(function, '__name__', type(function).__name__)}` failed: {_reason(error, file)}"
 
 
 def names_in(package: str, path: Iterable[str], attribute: str) -> dict[str, str]:
@@ -87,6 +125,11 @@ def file_of(kind: str, name: str, builtin: Mapping[str, str] = _NO_NAMES, *, att
     except (_Unusable, _UnknownName, ImportError, ValueError):  # ValueError: a module without a spec
         return None
     return Path(module) if module and Path(module).is_file() else None
+
+
+def sha256_of(path: Path | None) -> str | None:
+    """SHA-256 of a file; None without a file."""
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def reference_of(value: Any) -> str | None:
@@ -186,7 +229,22 @@ def _hint(kind: str, name: str, builtin: Mapping[str, str]) -> str:
     """Advice for an unknown name: the nearest known names, all known names, and the other forms of a name."""
     known = sorted({*builtin, *(point.name for point in _entry_points(kind))})
     listed = f"known: {', '.join(known)}; or " if known else "expected "
-    return f"{nearest(name, known)} ({listed}file.py:NAME, or package.module.NAME)"
+    return f"{nearest(name, known)} ({listed}file.py:NAME, or package.module:NAME)"
+
+
+def _instead(module: Any, wanted: str, attribute: str | None) -> str:
+    """Advice for a name that a module doesn't have: a submodule of this name, or the nearest names."""
+    full = f"{module.__name__}.{wanted}"
+    if hasattr(module, "__path__") and importlib.util.find_spec(full) is not None:
+        return f"; {full} is a module: expected {full}:{attribute or 'NAME'}"
+    return nearest(wanted, [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")])
+
+
+def _reason(error: BaseException, file: str | None) -> str:
+    """The class and message of an error on one line, and the last line of `file` that it passed through."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f"{text} ({Path(file).name}, line {lines[-1]})" if lines and file else text
 
 
 def _load_file(path: Path) -> Any:
@@ -208,7 +266,7 @@ def _load_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise _Unusable(f"{str(path)!r} fails to import: {error!r}") from error
+        raise _Unusable(f"{str(path)!r} fails to import: {_reason(error, str(path))}") from error
     setattr(module, _VERSION, version)
     return module
 
@@ -217,4 +275,4 @@ def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        raise _Unusable(f"module {module!r} fails to import: {error!r}") from error
+        raise _Unusable(f"module {module!r} fails to import: {_reason(error, None)}") from error

@@ -24,7 +24,7 @@ from es_llm.checkpoint.identity import decode_header, encode_header, read_journa
 from es_llm.checkpoint.replay import apply_records
 from es_llm.config.es import ESConfig
 from es_llm.errors import ConfigError, PopulationError
-from es_llm.shaping import ShapingRule, load_shaping
+from es_llm.shaping import ShapingRule, checked, load_shaping
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,7 @@ class Population(Generic[W]):
             run_seed=seed,
             population_size=population_size,
             antithetic=antithetic,
-            shaping=load_shaping(shaping) if isinstance(shaping, str) else shaping,
+            shaping=load_shaping(shaping) if isinstance(shaping, str) else checked(shaping, shaping.__name__),
             failure_policy=failure_policy,
         )
         self._weights = _store(weights, config)

@@ -60,10 +60,34 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
     _accept_new_options(before, now)
     _accept_equal_rows(before, now)
     _accept_equal_files(before, now)
+    _accept_equal_extensions(before, now)
     _accept_edits(saved, own, before, now)
     differences = _differences(before, now, "")
     if differences:
-        raise ResumeError(f"{where} holds a run with other options: " + "; ".join(differences) + _data_of(saved, own))
+        raise ResumeError(
+            f"{where} holds a run with other options: {'; '.join(differences)}{_data_of(saved, own)}; a run is resumed "
+            "with its own options, which its `config.json` holds"
+        )
+
+
+def require_same_optimizer(saved: dict[str, Any], optim: str, sha256: str | None) -> None:
+    """Refuse to replay a run with another optimizer than its own.
+
+    Args:
+        saved: the identity in the journal's header.
+        optim: the optimizer's name, as in the option.
+        sha256: of its file; None for a built-in optimizer, or one without a file.
+    """
+    was, expected = saved["config"].get("optim", "sgd"), saved.get("extension_files", {}).get("optim")
+    if sha256 != expected or _after_colon(was) != _after_colon(optim) or (expected is None and was != optim):
+        raise ResumeError(
+            f"optimizer {optim!r}{_of_file(sha256)} differs from the run's optimizer {was!r}{_of_file(expected)}; name "
+            "the run's own with --optim"
+        )
+
+
+def _of_file(sha256: str | None) -> str:
+    return "" if sha256 is None else f" (SHA-256 {sha256})"
 
 
 def reference_name(reference: str) -> str:
@@ -111,6 +135,22 @@ def _accept_equal_files(before: dict[str, Any], now: dict[str, Any]) -> None:
         is_equal = files[index] is not None and files[index] == own_files[index]
         if is_equal and _function_of(reference) == _function_of(own_reference):
             own_references[index] = reference
+
+
+def _accept_equal_extensions(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Accept an extension or task with the same name in a file with the same content, whatever the file's name."""
+    files, own_files = ({**each.get("extension_files", {}), "task": each.get("task_file")} for each in (before, now))
+    for option, content in files.items():
+        if content is None or content != own_files.get(option):
+            continue
+        saved, own = (each["script" if option == "task" else "config"] for each in (before, now))
+        if _after_colon(saved[option]) == _after_colon(own[option]):
+            own[option] = saved[option]
+
+
+def _after_colon(name: str) -> str:
+    """The name of a function in `file.py:function`; empty for `file.py`, and for the name of an entry point."""
+    return name.partition(":")[2]
 
 
 def _reward_functions_of(identity: dict[str, Any]) -> tuple[list[Any], list[Any]]:

@@ -46,7 +46,7 @@ class RunDirectory:
         """Refuse a directory that holds a run."""
         if self.journal.exists():
             raise ConfigError(
-                f"`output_dir` {str(self.path)!r} holds another run; resume it by "
+                f"`output_dir` {str(self.path)!r} holds another run; resume it by its command plus "
                 f"`--resume_from_checkpoint {self.path}`, or name another directory"
             )
 

@@ -135,7 +135,7 @@ def taken_from(rank: int, directory: RunDirectory, error: JournalTakenError) -> 
         )
     better = JournalTakenError(
         f"{others}have the journal, with {records} records by now; nothing is lost: if they don't finish the run, "
-        f"resume it by --resume_from_checkpoint {directory.path} ({error})"
+        f"resume it by its command plus --resume_from_checkpoint {directory.path} ({error})"
     )
     better.shared = error.shared
     return better

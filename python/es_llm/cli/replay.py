@@ -12,10 +12,12 @@ from es_llm.config import ESConfig
 from es_llm.config.fields import option_fields
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError, ModelError, ResumeError
+from es_llm.plugins import file_of, sha256_of
 from es_llm.team import Team
 
 if TYPE_CHECKING:
     from es_llm.model.weights import Weights
+    from es_llm.optimizers import Optimizer
 
 mailbox = one_process
 
@@ -63,11 +65,11 @@ def _rebuild(options: argparse.Namespace, finished: FinishedRun, iterations: int
     saved, about = finished.header["identity"], finished.header["about"]
     if saved["noise_version"] != _core.NOISE_VERSION:
         raise ResumeError(f"`noise_version` of the journal is {saved['noise_version']}, expected {_core.NOISE_VERSION}")
+    optimizer = _optimizer(saved, options.optim or about["options"].get("optim", "sgd"))
     name = options.model_name_or_path or about["model_name_or_path"]
     source = {"revision": about.get("revision"), "trust_remote_code": options.trust_remote_code}
     model = load_model(name, **source)
-    optim = options.optim or about["options"].get("optim", "sgd")
-    weights = _base_weights(model, name, saved, optim, options.device)
+    weights = _base_weights(model, name, saved, optimizer, options.device)
     directory.prepare()
     config = saved["config"]
     population = _core.Population(
@@ -86,21 +88,38 @@ def _rebuild(options: argparse.Namespace, finished: FinishedRun, iterations: int
     print(f"{iterations} iterations replayed in {seconds:.1f} s\nweights_sha256 {result['weights_sha256']}")
 
 
-def _base_weights(model: Any, name: str, saved: dict[str, Any], optim: str, device: str) -> Weights:
+def _optimizer(saved: dict[str, Any], optim: str) -> Optimizer:
+    """The run's optimizer, from the file that `optim` names.
+
+    Raises:
+        ConfigError: there is no such file, or it can't be used.
+        ResumeError: it is another optimizer.
+    """
+    from es_llm.checkpoint.identity import require_same_optimizer
+    from es_llm.optimizers import BUILTIN, load_optimizer
+
+    known = {name: value for name, value in saved["config"].items() if name in option_fields(ESConfig)}
+    try:
+        optimizer = load_optimizer(optim, ESConfig(**{**known, "optim": optim}))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; if the optimizer's file has moved, name it with --optim") from error
+    file = None if optim in BUILTIN else file_of("optimizer", optim, attribute="build")
+    require_same_optimizer(saved, optim, sha256_of(file))
+    return optimizer
+
+
+def _base_weights(model: Any, name: str, saved: dict[str, Any], optimizer: Optimizer, device: str) -> Weights:
     from es_llm.model.device import device_of_rank
     from es_llm.model.table import ParameterTable
     from es_llm.model.weights import Weights
-    from es_llm.optimizers import load_optimizer
 
     table = ParameterTable.from_json(saved["model"]["parameters"])
-    known = {name: value for name, value in saved["config"].items() if name in option_fields(ESConfig)}
-    config = ESConfig(**{**known, "optim": optim})
     try:
         weights = Weights(
             model,
             table,
-            optimizer=load_optimizer(optim, config),
-            dtype=config.dtype,
+            optimizer=optimizer,
+            dtype=saved["config"]["dtype"],
             device=device_of_rank(device, 0),
         )
     except ModelError as error:

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, team: Team) -> int:
             return INTERRUPTED
     if output.interrupted:
         if team.leads:
-            print(f"es-llm: interrupted; resume with --resume_from_checkpoint {output.output_dir}", flush=True)
+            print(f"es-llm: interrupted; {_resume_by(output.output_dir)}", flush=True)
         return INTERRUPTED
     if team.leads:
         show_output(output)
@@ -60,4 +60,8 @@ def run(options: argparse.Namespace, team: Team) -> int:
 
 def _how_to_start_again(config: ESConfig) -> str:
     directory = config.resume_from_checkpoint or config.output_dir
-    return "start it again" if directory is None else f"resume with --resume_from_checkpoint {directory}"
+    return "start it again" if directory is None else _resume_by(directory)
+
+
+def _resume_by(directory: str) -> str:
+    return f"resume with the same command plus --resume_from_checkpoint {directory}"

@@ -11,9 +11,11 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import Field, fields
 from typing import Any, Final
+
+import yaml
 
 from es_llm.errors import ConfigError
 
@@ -147,3 +149,29 @@ def union_parts(declared: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     is_union = typing.get_origin(declared) in (typing.Union, types.UnionType)
     return typing.get_args(declared) if is_union else (declared,)
+
+
+def read_mapping(option: str, words: Iterable[str]) -> dict[str, Any]:
+    """The mapping of an option from words NAME=VALUE; values are read as YAML, so that 3 is an integer."""
+    mapping = {}
+    for word in words:
+        name, equals, value = word.strip().partition("=")
+        if not equals or not name:
+            raise ConfigError(f"`{option}` expects NAME=VALUE, got {word!r}")
+        try:
+            mapping[name] = yaml.load(value, Loader=YamlLoader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"`{option}`: the value of {name!r} doesn't parse: {value!r}") from error
+    return mapping
+
+
+class YamlLoader(yaml.SafeLoader):
+    """Reads `1e-3` as a number; YAML 1.1 reads it as text."""
+
+
+def _exponent_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(str(loader.construct_scalar(node)))
+
+
+YamlLoader.add_implicit_resolver("!exponent", EXPONENT, list("-+.0123456789"))
+YamlLoader.add_constructor("!exponent", _exponent_number)

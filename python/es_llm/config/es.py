@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final
 
 from es_llm._core import ASSIGNMENTS, DTYPES, FAILURE_POLICIES, MAX_RANK, SHAPING_RULES
-from es_llm.config.checks import check_options, require
+from es_llm.config.checks import check_options, read_mapping, require
 from es_llm.config.fields import FLOAT32, NOT_NEGATIVE, POSITIVE, UINT32, Range, option, refuse_unknown
 from es_llm.config.foreign import counterpart, unknown_option
 
@@ -64,11 +64,20 @@ class ESConfig:
     optim: str = option(
         "sgd", help="optimizer, which moves the weights along the direction: sgd, or file.py:NAME", identity=True
     )
+    optim_args: dict[str, Any] = option(
+        {}, help="arguments of the optimizer, as name=value or name=value,name=value", identity=True
+    )
     lr_scheduler_type: str = option(
         "constant", help="schedule of the learning rate over the iterations: constant, or file.py:NAME", identity=True
     )
+    lr_scheduler_kwargs: dict[str, Any] = option(
+        {}, help="arguments of the learning rate's schedule, as name=value", identity=True
+    )
     sigma_scheduler_type: str = option(
         "constant", help="schedule of sigma over the iterations: constant, or file.py:NAME", identity=True
+    )
+    sigma_scheduler_kwargs: dict[str, Any] = option(
+        {}, help="arguments of sigma's schedule, as name=value", identity=True
     )
     failure_policy: str = option(
         "worst",
@@ -330,10 +339,14 @@ class ESConfig:
         raise AttributeError(f"'ESConfig' object has no attribute {name!r}{explanation}", name=name, obj=self)
 
     def __post_init__(self) -> None:
-        """Check every value (see the class). As in TRL, `report_to` may be one text."""
+        """Check every value (see the class). As in transformers, `report_to` may be one text, and `optim_args` may be
+        text such as "beta=0.9,eps=1e-8"."""
         trackers: Any = self.report_to
         if isinstance(trackers, str):
             object.__setattr__(self, "report_to", [trackers])
+        arguments: Any = self.optim_args
+        if isinstance(arguments, str):
+            object.__setattr__(self, "optim_args", read_mapping("optim_args", arguments.split(",")))
         check_options(self)
         require(self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`")
         require(self, "rank", lambda v: v == 1 or self.perturbation != "dense", "1 with `perturbation` dense")

@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from dataclasses import Field
 from typing import Any, Final, NoReturn
 
-import yaml
-
-from es_llm.config.checks import type_name, union_parts
+from es_llm.config.checks import read_mapping, type_name, union_parts
 from es_llm.config.fields import default_of, option_topics
 from es_llm.config.foreign import unknown_option
-from es_llm.config.resolve import read_scalar
 from es_llm.errors import ConfigError
 
 
@@ -60,18 +57,11 @@ def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
 
 
 class _Mapping(argparse.Action):
-    """Collects NAME=VALUE words in a dict; values are read as YAML, so that 3 is an integer."""
+    """Collects NAME=VALUE words in a dict. Words of `optim_args` may be joined by commas, as in transformers."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        mapping = dict(getattr(namespace, self.dest, {}))
-        for word in values:
-            name, equals, value = word.partition("=")
-            if not equals or not name:
-                raise ConfigError(f"`{self.dest}` expects NAME=VALUE, got {word!r}")
-            try:
-                mapping[name] = read_scalar(value)
-            except yaml.YAMLError as error:
-                raise ConfigError(f"`{self.dest}`: the value of {name!r} doesn't parse: {value!r}") from error
+        words = ",".join(values).split(",") if self.dest == "optim_args" and values else values
+        mapping = {**getattr(namespace, self.dest, {}), **read_mapping(self.dest, words)}
         setattr(namespace, self.dest, mapping)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from es_llm.config.checks import EXPONENT
+from es_llm.config.checks import YamlLoader
 from es_llm.config.es import ESConfig
 from es_llm.config.fields import option_fields
 from es_llm.config.foreign import tomllib, unknown_option
@@ -75,7 +75,7 @@ def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {str(path)!r} can't be read: {error}") from error
     try:
-        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, Loader=_Loader)
+        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, Loader=YamlLoader)
     except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"config file {str(path)!r} doesn't parse: {error}") from error
     values = {} if values is None else values
@@ -85,20 +85,3 @@ def read_config(path: str | Path, known: set[str]) -> dict[str, Any]:
         if name not in known:
             raise ConfigError(f"config file {str(path)!r}: {unknown_option(str(name), known)}")
     return values
-
-
-def read_scalar(text: str) -> Any:
-    """The value of YAML text, where `1e-3` is a number."""
-    return yaml.load(text, Loader=_Loader)
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads `1e-3` as a number; YAML 1.1 reads it as text."""
-
-
-def _exponent_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    return float(str(loader.construct_scalar(node)))
-
-
-_Loader.add_implicit_resolver("!exponent", EXPONENT, list("-+.0123456789"))
-_Loader.add_constructor("!exponent", _exponent_number)

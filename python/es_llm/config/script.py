@@ -23,7 +23,7 @@ class ScriptArguments:
 
     task: str | None = option(
         None,
-        help="name of the task, reasoning_gym:NAME, path/to/file.py, file.py:name, or package.module.name; "
+        help="name of the task, reasoning_gym:NAME, path/to/file.py, file.py:NAME, or package.module:NAME; "
         f"default: {DEFAULT_TASK}, or no task with `dataset_name`",
         identity=True,
         topic="Task and data",
@@ -59,7 +59,7 @@ class ScriptArguments:
     )
     reward_funcs: list[str] = option(
         [],
-        help="reward functions that replace the task's: package.module.function, file.py:function, or the name of an "
+        help="reward functions that replace the task's: file.py:NAME, package.module:NAME, or the name of an "
         "installed package's entry point",
         identity=True,
         topic="Rewards",

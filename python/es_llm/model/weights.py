@@ -213,7 +213,9 @@ class Weights:
         return _sha256([live.tensor() for live in self._frozen])
 
     def _step(self, part: LivePart, record: Record, state: dict[str, torch.Tensor]) -> UpdateReport:
-        """Move one tensor: its direction, then the optimizer's step."""
+        """Move one tensor: its direction, then the optimizer's step. Nothing changes if all coefficients are 0."""
+        if not record.coefficients.any():
+            return _report(part.master, part.master, part.live.tensor().dtype)
         direction = torch.zeros_like(part.master)
         coefficients = (record.coefficients / len(record.fitness)).astype(np.float32)
         terms = Terms(record.run_seed, record.iteration, coefficients)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from es_llm._core import LowRank, Slice
+from es_llm._core import MAX_RANK, LowRank, Slice
 from es_llm.errors import ConfigError
 from es_llm.noise.backend import At
-from es_llm.plugins import resolve
+from es_llm.plugins import guarded, load_function
 
 PERTURBATIONS: Final = ("dense", "low_rank")
 """Names of the built-in perturbations."""
@@ -58,13 +58,17 @@ def load_perturbation(name: str, rank: int = 1, *, vectors: str = "full") -> Cho
         other = NONE if vectors == "frozen" else DENSE
         return lambda _, shape: low_rank(rank) if is_matrix(shape) else other
     builtin = dict.fromkeys(PERTURBATIONS, f"{__name__}:load_perturbation")
-    chosen: Any = resolve("perturbation", name, builtin, attribute="choose")
+    function = load_function("perturbation", name, builtin, attribute="choose")
+    chosen = guarded(f"perturbation {name!r}", function)
 
     def choose(parameter: str, shape: tuple[int, ...]) -> Perturbation:
-        perturbation = chosen(parameter, shape)
-        if not isinstance(perturbation, Perturbation):
+        perturbation: Perturbation = chosen(parameter, shape)
+        if not _fits(perturbation, shape):
+            most = min(*shape[-2:], MAX_RANK) if is_matrix(shape) else 0
+            low = f", or low_rank(r) with an integer r in [1, {most}]" if most else " (low_rank is for matrices)"
             raise ConfigError(
-                f"perturbation {name!r} must give a `Perturbation` for `{parameter}`, got {perturbation!r}"
+                f"perturbation {name!r}: `{parameter}` of shape {list(shape)} must get DENSE or NONE{low}, got "
+                f"{perturbation!r}"
             )
         return perturbation
 
@@ -74,6 +78,15 @@ def load_perturbation(name: str, rank: int = 1, *, vectors: str = "full") -> Cho
 def is_matrix(shape: tuple[int, ...]) -> bool:
     """True for matrices and for stacks of them, such as the experts (experts, out, in) of a layer."""
     return len(shape) in (2, 3) and 0 not in shape and 1 not in shape[1:-1]
+
+
+def _fits(perturbation: Any, shape: tuple[int, ...]) -> bool:
+    """True if a tensor of this shape can have this noise. A rank above the smaller side would cost more than dense
+    noise."""
+    if not isinstance(perturbation, Perturbation) or perturbation.kind != "low_rank":
+        return perturbation in (DENSE, NONE)
+    rank = perturbation.rank
+    return type(rank) is int and is_matrix(shape) and 1 <= rank <= min(*shape[-2:], MAX_RANK)
 
 
 def noise_of(tensor: int, shape: tuple[int, ...], perturbation: Perturbation) -> At:

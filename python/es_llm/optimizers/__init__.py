@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, final
 
 from es_llm.errors import ConfigError
-from es_llm.plugins import names_in, resolve
+from es_llm.plugins import guarded, load_function, names_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,7 @@ class Optimizer(ABC):
     of torch, each rounded separately, and no reduction over a tensor.
     """
 
-    state_names: ClassVar[tuple[str, ...]] = ()
+    state_names: tuple[str, ...] = ()
     """Names of the state tensors. Each one starts as zeros, in the shape of the master."""
 
     def __init__(self, config: ESConfig | None = None) -> None:
@@ -45,6 +46,8 @@ class Optimizer(ABC):
         self, master: torch.Tensor, direction: torch.Tensor, record: Record, state: Mapping[str, torch.Tensor]
     ) -> None:
         """Move `master` by one iteration and update the tensors of `state`. Both change in their own memory.
+
+        Not called for an iteration whose coefficients are all 0: it changes neither weights nor state.
 
         Args:
             master: float32 weights of one tensor.
@@ -64,12 +67,49 @@ BUILTIN: Final = names_in(__name__, __path__, "build")
 
 
 def load_optimizer(name: str, config: ESConfig) -> Optimizer:
-    """The optimizer of a name, for a run with these options.
+    """The optimizer of a name, for a run with these options. Its errors name it.
 
     Raises:
         ConfigError: there is no such optimizer, its file can't be used, or it is no `Optimizer`.
     """
-    made = resolve("optimizer", name, BUILTIN, attribute="build")(config)
+    where, base = f"optimizer {name!r}", f"`{Optimizer.__module__}.{Optimizer.__name__}`"
+    build = load_function("optimizer", name, BUILTIN, attribute="build")
+    if isinstance(build, type) and not issubclass(build, Optimizer):
+        raise ConfigError(f"{where}: the class {build.__name__} must be a subclass of {base}")
+    made = guarded(where, build)(config, **config.optim_args)
     if not isinstance(made, Optimizer):
-        raise ConfigError(f"optimizer {name!r} must make an `es_llm.optimizers.Optimizer`, got {type(made).__name__}")
-    return made
+        raise ConfigError(f"{where} must make an {base}, got {type(made).__name__}")
+    return made if name in BUILTIN else _Checked(where, made)
+
+
+@final
+class _Checked(Optimizer):
+    """An optimizer from outside this package. An error in it, and what it may not do, ends the run with one line."""
+
+    def __init__(self, where: str, optimizer: Optimizer) -> None:
+        self._where, self._optimizer = where, optimizer
+        self.state_names = names = optimizer.state_names
+        if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"{where}: `state_names` must be a tuple of names, got {names!r}")
+
+    def step(
+        self, master: torch.Tensor, direction: torch.Tensor, record: Record, state: Mapping[str, torch.Tensor]
+    ) -> None:
+        """The optimizer's step. Refuses a result, which would have no effect, and weights that aren't finite."""
+        returned: Any = guarded(self._where, self._optimizer.step)(master, direction, record, MappingProxyType(state))
+        if returned is not None:
+            raise ConfigError(
+                f"{self._where}: `step` must change `master` and `state` in place and return None, got "
+                f"{type(returned).__name__}"
+            )
+        if bad := int(master.isfinite().logical_not().sum()):
+            raise ConfigError(
+                f"{self._where}: iteration {record.iteration + 1} made {bad} of {master.numel()} weights of a tensor "
+                f"of shape {list(master.shape)} NaN or infinite, so the run stops. Start a new run with a changed "
+                "optimizer: a run can't be resumed with another one. `es-llm replay` with `--iterations "
+                f"{record.iteration}` rebuilds the weights before this iteration"
+            )
+
+    def fused_coefficients(self, record: Record) -> NDArray[np.float32] | None:
+        """The optimizer's own."""
+        return guarded(self._where, self._optimizer.fused_coefficients)(record)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from es_llm.errors import ConfigError
-from es_llm.plugins import names_in, resolve
+from es_llm.plugins import guarded, load_function, names_in
 from es_llm.rollout import engines
 from es_llm.rollout.engine import RolloutEngine
 
@@ -45,7 +45,9 @@ def load_engine(
         ConfigError: there is no such engine, it can't be imported, or it lacks methods of `RolloutEngine`.
         ModelError: the engine can't run this model.
     """
-    build = resolve("engine", name, BUILTIN, attribute="build")
+    build = load_function("engine", name, BUILTIN, attribute="build")
+    if name not in BUILTIN:
+        build = guarded(f"engine {name!r}", build)
     engine: RolloutEngine = build(
         model,
         tokenizer,

@@ -1,27 +1,28 @@
 """Schedules of hyper-parameters by name: sigma and the learning rate of each iteration. A new schedule is one new
 file.
 
-A schedule is a function `factor(config, iteration) -> float`. Its value multiplies the option `sigma` or
-`learning_rate`. A schedule in another package is found by an entry point in the group `es_llm.schedules`, or by
-`file.py:NAME`. Records hold the values that were used, so a replay calls no schedule.
+A schedule is a function `factor(config, iteration, **arguments) -> float`. Its value multiplies the option `sigma` or
+`learning_rate`. Its arguments are the option `sigma_scheduler_kwargs` or `lr_scheduler_kwargs`. A schedule in another
+package is found by an entry point in the group `es_llm.schedules`, or by `file.py:NAME`. Records hold the values that
+were used, so a replay calls no schedule.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from es_llm.errors import ConfigError
-from es_llm.plugins import names_in, resolve
+from es_llm.plugins import guarded, load_function, names_in
 
 if TYPE_CHECKING:
     from es_llm.config import ESConfig
 
-Schedule: TypeAlias = "Callable[[ESConfig, int], float]"
-"""(options, iteration counted from 0) -> factor, finite and > 0. Every rank calls it, so it must be a pure function."""
+Schedule: TypeAlias = "Callable[..., float]"
+"""(options, iteration counted from 0, **arguments) -> factor, finite and > 0. A pure function: every rank calls it."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ def hyperparameters(config: ESConfig, iteration: int) -> HyperParameters:
         ConfigError: there is no such schedule, or it returns no factor.
     """
     return HyperParameters(
-        sigma=config.sigma * _factor(config.sigma_scheduler_type, config, iteration),
-        learning_rate=config.learning_rate * _factor(config.lr_scheduler_type, config, iteration),
+        sigma=config.sigma * _factor(config.sigma_scheduler_type, config, iteration, config.sigma_scheduler_kwargs),
+        learning_rate=config.learning_rate
+        * _factor(config.lr_scheduler_type, config, iteration, config.lr_scheduler_kwargs),
     )
 
 
@@ -55,20 +57,18 @@ def load_schedule(name: str) -> Schedule:
     Raises:
         ConfigError: there is no such schedule, or its file can't be used.
     """
-    loaded: Schedule = resolve("schedule", name, BUILTIN, attribute="factor")
-    return loaded
+    return guarded(f"schedule {name!r}", load_function("schedule", name, BUILTIN, attribute="factor"))
 
 
-def _factor(name: str, config: ESConfig, iteration: int) -> float:
+def _factor(name: str, config: ESConfig, iteration: int, arguments: Mapping[str, Any]) -> float:
+    factor: Any = load_schedule(name)(config, iteration, **arguments)
     try:
-        factor: Any = load_schedule(name)(config, iteration)
-        value = float(factor)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"schedule {name!r} failed at iteration {iteration + 1}: {error!r}") from error
+        value = math.nan if isinstance(factor, str | bytes) else float(factor)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several values
+        value = math.nan
     if not 0.0 < value < math.inf:
         raise ConfigError(
-            f"schedule {name!r} must give a finite factor > 0, got {factor!r} for iteration {iteration + 1}"
+            f"schedule {name!r} must return a finite factor > 0, got {factor!r} for `iteration` {iteration}, which is "
+            f"iteration {iteration + 1} of the run"
         )
     return value

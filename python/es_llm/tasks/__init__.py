@@ -56,8 +56,9 @@ def load_task(name: str, /, **options: Any) -> Task:
         raise ConfigError(f"task {name!r} must be a `Task` or a function that returns one, got {build!r}")
     options = {option: value if option == "data" else plain_value(value) for option, value in options.items()}
     _require_options(task, build, options)
+    call = build if task in BUILTIN else plugins.guarded(f"task {name!r}", build)
     with plugins.same_directory():
-        built = build(**options)
+        built = call(**options)
     if not isinstance(built, Task):
         raise ConfigError(f"task {name!r}: its function must return a `Task`, got {built!r} ({type(built).__name__})")
     return built

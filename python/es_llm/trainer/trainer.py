@@ -50,6 +50,7 @@ class ESTrainer(TrlFace):
             unless `args.chat` asks for the chat template.
         team: the ranks; default: MPI when started by mpirun or srun, else this process alone.
         script: options of the command line that are part of the run's identity.
+        task_name: name of the task, for the default directory of the run.
         others: GRPOTrainer's other arguments, with values that have no effect, such as `peft_config=None`.
 
     Raises:
@@ -71,6 +72,7 @@ class ESTrainer(TrlFace):
         text_prompts: TextPrompts = TextPrompts(),  # noqa: B008
         team: Team | None = None,
         script: ScriptArguments | None = None,
+        task_name: str | None = None,
         **others: Any,
     ) -> None:
         _refuse(others)
@@ -87,6 +89,7 @@ class ESTrainer(TrlFace):
             text_prompts=text_prompts,
             team=team,
             script=script,
+            task_name=task_name,
         )
         self.run, self.callbacks = self._parts.run, self._parts.callbacks
         self.args, self.team = self.run.config, self.run.team

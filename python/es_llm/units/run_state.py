@@ -13,6 +13,7 @@ from es_llm.data.stream import PromptStream
 from es_llm.model.weights import Weights
 from es_llm.rewards.batch import Batch, TrainerState
 from es_llm.rewards.reward_set import RewardSet
+from es_llm.rollout.checks import checked_completions
 from es_llm.rollout.engine import Completion, LiveMember, RolloutEngine
 from es_llm.team import Team
 from es_llm.types import Row
@@ -45,7 +46,10 @@ class RunState:
         prompts = [row["prompt"] for row in rows]
         found: list[list[Completion]] = [[] for _ in members]
         for start in range(0, len(prompts), size):
-            for own, part in zip(found, self.engine.evaluate(members, prompts[start : start + size]), strict=True):
+            asked = prompts[start : start + size]
+            given = self.engine.evaluate(members, asked)
+            parts = checked_completions(self.config.engine, given, len(members), len(asked))
+            for own, part in zip(found, parts, strict=True):
                 own.extend(part)
         return found
 

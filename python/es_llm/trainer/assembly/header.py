@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,10 +22,9 @@ from es_llm import _core, optimizers, rollout, schedules
 from es_llm.checkpoint.identity import EXTENSIONS, encode_header, normalized
 from es_llm.config import ESConfig, ScriptArguments
 from es_llm.config.fields import identity_of
-from es_llm.config.script import DEFAULT_TASK
 from es_llm.data.directory import content_of
 from es_llm.noise.perturbation import PERTURBATIONS
-from es_llm.plugins import file_of
+from es_llm.plugins import file_of, sha256_of
 from es_llm.tasks import file_of as task_file_of
 from es_llm.trainer.assembly.model import TrainedModel
 from es_llm.trainer.assembly.rows import IGNORED_COLUMNS
@@ -35,8 +35,10 @@ from es_llm.units.run_state import RunState
 class RunHeader:
     """Makes the header of a run's journal. Reads data and files of functions once: they may change during the run."""
 
-    def __init__(self, run: RunState, model: TrainedModel, script: ScriptArguments | None) -> None:
-        self._run, self._model, self._script = run, model, script
+    def __init__(
+        self, run: RunState, model: TrainedModel, script: ScriptArguments | None, task_name: str | None
+    ) -> None:
+        self._run, self._model, self._script, self._task_name = run, model, script, task_name
         self._data = _data_identity(run, script)
         self._extensions = _extension_files(run.config)
 
@@ -53,6 +55,14 @@ class RunHeader:
         }
         return encode_header(self._identity(), about)
 
+    def extensions(self) -> list[str]:
+        """A line for people with the pieces of the run that aren't built in; no line without any."""
+        named = [(option, getattr(self._run.config, option)) for option in self._extensions]
+        if self._script is not None:
+            named += [("task", self._script.task)] if "task_file" in self._data else []
+            named += [("reward_funcs", reference) for reference in self._script.reward_funcs]
+        return [f"extensions: {', '.join(f'{option} {name}' for option, name in named)}"] if named else []
+
     @property
     def options(self) -> dict[str, Any]:
         """All options by name, for `config.json`."""
@@ -60,10 +70,10 @@ class RunHeader:
 
     @property
     def run_name(self) -> str:
-        """Name of the model and the task, for the default directory of a run."""
-        model, script = Path(self._model.name or "model").name or "model", self._script
-        task = script and (script.task or Path(script.dataset_name or DEFAULT_TASK).stem)
-        return f"{model}-{Path(task).name.replace(':', '-')}" if task else model
+        """Name of the model and of the task or its data, for the default directory of a run."""
+        model, data = Path(self._model.name or "model").name or "model", self._script and self._script.dataset_name
+        task = self._task_name or (data and Path(data).stem)
+        return re.sub(r"[^\w.-]+", "-", f"{model}-{task}" if task else model)
 
     def renew_team(self, header: str | None = None) -> None:
         """Begin a collective call of the run. Ranks compare the header's identity; default: that of the weights now."""
@@ -99,7 +109,7 @@ def _extension_files(config: ESConfig) -> dict[str, str | None]:
         "perturbation": PERTURBATIONS,
     }
     return {
-        option: _sha256(file_of(kind, getattr(config, option), attribute="build"))
+        option: sha256_of(file_of(kind, getattr(config, option), attribute="build"))
         for option, kind in EXTENSIONS.items()
         if getattr(config, option) not in builtin[kind]
     }
@@ -123,10 +133,6 @@ def _data_identity(run: RunState, script: ScriptArguments | None) -> Mapping[str
         **named,
         "script": {**identity_of(script), "dataset_name": name},
         "dataset_files": content if streamed else None,
-        "reward_files": [_sha256(file_of("reward", reference)) for reference in script.reward_funcs],
-        **({"task_file": _sha256(task)} if task is not None else {}),
+        "reward_files": [sha256_of(file_of("reward", reference)) for reference in script.reward_funcs],
+        **({"task_file": sha256_of(task)} if task is not None else {}),
     }
-
-
-def _sha256(path: Path | None) -> str | None:
-    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()

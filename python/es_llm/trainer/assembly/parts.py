@@ -36,6 +36,7 @@ from es_llm.optimizers import load_optimizer
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rewards.workers.system import open_standard_descriptors
 from es_llm.rollout import load_engine
+from es_llm.rollout.checks import checked_targets
 from es_llm.rollout.engine import LiveMember, LogProbs, RolloutEngine
 from es_llm.rollout.form import PromptForm
 from es_llm.schedules import hyperparameters
@@ -93,6 +94,7 @@ def build_run(
     text_prompts: TextPrompts,
     team: Team | None,
     script: ScriptArguments | None,
+    task_name: str | None,
 ) -> RunParts:
     """Build and check a run from the arguments of `ESTrainer`."""
     open_standard_descriptors()
@@ -122,6 +124,8 @@ def build_run(
     rewards.require_columns(columns_of(prompts.first()), "`train_dataset`")
     _require_columns(rewards, sets)
     run = _run(config, team, trained, engine, rewards, prompts)
+    header = RunHeader(run, trained, script, task_name)
+    opening = [*header.extensions(), form.describe(), *engine.describe(run.prompts.first()["prompt"])]
     parts = RunParts(
         run=run,
         model=trained,
@@ -129,8 +133,8 @@ def build_run(
         sets=sets,
         form=form,
         answer_of=answer_of,
-        callbacks=_callbacks(run, trained, form, [*as_list(callbacks, "callbacks"), *trackers]),
-        header=RunHeader(run, trained, script),
+        callbacks=_callbacks(run, trained, opening, [*as_list(callbacks, "callbacks"), *trackers]),
+        header=header,
         hub=adopted.hub,
     )
     rewards.open()
@@ -185,7 +189,7 @@ def _prompts(config: ESConfig, rows: Any, form: PromptForm, engine: RolloutEngin
 def _run(
     config: ESConfig, team: Team, model: TrainedModel, engine: RolloutEngine, rewards: RewardSet, prompts: Prompts
 ) -> RunState:
-    targets = engine.targets()
+    targets = checked_targets(config.engine, engine.targets(), dict(model.module.named_parameters()))
     named = {target.name for target in targets}
     if team.rank == 0:
         _report(model.module, named, engine)
@@ -228,8 +232,7 @@ def _run(
     )
 
 
-def _callbacks(run: RunState, model: TrainedModel, form: PromptForm, others: Sequence[Any]) -> Callbacks:
-    opening = [form.describe(), *run.engine.describe(run.prompts.first()["prompt"])]
+def _callbacks(run: RunState, model: TrainedModel, opening: list[str], others: Sequence[Any]) -> Callbacks:
     progress = ProgressCallback(opening)
     callbacks = Callbacks([progress, *others], run.config, model.module, model.tokenizer)
     callbacks.state.is_world_process_zero = callbacks.state.is_local_process_zero = run.team.rank == 0

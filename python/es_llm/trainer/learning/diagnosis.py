@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from es_llm.config import ESConfig
 from es_llm.rewards.reward_set import RewardSet
+from es_llm.rollout import BUILTIN
 from es_llm.trainer.learning.answers import Comparison
 from es_llm.trainer.learning.collapse import PAPER_SIGMA, Collapse
 from es_llm.units.counts import Counts
@@ -211,7 +212,11 @@ class Diagnosis:
     def _too_small(self, verb: str) -> str:
         sigma = self._config.sigma
         larger = PAPER_SIGMA if sigma < PAPER_SIGMA / 3 else 3 * sigma
-        return f"`sigma` {sigma:g} {verb} too small; try --sigma {larger:.2g}"
+        advice = f"`sigma` {sigma:g} {verb} too small; try --sigma {larger:.2g}"
+        engine = self._config.engine
+        if engine not in BUILTIN:
+            advice += f"; or the engine {engine!r} doesn't call `live.switch` for each member"
+        return advice
 
     def _why_empty(self, compared: Comparison | None) -> str:
         if compared is not None and compared.reference is not None and compared.reference.empty < 0.5:
