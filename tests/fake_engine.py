@@ -14,9 +14,7 @@ UP, GATE = "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.gate_proj.we
 class FakeEngine:
     members_per_unit = 1
 
-    def __init__(
-        self, model, tokenizer, *, max_completion_length, temperature, chat_template_kwargs, skip_special_tokens
-    ):
+    def __init__(self, model, tokenizer, *, max_completion_length, **options):
         named = dict(model.named_parameters())
         self._sizes = [len(named[name]) for name in (GATE, UP)]
         self._fused = torch.empty(sum(self._sizes), named[UP].shape[1])
