@@ -197,7 +197,7 @@ def forge_records(path):
     [
         (damage_weights, "the file is damaged"),
         (cut_weights, "isn't used"),
-        (forge_digest, "the journal has another digest for step 6"),
+        (forge_digest, "the journal has another digest for iteration 6"),
         (forge_records, "other records than the journal's"),
         (lambda path: (path / "es_llm_snapshot.json").write_text("{"), "can't be read"),
         (lambda path: (path / "es_llm_snapshot.json").write_text('{"step": 6}'), "can't be read"),
