@@ -291,7 +291,7 @@ def test_a_rank_that_slept_rebuilds_its_weights_between_two_comparisons(tmp_path
     lock, ready, asleep, awake = threading.Lock(), threading.Barrier(3), threading.Event(), threading.Event()
 
     class Sleep(TrainerCallback):
-        """On rank 2 after step 2: a weight changes, and the rank sends and receives nothing until `awake`."""
+        """On rank 2 after iteration 2: a weight changes, and the rank sends and receives nothing until `awake`."""
 
         def __init__(self):
             self.weights = None
