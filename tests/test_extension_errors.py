@@ -163,9 +163,9 @@ def test_a_rule_that_returns_no_shaped_fitness(piece, text, message):
 def test_a_rule_may_return_any_sequence_and_cannot_change_the_fitness(piece):
     text = "def shape(fitness):\n    fitness -= fitness.mean()\n    return tuple(fitness)"
     population = Population(run_seed=1, population_size=2, shaping=load_shaping(piece(text)))
-    told = population.tell([0.0, 1.0], sigma=0.1, learning_rate=0.1)
-    assert told.fitness == [0.0, 1.0]
-    np.testing.assert_array_equal(told.coefficients, [-0.5, 0.5])
+    record = population.tell([0.0, 1.0], sigma=0.1, learning_rate=0.1)
+    assert record.fitness == [0.0, 1.0]
+    np.testing.assert_array_equal(record.coefficients, [-0.5, 0.5])
 
 
 def test_names_that_stand_for_no_rule(piece, monkeypatch, tmp_path):

@@ -22,8 +22,7 @@ from es_llm.rollout.engines.hf import HFEngine
 from es_llm.types import Prompt
 
 ROWS_PER_UNIT: Final = 32
-"""Rows (members x prompts) that a unit should have: enough for the speed of a batch, few enough that ranks share an
-iteration."""
+"""Rows (members x prompts) of a unit: with 32 members and 2 prompts, two ranks share an iteration."""
 
 
 @final
