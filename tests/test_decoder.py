@@ -92,7 +92,7 @@ def test_slots_are_cleared_of_a_row_with_infinite_weights():
 
 
 def test_a_row_that_has_ended_stays_within_the_context():
-    """GPT-2 has an embedding for each position. Row 0 ends in a slot of a batch whose other rows came later and go on."""
+    """GPT-2 has an embedding for each position. Row 0 ends in a batch whose other rows came later and go on."""
     model, rows = tiny_model("gpt2", n_positions=24), [[9] * 8] * 15
     length_R = torch.tensor([16, *[6] * 7, *[16] * 7])
 
