@@ -138,7 +138,7 @@ class Session(RecordProgram):
         self._evaluations.complete(team, table)
         best = self._evaluations.history.best
         if best is not None:  # after the callbacks, which compare with the older value
-            self._callbacks.state.best_metric, self._callbacks.state.best_global_step = best.value, best.step
+            self._callbacks.state.best_metric, self._callbacks.state.best_global_step = best.value, best.iteration
 
     def _publish(self, team: Team, round_: Round, table: Table) -> None:
         iteration, files = self._current(), self._log.leading
