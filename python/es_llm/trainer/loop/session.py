@@ -183,7 +183,8 @@ class Session(RecordProgram):
         figures = self._figures.pop(record.iteration, None)
         metrics = iteration_metrics(record, figures, report, seconds)
         flat = metrics["fitness/min"] == metrics["fitness/max"]
-        self._log.found(self._diagnosis.moved(record.iteration + 1, metrics["update/moved_ratio"], flat=flat))
+        step, ratio, zero = record.iteration + 1, metrics["update/moved_ratio"], not record.coefficients.any()
+        self._log.found(self._diagnosis.moved(step, ratio, flat=flat, zero=zero))
         self._log.iteration(metrics, figures.counts.waited_us / 1e6 if figures is not None else 0.0)
 
     def _current(self) -> Iteration:
