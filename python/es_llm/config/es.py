@@ -343,7 +343,7 @@ class ESConfig:
         text such as "beta=0.9,eps=1e-8"."""
         trackers: Any = self.report_to
         if isinstance(trackers, str):
-            object.__setattr__(self, "report_to", [trackers])
+            object.__setattr__(self, "report_to", [trackers] if trackers else [])
         arguments: Any = self.optim_args
         if isinstance(arguments, str):
             object.__setattr__(self, "optim_args", read_mapping("optim_args", split_words(arguments)))
