@@ -7,7 +7,7 @@
 //! little time compared with the product.
 
 use std::marker::PhantomData;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 
 use super::KernelError;
 use super::path::Work;
@@ -15,6 +15,7 @@ use super::position::Position;
 use super::report::UpdateReport;
 use super::rounding::LiveType;
 use super::simd::Simd;
+use super::stream::{LINE, TO_READ, TO_WRITE, fetch};
 use super::tile::{Single, TILE, Tiles};
 use super::update::Tally;
 use super::weights::write;
@@ -29,7 +30,7 @@ const PANEL_COLUMNS: usize = 1024;
 /// Distance between two rows of sums: one line more than the columns, so that rows don't share a set of the cache.
 const STRIDE: usize = PANEL_COLUMNS + 16;
 /// Number of terms that are drawn at once, about.
-const DEPTH: usize = 64;
+const DEPTH: usize = 128;
 /// Rows that are summed in registers at once; the columns fill two registers.
 const ROWS: usize = 6;
 
@@ -109,9 +110,39 @@ pub(super) struct Factors<'a> {
 /// Space for the factors of a panel and for its sums.
 struct Panel {
     values: Vec<f32>,
-    left: Vec<f32>,
-    right: Vec<f32>,
-    sums: Vec<f32>,
+    left: Lines,
+    right: Lines,
+    sums: Lines,
+}
+
+/// Values that begin at a line of memory: a register that is loaded from two lines takes twice the time.
+struct Lines {
+    values: Vec<f32>,
+    first: usize,
+}
+
+impl Lines {
+    fn new(count: usize) -> Self {
+        let values = vec![0.0; count + LINE / size_of::<f32>() - 1];
+        let first = values.as_ptr().align_offset(LINE);
+        Self { values, first }
+    }
+}
+
+impl Deref for Lines {
+    type Target = [f32];
+
+    #[inline(always)]
+    fn deref(&self) -> &[f32] {
+        &self.values[self.first..]
+    }
+}
+
+impl DerefMut for Lines {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.first..]
+    }
 }
 
 impl Factors<'_> {
@@ -126,14 +157,13 @@ impl Factors<'_> {
         let depth = self.pairs_at_once() * self.matrix.rank;
         Panel {
             values: vec![0.0; self.matrix.rank * PANEL_COLUMNS],
-            left: vec![0.0; depth * PANEL_ROWS],
-            right: vec![0.0; depth * PANEL_COLUMNS],
-            sums: vec![0.0; rows.next_multiple_of(ROWS) * STRIDE],
+            left: Lines::new(depth * PANEL_ROWS),
+            right: Lines::new(depth * PANEL_COLUMNS),
+            sums: Lines::new(rows.next_multiple_of(ROWS) * STRIDE),
         }
     }
 
-    /// Computes the sums of a panel: for each weight the chain of fma(L, B, sum) over all terms, from 0. Calls `take` for
-    /// every [`ROWS`] rows, with the index of the first row and the sums; rows of sums are [`STRIDE`] apart.
+    /// Computes the sums of a panel: for each weight the chain of fma(L, B, sum) over all terms, from 0.
     #[inline(always)]
     fn sum<S: Simd>(
         &self,
@@ -141,10 +171,9 @@ impl Factors<'_> {
         rows: &Range<usize>,
         columns: &Range<usize>,
         panel: &mut Panel,
-        mut take: impl FnMut(usize, &[f32]),
+        target: &mut impl Target,
     ) {
         let at_once = self.pairs_at_once();
-        panel.sums.fill(0.0);
         let chunks = self.pairs.len().div_ceil(at_once).max(1);
         for chunk in 0..chunks {
             let part = chunk * at_once..self.pairs.len().min((chunk + 1) * at_once);
@@ -152,26 +181,31 @@ impl Factors<'_> {
             let (left, right) = (&panel.left, &panel.right);
             let left = |row: usize| &left[row * depth..(row + ROWS) * depth];
             let right = |column: usize| &right[column * depth..(column + 2 * S::LANES) * depth];
+            let from_zero = chunk == 0;
             if chunk + 1 < chunks {
                 for column in (0..columns.len()).step_by(2 * S::LANES) {
                     for row in (0..rows.len()).step_by(ROWS) {
                         let sums = &mut panel.sums[row * STRIDE + column..];
-                        multiply(simd, left(row), right(column), sums);
+                        multiply(simd, left(row), right(column), from_zero, sums);
                     }
                 }
                 continue;
             }
             // The sums of a few rows are used as soon as they are complete.
             for row in (0..rows.len()).step_by(ROWS) {
-                let first = if chunks == 1 { 0 } else { row };
+                let first = if from_zero { 0 } else { row };
                 let sums = &mut panel.sums[first * STRIDE..][..ROWS * STRIDE];
-                if chunks == 1 {
-                    sums.fill(0.0);
-                }
                 for column in (0..columns.len()).step_by(2 * S::LANES) {
-                    multiply(simd, left(row), right(column), &mut sums[column..]);
+                    target.soon(row, columns.start + column, 2 * S::LANES);
+                    multiply(
+                        simd,
+                        left(row),
+                        right(column),
+                        from_zero,
+                        &mut sums[column..],
+                    );
                 }
-                take(row, sums);
+                target.take(simd, row, columns, sums);
             }
         }
     }
@@ -244,6 +278,12 @@ impl Factors<'_> {
         } = to;
         for (group, values) in values[..rows.len() * rank].chunks(width * rank).enumerate() {
             let factors = &mut factors[group * width * depth + term * width..];
+            if rank == 1 {
+                let (filled, rest) = factors[..width].split_at_mut(values.len());
+                filled.copy_from_slice(values);
+                rest.fill(0.0);
+                continue;
+            }
             for k in 0..rank {
                 let factors = &mut factors[k * width..(k + 1) * width];
                 let count = values.len() / rank;
@@ -273,13 +313,23 @@ struct Packed<'a> {
     factors: &'a mut [f32],
 }
 
-/// sums += left right^T, term by term, for [`ROWS`] rows and two registers of columns.
+/// The weights that the sums of a panel are for.
+trait Target {
+    /// Some columns of the next [`ROWS`] rows will soon be taken.
+    fn soon(&self, row: usize, column: usize, count: usize);
+    /// Takes the sums of [`ROWS`] rows, of which the last may not exist; rows of sums are [`STRIDE`] apart.
+    fn take<S: Simd>(&mut self, simd: S, row: usize, columns: &Range<usize>, sums: &[f32]);
+}
+
+/// sums += left right^T, or sums = left right^T, term by term, for [`ROWS`] rows and two registers of columns.
 #[inline(always)]
-fn multiply<S: Simd>(simd: S, left: &[f32], right: &[f32], sums: &mut [f32]) {
+fn multiply<S: Simd>(simd: S, left: &[f32], right: &[f32], from_zero: bool, sums: &mut [f32]) {
     let mut tile = [[simd.float(0.0); 2]; ROWS];
-    for (row, tile) in tile.iter_mut().enumerate() {
-        let sums = &sums[row * STRIDE..][..2 * S::LANES];
-        *tile = [simd.load(sums), simd.load(&sums[S::LANES..])];
+    if !from_zero {
+        for (row, tile) in tile.iter_mut().enumerate() {
+            let sums = &sums[row * STRIDE..][..2 * S::LANES];
+            *tile = [simd.load(sums), simd.load(&sums[S::LANES..])];
+        }
     }
     for (left, right) in left
         .as_chunks::<ROWS>()
@@ -324,21 +374,48 @@ impl<L: LiveType> Work for AccumulateLowRank<'_, L> {
     fn run<S: Simd>(self, simd: S) -> UpdateReport {
         let width = self.factors.matrix.shape[1];
         let mut panel = self.factors.panel(self.rows.len());
-        let mut tally = Tally::default();
+        let elements = self.master.len();
+        let mut target = Added::<L> {
+            master: self.master,
+            width,
+            tally: Tally::default(),
+            live: PhantomData,
+        };
         for columns in column_panels(width) {
-            let take = |row: usize, sums: &[f32]| {
-                let masters = self.master[row * width..].chunks_mut(width);
-                for (master, sums) in masters.zip(sums.chunks(STRIDE)) {
-                    let masters = master[columns.clone()].chunks_mut(TILE);
-                    for (master, sums) in masters.zip(sums.chunks(TILE)) {
-                        tally.update::<S, L>(simd, master, &sums[..master.len()]);
-                    }
-                }
-            };
             self.factors
-                .sum(simd, &self.rows, &columns, &mut panel, take);
+                .sum(simd, &self.rows, &columns, &mut panel, &mut target);
         }
-        tally.report(self.master.len())
+        target.tally.report(elements)
+    }
+}
+
+/// The masters of a panel of rows, to which the sums are added.
+struct Added<'a, L> {
+    master: &'a mut [f32],
+    width: usize,
+    tally: Tally,
+    live: PhantomData<L>,
+}
+
+impl<L: LiveType> Target for Added<'_, L> {
+    #[inline(always)]
+    fn soon(&self, row: usize, column: usize, count: usize) {
+        for row in row..row + ROWS {
+            let first = self.master.as_ptr().wrapping_add(row * self.width + column);
+            fetch::<TO_WRITE, _>(first, count);
+        }
+    }
+
+    #[inline(always)]
+    fn take<S: Simd>(&mut self, simd: S, row: usize, columns: &Range<usize>, sums: &[f32]) {
+        let masters = self.master[row * self.width..].chunks_mut(self.width);
+        for (master, sums) in masters.zip(sums.chunks(STRIDE)) {
+            let masters = master[columns.clone()].chunks_mut(TILE);
+            for (master, sums) in masters.zip(sums.chunks(TILE)) {
+                self.tally
+                    .update::<S, L>(simd, master, &sums[..master.len()]);
+            }
+        }
     }
 }
 
@@ -357,20 +434,46 @@ impl<L: LiveType> Work for PerturbLowRank<'_, L> {
     fn run<S: Simd>(self, simd: S) -> u64 {
         let width = self.factors.matrix.shape[1];
         let mut panel = self.factors.panel(self.rows.len());
-        let mut nonfinite = 0;
+        let mut target = Written::<L> {
+            live: self.live,
+            master: self.master,
+            width,
+            nonfinite: 0,
+        };
         for columns in column_panels(width) {
-            let take = |row: usize, sums: &[f32]| {
-                let first = row * width;
-                let masters = self.master[first..].chunks(width);
-                let rows = self.live[first..].chunks_mut(width).zip(masters);
-                for ((live, master), sums) in rows.zip(sums.chunks(STRIDE)) {
-                    let (live, master) = (&mut live[columns.clone()], &master[columns.clone()]);
-                    nonfinite += write::<L>(live, master, |i, master| master + sums[i]);
-                }
-            };
             self.factors
-                .sum(simd, &self.rows, &columns, &mut panel, take);
+                .sum(simd, &self.rows, &columns, &mut panel, &mut target);
         }
-        nonfinite
+        target.nonfinite
+    }
+}
+
+/// The live weights of a panel of rows, which become round(master + sum).
+struct Written<'a, L: LiveType> {
+    live: &'a mut [L::Bits],
+    master: &'a [f32],
+    width: usize,
+    nonfinite: u64,
+}
+
+impl<L: LiveType> Target for Written<'_, L> {
+    #[inline(always)]
+    fn soon(&self, row: usize, column: usize, count: usize) {
+        for row in row..row + ROWS {
+            let first = row * self.width + column;
+            fetch::<TO_READ, _>(self.master.as_ptr().wrapping_add(first), count);
+            fetch::<TO_WRITE, _>(self.live.as_ptr().wrapping_add(first), count);
+        }
+    }
+
+    #[inline(always)]
+    fn take<S: Simd>(&mut self, _: S, row: usize, columns: &Range<usize>, sums: &[f32]) {
+        let first = row * self.width;
+        let masters = self.master[first..].chunks(self.width);
+        let rows = self.live[first..].chunks_mut(self.width).zip(masters);
+        for ((live, master), sums) in rows.zip(sums.chunks(STRIDE)) {
+            let (live, master) = (&mut live[columns.clone()], &master[columns.clone()]);
+            self.nonfinite += write::<L>(live, master, |i, master| master + sums[i]);
+        }
     }
 }

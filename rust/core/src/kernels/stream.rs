@@ -54,17 +54,22 @@ pub(super) fn copy(from: &[u8], to: &mut [u8]) {
 #[inline(always)]
 pub(super) fn fence() {}
 
-/// Hint of [`fetch_next`]: the values will be read. The number is that of x86-64's instruction.
+/// Hint of [`fetch`]: the values will be read. The number is that of x86-64's instruction.
 pub(super) const TO_READ: i32 = 3;
-/// Hint of [`fetch_next`]: the values will be written.
+/// Hint of [`fetch`]: the values will be written.
 pub(super) const TO_WRITE: i32 = 7;
 
 /// Starts to bring the memory behind these values, of the same size, into the cache.
 #[inline(always)]
 pub(super) fn fetch_next<const HINT: i32, T>(values: &[T]) {
-    let size = size_of_val(values);
-    for offset in (size..2 * size).step_by(LINE) {
-        let line = values.as_ptr().cast::<i8>().wrapping_add(offset);
+    fetch::<HINT, T>(values.as_ptr().wrapping_add(values.len()), values.len());
+}
+
+/// Starts to bring `count` values into the cache. Not all of them need exist.
+#[inline(always)]
+pub(super) fn fetch<const HINT: i32, T>(first: *const T, count: usize) {
+    for offset in (0..count * size_of::<T>()).step_by(LINE) {
+        let line = first.cast::<i8>().wrapping_add(offset);
         // SAFETY: every x86-64 has SSE; a prefetch can't fault, wherever it points.
         #[cfg(target_arch = "x86_64")]
         unsafe {
