@@ -14,9 +14,7 @@ UP, GATE = "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.gate_proj.we
 class FakeEngine:
     members_per_unit = 1
 
-    def __init__(
-        self, model, tokenizer, *, max_completion_length, temperature, chat_template_kwargs, skip_special_tokens
-    ):
+    def __init__(self, model, tokenizer, *, max_completion_length, **options):
         named = dict(model.named_parameters())
         self._sizes = [len(named[name]) for name in (GATE, UP)]
         self._fused = torch.empty(sum(self._sizes), named[UP].shape[1])
@@ -30,16 +28,14 @@ class FakeEngine:
     def attach(self, live):
         self._live = live
 
-    def evaluate(self, members, prompts):
+    def evaluate(self, members, prompts, sampling=None):
+        if sampling is not None:
+            prompts = [(*pair, sampling.seed) for pair in zip(prompts, sampling.addresses, strict=True)]
         found = []
         for member in members:
             self._live.switch(member)
             found.append([self._answer(prompt) for prompt in prompts])
         return found
-
-    def sample(self, prompts, addresses, *, seed, temperature):
-        self._live.switch(None)
-        return [self._answer((prompt, *address, seed)) for prompt, address in zip(prompts, addresses, strict=True)]
 
     def check_lengths(self, prompts):
         pass

@@ -20,7 +20,6 @@ def load_engine(
     tokenizer: Any,
     *,
     max_completion_length: int,
-    temperature: float = 0.0,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     skip_special_tokens: bool = True,
     members_per_unit: int | None = None,
@@ -34,7 +33,6 @@ def load_engine(
         model: a transformers model.
         tokenizer: the model's, with a pad token.
         max_completion_length: new tokens per completion at most.
-        temperature: of the completions of `evaluate`; 0 is greedy decoding.
         chat_template_kwargs: further arguments of the tokenizer's chat template.
         skip_special_tokens: decode completions without special tokens; else only without those at their ends.
 
@@ -52,7 +50,6 @@ def load_engine(
         model,
         tokenizer,
         max_completion_length=max_completion_length,
-        temperature=temperature,
         chat_template_kwargs=chat_template_kwargs,
         skip_special_tokens=skip_special_tokens,
         members_per_unit=members_per_unit,
