@@ -34,7 +34,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_built_in_engines():
-    assert list(BUILTIN) == ["hf"]
+    assert list(BUILTIN) == ["batched", "hf"]
     engine = load("hf")
     assert isinstance(engine, HFEngine)
     assert isinstance(engine, LogProbs)
@@ -102,5 +102,5 @@ def test_an_engine_without_all_methods_is_refused(tmp_path):
 
 
 def test_an_unknown_engine_is_refused():
-    with pytest.raises(ConfigError, match=r"unknown engine 'hfx'; did you mean 'hf'\? \(known: hf"):
+    with pytest.raises(ConfigError, match=r"unknown engine 'hfx'; did you mean 'hf'\? \(known: batched, hf"):
         load("hfx")
