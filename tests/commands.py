@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from es_llm._core import Journal
@@ -20,6 +22,10 @@ SMALL = [
 ]  # fmt: skip
 """Options of a short run (seconds) of the embedded model. No number of ranks divides the population."""
 
+SESSIONS = tempfile.mkdtemp(prefix="es_llm_mpirun_")
+"""Has a folder for each mpirun that this process starts."""
+atexit.register(shutil.rmtree, SESSIONS, ignore_errors=True)
+
 
 def es_llm(*words: str, ranks: int | None = None, timeout_s: float = 240, cwd: Path | None = None):
     """Run `python -m es_llm WORDS`, under mpirun if `ranks` is given, and return the finished process."""
@@ -30,13 +36,17 @@ def es_llm(*words: str, ranks: int | None = None, timeout_s: float = 240, cwd: P
 
 def command(*words: str, ranks: int | None = None) -> list[str]:
     """The command line of such a process."""
-    return [*([mpirun(), "-n", str(ranks)] if ranks else []), sys.executable, "-m", "es_llm", *words]
+    return [*([*mpirun(), "-n", str(ranks)] if ranks else []), sys.executable, "-m", "es_llm", *words]
 
 
-def mpirun() -> str:
-    """The path of mpirun in this virtual environment, else on the PATH."""
+def mpirun() -> list[str]:
+    """The mpirun of this virtual environment, else the one on the PATH, with a folder of its own for its files.
+
+    In a folder that it shares, an mpirun fails to start if one with the same process id was killed there before.
+    """
     beside = Path(sys.executable).with_name("mpirun")
-    return str(beside) if beside.exists() else shutil.which("mpirun") or "mpirun"
+    path = str(beside) if beside.exists() else shutil.which("mpirun") or "mpirun"
+    return [path, "--prtemca", "prte_tmpdir_base", tempfile.mkdtemp(dir=SESSIONS)]
 
 
 def result(directory: Path) -> dict:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -29,7 +27,7 @@ class Job:
         self.directory = directory
         words = ["-m", *module, *WORDS, "--output_dir", str(directory), *options]
         self.process = subprocess.Popen(
-            [mpirun(), "--with-ft", "ulfm", "-n", str(ranks), sys.executable, *words],
+            [*mpirun(), "--with-ft", "ulfm", "-n", str(ranks), sys.executable, *words],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
@@ -66,9 +64,6 @@ class Job:
         for pid in self.pids().values():
             kill(pid)
         os.killpg(self.process.pid, signal.SIGKILL)
-        # A killed mpirun leaves its sockets behind. A later mpirun with the same process id would fail because of them.
-        for entry in Path(tempfile.gettempdir()).glob(f"*.{self.process.pid}"):
-            shutil.rmtree(entry, ignore_errors=True)
 
 
 def kill(pid: int) -> None:

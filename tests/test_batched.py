@@ -127,8 +127,8 @@ def low_rank(model, rank=1, **options):
     return ParameterTable.from_module(model, perturbation="low_rank", rank=rank, **options)
 
 
-def members_of(count, sigma=0.1):
-    return _core.Population(run_seed=5, population_size=count, antithetic=True).ask(sigma=sigma)
+def members_of(count, sigma=0.1, seed=5):
+    return _core.Population(run_seed=seed, population_size=count, antithetic=True).ask(sigma=sigma)
 
 
 @pytest.mark.parametrize("name", MODELS + MIXTURES)
@@ -179,6 +179,14 @@ def test_answers_do_not_depend_on_the_other_members_of_a_unit():
     together = own.evaluate(members, PROMPTS)
     assert [own.evaluate([member], PROMPTS)[0] for member in members] == together
     assert own.evaluate(members[2:5], PROMPTS) == together[2:5]
+
+
+def test_members_of_another_run_have_other_noise():
+    model = tiny_model("qwen2")
+    own = attached("batched", model, low_rank(model))
+    first, other = (own.evaluate(members_of(4, sigma=1.0, seed=seed), PROMPTS) for seed in (5, 6))
+    assert first != other
+    assert own.evaluate(members_of(4, sigma=1.0), PROMPTS) == first
 
 
 def test_dense_noise_of_a_matrix_is_refused():

@@ -26,7 +26,7 @@ def test_the_kernels_bench():
 def test_the_coordination_bench():
     words = ["--unit_ms", "5", "--units_per_rank", "4", "--iterations", "3"]
     done = subprocess.run(
-        [mpirun(), "-n", "3", sys.executable, BENCHES / "coordination.py", *words],
+        [*mpirun(), "-n", "3", sys.executable, BENCHES / "coordination.py", *words],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

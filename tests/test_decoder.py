@@ -44,7 +44,7 @@ def test_a_shared_beginning_changes_nothing(most_rows, members):
     assert shared == generate(model, rows, request())
 
 
-def test_the_rows_of_each_forward_pass_are_told():
+def test_each_forward_pass_is_announced_with_its_rows():
     model, rows = tiny_model("qwen2"), prompts(6, common=12)
     seen, sizes = [], []
     model.model.register_forward_pre_hook(
@@ -61,7 +61,7 @@ def test_the_rows_of_each_forward_pass_are_told():
     assert [size[0] for size in sizes[1:]] == [6, 6, 6]
 
 
-def test_a_row_that_waits_is_told_with_the_slot_that_it_takes():
+def test_a_waiting_row_is_announced_with_the_slot_that_it_takes():
     model, rows = tiny_model("qwen2"), prompts(9)
     seen = []
     decoder.decode(model, rows, request(most_rows=4, on_rows=lambda rows: seen.append(rows.tolist())))
@@ -89,6 +89,18 @@ def test_slots_are_cleared_of_a_row_with_infinite_weights():
 
     answers = decoder.decode(model, rows, request(eos_ids=(), most_rows=1, on_rows=rows_are))
     assert answers[1:] == wanted[1:]
+
+
+def test_a_row_that_has_ended_stays_within_the_context():
+    """GPT-2 has an embedding for each position. Row 0 ends in a batch whose other rows came later and go on."""
+    model, rows = tiny_model("gpt2", n_positions=24), [[9] * 8] * 15
+    length_R = torch.tensor([16, *[6] * 7, *[16] * 7])
+
+    def choose(logits_BV, row_B, count_B):
+        return torch.where(count_B + 1 >= length_R[row_B], EOS, 20)
+
+    answers = decoder.decode(model, rows, request(most_rows=8, choose=choose))
+    assert [len(answer) for answer in answers] == length_R.tolist()
 
 
 def test_nothing_to_decode():

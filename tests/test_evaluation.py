@@ -260,7 +260,7 @@ def snapshots(directory):
 
 
 def test_the_best_snapshot_is_kept_and_patience_ends_the_run(tmp_path, monkeypatch):
-    """The test sets the reward of each step; the best one is at step 2."""
+    """The test sets the reward of each iteration; the best one is at iteration 2."""
     values = {0: 0.0, 1: 1.0, 2: 5.0, 3: 4.0, 4: 5.0, 5: 3.0, 6: 9.0}
     from es_llm.evaluation.work import EvaluationWork
 

@@ -117,6 +117,10 @@ def test_arguments_of_optimizers_and_schedules(piece):
         load_optimizer("sgd", ESConfig(optim_args={"beta": 1}))
     with pytest.raises(ConfigError, match="`optim_args` expects NAME=VALUE, got 'beta'"):
         ESConfig(optim_args="beta")
+    with pytest.raises(ConfigError, match="`optim_args` expects NAME=VALUE, got ' eps'"):
+        ESConfig(optim_args="beta=1, eps")
+    text = "betas=[0.9, 0.999],name='a,b',more={x: 1, y: 2}"
+    assert ESConfig(optim_args=text).optim_args == {"betas": [0.9, 0.999], "name": "a,b", "more": {"x": 1, "y": 2}}
     config = ESConfig(
         sigma=1.0, learning_rate=1.0, lr_scheduler_type=name, lr_scheduler_kwargs={"warmup": 4},
         sigma_scheduler_type=name, sigma_scheduler_kwargs={"warmup": 2},
@@ -145,6 +149,8 @@ def test_a_schedule_that_returns_no_factor(piece, tmp_path, value):
         ("def shape(fitness):\n    pass", "expected a finite number for each of the 4 members, got None"),
         ("def shape(fitness):\n    return fitness.reshape(2, 2)", r"each of the 4 members, got array\(\[\["),
         ("def shape(fitness):\n    return fitness * float('nan')", r"each of the 4 members, got array\(\[nan"),
+        ("def shape(fitness):\n    return fitness + 1j", r"each of the 4 members, got array\(\[0"),
+        ("def shape(fitness):\n    return list('1234')", r"each of the 4 members, got \['1'"),
         ("def shape(fitness):\n    return 1 // 0", r"`shape` failed: ZeroDivisionError: .* \(mine.py, line 2\)"),
     ],
 )  # fmt: skip
@@ -157,9 +163,9 @@ def test_a_rule_that_returns_no_shaped_fitness(piece, text, message):
 def test_a_rule_may_return_any_sequence_and_cannot_change_the_fitness(piece):
     text = "def shape(fitness):\n    fitness -= fitness.mean()\n    return tuple(fitness)"
     population = Population(run_seed=1, population_size=2, shaping=load_shaping(piece(text)))
-    told = population.tell([0.0, 1.0], sigma=0.1, learning_rate=0.1)
-    assert told.fitness == [0.0, 1.0]
-    np.testing.assert_array_equal(told.coefficients, [-0.5, 0.5])
+    record = population.tell([0.0, 1.0], sigma=0.1, learning_rate=0.1)
+    assert record.fitness == [0.0, 1.0]
+    np.testing.assert_array_equal(record.coefficients, [-0.5, 0.5])
 
 
 def test_names_that_stand_for_no_rule(piece, monkeypatch, tmp_path):

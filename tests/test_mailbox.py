@@ -81,7 +81,7 @@ def ranks(count, code, *options):
     """Run `code` on ranks under mpirun, with `comm` as their mailbox."""
     head = "import os, signal, sys, time\nfrom es_llm.comm import select_mailbox\nmailbox = select_mailbox()\n"
     return subprocess.run(
-        [mpirun(), *options, "-n", str(count), sys.executable, "-c", head + code],
+        [*mpirun(), *options, "-n", str(count), sys.executable, "-c", head + code],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 

@@ -197,7 +197,7 @@ def forge_records(path):
     [
         (damage_weights, "the file is damaged"),
         (cut_weights, "isn't used"),
-        (forge_digest, "the journal has another digest for step 6"),
+        (forge_digest, "the journal has another digest for iteration 6"),
         (forge_records, "other records than the journal's"),
         (lambda path: (path / "es_llm_snapshot.json").write_text("{"), "can't be read"),
         (lambda path: (path / "es_llm_snapshot.json").write_text('{"step": 6}'), "can't be read"),
@@ -291,7 +291,7 @@ def test_a_rank_that_slept_rebuilds_its_weights_between_two_comparisons(tmp_path
     lock, ready, asleep, awake = threading.Lock(), threading.Barrier(3), threading.Event(), threading.Event()
 
     class Sleep(TrainerCallback):
-        """On rank 2 after step 2: a weight changes, and the rank sends and receives nothing until `awake`."""
+        """On rank 2 after iteration 2: a weight changes, and the rank sends and receives nothing until `awake`."""
 
         def __init__(self):
             self.weights = None

@@ -182,7 +182,7 @@ def test_iterations_without_any_reward_are_reported(tmp_path, caplog):
     make(tmp_path, broken, eval_dataset=None).train()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [
-        "step 1: no completion has a reward, so the weights do not change; `broken`: thing "
+        "iteration 1: no completion has a reward, so the weights do not change; `broken`: thing "
         "(`failure_policy` raise would end such a run)",
         "in 3 of the iterations all members had the same fitness, or none: the weights did not change",
     ]

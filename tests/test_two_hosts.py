@@ -78,7 +78,7 @@ class TwoHosts:
         )
         agent.chmod(0o755)
         job = [
-            mpirun(), "--with-ft", "ulfm", "--prtemca", "plm_ssh_agent", str(agent),
+            *mpirun(), "--with-ft", "ulfm", "--prtemca", "plm_ssh_agent", str(agent),
             "--host", f"{NEAR}:2,{FAR}:2", "--map-by", "ppr:2:node", "-n", "4", sys.executable, "-m", "es_llm", *words,
         ]  # fmt: skip
         command = f"hostname near; exec {' '.join(job)}"

@@ -58,6 +58,8 @@ def _numbers(given: Any) -> list[float]:
     import numpy as np
 
     try:
+        if np.asarray(given).dtype.kind in "cSU":  # complex numbers and text would be converted
+            return []
         values = np.asarray(given, np.float64)
     except (TypeError, ValueError):
         return []

@@ -127,7 +127,7 @@ class Snapshots:
                     if identity.records_sha256 != expected:
                         raise ModelError("it belongs to other records than the journal's")
                     if f"{digests.get(step - 1, int(identity.digest, 16)):016x}" != identity.digest:
-                        raise ModelError(f"the journal has another digest for step {step}")
+                        raise ModelError(f"the journal has another digest for iteration {step}")
                     self.restore_exactly(weights, identity)
                 except ModelError as error:
                     logger.warning("%s isn't used: %s", self.path(step), error)

@@ -151,6 +151,14 @@ def union_parts(declared: Any) -> tuple[Any, ...]:
     return typing.get_args(declared) if is_union else (declared,)
 
 
+def split_words(text: str) -> list[str]:
+    """The words of a text that joins them by commas. A comma in a list, a mapping or quotes joins nothing."""
+    return _WORD.findall(text) or [text]
+
+
+_WORD: Final = re.compile(r"""(?:\[[^]]*\]|\{[^}]*\}|"[^"]*"|'[^']*'|[^,])+""")
+
+
 def read_mapping(option: str, words: Iterable[str]) -> dict[str, Any]:
     """The mapping of an option from words NAME=VALUE; values are read as YAML, so that 3 is an integer."""
     mapping = {}

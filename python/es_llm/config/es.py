@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final
 
 from es_llm._core import ASSIGNMENTS, DTYPES, FAILURE_POLICIES, MAX_RANK, SHAPING_RULES
-from es_llm.config.checks import check_options, read_mapping, require
+from es_llm.config.checks import check_options, read_mapping, require, split_words
 from es_llm.config.fields import FLOAT32, NOT_NEGATIVE, POSITIVE, UINT32, Range, option, refuse_unknown
 from es_llm.config.foreign import counterpart, unknown_option
 
@@ -380,7 +380,7 @@ class ESConfig:
             object.__setattr__(self, "report_to", [trackers])
         arguments: Any = self.optim_args
         if isinstance(arguments, str):
-            object.__setattr__(self, "optim_args", read_mapping("optim_args", arguments.split(",")))
+            object.__setattr__(self, "optim_args", read_mapping("optim_args", split_words(arguments)))
         check_options(self)
         require(self, "population_size", lambda v: not self.antithetic or v % 2 == 0, "even with `antithetic`")
         require(self, "rank", lambda v: v == 1 or self.perturbation != "dense", "1 with `perturbation` dense")

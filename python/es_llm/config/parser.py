@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import Field
 from typing import Any, Final, NoReturn
 
-from es_llm.config.checks import read_mapping, type_name, union_parts
+from es_llm.config.checks import read_mapping, split_words, type_name, union_parts
 from es_llm.config.fields import default_of, option_topics
 from es_llm.config.foreign import unknown_option
 from es_llm.errors import ConfigError
@@ -60,7 +60,7 @@ class _Mapping(argparse.Action):
     """Collects NAME=VALUE words in a dict. Words of `optim_args` may be joined by commas, as in transformers."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        words = ",".join(values).split(",") if self.dest == "optim_args" and values else values
+        words = split_words(",".join(values)) if self.dest == "optim_args" and values else values
         mapping = {**getattr(namespace, self.dest, {}), **read_mapping(self.dest, words)}
         setattr(namespace, self.dest, mapping)
 

@@ -210,7 +210,8 @@ class _Run:
         prompts = self._prompts
         rows = prompts.take(slots)
         width = prompts.width if prompts.waiting else max(len(prompts.own[row]) for row in rows)
-        room = self._request.max_new_tokens * (2 if prompts.waiting else 1) + self._every
+        # Without waiting rows, all rows have ended when the cache is full.
+        room = self._request.max_new_tokens * (2 if prompts.waiting else 1) - 1
         batch, logits_BV = self._prefill(rows, width, prompts.shared + width + room)
         batch.mask = torch.cat([batch.mask, batch.mask.new_zeros(len(rows), room)], 1)
         self._take(batch, logits_BV, torch.arange(len(rows), device=self._device))
@@ -247,7 +248,7 @@ class _Run:
         batch.mask[:, column] = 1
         ids_BT, position_BT = batch.next[:, None], batch.positions[:, None]
         logits_BV = self._forward(ids_BT, batch.mask[:, : column + 1], position_BT, batch.cache, batch.rows)
-        batch.positions += 1
+        batch.positions += batch.open  # a row that has ended must not pass the model's context
         self._take(batch, logits_BV, None)
 
     def _take(self, batch: _Batch, logits_BV: torch.Tensor, slots: torch.Tensor | None) -> None:

@@ -172,7 +172,7 @@ fn a_flip_of_any_byte_is_refused_or_leaves_a_good_prefix() {
                         assert!((at as u64) < states[0].good_bytes, "byte {at}");
                         assert!(error.to_string().contains("at byte 8:"), "{error}");
                     }
-                    // The header frame is the only one: a bad checksum at its end can't be told from a torn write.
+                    // The header frame is the only one: a bad checksum at its end looks like a torn write.
                     _ => panic!("byte {at}: {error}"),
                 },
             }

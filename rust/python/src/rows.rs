@@ -51,22 +51,14 @@ impl RowFactors {
     #[getter]
     fn a<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<f32>>> {
         let [pairs, rank, outputs, _] = self.0.shape;
-        self.0
-            .a
-            .clone()
-            .into_pyarray(py)
-            .reshape([pairs, rank, outputs])
+        copied(py, &self.0.a, [pairs, rank, outputs])
     }
 
     /// B (pairs, rank, in); a copy.
     #[getter]
     fn b<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<f32>>> {
         let [pairs, rank, _, inputs] = self.0.shape;
-        self.0
-            .b
-            .clone()
-            .into_pyarray(py)
-            .reshape([pairs, rank, inputs])
+        copied(py, &self.0.b, [pairs, rank, inputs])
     }
 
     /// y += scale (x B) A^T in each row; `outputs` are the rows of the matrix that y has.
@@ -126,6 +118,14 @@ impl RowFactors {
         let y = y.as_slice_mut()?;
         detached(py, || self.0.add_embedding::<L>(y, ids, &rows.0))
     }
+}
+
+fn copied<'py>(
+    py: Python<'py>,
+    values: &[f32],
+    shape: [usize; 3],
+) -> PyResult<Bound<'py, PyArray3<f32>>> {
+    values.to_vec().into_pyarray(py).reshape(shape)
 }
 
 fn add(y: Any<'_, '_>, x: Any<'_, '_>, noise: RowNoise<'_>, dtype: &str) -> PyResult<()> {

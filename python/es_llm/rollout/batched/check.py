@@ -54,7 +54,7 @@ def require_right(model: Any, table: ParameterTable, ids: Sequence[int]) -> None
                 for name, weight in own.items():
                     weight.data = before[name]
             error, change = _distance(row, wanted), _distance(base[0], wanted)
-            if not error <= _TOLERANCE * change and not (change == 0.0 == error):
+            if not math.isfinite(error) or error > _TOLERANCE * change:
                 kinds = {type(m).__name__ for m in model.modules() if any(True for _ in m.parameters(recurse=False))}
                 raise ModelError(
                     f"engine 'batched': {type(model).__name__} uses parameters in a way that can't differ between the "

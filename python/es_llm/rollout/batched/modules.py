@@ -79,11 +79,12 @@ class RowModules:
         self, path: str, module: nn.Module, matrices: dict[str, Factors], vectors: dict[str, str]
     ) -> Callable[[Forward], Forward]:
         keys = {*matrices, *vectors}
+        weight_alone = keys == {"weight"} == {*matrices}
         if type(module) in (nn.Linear, Conv1D):
             return partial(self._linear, module, matrices.get("weight"), vectors.get("bias"))
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding) and weight_alone:
             return partial(self._within, functional.embedding, module, self._embedding(matrices["weight"]))
-        if isinstance(module, nn.Linear) or (_is_router(module) and keys == {"weight"}):
+        if (isinstance(module, nn.Linear) or _is_router(module)) and weight_alone:
             return partial(self._within, functional.linear, module, self._added(matrices["weight"]))
         if _is_experts(module) and keys <= {"gate_up_proj", "down_proj"}:
             return partial(self._experts, module, matrices)
@@ -116,7 +117,7 @@ class RowModules:
     def _embedding(self, factors: Factors) -> Change:
         def change(y: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
             rows = self._current
-            if len(ids) != rows.size:  # positions that are the same in all rows
+            if ids.dim() == 1 or len(ids) != rows.size:  # positions that are the same in all rows
                 ids, y = ids.expand(rows.size, -1), y.expand(rows.size, -1, -1)
             return factors.add_embedding(y, ids, rows)
 

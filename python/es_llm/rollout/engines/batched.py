@@ -22,8 +22,7 @@ from es_llm.rollout.engines.hf import HFEngine
 from es_llm.types import Prompt
 
 ROWS_PER_UNIT: Final = 32
-"""Rows (members x prompts) that a unit should have: enough for the speed of a batch, few enough that ranks share an
-iteration."""
+"""Rows (members x prompts) of a unit: with 32 members and 2 prompts, two ranks share an iteration."""
 
 
 @final
@@ -42,7 +41,7 @@ class BatchedEngine(HFEngine):
                 f"engine 'batched': the kind of key-value cache of {type(model).__name__} isn't supported; use "
                 "`--engine hf`"
             )
-        self._noise: tuple[tuple[Any, ...], RowModules] | None = None
+        self._noise: tuple[tuple[Member, ...], RowModules] | None = None
 
     def attach(self, live: LiveMember) -> None:
         """Get members' noise from the table of `live`.
@@ -87,7 +86,7 @@ class BatchedEngine(HFEngine):
 
     def _modules(self, members: Sequence[Member]) -> RowModules:
         """The model's modules with the noise of these members; kept for the next prompts of the same members."""
-        key = tuple((member.iteration, member.index, member.sigma) for member in members)
+        key = tuple(members)
         if self._noise is None or self._noise[0] != key:
             assert self._live is not None, "`attach` was called"
             device = self._model.get_input_embeddings().weight.device

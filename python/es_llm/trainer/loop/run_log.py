@@ -155,7 +155,7 @@ class RunLog:
     def happened(self, kind: str, message: str, **more: Any) -> None:
         """Write an event as the leader, and its message as a warning."""
         self.leading.append_event(events.happened(kind, self.step, **more))
-        logger.warning("step %d: %s", self.step, message)
+        logger.warning("iteration %d: %s", self.step, message)
 
     def found(self, findings: Sequence[Finding]) -> None:
         """Write why this run can't learn."""

@@ -196,7 +196,7 @@ class Session(RecordProgram):
     def _read(self, journaled: Sequence[Event]) -> None:
         for event in journaled:
             if not self._evaluations.read(event) and self._diagnosis.recall(event.get("event", "")):
-                logger.warning("step %d of this run: %s", event["step"], event["why"])
+                logger.warning("iteration %d of this run: %s", event["step"], event["why"])
 
     def note(self, payload: bytes) -> None:
         """An event that the leader has journaled."""

@@ -119,7 +119,9 @@ class WeightStore:
                 )
             weights.reset(self._model.load_base())
         first = 0 if snapshot is None else snapshot.step
-        logger.warning("rank %d rebuilds its weights from step %d and %d records", rank, first, len(records) - first)
+        logger.warning(
+            "rank %d rebuilds its weights from iteration %d and %d records", rank, first, len(records) - first
+        )
         digest = weights.digest()
         for done, record in enumerate(records[first:], first):
             weights.update(record)
