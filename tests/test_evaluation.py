@@ -18,6 +18,7 @@ from es_llm._core import Journal
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError
 from es_llm.evaluation.statistics import k3, pass_at_k, passes, vote
+from es_llm.noise.streams import SAMPLES
 from es_llm.rewards import inline, set_level
 from es_llm.rollout.engine import Sampling
 from es_llm.rollout.engines.hf import HFEngine
@@ -137,7 +138,7 @@ def test_samples_follow_the_probabilities():
     chi = ((observed - expected)[often] ** 2 / expected[often]).sum().item()
     freedom = int(often.sum())
     assert chi < freedom + 5 * math.sqrt(2 * freedom)
-    assert uniforms(2**64 - 1, [(2**32 - 1, 2**32 - 1)], 5).shape == (1, 5)
+    assert uniforms(SAMPLES, 2**64 - 1, [(2**32 - 1, 2**32 - 1)], 5).shape == (1, 5)
 
 
 def test_log_probabilities_are_those_of_the_model():
