@@ -89,6 +89,7 @@ def test_resolved_options_resolve_to_themselves():
         ({"num_generations": 2}, "`num_generations` must be 1 with `temperature` 0, got 2"),
         ({"fixed_samples": True}, "`fixed_samples` must be false with `temperature` 0, got True"),
         ({"top_k": 5}, "`top_k` must be 0 with `temperature` 0, got 5"),
+        ({"stop_strings": ["a", ""]}, "`stop_strings` must be a list without empty texts, got ['a', '']"),
         ({"temperature": 1.0, "top_p": 0.0}, "`top_p` must be a number in (0, 1], got 0.0"),
         ({"temperature": 1.0, "min_p": 1.5}, "`min_p` must be a number in [0, 1], got 1.5"),
         ({"repetition_penalty": 0.0}, "`repetition_penalty` must be a number > 0, got 0.0"),

@@ -139,6 +139,13 @@ class ESConfig:
         "end-of-sequence and pad tokens at their end",
         identity=True,
     )
+    stop_strings: list[str] = option(
+        [],
+        help="a completion ends with the token that completes one of these texts, in training and evaluation; it keeps "
+        "this token",
+        identity=True,
+        within=Range(all, "without empty texts"),
+    )
     engine: str = option(
         "hf",
         help="rollout engine: hf (transformers, one member at a time), batched (low-rank members together), the name "

@@ -27,8 +27,9 @@ from es_llm.types import Prompt
 class Completion:
     """One answer.
 
-    `token_ids` end with the end-of-sequence token where there is one, as TRL's `completion_ids`; no padding
-    follows. `text` is decoded without special tokens, or with those before the end (`skip_special_tokens` of the run).
+    `token_ids` end with the end-of-sequence token where there is one, as TRL's `completion_ids`, or with the token that
+    completes a stop string; no padding follows. `text` is decoded without special tokens, or with those before the end
+    (`skip_special_tokens` of the run).
     `finished`: the answer ended by itself and was not cut off at the length limit.
     """
 

@@ -60,6 +60,7 @@ class HFEngine:
         loop: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         skip_special_tokens: bool = True,
+        stop_strings: Sequence[str] = (),
         members_per_unit: int | None = None,
         prompts_per_unit: int = 1,
     ) -> None:
@@ -86,7 +87,8 @@ class HFEngine:
         )
         seen = self._look()
         self.unused, self.batching = seen.unused, seen.batching
-        self._request = replace(self._request, share_prefix=seen.shares_prefixes)
+        stops = self._prompts.stop_strings(stop_strings, model.get_input_embeddings().weight.device)
+        self._request = replace(self._request, share_prefix=seen.shares_prefixes, stops=stops)
 
     def targets(self) -> list[Target]:
         """The module's own parameters, without those that text doesn't reach."""
@@ -189,7 +191,7 @@ class HFEngine:
         with steady(self._model):
             for group in self._groups([len(row) for row in ids]):
                 found.update(zip(group, decode([ids[row] for row in group], group), strict=True))
-        return self._prompts.completions([found[row] for row in range(len(ids))], self._eos_ids)
+        return self._prompts.completions(ids, [found[row] for row in range(len(ids))], self._request)
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """Rows that share a batch, given the number of tokens of each."""

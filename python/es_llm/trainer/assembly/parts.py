@@ -157,6 +157,7 @@ def _engine(config: ESConfig, model: TrainedModel) -> RolloutEngine:
         max_completion_length=config.max_completion_length,
         chat_template_kwargs=config.chat_template_kwargs,
         skip_special_tokens=config.skip_special_tokens,
+        stop_strings=config.stop_strings,
         members_per_unit=config.members_per_unit,
         prompts_per_unit=min(config.prompts_per_unit, config.prompts_per_iteration * config.num_generations),
     )
