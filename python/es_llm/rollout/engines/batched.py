@@ -79,7 +79,7 @@ class BatchedEngine(HFEngine):
                 return self._decode(ids, request)
 
         found = self._complete([*prompts] * len(members), decode)
-        return [found[start : start + count] for start in range(0, len(found), count)]
+        return [found[index * count : (index + 1) * count] for index in range(len(members))]
 
     def _members_per_unit(self, prompts: int) -> int:
         return 2 * max(1, ROWS_PER_UNIT // (2 * prompts))
