@@ -123,6 +123,13 @@ def test_seed_zero_is_valid():
         (["--max_steps", "1.5"], "`max_steps` must be an integer, got '1.5'"),
         (["--antithetic", "maybe"], "`antithetic` must be true or false, got 'maybe'"),
         (["--task_args", "train_size"], "`task_args` expects NAME=VALUE, got 'train_size'"),
+        (
+            ["--task_args", "a=1", "b=2", "a=3"],
+            "`task_args` must have one value for each name, got a second one for 'a': '3'",
+        ),
+        (["--optim_args", "a=1,a=3"], "`optim_args` must have one value for each name, got a second one for 'a': '3'"),
+        (["--lr_scheduler_kwargs", "a=1", "a=1"], "`lr_scheduler_kwargs` must have one value for each name"),
+        (["--task_args", "a={x: 1, x: 2}"], "the value of 'a' doesn't parse: '{x: 1, x: 2}': two values for 'x'"),
         (["--popul", "3"], "unknown option '--popul'"),
         (["stray"], "unknown option 'stray'"),
     ],
@@ -138,6 +145,27 @@ def test_flags_become_values_of_their_type():
                   "--task_args", "train_size=5", "style=compact", "--seed", "0")  # fmt: skip
     assert flags == {"sigma": 0.01, "antithetic": True, "eval_on_start": False, "reward_weights": [1.0, 0.5],
                      "task_args": {"train_size": 5, "style": "compact"}, "seed": 0}  # fmt: skip
+
+
+MAPPINGS = ["task_args", "optim_args", "lr_scheduler_kwargs", "sigma_scheduler_kwargs", "dataset_columns",
+            "chat_template_kwargs"]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", MAPPINGS)
+def test_an_empty_word_is_an_empty_mapping(option):
+    assert parse(f"--{option}", "") == parse(f"--{option}", " ") == parse(f"--{option}") == {option: {}}
+    assert parse(f"--{option}", "", "a=1") == {option: {"a": 1}}
+
+
+@pytest.mark.parametrize("option", ["frozen", "trainable", "report_to", "reward_funcs", "reward_weights"])
+def test_an_empty_word_is_an_empty_list(option):
+    assert parse(f"--{option}", "") == parse(f"--{option}") == {option: []}
+    assert parse(f"--{option}", "1", "") == {option: [1.0] if option == "reward_weights" else ["1"]}
+    assert ESConfig(report_to="").report_to == []
+
+
+def test_a_repeated_flag_overrides_the_names_that_it_has():
+    assert parse("--task_args", "a=1", "b=2", "--task_args", "a=3") == {"task_args": {"a": 3, "b": 2}}
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_stream_gives_the_same_rows_wherever_one_begins(shuffle):
     assert whole.batch(7) == batches[7]
     for start in (5, 2, 7, 0):
         assert prompts(stream(), shuffle=shuffle).batch(start) == batches[start]
-        assert whole.batch(start) == batches[start], "back again, as after healing"
+        assert whole.batch(start) == batches[start], "back again, as after a rebuild"
     asked = [row["wanted"] for batch in batches for row in batch]
     assert sorted(asked[:10]) == sorted(asked[10:20]) == list(range(10)), "each row once per epoch"
     assert (asked[:10] == asked[10:20]) is not shuffle

@@ -251,7 +251,7 @@ def test_updates_that_move_nothing():
     found = []
     for step in range(1, 6):
         diagnosis.observe(figures(step))
-        found += [(step, *finding) for finding in diagnosis.moved(step, 0.001, flat=False)]
+        found += [(step, *finding) for finding in diagnosis.moved(step, 0.001, flat=False, zero=False)]
     [(step, reason, message)] = found
     assert (step, reason) == (3, "learning rate too small")
     assert message.startswith("the updates change 0.1% of the weights of the model: `learning_rate` 1e-12 is too small")
@@ -260,7 +260,9 @@ def test_updates_that_move_nothing():
 def test_an_iteration_of_equal_fitness_gives_no_finding_on_the_learning_rate():
     diagnosis = Diagnosis(ESConfig(learning_rate=1e-12))
     ratios = [(0.001, False), (0.001, False), (0.0, True), (0.001, False)]
-    assert [len(diagnosis.moved(step, ratio, flat=flat)) for step, (ratio, flat) in enumerate(ratios, 1)] == [
+    assert [
+        len(diagnosis.moved(step, ratio, flat=flat, zero=False)) for step, (ratio, flat) in enumerate(ratios, 1)
+    ] == [
         0,
         0,
         0,
@@ -268,9 +270,34 @@ def test_an_iteration_of_equal_fitness_gives_no_finding_on_the_learning_rate():
     ]
 
 
+@pytest.mark.parametrize(
+    ("antithetic", "zero"), [(False, "0 for all members"), (True, "the same for both members of each pair")]
+)
+def test_shaped_fitness_of_zero(antithetic, zero):
+    diagnosis = Diagnosis(ESConfig(shaping="mine.py", antithetic=antithetic))
+    found = []
+    for step in range(1, 8):
+        diagnosis.observe(figures(step))
+        found += [(step, *finding) for finding in diagnosis.moved(step, 0.0, flat=False, zero=True)]
+    [(step, reason, message)] = found
+    assert (step, reason) == (3, "shaped fitness zero")
+    assert message == (
+        f"the members' fitness differs, but their shaped fitness (`shaping` mine.py) is {zero} for 3 iterations, so "
+        "nothing moves"
+    )
+
+
+def test_shaped_fitness_of_zero_in_some_iterations_is_no_finding():
+    diagnosis = Diagnosis(ESConfig())
+    for step in range(1, 30):
+        diagnosis.observe(figures(step))
+        zero = step % 3 > 0
+        assert diagnosis.moved(step, 0.0 if zero else 0.5, flat=False, zero=zero) == []
+
+
 def test_updates_far_below_the_noise():
     diagnosis = Diagnosis(ESConfig(learning_rate=1e-7))
-    found = [diagnosis.moved(step, 0.06, flat=False) for step in (1, 2, 3)]
+    found = [diagnosis.moved(step, 0.06, flat=False, zero=False) for step in (1, 2, 3)]
     assert "500 of them in one direction move a weight by 0.009 sigma" in found[2][0].message
     assert [len(one) for one in found] == [0, 0, 1]
 
@@ -278,7 +305,7 @@ def test_updates_far_below_the_noise():
 def test_the_paper_s_settings_are_none():
     for sigma, rate, members in [(1e-3, 5e-4, 30), (5e-4, 2.5e-4, 30), (1e-3, 3e-4, 50), (8e-3, 1.2e-2, 24)]:
         diagnosis = Diagnosis(ESConfig(learning_rate=rate, sigma=sigma, population_size=members, max_steps=1))
-        assert diagnosis.moved(1, 0.5, flat=False) == []
+        assert diagnosis.moved(1, 0.5, flat=False, zero=False) == []
 
 
 # ---- whole runs ------------------------------------------------------------------------------------------
@@ -309,6 +336,16 @@ def test_a_run_that_cannot_learn_reports_it_within_three_iterations(tmp_path, wo
     assert expected in errors
     events = es_llm("inspect", str(tmp_path / "D")).stdout
     assert "iteration 3  sigma too small" in events or "too large" in events
+
+
+def test_a_rule_that_makes_all_shaped_fitness_zero_is_named(tmp_path):
+    rule = tmp_path / "nothing.py"
+    rule.write_text("def shape(fitness):\n    return 0 * fitness\n")
+    errors, _ = run(tmp_path / "D", "--sigma", "0.02", "--shaping", str(rule))
+    zero = f"their shaped fitness (`shaping` {rule}) is 0 for all members for 3 iterations, so nothing moves"
+    assert f"the members' fitness differs, but {zero}" in errors
+    assert "learning_rate" not in errors
+    assert "iteration 3  shaped fitness zero" in es_llm("inspect", str(tmp_path / "D")).stdout
 
 
 @pytest.mark.mpi

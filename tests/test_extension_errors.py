@@ -44,6 +44,7 @@ STEP = "    def step(self, master, direction, record, state):\n        "
         ("def build(config):\n    return config.nothing", r": `build` failed: AttributeError.*\(mine.py, line 2\)"),
         ("def build(config):\n    raise SystemExit(3)", r": `build` failed: SystemExit: 3 \(mine.py, line 2\)"),
         (f"{HEAD}    state_names = ('v')\n{STEP}pass\n\nbuild = O", ": `state_names` must be a tuple .*, got 'v'"),
+        (f"{HEAD}    state_names = 'v', 'v'\n{STEP}pass\n\nbuild = O", ": the names in `state_names` must differ"),
         ("x = 1\ndef build(config) x", r": '.*mine.py' fails to import: SyntaxError: expected ':' \(mine.py, line 2"),
         ("x = 1\nx.y", r": '.*mine.py' fails to import: AttributeError: .* \(mine.py, line 2\)"),
     ],
@@ -74,7 +75,7 @@ def record(fitness):
         ("return master + direction", "`step` must change `master` and `state` in place and return None, got Tensor"),
         (
             "master[0].fill_(float('nan'))",
-            r"iteration 1 made 3 of 6 weights of a tensor of shape \[2, 3\] NaN or infinite, so the run stops.*"
+            "iteration 1 made 3 of 6 values NaN or infinite in the weights of `weight`, so the run stops.*"
             "can't be resumed with another one.*`--iterations 0` rebuilds the weights before",
         ),
     ],
@@ -83,6 +84,71 @@ def test_a_step_that_fails(piece, step, message):
     optimizer = load_optimizer(piece(f"{HEAD}{STEP}{step}\n\nbuild = O"), ESConfig())
     with pytest.raises(ConfigError, match=f"^optimizer 'mine.py': {message}"):
         weights(optimizer).update(record([0.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("step", "changed"),
+    [
+        ("master.resize_(2, 2)", r"shape of the weights of `weight`: expected \[2, 3\], got \[2, 2\]$"),
+        ("master.t_()", r"shape of the weights of `weight`: expected \[2, 3\], got \[3, 2\]$"),
+        ("v.resize_(7)", r"shape of the state 'v' of `weight`: expected \[2, 3\], got \[7\]$"),
+        ("v.data = v.double()", "type of the state 'v' of `weight`: expected torch.float32, got torch.float64$"),
+        ("master.data = master.half()", "type of the weights of `weight`: expected torch.float32, got torch.float16$"),
+        ("v.data = v.t().contiguous().t()", r"strides of the state 'v' of `weight`: expected \(3, 1\), got \(1, 2\)$"),
+        ("v.data = v + 1", r"memory address of the state 'v' of `weight`: expected \d+, got \d+$"),
+        ("v.requires_grad_()", "requires_grad of the state 'v' of `weight`: expected False, got True$"),
+    ],
+)
+def test_a_step_that_changes_more_than_values(piece, step, changed):
+    text = f"{HEAD}    state_names = ('v',)\n{STEP}v = state['v']\n        {step}\n\nbuild = O"
+    own = weights(load_optimizer(piece(text), ESConfig()))
+    message = "`step` must change values in place, but it changed the "
+    with pytest.raises(ConfigError, match=f"^optimizer 'mine.py': {message}{changed}"):
+        own.update(record([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_state_that_is_not_finite(piece, value):
+    names = "    state_names = ('u', 'v')\n"
+    second = "if record.iteration == 1:\n            state['v'].view(-1)[:2] = "
+    own = weights(load_optimizer(piece(f"{HEAD}{names}{STEP}{second}float('{value}')\n\nbuild = O"), ESConfig()))
+    population = Population(run_seed=1, population_size=2)
+    first = population.tell([0.0, 1.0], sigma=0.1, learning_rate=0.1)
+    own.update(first)
+    population.apply(first)
+    message = "iteration 2 made 2 of 6 values NaN or infinite in the state 'v' of `weight`, so the run stops"
+    with pytest.raises(ConfigError, match=f"^optimizer 'mine.py': {message}.*`--iterations 1` rebuilds"):
+        own.update(population.tell([0.0, 1.0], sigma=0.1, learning_rate=0.1))
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        ("record.coefficients", r"float64 of shape \[2\]: array\(\["),
+        ("np.ones(3, np.float32)", r"float32 of shape \[3\]: array\(\["),
+        ("np.ones((2, 1), np.float32)", r"float32 of shape \[2, 1\]: array\(\["),
+        ("np.float32([1, 'nan'])", r"float32 of shape \[2\]: array\(\[ ?1., nan\]"),
+        ("[1.0, 2.0]", r"\[1.0, 2.0\]$"),
+    ],
+)
+def test_fused_coefficients_that_do_not_fit(piece, returned, got):
+    fused = f"    def fused_coefficients(self, record):\n        return {returned}"
+    own = weights(load_optimizer(piece(f"import numpy as np\n{HEAD}{STEP}pass\n\n{fused}\n\nbuild = O"), ESConfig()))
+    before = own.digest()
+    expected = r"a finite float32 number for each of the 2 pairs, as an array of shape \[2\]"
+    message = f"`fused_coefficients` must return None, or {expected}, got {got}"
+    with pytest.raises(ConfigError, match=f"^optimizer 'mine.py': {message}"):
+        own.update(record([0.0, 1.0]))
+    assert own.digest() == before
+
+
+def test_fused_coefficients_of_an_own_optimizer(piece):
+    fused = "    def fused_coefficients(self, record):\n        return record.sgd_coefficients()"
+    own = weights(load_optimizer(piece(f"{HEAD}{STEP}pass\n\n{fused}\n\nbuild = O"), ESConfig()))
+    plain = weights(None)
+    for each in (own, plain):
+        each.update(record([0.0, 1.0]))
+    assert own.digest() == plain.digest()
 
 
 def test_equal_fitness_changes_neither_weights_nor_state(piece):
@@ -119,6 +185,11 @@ def test_arguments_of_optimizers_and_schedules(piece):
         ESConfig(optim_args="beta")
     with pytest.raises(ConfigError, match="`optim_args` expects NAME=VALUE, got ' eps'"):
         ESConfig(optim_args="beta=1, eps")
+    with pytest.raises(
+        ConfigError, match="`optim_args` must have one value for each name, got a second one for 'beta': '2'"
+    ):
+        ESConfig(optim_args="beta=1,beta=2")
+    assert ESConfig(optim_args="").optim_args == ESConfig(optim_args=" ").optim_args == {}
     text = "betas=[0.9, 0.999],name='a,b',more={x: 1, y: 2}"
     assert ESConfig(optim_args=text).optim_args == {"betas": [0.9, 0.999], "name": "a,b", "more": {"x": 1, "y": 2}}
     config = ESConfig(
@@ -231,6 +302,13 @@ def header(**config):
     return {"identity": identity, "about": {}}
 
 
+def builtin(name):
+    """The header of a run with an optimizer of this package."""
+    plain = header(optim=name)
+    del plain["identity"]["extension_files"]
+    return plain
+
+
 def test_extensions_are_compared_by_content():
     saved = header(optim="rms.py", shaping="own.py:shape")
     require_same_identity(saved, header(optim="moved.py", shaping="theirs.py:shape"), "D")
@@ -238,17 +316,28 @@ def test_extensions_are_compared_by_content():
         require_same_identity(saved, header(optim="rms.py", shaping="own.py:other"), "D")
     edited = header(optim="rms.py", shaping="own.py:shape")
     edited["identity"]["extension_files"]["optim"] = "edited"
+    content = "the content of `optim` 'rms.py' differs: its SHA-256 was content of optim, now edited"
+    with pytest.raises(ResumeError, match=f"^D holds a run with other files: {content}; a run is resumed with its own"):
+        require_same_identity(saved, edited, "D")
+    edited["identity"]["config"]["optim"] = "moved.py"
+    renamed = f"`config.optim` was 'rms.py', now 'moved.py'; {content.replace('rms', 'moved')}"
     with pytest.raises(
-        ResumeError, match=r"`extension_files.optim` was .*its own options, which its `config.json` holds"
+        ResumeError, match=f"^D holds a run with other options: {renamed}; a run is resumed with its own"
     ):
         require_same_identity(saved, edited, "D")
+    with pytest.raises(ResumeError, match=r"^D holds .* `config.optim` was 'rms.py', now 'sgd'; a run is resumed"):
+        require_same_identity(header(optim="rms.py"), builtin("sgd"), "D")
+    with pytest.raises(
+        ResumeError, match=r"the content of `optim` 'adam' differs: its .* was content of optim, now None"
+    ):
+        require_same_identity(header(optim="adam"), builtin("adam"), "D")
 
 
 def test_replay_needs_the_optimizer_of_the_run():
     own = {"config": {"optim": "rms.py"}, "extension_files": {"optim": "1a"}}
     require_same_optimizer(own, "moved.py", "1a")
     with pytest.raises(
-        ResumeError, match=r"optimizer 'rms.py' \(SHA-256 2b\) differs from the run's optimizer 'rms.py' \(SHA-256 1a\)"
+        ResumeError, match=r"'rms.py' \(SHA-256 2b\) has other content than the run's optimizer 'rms.py' \(SHA-256 1a\)"
     ):
         require_same_optimizer(own, "rms.py", "2b")
     with pytest.raises(

@@ -138,7 +138,7 @@ def test_an_optimizer_by_path_and_by_entry_point(tmp_path, installed):
     (tmp_path / "ball.py").write_text(OPTIMIZER.replace("0.5", "0.25"))
     edited = es_llm("replay", str(tmp_path / "one"), "--output_dir", str(tmp_path / "other"))
     assert edited.returncode == 2
-    assert "differs from the run's optimizer 'ball.py' (SHA-256 " in edited.stderr
+    assert "has other content than the run's optimizer 'ball.py' (SHA-256 " in edited.stderr
     assert not (tmp_path / "other").exists()
     ranks = tmp_path / "ranks"
     process = es_llm(

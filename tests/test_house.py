@@ -1,6 +1,7 @@
 """The rules of style that a program can check: sizes of files, functions and classes, and no import cycles."""
 
 import ast
+import collections
 import re
 from pathlib import Path
 
@@ -53,22 +54,43 @@ def fields(node, methods):
 
 @pytest.mark.parametrize("path", RUST, ids=name_of)
 def test_rust_functions_and_structs_are_small(path):
-    lines = path.read_text(encoding="utf-8").partition("#[cfg(test)]")[0].splitlines()
-    for number, line in enumerate(lines):
-        found = re.match(r"( *)(?:pub(?:\(\w+\))? )?(?:const |unsafe )*(fn|struct|impl)\b(.*)", line)
-        if not found or line.rstrip().endswith((";", "}")):
-            continue
-        indent, kind, rest = found.groups()
-        end = next((at for at in range(number, len(lines)) if lines[at] == f"{indent}}}"), number)
-        body = lines[number : end + 1]
+    for kind, name, indent, body in rust_items(path):
         if kind == "fn":
-            assert len(body) <= MOST_FUNCTION_LINES, rest
+            assert len(body) <= MOST_FUNCTION_LINES, name
         elif kind == "struct":
             named = [each for each in body if re.match(rf"{indent}    (pub(\(\w+\))? )?\w+: ", each)]
-            assert len(named) <= MOST_FIELDS, rest
-        else:
-            methods = [each for each in body if re.match(rf"{indent}    (pub(\(\w+\))? )?(const |unsafe )*fn ", each)]
-            assert len(methods) <= MOST_METHODS, rest
+            assert len(named) <= MOST_FIELDS, name
+
+
+@pytest.mark.parametrize("crate", ["core", "python"])
+def test_rust_types_have_few_methods(crate):
+    """Over all `impl` blocks of a type, in all files of a crate."""
+    methods = collections.Counter()
+    for path in RUST:
+        if path.relative_to(ROOT / "rust").parts[0] != crate:
+            continue
+        for kind, name, indent, body in rust_items(path):
+            if kind == "impl":
+                methods[name] += sum(
+                    bool(re.match(rf"{indent}    {VISIBLE}(const |unsafe )*fn ", each)) for each in body
+                )
+    assert methods, "the pattern finds no type"
+    assert not {name: count for name, count in methods.items() if count > MOST_METHODS}
+
+
+VISIBLE = r"(?:pub(?:\(\w+\))? )?"
+
+
+def rust_items(path):
+    """Each function, struct and block of methods of a file, without its tests: (kind, name, indentation, lines)."""
+    lines = path.read_text(encoding="utf-8").partition("#[cfg(test)]")[0].splitlines()
+    for number, line in enumerate(lines):
+        found = re.match(rf"( *){VISIBLE}(?:const |unsafe )*(fn|struct|impl)\b(?:<.*?>+)? (?:.* for )?&?(\w+)", line)
+        if not found or line.rstrip().endswith((";", "}")):
+            continue
+        indent, kind, name = found.groups()
+        end = next((at for at in range(number, len(lines)) if lines[at] == f"{indent}}}"), number)
+        yield kind, name, indent, lines[number : end + 1]
 
 
 def test_no_import_cycles():

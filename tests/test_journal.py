@@ -246,10 +246,10 @@ def test_order_is_kept_and_a_closed_writer_refuses(tmp_path):
     population = Population(run_seed=0, population_size=2)
     record = tell(population, [1.0, 2.0])
     writer = JournalWriter.create(path, "{}")
-    with pytest.raises(JournalError, match="whose record isn't written"):
+    with pytest.raises(JournalError, match="a digest of iteration 1, whose record isn't written"):
         writer.append_digest(0, 1)
     writer.append_record(record)
-    with pytest.raises(JournalError, match="expected the record of iteration 1, got iteration 0"):
+    with pytest.raises(JournalError, match="expected the record of iteration 2, got iteration 1"):
         writer.append_record(record)
     writer.append_digest(0, 1)
     with pytest.raises(JournalError, match="differs"):

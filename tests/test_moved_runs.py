@@ -101,7 +101,9 @@ def test_a_reward_of_another_file(tmp_path, caplog):
     first = job(tmp_path, "job_1")
     train(first, tmp_path / "run", 1)
     other = job(tmp_path, "job_2", reward=REWARD + "\n# another one\n")
-    with pytest.raises(ResumeError, match="`reward_files` was"):
+    with pytest.raises(
+        ResumeError, match=r"run with other files: the content of `reward_funcs\[0\]` 'reward.py:digits' differs: its"
+    ):
         train(other, tmp_path / "run", 2)
     (other / "reward.py").rename(other / "renamed.py")
     with pytest.raises(ResumeError, match=r"`script.reward_funcs` was \['reward.py:digits'\], now \['renamed.py:"):
@@ -153,7 +155,9 @@ def test_a_task_of_a_file_counts_by_its_content(tmp_path, caplog):
     train_task(first, tmp_path / "run", 1)
     first.parent.rename(moved.parent)
     train_task(moved, tmp_path / "run", 2)
-    with pytest.raises(ResumeError, match="`task_file` was"):
+    with pytest.raises(
+        ResumeError, match=r"run with other files: the content of `task` 'task.py' differs: its SHA-256 was"
+    ):
         train_task(other, tmp_path / "run", 3)
     moved.parent.rename(first.parent)
     first.write_text(TASK + "\n# edited\n")
@@ -172,7 +176,7 @@ def test_a_module_of_rewards_counts_by_its_content():
         return {"identity": identity, "about": {"options": {"reward_funcs": [name]}}}
 
     require_same_identity(header(["a"]), header(["a"]), "journal")
-    with pytest.raises(ResumeError, match="reward_files"):
+    with pytest.raises(ResumeError, match=r"`reward_funcs\[0\]` 'other.mod.f' differs: its SHA-256 was a, now b;"):
         require_same_identity(header(["a"]), header(["b"], "other.mod.f"), "journal")
 
 

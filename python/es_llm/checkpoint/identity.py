@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -62,12 +63,14 @@ def require_same_identity(saved: dict[str, Any], own: dict[str, Any], where: str
     _accept_equal_files(before, now)
     _accept_equal_extensions(before, now)
     _accept_edits(saved, own, before, now)
-    differences = _differences(before, now, "")
-    if differences:
+    edited = "; ".join(_edited_files(before, now))
+    if differences := _differences(before, now, ""):
         raise ResumeError(
-            f"{where} holds a run with other options: {'; '.join(differences)}{_data_of(saved, own)}; a run is resumed "
-            "with its own options, which its `config.json` holds"
+            f"{where} holds a run with other options: {'; '.join(differences)}{edited and f'; {edited}'}"
+            f"{_data_of(saved, own)}; a run is resumed with its own options, which its `config.json` holds"
         )
+    if edited:
+        raise ResumeError(f"{where} holds a run with other files: {edited}; a run is resumed with its own files")
 
 
 def require_same_optimizer(saved: dict[str, Any], optim: str, sha256: str | None) -> None:
@@ -80,8 +83,9 @@ def require_same_optimizer(saved: dict[str, Any], optim: str, sha256: str | None
     """
     was, expected = saved["config"].get("optim", "sgd"), saved.get("extension_files", {}).get("optim")
     if sha256 != expected or _after_colon(was) != _after_colon(optim) or (expected is None and was != optim):
+        differs = "has other content than" if sha256 != expected and sha256 and expected else "differs from"
         raise ResumeError(
-            f"optimizer {optim!r}{_of_file(sha256)} differs from the run's optimizer {was!r}{_of_file(expected)}; name "
+            f"optimizer {optim!r}{_of_file(sha256)} {differs} the run's optimizer {was!r}{_of_file(expected)}; name "
             "the run's own with --optim"
         )
 
@@ -175,6 +179,29 @@ def _accept_edits(saved: dict[str, Any], own: dict[str, Any], before: dict[str, 
             names[1],
         )
         now[files] = before.get(files)
+
+
+def _edited_files(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A line for each file of an extension, task or reward function whose content differs. Removes the files from both
+    identities."""
+    lines, saved, own = [], _files_of(before), _files_of(now)
+    for option in {**saved, **own}:
+        (was, content), (name, own_content) = (files.get(option, (None, None)) for files in (saved, own))
+        if content != own_content and (was == name or (content and own_content)):
+            lines.append(f"the content of `{option}` {name!r} differs: its SHA-256 was {content}, now {own_content}")
+    for identity in (before, now):
+        for files in ("extension_files", "task_file", "reward_files"):
+            identity.pop(files, None)
+    return lines
+
+
+def _files_of(identity: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Option -> name and SHA-256 of its file, for the options of extensions, the task and each reward function."""
+    names = {**identity.get("config", {}), **(identity.get("script") or {})}
+    contents = {**identity.get("extension_files", {}), "task": identity.get("task_file")}
+    files = {option: (names.get(option), contents.get(option)) for option in (*EXTENSIONS, "task")}
+    functions = itertools.zip_longest(*reversed(_reward_functions_of(identity)))
+    return files | {f"reward_funcs[{index}]": function for index, function in enumerate(functions)}
 
 
 def _data_of(saved: dict[str, Any], own: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from es_llm.team import Team
 
 if TYPE_CHECKING:
     from es_llm.model.weights import Weights
-    from es_llm.optimizers import Optimizer
+    from es_llm.optimizers import CheckedOptimizer
 
 mailbox = one_process
 
@@ -88,7 +88,7 @@ def _rebuild(options: argparse.Namespace, finished: FinishedRun, iterations: int
     print(f"{iterations} iterations replayed in {seconds:.1f} s\nweights_sha256 {result['weights_sha256']}")
 
 
-def _optimizer(saved: dict[str, Any], optim: str) -> Optimizer:
+def _optimizer(saved: dict[str, Any], optim: str) -> CheckedOptimizer:
     """The run's optimizer, from the file that `optim` names.
 
     Raises:
@@ -108,7 +108,7 @@ def _optimizer(saved: dict[str, Any], optim: str) -> Optimizer:
     return optimizer
 
 
-def _base_weights(model: Any, name: str, saved: dict[str, Any], optimizer: Optimizer, device: str) -> Weights:
+def _base_weights(model: Any, name: str, saved: dict[str, Any], optimizer: CheckedOptimizer, device: str) -> Weights:
     from es_llm.model.device import device_of_rank
     from es_llm.model.table import ParameterTable
     from es_llm.model.weights import Weights

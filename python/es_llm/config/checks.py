@@ -16,6 +16,7 @@ from dataclasses import Field, fields
 from typing import Any, Final
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from es_llm.errors import ConfigError
 
@@ -160,21 +161,38 @@ _WORD: Final = re.compile(r"""(?:\[[^]]*\]|\{[^}]*\}|"[^"]*"|'[^']*'|[^,])+""")
 
 
 def read_mapping(option: str, words: Iterable[str]) -> dict[str, Any]:
-    """The mapping of an option from words NAME=VALUE; values are read as YAML, so that 3 is an integer."""
-    mapping = {}
-    for word in words:
+    """The mapping of an option from words NAME=VALUE; values are read as YAML, so that 3 is an integer. An empty word
+    sets nothing.
+
+    Raises:
+        ConfigError: another word, a value that is no YAML, or a name that has two values.
+    """
+    mapping: dict[str, Any] = {}
+    for word in filter(str.strip, words):
         name, equals, value = word.strip().partition("=")
         if not equals or not name:
             raise ConfigError(f"`{option}` expects NAME=VALUE, got {word!r}")
+        if name in mapping:
+            raise ConfigError(f"`{option}` must have one value for each name, got a second one for {name!r}: {value!r}")
         try:
             mapping[name] = yaml.load(value, Loader=YamlLoader)
         except yaml.YAMLError as error:
-            raise ConfigError(f"`{option}`: the value of {name!r} doesn't parse: {value!r}") from error
+            problem = getattr(error, "problem", error)
+            raise ConfigError(f"`{option}`: the value of {name!r} doesn't parse: {value!r}: {problem}") from error
     return mapping
 
 
 class YamlLoader(yaml.SafeLoader):
-    """Reads `1e-3` as a number; YAML 1.1 reads it as text."""
+    """Reads `1e-3` as a number, which YAML 1.1 reads as text. Refuses a mapping with two values for one name."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ConstructorError(None, None, f"two values for {name!r}", node.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _exponent_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:

@@ -219,7 +219,7 @@ class ESConfig:
     )
     rank: int = option(
         1,
-        help="columns of the factors of low_rank noise",
+        help="columns of the factors of low_rank noise; above the smaller side of a matrix, dense noise is cheaper",
         identity=True,
         within=Range(lambda value: 1 <= value <= MAX_RANK, f"in [1, {MAX_RANK}]"),
     )
@@ -327,9 +327,9 @@ class ESConfig:
         choices=("lost", "stop"),
     )
     on_divergence: str = option(
-        "heal",
-        help="if a rank's weights differ from the others': rebuild them from the journal (heal), or end the job (stop)",
-        choices=("heal", "stop"),
+        "rebuild",
+        help="if a rank's weights differ from the others': rebuild them from the journal, or end the job (stop)",
+        choices=("rebuild", "stop"),
     )
     digest_steps: int = option(
         1,
@@ -384,7 +384,7 @@ class ESConfig:
         text such as "beta=0.9,eps=1e-8"."""
         trackers: Any = self.report_to
         if isinstance(trackers, str):
-            object.__setattr__(self, "report_to", [trackers])
+            object.__setattr__(self, "report_to", [trackers] if trackers else [])
         arguments: Any = self.optim_args
         if isinstance(arguments, str):
             object.__setattr__(self, "optim_args", read_mapping("optim_args", split_words(arguments)))

@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
             declared, *others = union_parts(hints[name])
             if typing.get_origin(declared) is list:
                 item = typing.get_args(declared)[0]
-                keywords.update(nargs="*", type=_converter(item, name), metavar=_metavar(item))
+                keywords.update(nargs="*", action=_List, type=_item_converter(item, name), metavar=_metavar(item))
             elif typing.get_origin(declared) is dict:
                 keywords.update(nargs="*", action=_Mapping, metavar="NAME=VALUE")
             else:
@@ -56,8 +56,16 @@ def add_options(parser: argparse.ArgumentParser, *classes: type) -> None:
             group.add_argument(f"--{name}", **keywords)
 
 
+class _List(argparse.Action):
+    """Stores a list. An empty word, such as that of an empty shell variable, is no item."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, [value for value in values if value is not None])
+
+
 class _Mapping(argparse.Action):
-    """Collects NAME=VALUE words in a dict. Words of `optim_args` may be joined by commas, as in transformers."""
+    """Collects NAME=VALUE words in a dict. Words of `optim_args` may be joined by commas, as in transformers. A
+    repeated flag overrides the names that it has."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         words = split_words(",".join(values)) if self.dest == "optim_args" and values else values
@@ -76,6 +84,11 @@ def _converter(declared: Any, name: str, *, optional: bool = False) -> Any:
             raise argparse.ArgumentTypeError(message) from None
 
     return convert
+
+
+def _item_converter(declared: Any, name: str) -> Any:
+    convert = _converter(declared, name)
+    return lambda text: convert(text) if text.strip() else None
 
 
 _TRUTH: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

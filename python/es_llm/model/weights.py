@@ -33,7 +33,7 @@ from es_llm.model.live import DTYPES, Live, cast_parameters, check_parameters
 from es_llm.model.table import ParameterTable
 from es_llm.model.targets import LivePart, Target, live_parts, own_targets
 from es_llm.noise.backend import Deferred, NoiseBackend, backend_for
-from es_llm.optimizers import Optimizer
+from es_llm.optimizers import CheckedOptimizer
 from es_llm.optimizers.sgd import SGD
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Weights:
         table: ParameterTable | None = None,
         *,
         targets: Sequence[Target] | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: CheckedOptimizer | None = None,
         dtype: str | None = None,
         device: torch.device | None = None,
         master_device: str = "auto",
@@ -92,7 +92,7 @@ class Weights:
             master_device, self.device, masters=4 * self.table.elements, coming=_coming(module, dtype, self.device)
         )
         self._backend: NoiseBackend = _backend(self.device, masters)
-        self._optimizer = SGD() if optimizer is None else optimizer
+        self._optimizer = optimizer or CheckedOptimizer(SGD(), "optimizer 'sgd'")
         self.master: list[torch.Tensor] = [_master(weight, masters, self.device) for weight in trained]
         self.state = [
             {name: torch.zeros_like(master) for name in self._optimizer.state_names} for master in self.master
@@ -221,7 +221,7 @@ class Weights:
         terms = Terms(record.run_seed, record.iteration, coefficients)
         self._backend.settle([self._backend.accumulate(direction, terms, part.at, torch.float32)])
         before = part.master.clone()
-        self._optimizer.step(part.master, direction, record, state)
+        self._optimizer.step(part.live.name, part.master, direction, record, state)
         return _report(before, part.master, part.live.tensor().dtype)
 
     def _round(self, parts: Sequence[LivePart]) -> int:

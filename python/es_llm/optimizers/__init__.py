@@ -66,8 +66,8 @@ BUILTIN: Final = names_in(__name__, __path__, "build")
 """Name of an optimizer of this package -> where it is."""
 
 
-def load_optimizer(name: str, config: ESConfig) -> Optimizer:
-    """The optimizer of a name, for a run with these options. Its errors name it.
+def load_optimizer(name: str, config: ESConfig) -> CheckedOptimizer:
+    """The optimizer of a name, for a run with these options.
 
     Raises:
         ConfigError: there is no such optimizer, its file can't be used, or it is no `Optimizer`.
@@ -79,37 +79,97 @@ def load_optimizer(name: str, config: ESConfig) -> Optimizer:
     made = guarded(where, build)(config, **config.optim_args)
     if not isinstance(made, Optimizer):
         raise ConfigError(f"{where} must make an {base}, got {type(made).__name__}")
-    return made if name in BUILTIN else _Checked(where, made)
+    return CheckedOptimizer(made, where)
 
 
 @final
-class _Checked(Optimizer):
-    """An optimizer from outside this package. An error in it, and what it may not do, ends the run with one line."""
+class CheckedOptimizer:
+    """An optimizer of a run. An error in it, and what it may not do, ends the run with one line.
 
-    def __init__(self, where: str, optimizer: Optimizer) -> None:
+    Args:
+        optimizer: the rule.
+        where: begins each message: "optimizer 'rms.py'".
+    """
+
+    def __init__(self, optimizer: Optimizer, where: str) -> None:
         self._where, self._optimizer = where, optimizer
         self.state_names = names = optimizer.state_names
         if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"{where}: `state_names` must be a tuple of names, got {names!r}")
+        if len({*names}) < len(names):
+            raise ConfigError(f"{where}: the names in `state_names` must differ, got {names!r}")
 
     def step(
-        self, master: torch.Tensor, direction: torch.Tensor, record: Record, state: Mapping[str, torch.Tensor]
+        self,
+        parameter: str,
+        master: torch.Tensor,
+        direction: torch.Tensor,
+        record: Record,
+        state: Mapping[str, torch.Tensor],
     ) -> None:
-        """The optimizer's step. Refuses a result, which would have no effect, and weights that aren't finite."""
+        """The optimizer's step for the parameter of this name. Refuses a result, which would have no effect, a tensor
+        that isn't changed in place, and values that aren't finite."""
+        tensors = {f"the weights of `{parameter}`": master}
+        tensors |= {f"the state {name!r} of `{parameter}`": tensor for name, tensor in state.items()}
+        before = [_layout(tensor) for tensor in tensors.values()]
         returned: Any = guarded(self._where, self._optimizer.step)(master, direction, record, MappingProxyType(state))
         if returned is not None:
             raise ConfigError(
                 f"{self._where}: `step` must change `master` and `state` in place and return None, got "
                 f"{type(returned).__name__}"
             )
-        if bad := int(master.isfinite().logical_not().sum()):
-            raise ConfigError(
-                f"{self._where}: iteration {record.iteration + 1} made {bad} of {master.numel()} weights of a tensor "
-                f"of shape {list(master.shape)} NaN or infinite, so the run stops. Start a new run with a changed "
-                "optimizer: a run can't be resumed with another one. `es-llm replay` with `--iterations "
-                f"{record.iteration}` rebuilds the weights before this iteration"
-            )
+        for (what, tensor), expected in zip(tensors.items(), before, strict=True):
+            self._require_layout(what, expected, _layout(tensor))
+        self.require_finite(tensors, record)
 
     def fused_coefficients(self, record: Record) -> NDArray[np.float32] | None:
-        """The optimizer's own."""
-        return guarded(self._where, self._optimizer.fused_coefficients)(record)
+        """The optimizer's own. Refuses anything but None and (P,) finite float32 numbers."""
+        import numpy as np
+
+        given: Any = guarded(self._where, self._optimizer.fused_coefficients)(record)
+        if given is None:
+            return None
+        pairs, is_array = len(record.coefficients), isinstance(given, np.ndarray)
+        if is_array and given.dtype == np.float32 and given.shape == (pairs,) and np.isfinite(given).all():
+            coefficients: NDArray[np.float32] = given
+            return coefficients
+        got = f"{given.dtype} of shape {list(given.shape)}: " if is_array else ""
+        raise ConfigError(
+            f"{self._where}: `fused_coefficients` must return None, or a finite float32 number for each of the {pairs} "
+            f"pairs, as an array of shape [{pairs}], got {got}{' '.join(repr(given).split()):.80}"
+        )
+
+    def require_finite(self, tensors: Mapping[str, torch.Tensor], record: Record) -> None:
+        """Refuse NaN and infinite values in any of these tensors after the step of an iteration. Waits once for the
+        device."""
+        import torch
+
+        bad = torch.stack([tensor.isfinite().logical_not().sum() for tensor in tensors.values()]).tolist()
+        for (what, tensor), count in zip(tensors.items(), bad, strict=True):
+            if count:
+                raise ConfigError(
+                    f"{self._where}: iteration {record.iteration + 1} made {count} of {tensor.numel()} values NaN or "
+                    f"infinite in {what}, so the run stops. Start a new run with a changed optimizer: a run can't be "
+                    f"resumed with another one. `es-llm replay` with `--iterations {record.iteration}` rebuilds the "
+                    "weights before this iteration"
+                )
+
+    def _require_layout(self, what: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:
+        for name, value in expected.items():
+            if got[name] != value:
+                raise ConfigError(
+                    f"{self._where}: `step` must change values in place, but it changed the {name} of {what}: expected "
+                    f"{value}, got {got[name]}"
+                )
+
+
+def _layout(tensor: torch.Tensor) -> dict[str, Any]:
+    """What a step may not change in a tensor, by name. Other tensors share the memory of a master."""
+    return {
+        "type": tensor.dtype,
+        "shape": list(tensor.shape),
+        "strides": tensor.stride(),
+        "device": tensor.device,
+        "memory address": tensor.data_ptr(),
+        "requires_grad": tensor.requires_grad,
+    }

@@ -259,9 +259,12 @@ fn records_and_digests_come_in_order() {
     let fitness = [Some(1.0), Some(2.0)];
     let order = writer.append_record(&record(1, &fitness)).unwrap_err();
     assert_eq!(order.fault, Fault::Order);
-    let text = "expected the record of iteration 0, got iteration 1";
+    let text = "expected the record of iteration 1, got iteration 2";
     assert!(order.to_string().ends_with(text), "{order}");
-    assert_eq!(fault(writer.append_digest(0, 5)), Some(Fault::Order));
+    let early = writer.append_digest(0, 5).unwrap_err();
+    assert_eq!(early.fault, Fault::Order);
+    let text = "a digest of iteration 1, whose record isn't written; the journal has 0 iterations";
+    assert!(early.to_string().ends_with(text), "{early}");
     writer.append_record(&record(0, &fitness)).unwrap();
     assert_eq!(
         fault(writer.append_record(&record(0, &fitness))),
@@ -277,7 +280,10 @@ fn records_and_digests_come_in_order() {
         coefficients: vec![0.0; 3],
         ..record(1, &fitness)
     };
-    assert_eq!(fault(writer.append_record(&odd)), Some(Fault::Unwritable));
+    let unwritable = writer.append_record(&odd).unwrap_err();
+    assert_eq!(unwritable.fault, Fault::Unwritable);
+    let text = "the record of iteration 2 can't be written: ";
+    assert!(unwritable.to_string().contains(text), "{unwritable}");
     let infinite = Record {
         sigma: f64::INFINITY,
         ..record(1, &fitness)

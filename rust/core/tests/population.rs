@@ -171,7 +171,7 @@ fn tell_refuses_bad_arguments() {
 
 #[test]
 fn a_step_that_overflows_is_refused() {
-    let huge = Shaping::Custom("huge".into(), Arc::new(|_| Ok(vec![-1e10, 1e10])));
+    let huge = Shaping::Custom("huge".into(), Arc::new(|_| Ok(vec![-1e300, 1e300])));
     let population = Population::new(7, 2, false, huge, FailurePolicy::Worst).unwrap();
     let error = population
         .tell(&some(&[1.0, 2.0]), 0.1, 1e38, 0)
@@ -180,6 +180,10 @@ fn a_step_that_overflows_is_refused() {
         matches!(error, PopulationError::Overflow { pair: 0, .. }),
         "{error}"
     );
+    let text = "the step of pair 0 overflows float32: learning_rate 1e38, coefficient -1e300";
+    assert_eq!(error.to_string(), text);
+    let error = population.ask(1e300).unwrap_err().to_string();
+    assert!(error.ends_with("float32, got 1e300"), "{error}");
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn published(record: &[u8]) -> Message {
         leader.handle_message(0.0, rank, &hello).unwrap();
     }
     leader.poll_sends();
-    assert!(leader.publish(0.0, 0, record.to_vec()));
+    assert!(leader.leading().publish(0.0, 0, record.to_vec()));
     let mut sent = leader.poll_sends().into_iter();
     let (_, bytes) = sent.find(|sent| sent.0 == 2).unwrap();
     Message::decode(&bytes).unwrap().1
@@ -313,7 +313,7 @@ fn a_leader_that_slept_takes_over_again_before_it_applies_the_records_of_others(
 fn a_record_is_sent_whole_only_once() {
     let mut one = Rank::new(0, 2, 7, Settings::default());
     one.enter(0.0, None);
-    assert!(one.restore(0.0, 0, vec![vec![1], vec![2]]));
+    assert!(one.leading().restore(0.0, 0, vec![vec![1], vec![2]]));
     let mut other = Rank::new(1, 2, 7, Settings::default());
     other.enter(0.0, None);
     let (_, hello) = other.poll_sends().remove(0);
@@ -336,8 +336,8 @@ fn a_result_is_void_if_the_journal_has_a_further_record() {
     let mut one = Rank::new(0, 1, 7, Settings::default());
     one.enter(0.0, None);
     assert_eq!(one.poll_step(0.0), Step::Lead);
-    one.finish(0.0, b"end".to_vec());
-    assert!(one.restore(0.0, 0, vec![vec![1]]));
+    one.leading().finish(0.0, b"end".to_vec());
+    assert!(one.leading().restore(0.0, 0, vec![vec![1]]));
     assert!(matches!(one.poll_step(0.0), Step::Apply { .. }));
     assert_eq!(one.poll_step(0.0), Step::Superseded);
     assert_eq!(one.poll_step(0.0), Step::Wait);

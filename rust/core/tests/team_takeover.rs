@@ -81,10 +81,10 @@ fn records_of_the_journal_that_arrived_in_the_meantime_are_restored_once() {
     let records = vec![vec![1]];
     let known = Message::Records { first: 0, records };
     receive(&mut one, now, 2, &known);
-    assert!(one.restore(now, 0, vec![vec![1], vec![2]]));
+    assert!(one.leading().restore(now, 0, vec![vec![1], vec![2]]));
     assert_eq!(one.history().since(0), [vec![1], vec![2]]);
     assert!(
-        !one.restore(now, 1, vec![vec![3]]),
+        !one.leading().restore(now, 1, vec![vec![3]]),
         "another record in its place"
     );
     assert_eq!(one.history().count(), 2);
@@ -94,10 +94,12 @@ fn records_of_the_journal_that_arrived_in_the_meantime_are_restored_once() {
 fn calls_of_a_deposed_leader_have_no_effect() {
     let (mut one, now) = taking_over(2);
     receive(&mut one, now, 0, &Message::Beat);
-    assert!(one.restore(now, 0, vec![vec![1]]));
-    assert!(!one.publish(now, 0, vec![1]));
-    one.begin(now, Round { kind: 0, step: 0 }, &[1.0]).unwrap();
-    one.finish(now, b"end".to_vec());
+    assert!(one.leading().restore(now, 0, vec![vec![1]]));
+    assert!(!one.leading().publish(now, 0, vec![1]));
+    one.leading()
+        .begin(now, Round { kind: 0, step: 0 }, &[1.0])
+        .unwrap();
+    one.leading().finish(now, b"end".to_vec());
     assert_eq!(one.history().count(), 0);
     assert_eq!(steps(&mut one, now), [Step::Follow]);
 }
@@ -160,7 +162,7 @@ fn a_takeover_is_forgotten_in_the_next_call() {
 #[test]
 fn a_leader_that_steps_down_follows_before_it_applies_records() {
     let (mut one, now) = taking_over(2);
-    assert!(one.restore(now, 0, vec![vec![1]]));
+    assert!(one.leading().restore(now, 0, vec![vec![1]]));
     receive(&mut one, now, 0, &Message::Beat);
     let found = steps(&mut one, now);
     assert!(
@@ -223,11 +225,11 @@ fn a_rank_that_resigned_accepts_an_end_without_a_result() {
 #[test]
 fn a_second_request_to_take_over_again_changes_nothing() {
     let (mut one, now) = taking_over(2);
-    one.take_over_again();
-    one.take_over_again();
+    one.leading().take_over_again();
+    one.leading().take_over_again();
     assert_eq!(steps(&mut one, now), [Step::Lead]);
     let mut two = rank(1, 2);
-    two.take_over_again();
+    two.leading().take_over_again();
     assert_eq!(steps(&mut two, 0.0), [], "it doesn't lead");
 }
 

@@ -99,13 +99,13 @@ impl Job {
                 rank.digest(now, iteration, 3);
             }
             Step::Complete => {
-                let table = rank.take_table().unwrap();
+                let table = rank.leading().take_table().unwrap();
                 assert_eq!(table.counts, [u64::from(self.units)]);
                 // A record on the wire has a header and a number for each member.
                 let mut record = vec![1; 43];
                 let values = table.values.iter();
                 record.extend(values.flat_map(|values| values[0].to_le_bytes()));
-                assert!(rank.publish(now, self.opened - 1, record));
+                assert!(rank.leading().publish(now, self.opened - 1, record));
             }
             Step::Wait
                 if rank.leads()
@@ -117,7 +117,7 @@ impl Job {
                     step: self.opened,
                 };
                 let costs = vec![1.0; self.units as usize];
-                rank.begin(now, round, &costs).unwrap();
+                rank.leading().begin(now, round, &costs).unwrap();
                 self.opened += 1;
             }
             _ => {}

@@ -77,7 +77,7 @@ impl Member {
         } = self.0;
         format!(
             "Member(run_seed={run_seed}, iteration={iteration}, index={index}, pair={pair}, sign={sign:+}, \
-             sigma={sigma})"
+             sigma={sigma:?})"
         )
     }
 }
@@ -151,7 +151,7 @@ impl Record {
             .filter(|value| value.is_none())
             .count();
         let mut text = format!(
-            "Record(run_seed={}, iteration={}, sigma={}, learning_rate={}, cursor={}, members={}, pairs={}",
+            "Record(run_seed={}, iteration={}, sigma={:?}, learning_rate={:?}, cursor={}, members={}, pairs={}",
             record.run_seed,
             record.iteration,
             record.sigma,

@@ -241,7 +241,8 @@ impl TeamRank {
         first: u32,
         records: Vec<Vec<u8>>,
     ) -> PyResult<bool> {
-        self.0.with(py, |rank| rank.restore(now, first, records))
+        self.0
+            .with(py, |rank| rank.leading().restore(now, first, records))
     }
 
     fn receive(&self, py: Python<'_>, now: f64, from: u32, payload: &[u8]) -> PyResult<()> {
@@ -267,7 +268,7 @@ impl TeamRank {
     fn next(&self, py: Python<'_>, now: f64) -> PyResult<Instruction> {
         let (step, table) = self.0.with(py, |rank| {
             let step = rank.poll_step(now);
-            let table = (step == Step::Complete).then(|| rank.take_table());
+            let table = (step == Step::Complete).then(|| rank.leading().take_table());
             (step, table.flatten())
         })?;
         Instruction::new(py, step, table)
@@ -327,7 +328,8 @@ impl TeamRank {
             kind,
             step: iteration,
         };
-        self.0.attempt(py, |rank| rank.begin(now, round, &costs))
+        self.0
+            .attempt(py, |rank| rank.leading().begin(now, round, &costs))
     }
 
     fn publish(
@@ -338,28 +340,29 @@ impl TeamRank {
         payload: Vec<u8>,
     ) -> PyResult<bool> {
         self.0
-            .with(py, |rank| rank.publish(now, iteration, payload))
+            .with(py, |rank| rank.leading().publish(now, iteration, payload))
     }
 
     fn take_over_again(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.with(py, Rank::take_over_again)
+        self.0.with(py, |rank| rank.leading().take_over_again())
     }
 
     fn set_welcome(&self, py: Python<'_>, now: f64, payload: Vec<u8>) -> PyResult<()> {
-        self.0.with(py, |rank| rank.set_welcome(now, payload))
+        self.0
+            .with(py, |rank| rank.leading().set_welcome(now, payload))
     }
 
     fn note(&self, py: Python<'_>, payload: &[u8]) -> PyResult<()> {
-        self.0.with(py, |rank| rank.note(payload))
+        self.0.with(py, |rank| rank.leading().note(payload))
     }
 
     #[pyo3(signature = (now, payload, *, failed = false))]
     fn finish(&self, py: Python<'_>, now: f64, payload: Vec<u8>, failed: bool) -> PyResult<()> {
         self.0.with(py, |rank| {
             if failed {
-                rank.stop(payload);
+                rank.leading().stop(payload);
             } else {
-                rank.finish(now, payload);
+                rank.leading().finish(now, payload);
             }
         })
     }

@@ -110,7 +110,7 @@ impl Watchdog {
 
 fn duration(seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds)
-        .map_err(|error| PyValueError::new_err(format!("seconds: {error}, got {seconds}")))
+        .map_err(|error| PyValueError::new_err(format!("seconds: {error}, got {seconds:?}")))
 }
 
 impl Watchdog {

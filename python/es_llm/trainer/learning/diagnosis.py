@@ -88,7 +88,7 @@ class Diagnosis:
 
     def __init__(self, config: ESConfig, *, why_failed: Callable[[], str] = str) -> None:
         self._config, self._why_failed = config, why_failed
-        self._seen = self._flat_in_a_row = self._noisy_in_a_row = self._still_in_a_row = 0
+        self._seen = self._flat_in_a_row = self._noisy_in_a_row = self._still_in_a_row = self._zero_in_a_row = 0
         self._spread_before = False
         self._collapse = Collapse(config)
         self._reported: set[str] = set()
@@ -112,11 +112,14 @@ class Diagnosis:
         self._spread_before |= not figures.flat
         return new
 
-    def moved(self, step: int, ratio: float, *, flat: bool) -> list[Finding]:
+    def moved(self, step: int, ratio: float, *, flat: bool, zero: bool) -> list[Finding]:
         """The finding, if any, of an update that changed this share of the live weights. A `flat` update, of equal
-        fitness, is ignored."""
+        fitness, is ignored. `zero`: all coefficients are 0."""
         if flat:
             return []
+        self._zero_in_a_row = self._zero_in_a_row + 1 if zero else 0
+        if zero:
+            return self._zero(step)
         config = self._config
         travel = max(config.max_steps, LONG_RUN) * config.learning_rate / config.population_size**0.5
         still = ratio < STILL or travel < LEAST_TRAVEL * config.sigma
@@ -130,6 +133,20 @@ class Diagnosis:
             figure += f", and {steps} of them in one direction move a weight by {travel / config.sigma:.1g} sigma"
         message = f"{figure}: `learning_rate` {config.learning_rate:g} is too small; the paper takes sigma / 2"
         return [Finding("learning rate too small", message)]
+
+    def _zero(self, step: int) -> list[Finding]:
+        """The finding that the shaping rule gives nothing to move along."""
+        config, reason = self._config, "shaped fitness zero"
+        if reason in self._reported or not self._enough(self._zero_in_a_row, step):
+            return []
+        self._reported.add(reason)
+        zero = "the same for both members of each pair" if config.antithetic else "0 for all members"
+        streak = f"{self._zero_in_a_row} iteration" + ("s" if self._zero_in_a_row > 1 else "")
+        message = (
+            f"the members' fitness differs, but their shaped fitness (`shaping` {config.shaping}) is {zero} for "
+            f"{streak}, so nothing moves"
+        )
+        return [Finding(reason, message)]
 
     def flat_warning(self, iterations: int) -> str | None:
         """A warning if many of the iterations moved nothing; a few are normal where rewards are 0 or 1."""

@@ -47,4 +47,4 @@ def result_of(run: RunState, history: EvaluationHistory, *, resumed_at: int, sec
         "ranks": run.team.size,
         "ranks_lost": len(run.team.losses),
     }
-    return result if best is None else {**result, "best": {"step": best.step, "value": best.value}}
+    return result if best is None else {**result, "best": {"step": best.iteration, "value": best.value}}

@@ -138,7 +138,7 @@ class Session(RecordProgram):
         self._evaluations.complete(team, table)
         best = self._evaluations.history.best
         if best is not None:  # after the callbacks, which compare with the older value
-            self._callbacks.state.best_metric, self._callbacks.state.best_global_step = best.value, best.step
+            self._callbacks.state.best_metric, self._callbacks.state.best_global_step = best.value, best.iteration
 
     def _publish(self, team: Team, round_: Round, table: Table) -> None:
         iteration, files = self._current(), self._log.leading
@@ -183,7 +183,8 @@ class Session(RecordProgram):
         figures = self._figures.pop(record.iteration, None)
         metrics = iteration_metrics(record, figures, report, seconds)
         flat = metrics["fitness/min"] == metrics["fitness/max"]
-        self._log.found(self._diagnosis.moved(record.iteration + 1, metrics["update/moved_ratio"], flat=flat))
+        step, ratio, zero = record.iteration + 1, metrics["update/moved_ratio"], not record.coefficients.any()
+        self._log.found(self._diagnosis.moved(step, ratio, flat=flat, zero=zero))
         self._log.iteration(metrics, figures.counts.waited_us / 1e6 if figures is not None else 0.0)
 
     def _current(self) -> Iteration:

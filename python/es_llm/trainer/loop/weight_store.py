@@ -61,7 +61,7 @@ class WeightStore:
         config, control, best = self._run.config, self._callbacks.control, history.best
         step, steps = self._run.population.iteration, config.save_steps
         regular = steps > 0 and (last or step % steps == 0)
-        if not (regular or control.should_save or (best is not None and best.step == step)):
+        if not (regular or control.should_save or (best is not None and best.iteration == step)):
             return
         control.should_save = False
         if step <= max(self._saved, self._progress.started_at):
@@ -71,7 +71,7 @@ class WeightStore:
         try:
             snapshots.write(self._run.weights, self._model.module, self._model.tokenizer, self._progress.records)
             if limit is not None:
-                snapshots.keep(step, limit, None if best is None else best.step)
+                snapshots.keep(step, limit, None if best is None else best.iteration)
         except ModelError as error:
             self._log.happened("snapshot failed", f"no snapshot: {error}", why=str(error))
         else:

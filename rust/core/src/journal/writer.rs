@@ -136,8 +136,8 @@ impl JournalWriter {
     /// # Errors
     /// If it isn't the record of the next iteration or can't be written; the journal is as before then.
     pub fn append_record(&mut self, record: &Record) -> Result<(), JournalError> {
-        let what = format!("the record of step {}", u64::from(record.iteration) + 1);
-        let (expected, got) = (self.records, record.iteration);
+        let (expected, got) = (shown(self.records), shown(record.iteration));
+        let what = format!("the record of iteration {got}");
         if got != expected {
             return Err(self.refused(
                 Fault::Order,
@@ -155,12 +155,12 @@ impl JournalWriter {
     /// # Errors
     /// If the iteration has no record yet or another digest, or the digest can't be written.
     pub fn append_digest(&mut self, iteration: u32, digest: u64) -> Result<(), JournalError> {
-        let iterations = self.records;
+        let (iterations, number) = (self.records, shown(iteration));
         if iteration >= iterations {
             return Err(self.refused(
                 Fault::Order,
                 &format!(
-                    "a digest of iteration {iteration}, whose record isn't written; the journal has {iterations} \
+                    "a digest of iteration {number}, whose record isn't written; the journal has {iterations} \
                      iterations"
                 ),
             ));
@@ -170,14 +170,13 @@ impl JournalWriter {
         {
             return Err(self.refused(
                 Fault::DigestDiffers,
-                &format!("digest {digest:#018x} of iteration {iteration} differs from {expected:#018x} written before"),
+                &format!("digest {digest:#018x} of iteration {number} differs from {expected:#018x} written before"),
             ));
         }
-        let what = format!("the digest of step {}", u64::from(iteration) + 1);
         self.append(
             Kind::Digest,
             &payload::encode_digest(iteration, digest),
-            &what,
+            &format!("the digest of iteration {number}"),
         )?;
         self.digests.insert(iteration, digest);
         Ok(())
@@ -305,6 +304,11 @@ fn parse_current(bytes: &[u8], path: &Path) -> Result<Journal, JournalError> {
         journal.version
     );
     Err(JournalError::new(Fault::Version, path, &text))
+}
+
+/// The number of an iteration in messages, which count from 1.
+fn shown(iteration: u32) -> u64 {
+    u64::from(iteration) + 1
 }
 
 fn unwritable(path: &Path, what: &str, reason: &str) -> JournalError {

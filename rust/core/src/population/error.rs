@@ -11,7 +11,7 @@ pub enum PopulationError {
     Size(usize),
     #[error("`population_size` must be even with antithetic pairs, got {0}")]
     Odd(usize),
-    #[error("`{name}` must be finite, > 0 and in the range of float32, got {value}")]
+    #[error("`{name}` must be finite, > 0 and in the range of float32, got {value:?}")]
     Scale { name: &'static str, value: f64 },
     #[error("fitness must have one value per member: expected {expected}, got {got}")]
     Length { expected: usize, got: usize },
@@ -24,7 +24,7 @@ pub enum PopulationError {
         first: usize,
     },
     #[error(
-        "the step of pair {pair} overflows float32: learning_rate {learning_rate}, coefficient {coefficient}"
+        "the step of pair {pair} overflows float32: learning_rate {learning_rate:?}, coefficient {coefficient:?}"
     )]
     Overflow {
         pair: usize,

@@ -8,9 +8,9 @@ use super::{RankId, UnitId};
 pub enum ScheduleError {
     #[error("a schedule needs at least 1 unit")]
     NoUnits,
-    #[error("unit {unit} must have an expected cost > 0 and finite, got {cost}")]
+    #[error("unit {unit} must have an expected cost > 0 and finite, got {cost:?}")]
     Cost { unit: usize, cost: f64 },
-    #[error("rank {rank} must have a speed >= 0 and finite (0: unknown), got {speed}")]
+    #[error("rank {rank} must have a speed >= 0 and finite (0: unknown), got {speed:?}")]
     Speed { rank: RankId, speed: f64 },
     #[error("no rank is left for {open} open units")]
     NoRanks { open: u32 },

@@ -1,100 +1,11 @@
-//! What a rank makes of messages, losses and time.
+//! What a rank makes of the messages of its call.
 
-use std::cmp::Ordering;
+use super::state::{Role, State};
+use super::{CallEnd, Loss, Message, RankId, Step};
 
-use super::transitions::Role;
-use super::{CallEnd, Loss, Message, Rank, RankId, Step, WireError};
-
-/// Incoming messages and losses, and outgoing messages.
-impl Rank {
-    /// A message arrived.
-    ///
-    /// # Errors
-    /// If it is not a message; nothing changes.
-    pub fn handle_message(
-        &mut self,
-        now: f64,
-        from: RankId,
-        bytes: &[u8],
-    ) -> Result<(), WireError> {
-        let (call, message) = Message::decode(bytes)?;
-        self.shared.traffic.1 += bytes.len() as u64;
-        self.dispatch(now, from, call, message);
-        Ok(())
-    }
-
-    /// The process of another rank ended.
-    pub fn handle_loss(&mut self, now: f64, rank: RankId) {
-        if rank != self.shared.me() {
-            self.lose(now, rank, Loss::Dead);
-            self.settle(now);
-        }
-    }
-
-    /// Time passed. To be called a few times a second.
-    pub fn handle_tick(&mut self, now: f64) {
-        if let Role::Left(_) = self.role {
-            return;
-        }
-        let limit_s = self.shared.settings.unit_timeout_s;
-        let slept = self.clocks.tick(now, limit_s);
-        if let (true, Role::Leading(leader)) = (slept, &mut self.role) {
-            leader.forgive(now);
-        }
-        if self.clocks.beat_is_due(now, limit_s) {
-            let all = self.shared.roster.others();
-            let leader = self.shared.roster.leader.into_iter().collect();
-            self.send_beat(now, if self.leads() { all } else { leader });
-        }
-        if let Role::Leading(leader) = &mut self.role {
-            let (late, hangs) = leader.handle_tick(now, &mut self.shared);
-            self.progress.hello_is_due |= hangs;
-            for rank in late {
-                self.lose(now, rank, Loss::Silent);
-            }
-        } else if let Some(leader) = self.shared.roster.leader
-            && self.clocks.leader_is_silent(now, limit_s)
-        {
-            self.lose(now, leader, Loss::Silent);
-        }
-        if let Role::Following(follower) = &mut self.role {
-            follower.incoming.handle_tick(now, &mut self.shared);
-        }
-        self.settle(now);
-    }
-
-    /// Messages to be sent, (receiver, bytes), in order.
-    pub fn poll_sends(&mut self) -> Vec<(RankId, Vec<u8>)> {
-        std::mem::take(&mut self.shared.sends)
-    }
-}
-
-impl Rank {
-    /// Handles a message of this call, and sorts out those of others.
-    pub(super) fn dispatch(&mut self, now: f64, from: RankId, call: u32, message: Message) {
-        match (call.cmp(&self.shared.call), &self.role) {
-            (Ordering::Less, _) | (Ordering::Equal, Role::Left(_)) => {
-                self.answer(now, call, from, message);
-            }
-            (Ordering::Equal, _) if self.shared.roster.is(from, &Loss::Dead) => {}
-            (Ordering::Equal, _) => self.handle(now, from, message),
-            (Ordering::Greater, role) => {
-                // The call is over for the sender, which answers a hello by how it ended.
-                if self.shared.roster.resigned() {
-                    self.end(CallEnd::default());
-                } else if !matches!(role, Role::Left(_)) {
-                    let hello = Message::Hello(self.hello());
-                    self.shared.post(from, &hello);
-                    self.part(now, from);
-                }
-                self.ahead.push((from, call, message));
-            }
-        }
-        self.settle(now);
-    }
-
+impl State {
     /// Handles messages to itself, and those that no longer have to wait, until there are none. Then the call may be over.
-    pub(super) fn settle(&mut self, now: f64) {
+    pub fn settle(&mut self, now: f64) {
         loop {
             if let Some(message) = self.shared.inbox.pop_front() {
                 self.handle(now, self.shared.me(), message);
@@ -108,22 +19,8 @@ impl Rank {
         }
     }
 
-    /// Answers a rank that is still in a call which this rank has left. A rank that failed may lack records, so it does not.
-    fn answer(&mut self, now: f64, call: u32, from: RankId, message: Message) {
-        if let Message::Resign { reason, .. } = message {
-            return self.lose(now, from, Loss::Failed(reason));
-        }
-        let ended = match &self.role {
-            Role::Left(Some(ended)) if ended.call == call => Some(ended),
-            _ => self.previous.as_ref().filter(|ended| ended.call == call),
-        };
-        let ended = ended.filter(|_| !self.shared.roster.resigned());
-        if let Some(answer) = ended.and_then(|ended| ended.answer(&message)) {
-            self.shared.post_in(call, from, &answer);
-        }
-    }
-
-    pub(super) fn handle(&mut self, now: f64, from: RankId, message: Message) {
+    /// Handles a message of this call.
+    pub fn handle(&mut self, now: f64, from: RankId, message: Message) {
         // The sender of a piece may have been asleep since it sent it, so a piece is no sign of life.
         let piece = matches!(message, Message::Piece(_));
         let silent = self.shared.roster.is(from, &Loss::Silent);
@@ -147,8 +44,8 @@ impl Rank {
             }
             (_, Message::Resign { reason, led }) => {
                 self.lose(now, from, Loss::Failed(reason));
-                if led {
-                    self.take_over_again();
+                if led && self.leads() {
+                    self.shared.take_over();
                 }
             }
             (_, Message::Left(end)) => self.handle_left(now, from, end),
@@ -196,7 +93,7 @@ impl Rank {
     }
 
     /// Carries out a message of the leader that does not have to wait. A rank that failed only waits for the end of the call.
-    pub(super) fn obey(&mut self, now: f64, message: Message) {
+    pub fn obey(&mut self, now: f64, message: Message) {
         let (have, resigned) = (self.shared.history.count(), self.shared.roster.resigned());
         match message {
             _ if matches!(self.role, Role::Left(_)) => {}
@@ -279,7 +176,7 @@ impl Rank {
     }
 
     /// Appends a record that this rank lacked, if there is one.
-    pub(super) fn learn(&mut self, record: Option<Vec<u8>>) {
+    pub fn learn(&mut self, record: Option<Vec<u8>>) {
         if let Some(record) = record {
             self.shared.learn(record);
             if let Role::Following(follower) = &mut self.role {

@@ -61,7 +61,7 @@ pub enum Step {
     Lead,
     /// This rank no longer leads.
     Follow,
-    /// Leader: the table of the round is complete, see [`super::Rank::take_table`].
+    /// Leader: the table of the round is complete, see [`super::Leading::take_table`].
     Complete,
     /// Leader: a rank was asked to end the call soon.
     Halt,

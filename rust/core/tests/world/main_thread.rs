@@ -179,17 +179,20 @@ impl World {
                 machine.evaluated(now, outcome(weights, round, unit));
             }
             Work::Begin { round } => {
-                machine.begin(now, round, &costs).expect("there are units");
+                machine
+                    .leading()
+                    .begin(now, round, &costs)
+                    .expect("there are units");
             }
             Work::TakeOver { first, lacking } => {
-                machine.set_welcome(now, welcome);
-                let fits = machine.restore(now, first, lacking);
+                machine.leading().set_welcome(now, welcome);
+                let fits = machine.leading().restore(now, first, lacking);
                 assert!(fits, "the journal holds other records than the ranks");
             }
             Work::Publish { iteration, record } => {
-                machine.publish(now, iteration, record);
+                machine.leading().publish(now, iteration, record);
             }
-            Work::Finish { payload } => machine.finish(now, payload),
+            Work::Finish { payload } => machine.leading().finish(now, payload),
             Work::Lock => unreachable!("a turn of its own"),
         });
     }
@@ -303,7 +306,9 @@ impl World {
             self.table(rank, 1);
             self.program(rank).evaluated = Some(step);
             if !self.write(rank) {
-                self.machine(rank, |machine, _| machine.note(&step.to_le_bytes()));
+                self.machine(rank, |machine, _| {
+                    machine.leading().note(&step.to_le_bytes());
+                });
                 self.program(rank).busy = false;
             }
             return;
@@ -331,7 +336,11 @@ impl World {
         let step = self.program(rank).applied;
         let right = self.right(rank, step);
         let process = &mut self.processes[rank as usize];
-        let table = process.machine.take_table().expect("it is complete");
+        let table = process
+            .machine
+            .leading()
+            .take_table()
+            .expect("it is complete");
         let units = u64::from(self.units);
         let counts = [units, units * (units + 1) / 2];
         assert_eq!(table.counts, counts, "counted once");
@@ -373,7 +382,7 @@ impl World {
         let locked = self.disks[&process.journal()].locked;
         if locked.is_some_and(|other| !losses.contains_key(&other) || self.dead.contains(&other)) {
             self.program(rank).taken = None;
-            self.machine(rank, |machine, _| machine.take_over_again());
+            self.machine(rank, |machine, _| machine.leading().take_over_again());
             return self.main_soon(rank, 0.0);
         }
         let over = |other: &super::Process| other.calls > process.calls || other.done;
@@ -382,7 +391,7 @@ impl World {
             silent || self.processes.iter().any(over),
             "rank {rank} ends the job, and {locked:?} has the journal"
         );
-        self.machine(rank, |machine, _| machine.stop(TAKEN.to_vec()));
+        self.machine(rank, |machine, _| machine.leading().stop(TAKEN.to_vec()));
         self.gone(rank);
     }
 

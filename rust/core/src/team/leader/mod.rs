@@ -38,7 +38,7 @@ pub(super) enum Turn {
     End(CallEnd),
 }
 
-/// For the main thread. The methods of [`super::Rank`] with the same names describe them.
+/// For the main thread. The methods of [`super::Leading`] with the same names describe them.
 impl Leader {
     /// A leader whose ranks have all records that `shared` has.
     pub fn new(shared: &Shared) -> Self {

@@ -1,12 +1,46 @@
-//! The roles of a rank, and how it changes its role: when leaders change, when ranks are lost or come back, and when a call
-//! ends.
+//! The state of a rank in a call, and how it changes its role: when leaders change, when ranks are lost or come back, and when
+//! a call ends.
 
 use std::collections::BTreeMap;
 
+use super::clocks::Clocks;
 use super::ending::Ended;
 use super::incoming::Incoming;
 use super::leader::Leader;
-use super::{CallEnd, Hello, Loss, Message, Rank, RankId, Step};
+use super::shared::Shared;
+use super::takeover::Takeover;
+use super::work::WorkQueue;
+use super::{CallEnd, Hello, Loss, Message, RankId, Step, WeightsDigest};
+
+/// What a rank knows and does in a call. Most of it is fresh in each call; see [`State::start_call`].
+#[derive(Debug)]
+pub(super) struct State {
+    pub shared: Shared,
+    pub role: Role,
+    pub takeover: Takeover,
+    pub work: WorkQueue,
+    pub clocks: Clocks,
+    pub progress: Progress,
+    /// The end of this call according to a rank that left it, while this rank lacks records of the call.
+    pub reported_end: Option<CallEnd>,
+    /// Whether the leader ended this call with an error.
+    pub stopped: bool,
+    /// Whether this rank was asked to end this call soon.
+    pub halting: bool,
+}
+
+/// How far the main thread is.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The number of records in the `Apply` steps of the main thread.
+    pub applied: u32,
+    /// The last digest of its weights.
+    pub digest: Option<WeightsDigest>,
+    /// The number of rebuilds of the weights that the main thread has begun.
+    pub rebuilds: u32,
+    /// Whether this rank was taken for lost: it sends a hello when the main thread asks for the next step.
+    pub hello_is_due: bool,
+}
 
 /// The role of a rank in a call, with the state that only this role needs.
 #[derive(Debug)]
@@ -29,16 +63,56 @@ pub(super) struct Follower {
     pub early: BTreeMap<RankId, Vec<Message>>,
 }
 
-impl Rank {
+impl State {
+    /// The state of a rank that has not begun a call.
+    pub fn new(shared: Shared) -> Self {
+        Self {
+            shared,
+            role: Role::Left(None),
+            takeover: Takeover::default(),
+            work: WorkQueue::default(),
+            clocks: Clocks::default(),
+            progress: Progress::default(),
+            reported_end: None,
+            stopped: false,
+            halting: false,
+        }
+    }
+
+    /// Begins the next call. Returns the end of the one before.
+    pub fn start_call(&mut self, now: f64) -> Option<Ended> {
+        let following = Role::Following(Follower::default());
+        let before = std::mem::replace(&mut self.role, following);
+        self.shared.call += 1;
+        self.shared.result = None;
+        self.shared.roster.left.clear();
+        // Records that the main thread was not given in the call before.
+        self.shared
+            .steps
+            .retain(|step| matches!(step, Step::Apply { .. }));
+        self.takeover = Takeover::default();
+        self.work.forget();
+        self.clocks = Clocks::starting(now);
+        (self.reported_end, self.stopped, self.halting) = (None, false, false);
+        match before {
+            Role::Left(ended) => ended,
+            _ => None,
+        }
+    }
+
+    pub fn leads(&self) -> bool {
+        matches!(self.role, Role::Leading(_))
+    }
+
     /// Follows the lowest rank that takes part, or leads.
-    pub(super) fn elect(&mut self, now: f64) {
+    pub fn elect(&mut self, now: f64) {
         let lowest = self.shared.roster.lowest();
         if !matches!(self.role, Role::Left(_)) && lowest != self.shared.roster.leader {
             self.change_leader(now, lowest);
         }
     }
 
-    pub(super) fn change_leader(&mut self, now: f64, leader: Option<RankId>) {
+    pub fn change_leader(&mut self, now: f64, leader: Option<RankId>) {
         self.shared.roster.leader = leader;
         self.clocks.heard = now;
         if let Some(result) = self.shared.result.clone() {
@@ -104,7 +178,7 @@ impl Rank {
     }
 
     /// Tells all other ranks that this one failed.
-    pub(super) fn announce_failure(&mut self, reason: &str) {
+    pub fn announce_failure(&mut self, reason: &str) {
         let (reason, led) = (reason.to_owned(), self.takeover.started());
         let loss = Loss::Failed(reason.clone());
         let others = self.shared.roster.others();
@@ -113,7 +187,7 @@ impl Rank {
         self.shared.roster.lose(self.shared.roster.me, &loss);
     }
 
-    pub(super) fn say_hello(&mut self) {
+    pub fn say_hello(&mut self) {
         match &mut self.role {
             Role::Following(follower) => follower.incoming.forget_assignments(),
             Role::Leading(_) => {}
@@ -128,7 +202,7 @@ impl Rank {
         }
     }
 
-    pub(super) fn hello(&self) -> Hello {
+    pub fn hello(&self) -> Hello {
         Hello {
             have: self.shared.history.count(),
             history: self.shared.history.checksum_of_all(),
@@ -140,12 +214,12 @@ impl Rank {
     }
 
     /// Sends these ranks a sign of life.
-    pub(super) fn send_beat(&mut self, now: f64, ranks: Vec<RankId>) {
+    pub fn send_beat(&mut self, now: f64, ranks: Vec<RankId>) {
         self.clocks.beat = now;
         self.shared.post_all(ranks, &Message::Beat);
     }
 
-    pub(super) fn lose(&mut self, now: f64, rank: RankId, loss: Loss) {
+    pub fn lose(&mut self, now: f64, rank: RankId, loss: Loss) {
         if !self.shared.roster.lose(rank, &loss) {
             return;
         }
@@ -158,7 +232,7 @@ impl Rank {
     }
 
     /// A rank that counts as silent sent a message. Returns whether to handle it.
-    pub(super) fn come_back(&mut self, now: f64, from: RankId, message: &Message) -> bool {
+    pub fn come_back(&mut self, now: f64, from: RankId, message: &Message) -> bool {
         let below = self.leads() && from > self.shared.me();
         match message {
             Message::Resign { .. } => return true,
@@ -181,7 +255,7 @@ impl Rank {
     }
 
     /// Another rank knows the result of the call and has left it.
-    pub(super) fn part(&mut self, now: f64, rank: RankId) {
+    pub fn part(&mut self, now: f64, rank: RankId) {
         self.shared.roster.left.insert(rank);
         if let Role::Leading(leader) = &mut self.role {
             leader.dismiss(now, &mut self.shared, rank);
@@ -190,7 +264,7 @@ impl Rank {
     }
 
     /// Another rank left the call, and reports its end and the last record.
-    pub(super) fn handle_left(&mut self, now: f64, from: RankId, mut end: CallEnd) {
+    pub fn handle_left(&mut self, now: f64, from: RankId, mut end: CallEnd) {
         if self.shared.roster.resigned() {
             self.part(now, from);
             return self.end(end);
@@ -219,7 +293,7 @@ impl Rank {
     }
 
     /// Leaves the call if another rank did and this one has all its records. Then it neither leads nor takes a journal over.
-    pub(super) fn leave_if_over(&mut self) -> bool {
+    pub fn leave_if_over(&mut self) -> bool {
         let have = self.shared.history.count();
         let Some(end) = self.reported_end.take_if(|end| end.have == have) else {
             return false;
@@ -239,7 +313,7 @@ impl Rank {
     }
 
     /// The call is over for this rank. It tells silent ranks, since no other rank waits for them.
-    pub(super) fn end(&mut self, result: CallEnd) {
+    pub fn end(&mut self, result: CallEnd) {
         self.leave(result, |loss| loss == Some(&Loss::Silent));
     }
 
