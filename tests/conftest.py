@@ -28,6 +28,17 @@ def rewards():
     yield from watched_rewards()
 
 
+@pytest.fixture
+def one_thread():
+    """Sets torch to one thread for a test: with more, small models are slower, and much slower on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 MODELS = Path(__file__).parent.parent / "models"
 
 

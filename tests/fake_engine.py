@@ -28,16 +28,14 @@ class FakeEngine:
     def attach(self, live):
         self._live = live
 
-    def evaluate(self, members, prompts):
+    def evaluate(self, members, prompts, sampling=None):
+        if sampling is not None:
+            prompts = [(*pair, sampling.seed) for pair in zip(prompts, sampling.addresses, strict=True)]
         found = []
         for member in members:
             self._live.switch(member)
             found.append([self._answer(prompt) for prompt in prompts])
         return found
-
-    def sample(self, prompts, addresses, *, seed, temperature):
-        self._live.switch(None)
-        return [self._answer((prompt, *address, seed)) for prompt, address in zip(prompts, addresses, strict=True)]
 
     def check_lengths(self, prompts):
         pass

@@ -55,3 +55,15 @@ def test_bad_options_are_refused_before_any_work():
         )
         assert done.returncode == 2, words
         assert f"argument {words[0]}" in done.stderr, words
+
+
+def test_the_rollout_bench():
+    words = ["--rows", "16", "--tokens", "3", "--runs", "1"]
+    done = subprocess.run(
+        [sys.executable, BENCHES / "rollout.py", *words], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "100% equal" in done.stdout
+    batched = "batched, rank 4, vectors frozen, 16 members"
+    for row in ("generate", "decoder, no noise", batched, "one by one, 16 members"):
+        assert done.stdout.count(f"\n{row} ") == 1, row

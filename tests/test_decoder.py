@@ -8,6 +8,8 @@ from es_llm.rollout.decoder import Request
 from es_llm.rollout.decoding import generate
 from tests.tiny_models import EOS, PAD, tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ENDS = [EOS, *range(8, 80, 5)]
 """Many end tokens, so that rows end at many different lengths."""
 

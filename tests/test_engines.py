@@ -97,7 +97,7 @@ def test_an_engine_without_all_methods_is_refused(tmp_path):
     path.write_text(
         "class Half:\n    members_per_unit = 1\n    def __init__(self, *given, **named): pass\nbuild = Half\n"
     )
-    with pytest.raises(ConfigError, match=r"half.py': Half has no `targets`, `attach`, `evaluate`, `sample`, "):
+    with pytest.raises(ConfigError, match=r"half.py': Half has no `targets`, `attach`, `evaluate`, "):
         load(str(path))
 
 

@@ -18,12 +18,20 @@ from es_llm._core import Journal
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError
 from es_llm.evaluation.statistics import k3, pass_at_k, passes, vote
+from es_llm.noise.streams import SAMPLES
 from es_llm.rewards import inline, set_level
+from es_llm.rollout.engine import Sampling
 from es_llm.rollout.engines.hf import HFEngine
 from es_llm.rollout.sampling import token_log_probs, uniforms
 from es_llm.team import Team
 from tests.commands import SMALL, es_llm
 from tests.tiny_models import PAD, tiny_model, tiny_tokenizer
+
+
+def sampled(engine, prompts, addresses, **options):
+    """One sampled completion per prompt, of the weights without noise."""
+    return engine.complete(prompts, Sampling(addresses=addresses, **options))
+
 
 ROWS = [{"prompt": text, "wanted": index} for index, text in enumerate(["ab", "cde", "f", "ghij", "k"])]
 
@@ -76,7 +84,7 @@ def test_the_kl_is_that_of_the_distributions_that_are_sampled_from(temperature):
     made = []
     for start in range(0, count, 500):
         addresses = [(0, start + n) for n in range(500)]
-        made += engine.sample(["ab"] * 500, addresses, seed=5, temperature=temperature)
+        made += sampled(engine, ["ab"] * 500, addresses, seed=5, temperature=temperature)
     ids = torch.tensor([tiny_tokenizer()("ab")["input_ids"]])
     own, base = (
         torch.log_softmax(each(input_ids=ids).logits[0, -1].detach().double() / temperature, -1)
@@ -104,13 +112,13 @@ def test_samples_depend_only_on_seed_row_and_sample():
     engine = HFEngine(tiny_model(), tiny_tokenizer(), max_completion_length=12)
     prompts = [row["prompt"] for row in ROWS for _ in range(3)]
     addresses = [(row, sample) for row in range(5) for sample in range(3)]
-    made = engine.sample(prompts, addresses, seed=1, temperature=1.0)
-    assert engine.sample(prompts, addresses, seed=1, temperature=1.0) == made
-    assert engine.sample(prompts, addresses, seed=2, temperature=1.0) != made
+    made = sampled(engine, prompts, addresses, seed=1, temperature=1.0)
+    assert sampled(engine, prompts, addresses, seed=1, temperature=1.0) == made
+    assert sampled(engine, prompts, addresses, seed=2, temperature=1.0) != made
     assert len({completion.text for completion in made[:3]}) > 1
-    back = engine.sample(prompts[::-1], addresses[::-1], seed=1, temperature=1.0)[::-1]
+    back = sampled(engine, prompts[::-1], addresses[::-1], seed=1, temperature=1.0)[::-1]
     assert [c.token_ids for c in back] == [c.token_ids for c in made]
-    cold = engine.sample(prompts, addresses, seed=1, temperature=1e-4)
+    cold = sampled(engine, prompts, addresses, seed=1, temperature=1e-4)
     assert [c.token_ids for c in cold] == [c.token_ids for c in engine.complete(prompts)]
 
 
@@ -122,7 +130,7 @@ def test_samples_follow_the_probabilities():
     made = []
     for start in range(0, count, 500):
         addresses = [(0, start + n) for n in range(500)]
-        made += [c.token_ids[0] for c in engine.sample(["ab"] * 500, addresses, seed=5, temperature=temperature)]
+        made += [c.token_ids[0] for c in sampled(engine, ["ab"] * 500, addresses, seed=5, temperature=temperature)]
     ids = torch.tensor([tiny_tokenizer()("ab")["input_ids"]])
     expected = torch.softmax(model(input_ids=ids).logits[0, -1].double() / temperature, -1) * count
     observed = torch.bincount(torch.tensor(made), minlength=len(expected))
@@ -130,7 +138,7 @@ def test_samples_follow_the_probabilities():
     chi = ((observed - expected)[often] ** 2 / expected[often]).sum().item()
     freedom = int(often.sum())
     assert chi < freedom + 5 * math.sqrt(2 * freedom)
-    assert uniforms(2**64 - 1, [(2**32 - 1, 2**32 - 1)], 5).shape == (1, 5)
+    assert uniforms(SAMPLES, 2**64 - 1, [(2**32 - 1, 2**32 - 1)], 5).shape == (1, 5)
 
 
 def test_log_probabilities_are_those_of_the_model():

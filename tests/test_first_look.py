@@ -16,6 +16,7 @@ from es_llm.cli.main import main
 from es_llm.comm import SingleMailbox
 from es_llm.errors import ConfigError, ModelError
 from es_llm.model.used import Used, groups
+from es_llm.rollout.engine import Sampling
 from es_llm.rollout.engines.hf import HFEngine
 from es_llm.rollout.probe import Batching
 from es_llm.team import Team
@@ -178,9 +179,10 @@ def test_a_model_that_ignores_the_mask_gets_prompts_of_one_length():
     assert own.batching is Batching.EQUAL
     assert own.complete(PROMPTS) == [own.complete([prompt])[0] for prompt in PROMPTS]
     samples = [(row, 0) for row in range(len(PROMPTS))]
-    sampled = own.sample(PROMPTS, samples, seed=3, temperature=1.0)
+    sampled = own.complete(PROMPTS, Sampling(seed=3, temperature=1.0, addresses=samples))
     for row, sample in enumerate(samples):
-        assert own.sample([PROMPTS[row]], [sample], seed=3, temperature=1.0) == [sampled[row]]
+        alone = Sampling(seed=3, temperature=1.0, addresses=[sample])
+        assert own.complete([PROMPTS[row]], alone) == [sampled[row]]
 
 
 def test_a_model_that_cannot_continue_a_text_is_refused():

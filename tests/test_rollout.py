@@ -15,16 +15,9 @@ from es_llm.rollout.engine import LiveMember
 from es_llm.rollout.engines.hf import HFEngine
 from tests.tiny_models import ARCHITECTURES, EOS, PAD, tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPTS = [f"{a} + {b * a} = " + "what?" * (b % 3) for a in range(1, 6) for b in range(4)]
-
-
-@pytest.fixture
-def one_thread():
-    """Sets torch to one thread, and restores the number of threads after the test."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def engine(model, length=24, **options):
@@ -49,9 +42,9 @@ def plain_generate(model, prompts, length):
     return rows
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_answers_are_those_of_generate_on_the_same_batch(name, dtype):
+def test_answers_in_half_precision_are_those_of_generate_on_the_same_batch(name, dtype):
     model = tiny_model(name)
     Weights(model, dtype=dtype)
     end_often(model, share=6)
@@ -73,19 +66,6 @@ def test_dropping_finished_rows_changes_nothing(name, rows):
     assert engine(model, 40).complete(prompts) == wanted
 
 
-def test_completions_hold_the_end_token_and_no_padding():
-    model = end_often(tiny_model("llama"))
-    ends = set(model.generation_config.eos_token_id)
-    completions = engine(model, 12).complete(PROMPTS)
-    assert {c.finished for c in completions} == {True, False}
-    tokenizer = tiny_tokenizer()
-    for completion in completions:
-        assert completion.finished == (completion.token_ids[-1] in ends)
-        assert not ends & set(completion.token_ids[:-1])
-        assert completion.finished or len(completion.token_ids) == 12
-        assert completion.text == tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-
-
 @pytest.mark.parametrize("loop", [True, False])
 def test_generation_defaults_of_the_model_have_no_effect(loop):
     plain, odd = tiny_model("qwen2"), tiny_model("qwen2")
@@ -105,20 +85,19 @@ def test_generation_defaults_of_the_model_have_no_effect(loop):
     assert odd.generation_config is kept
 
 
-def test_a_large_perturbation_changes_the_answers_and_leaves_none_behind():
+def test_weights_that_are_written_elsewhere():
+    """`complete` uses them as they are; `evaluate` does after `forget`."""
     model = tiny_model("qwen2")
     own = engine(model)
     weights = Weights(model, targets=own.targets())
     live = LiveMember(weights)
     own.attach(live)
     before = own.complete(PROMPTS)
-    one, two = _core.Population(run_seed=1, population_size=2).ask(sigma=1.0)
-    first, second, none = own.evaluate([one, two, None], PROMPTS)
-    assert none == before
-    assert before not in (first, second)
-    assert first != second
-    weights.perturb(two)
-    assert own.complete(PROMPTS) == second
+    member, _ = _core.Population(run_seed=1, population_size=2).ask(sigma=1.0)
+    perturbed, none = own.evaluate([member, None], PROMPTS)
+    assert none == before != perturbed
+    weights.perturb(member)
+    assert own.complete(PROMPTS) == perturbed
     live.forget()
     assert own.evaluate([None], PROMPTS) == [before]
 
@@ -140,7 +119,7 @@ def test_a_member_s_weights_are_written_once():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_logits_have_equal_bits_for_a_fixed_number_of_threads(name, dtype, threads, one_thread):
+def test_logits_have_equal_bits_for_a_fixed_number_of_threads(name, dtype, threads):
     """With another number of threads logits are nearly equal: torch's fused attention in float32 uses another kernel
     inside a parallel region (measured difference: 1e-7 to 2e-7 for one query; linear layers and bfloat16 have equal
     bits)."""
@@ -189,14 +168,8 @@ def test_prompts_that_leave_no_room_are_refused():
         engine(tiny_model("gpt2"), 100).check_lengths(["a" * 29])
 
 
-def test_an_empty_unit_has_no_completions():
-    assert engine(tiny_model("llama")).complete([]) == []
-
-
 def test_options_that_cannot_work_are_refused():
     model = tiny_model("llama")
-    with pytest.raises(ConfigError, match=r"`temperature` must be 0 \(greedy decoding\), got 0.7"):
-        engine(model, temperature=0.7)
     with pytest.raises(ConfigError, match="`max_completion_length` must be >= 1, got 0"):
         engine(model, 0)
     tokenizer = tiny_tokenizer()

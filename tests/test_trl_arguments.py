@@ -162,12 +162,14 @@ OTHER_VALUES = {
     "vllm_mode": "server", "adam_beta2": 0.99, "mask_truncated_completions": True, "dataloader_num_workers": 3,
     "sync_ref_model": True, "disable_dropout": True, "ddp_timeout": 60, "torch_empty_cache_steps": 4,
 }  # fmt: skip
-SAME_NAMES = {"optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs"}
+SAME_NAMES = {
+    "optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "num_generations", "top_k", "top_p",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(SAME_NAMES))
-def test_an_option_of_gradients_is_left_out(name):
-    """`ESConfig` has an option of this name for the direction of an iteration."""
+def test_an_option_with_another_meaning_is_left_out(name):
+    """`ESConfig` has an option of this name, whose value is another matter."""
     result = taken(**{name: OTHER_VALUES[name]})
     assert changed(result.config) == {}
     (line,) = result.notice.splitlines()[1:]

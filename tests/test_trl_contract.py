@@ -302,9 +302,9 @@ def test_options_that_both_have_mean_the_same():
     common = {
         "chat_template_kwargs", "eval_on_start", "eval_steps", "greater_is_better", "learning_rate",
         "log_completions", "logging_steps", "lr_scheduler_kwargs", "lr_scheduler_type", "max_completion_length",
-        "max_steps", "metric_for_best_model", "num_completions_to_print", "optim", "optim_args", "output_dir",
-        "report_to", "resume_from_checkpoint", "reward_weights", "run_name", "save_steps", "save_total_limit", "seed",
-        "shuffle_dataset", "temperature",
+        "max_steps", "metric_for_best_model", "min_p", "num_completions_to_print", "num_generations", "optim",
+        "optim_args", "output_dir", "repetition_penalty", "report_to", "resume_from_checkpoint", "reward_weights",
+        "run_name", "save_steps", "save_total_limit", "seed", "shuffle_dataset", "temperature", "top_k", "top_p",
     }  # fmt: skip
     assert set(GRPO) & OWN == common
 

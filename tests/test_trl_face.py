@@ -154,8 +154,8 @@ def test_callbacks_of_the_libraries_run(tmp_path, callback):
 def test_options_of_others_that_callbacks_ask_for(tmp_path):
     config = ESConfig(eval_steps=2)
     assert (config.eval_strategy, config.save_strategy, config.logging_strategy) == ("steps", "no", "steps")
-    with pytest.raises(AttributeError, match=r"no attribute 'num_generations': a population has `population_size`"):
-        config.num_generations  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'num_generations_eval': see `eval_num_samples`"):
+        config.num_generations_eval  # noqa: B018
     with pytest.raises(AttributeError, match=r"'ESConfig' object has no attribute 'nobodys'$"):
         config.nobodys  # noqa: B018
     assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config

@@ -139,6 +139,13 @@ class ESConfig:
         "end-of-sequence and pad tokens at their end",
         identity=True,
     )
+    stop_strings: list[str] = option(
+        [],
+        help="a completion ends with the token that completes one of these texts, in training and evaluation; it keeps "
+        "this token",
+        identity=True,
+        within=Range(all, "without empty texts"),
+    )
     engine: str = option(
         "hf",
         help="rollout engine: hf (transformers, one member at a time), batched (low-rank members together), the name "
@@ -146,7 +153,41 @@ class ESConfig:
         identity=True,
     )
     temperature: float = option(
-        0.0, help="temperature of the completions; only 0 is supported, which is greedy decoding", identity=True
+        0.0,
+        help="temperature of the completions; 0: greedy decoding, as in the paper; above: sampled, with random numbers "
+        "that are the same for all members",
+        identity=True,
+        within=NOT_NEGATIVE,
+    )
+    num_generations: int = option(
+        1,
+        help="completions per prompt and member with `temperature` above 0; a member's fitness is the mean over all",
+        identity=True,
+        within=UINT32,
+    )
+    fixed_samples: bool = option(
+        False,
+        help="take the same random numbers for the samples of every iteration, instead of new ones",
+        identity=True,
+    )
+    top_k: int = option(0, help="sample from the k most probable tokens; 0: all", identity=True, within=NOT_NEGATIVE)
+    top_p: float = option(
+        1.0,
+        help="sample from the most probable tokens whose probabilities add up to this",
+        identity=True,
+        within=Range(lambda value: 0 < value <= 1, "in (0, 1]"),
+    )
+    min_p: float = option(
+        0.0,
+        help="sample from tokens with at least this share of the probability of the most probable one",
+        identity=True,
+        within=Range(lambda value: 0 <= value <= 1, "in [0, 1]"),
+    )
+    repetition_penalty: float = option(
+        1.0,
+        help="makes tokens that are in the prompt or the completion less probable (above 1) or more (below 1)",
+        identity=True,
+        within=Range(lambda value: value > 0, "> 0"),
     )
 
     reward_weights: list[float] | None = option(
@@ -357,4 +398,13 @@ class ESConfig:
         has_metric = self.metric_for_best_model is not None
         require(self, "early_stopping_patience", lambda v: v == 0 or has_metric, "0 without `metric_for_best_model`")
         require(self, "system_prompt", lambda v: v is None or self.chat != "raw", "none with `chat` raw")
-        require(self, "temperature", lambda v: v == 0, "0 (greedy); training on samples is not supported yet")
+        greedy = self.temperature == 0
+        for name, default in (
+            ("num_generations", 1),
+            ("fixed_samples", False),
+            ("top_k", 0),
+            ("top_p", 1),
+            ("min_p", 0),
+        ):
+            shown = str(default).lower()
+            require(self, name, lambda v: v == default or not greedy, f"{shown} with `temperature` 0")  # noqa: B023

@@ -13,7 +13,7 @@ from es_llm.data.messages import readable
 from es_llm.evaluation.sampled_sets import SampledSets
 from es_llm.evaluation.statistics import k3, pass_at_k, passes, vote
 from es_llm.rewards.reward_set import BatchRewards, PendingRewards
-from es_llm.rollout.engine import Completion, LogProbs
+from es_llm.rollout.engine import Completion, LogProbs, Sampling
 from es_llm.team import Outcome, Round, Table
 from es_llm.types import Row
 from es_llm.units.completion_log import CompletionLog
@@ -179,14 +179,12 @@ class EvaluationWork:
         return _Begun(completions, run.rewards.submit(batch, metrics=True))
 
     def _sample(self, unit: _Unit) -> list[Completion]:
-        config, engine = self._run.config, self._run.engine
+        config = self._run.config
         addresses = [(row, sample) for row in unit.rows for sample in range(self._samples)]
-        prompts = [row["prompt"] for row in self._rows(unit) for _ in range(self._samples)]
-        made: list[Completion] = []
-        for start in range(0, len(addresses), config.prompts_per_unit):
-            part = slice(start, start + config.prompts_per_unit)
-            made += engine.sample(prompts[part], addresses[part], seed=config.seed, temperature=config.eval_temperature)
-        return made
+        rows = [row for row in self._rows(unit) for _ in range(self._samples)]
+        sampling = Sampling(temperature=config.eval_temperature, seed=config.seed, addresses=addresses)
+        (completions,) = self._run.complete([None], rows, sampling)
+        return completions
 
     def _answers(self, count: int) -> list[tuple[str, str]]:
         shown: list[tuple[str, str]] = []

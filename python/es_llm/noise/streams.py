@@ -18,12 +18,16 @@ DATA_ORDER: Final = 0xF000_0000
 """The order of the training data."""
 
 SAMPLES: Final = 0xF100_0000
-"""The choice of tokens of sampled completions."""
+"""The choice of tokens of sampled completions, of evaluations."""
+
+TRAINING_SAMPLES: Final = 0xF200_0000
+"""The same, of training: equal for all members."""
 
 STREAMS: Final[dict[str, range]] = {
     **{kind: range(number << 28, number + 1 << 28) for kind, number in NOISE_KINDS.items()},
     "data_order": range(DATA_ORDER, DATA_ORDER + 1),
     "samples": range(SAMPLES, SAMPLES + 1),
+    "training_samples": range(TRAINING_SAMPLES, TRAINING_SAMPLES + 1),
 }
 """Name of each stream, and the values of counter word 1 that belong to it."""
 
@@ -32,7 +36,7 @@ def random_words(stream: int, seed: int, first: ArrayLike, second: ArrayLike, th
     """Four random words (..., 4) for each value of counter words 0, 2 and 3, which broadcast.
 
     Args:
-        stream: `DATA_ORDER` or `SAMPLES`.
+        stream: `DATA_ORDER`, `SAMPLES` or `TRAINING_SAMPLES`.
         seed: run seed, in [0, 2**64).
         first, second, third: counter words 0, 2 and 3, in [0, 2**32).
     """

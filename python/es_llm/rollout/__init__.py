@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from es_llm.errors import ConfigError
@@ -20,9 +20,9 @@ def load_engine(
     tokenizer: Any,
     *,
     max_completion_length: int,
-    temperature: float = 0.0,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     skip_special_tokens: bool = True,
+    stop_strings: Sequence[str] = (),
     members_per_unit: int | None = None,
     prompts_per_unit: int = 1,
 ) -> RolloutEngine:
@@ -34,10 +34,9 @@ def load_engine(
         model: a transformers model.
         tokenizer: the model's, with a pad token.
         max_completion_length: new tokens per completion at most.
-        temperature: of the completions of `evaluate`; 0 is greedy decoding.
         chat_template_kwargs: further arguments of the tokenizer's chat template.
         skip_special_tokens: decode completions without special tokens; else only without those at their ends.
-
+        stop_strings: a completion ends with the token that completes one of them, and keeps it.
         members_per_unit: members that an `evaluate` gets; None: the engine's choice.
         prompts_per_unit: prompts that an `evaluate` gets at most.
 
@@ -52,9 +51,9 @@ def load_engine(
         model,
         tokenizer,
         max_completion_length=max_completion_length,
-        temperature=temperature,
         chat_template_kwargs=chat_template_kwargs,
         skip_special_tokens=skip_special_tokens,
+        stop_strings=stop_strings,
         members_per_unit=members_per_unit,
         prompts_per_unit=prompts_per_unit,
     )

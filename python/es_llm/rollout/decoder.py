@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 
 from es_llm.rollout.padding import padded
 from es_llm.rollout.slots import SlotCache, Windows, windows_of
+from es_llm.rollout.stops import StopStrings
 
 Choose: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(float32 logits (B, V), which rows of the unit these are (B,), how many tokens each has so far (B,)) -> the next
@@ -62,6 +63,7 @@ class Request:
     Args:
         max_new_tokens: tokens per row at most.
         eos_ids: a row ends with the first of these.
+        stops: a row also ends with the token that completes a stop string.
         pad_id: fills what has no token.
         choose: the next tokens of some rows; None: the greatest logit.
         groups: rows with the same number have the same weights; None: all rows have the same.
@@ -73,6 +75,7 @@ class Request:
     max_new_tokens: int
     eos_ids: Sequence[int]
     pad_id: int
+    stops: StopStrings | None = None
     choose: Choose | None = None
     groups: Sequence[int] | None = None
     on_rows: Callable[[torch.Tensor], None] | None = None
@@ -82,7 +85,7 @@ class Request:
 
 @torch.inference_mode()
 def decode(model: Any, prompts: Sequence[Sequence[int]], request: Request) -> list[list[int]]:
-    """The generated ids of each row, with the end-of-sequence token where there is one.
+    """The generated ids of each row, with the token that ends it: of end of sequence, or the last of a stop string.
 
     Args:
         prompts: token ids of each row, at least one.
@@ -184,6 +187,7 @@ class _Run:
         # The last column takes what rows that have ended would write.
         self._generated_RT = torch.full((len(prompts), request.max_new_tokens + 1), request.pad_id, device=device)
         self._count_R = torch.zeros(len(prompts), dtype=torch.long, device=device)
+        self._stopped = None if request.stops is None else request.stops.watch(prompts)
         self._prefix = self._shared_columns() if self._prompts.shared else None
         self._batch = self._fill(request.most_rows or len(prompts))
 
@@ -265,6 +269,8 @@ class _Run:
         count_B = count_B + open_B
         self._count_R[row_B] = count_B
         open_B = open_B & torch.isin(next_B, self._ends, invert=True) & (count_B < request.max_new_tokens)
+        if self._stopped is not None:
+            open_B &= ~self._stopped(row_B, next_B)
         if every:
             batch.next, batch.open = next_B, open_B
         else:

@@ -19,6 +19,7 @@ from es_llm._core import Member
 from es_llm.model.table import ParameterTable
 from es_llm.model.targets import Target
 from es_llm.model.weights import Weights
+from es_llm.noise.streams import SAMPLES
 from es_llm.types import Prompt
 
 
@@ -26,14 +27,43 @@ from es_llm.types import Prompt
 class Completion:
     """One answer.
 
-    `token_ids` end with the end-of-sequence token where there is one, as TRL's `completion_ids`; no padding
-    follows. `text` is decoded without special tokens, or with those before the end (`skip_special_tokens` of the run).
+    `token_ids` end with the end-of-sequence token where there is one, as TRL's `completion_ids`, or with the token that
+    completes a stop string; no padding follows. `text` is decoded without special tokens, or with those before the end
+    (`skip_special_tokens` of the run).
     `finished`: the answer ended by itself and was not cut off at the length limit.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finished: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the tokens of some completions are chosen. Names and meanings are those of TRL and transformers.
+
+    A completion is a function of its address, the prompt and the weights: the same address gets the same random numbers
+    for every member (common random numbers), in every batch and on every rank.
+
+    Args:
+        temperature: of the softmax; 0 takes the most probable token.
+        top_k: only the k most probable tokens; 0: all.
+        top_p: only the most probable tokens whose probabilities add up to this.
+        min_p: only tokens with at least this share of the probability of the most probable one.
+        repetition_penalty: divides positive logits of tokens that prompt or answer have, and multiplies negative ones.
+        seed: of the run.
+        stream: see `es_llm.noise.streams`.
+        addresses: (prompt, sample) of each prompt, in [0, 2**32).
+    """
+
+    temperature: float
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stream: int = SAMPLES
+    addresses: Sequence[tuple[int, int]] = ()
 
 
 @final
@@ -90,14 +120,10 @@ class RolloutEngine(Protocol):
     def attach(self, live: LiveMember) -> None:
         """Take over how to get a member's weights into the targets."""
 
-    def evaluate(self, members: Sequence[Member | None], prompts: Sequence[Prompt]) -> list[list[Completion]]:
-        """For each member, one completion per prompt, in order."""
-
-    def sample(
-        self, prompts: Sequence[Prompt], addresses: Sequence[tuple[int, int]], *, seed: int, temperature: float
-    ) -> list[Completion]:
-        """One sampled completion per prompt, without noise in the weights: a function of the seed, the prompt's address
-        (prompt number, sample number), the prompt and the weights."""
+    def evaluate(
+        self, members: Sequence[Member | None], prompts: Sequence[Prompt], sampling: Sampling | None = None
+    ) -> list[list[Completion]]:
+        """For each member, one completion per prompt, in order: greedy, or as `sampling` says."""
 
     def check_lengths(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that can't be answered within the model's context.
@@ -120,7 +146,7 @@ class LogProbs(Protocol):
     def log_probs(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], base: Any = None, *, temperature: float
     ) -> Sequence[Any]:
-        """Log probability of each token of the completions, as `sample` draws them at this temperature.
+        """Log probability of each token of the completions, sampled at this temperature.
 
         Args:
             prompts: one for each completion.

@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, final
+
+import torch
 
 from es_llm.data.messages import readable
 from es_llm.errors import ConfigError, ModelError
+from es_llm.rollout.decoder import Request
 from es_llm.rollout.engine import Completion
 from es_llm.rollout.form import special_tokens, template_marks
+from es_llm.rollout.stops import StopStrings, token_bytes
 from es_llm.types import Prompt
 
 _REMEMBERED: Final = 1 << 16
@@ -59,10 +64,22 @@ class PromptEncoder:
             known = self._seen[key] = self._tokenize(prompt)
         return known
 
-    def completions(self, rows: Sequence[Sequence[int]], eos_ids: Sequence[int]) -> list[Completion]:
-        """Completions from the generated ids of each row."""
-        ends = set(eos_ids)
-        finished = [bool(row) and row[-1] in ends for row in rows]
+    def stop_strings(self, strings: Sequence[str], device: torch.device) -> StopStrings | None:
+        """Stop strings for this tokenizer, on the decoder's device; None without any."""
+        if not strings:
+            return None
+        tokens = token_bytes(self._tokenizer, self._embeddings, partial(self._decoded, skip_special_tokens=False))
+        return StopStrings(strings, tokens, device)
+
+    def completions(
+        self, prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], request: Request
+    ) -> list[Completion]:
+        """Completions from the ids of each prompt, and what `request` generated."""
+        ends, stops = set(request.eos_ids), request.stops
+        finished = [
+            row[-1] in ends or (stops is not None and stops.length(prompt, row) is not None)
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
         texts = self._texts(rows, ends)
         return [Completion(*parts) for parts in zip(texts, map(tuple, rows), finished, strict=True)]
 

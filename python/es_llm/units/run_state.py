@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
 
 from es_llm._core import Member, Population
@@ -14,7 +14,7 @@ from es_llm.model.weights import Weights
 from es_llm.rewards.batch import Batch, TrainerState
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rollout.checks import checked_completions
-from es_llm.rollout.engine import Completion, LiveMember, RolloutEngine
+from es_llm.rollout.engine import Completion, LiveMember, RolloutEngine, Sampling
 from es_llm.team import Team
 from es_llm.types import Row
 
@@ -40,14 +40,21 @@ class RunState:
         """Prompts per unit for `rows` prompts; all of them for set-level rewards."""
         return max(1, rows) if self.rewards.set_level else self.config.prompts_per_unit
 
-    def complete(self, members: Sequence[Member | None], rows: Sequence[Row]) -> list[list[Completion]]:
-        """For each member, its completions of a unit's rows, generated `prompts_per_unit` at a time."""
+    def complete(
+        self, members: Sequence[Member | None], rows: Sequence[Row], sampling: Sampling | None = None
+    ) -> list[list[Completion]]:
+        """For each member, its completions of a unit's rows, generated `prompts_per_unit` at a time: greedy, or as
+        `sampling` says."""
         size = self.config.prompts_per_unit
         prompts = [row["prompt"] for row in rows]
         found: list[list[Completion]] = [[] for _ in members]
         for start in range(0, len(prompts), size):
             asked = prompts[start : start + size]
-            given = self.engine.evaluate(members, asked)
+            if sampling is None:
+                given = self.engine.evaluate(members, asked)
+            else:
+                drawn = replace(sampling, addresses=sampling.addresses[start : start + size])
+                given = self.engine.evaluate(members, asked, drawn)
             parts = checked_completions(self.config.engine, given, len(members), len(asked))
             for own, part in zip(found, parts, strict=True):
                 own.extend(part)

@@ -17,7 +17,7 @@ from es_llm.errors import ConfigError, ModelError
 from es_llm.rollout.batched.check import require_right
 from es_llm.rollout.batched.modules import RowModules
 from es_llm.rollout.batched.noise import UnitNoise, require_batchable
-from es_llm.rollout.engine import Completion, LiveMember
+from es_llm.rollout.engine import Completion, LiveMember, Sampling
 from es_llm.rollout.engines.hf import HFEngine
 from es_llm.types import Prompt
 
@@ -55,21 +55,23 @@ class BatchedEngine(HFEngine):
         with torch.inference_mode():
             require_right(self._model, live.table, self._prompts.encode("The sum of 12 and 30 is 42."))
 
-    def evaluate(self, members: Sequence[Member | None], prompts: Sequence[Prompt]) -> list[list[Completion]]:
-        """For each member, one greedy completion per prompt; all members in one batch."""
+    def evaluate(
+        self, members: Sequence[Member | None], prompts: Sequence[Prompt], sampling: Sampling | None = None
+    ) -> list[list[Completion]]:
+        """For each member, one completion per prompt; all members in one batch."""
         self._switch(None)
         perturbed = [member for member in members if member is not None]
         if len(perturbed) < len(members):
             if perturbed:
                 raise ConfigError("a unit must have members, or the model without noise, not both")
-            return super().evaluate(members, prompts)
+            return super().evaluate(members, prompts, sampling)
         modules = self._modules(perturbed)
         count = len(prompts)
 
         def decode(ids: Sequence[Sequence[int]], rows: Sequence[int]) -> list[list[int]]:
             groups = [row // count for row in rows]
             request = replace(
-                self._request,
+                self._chosen(ids, [row % count for row in rows], sampling),
                 groups=groups,
                 on_rows=lambda row_B: modules.use([groups[row] for row in row_B.tolist()]),
             )
@@ -77,7 +79,7 @@ class BatchedEngine(HFEngine):
                 return self._decode(ids, request)
 
         found = self._complete([*prompts] * len(members), decode)
-        return [found[start : start + count] for start in range(0, len(found), count)]
+        return [found[index * count : (index + 1) * count] for index in range(len(members))]
 
     def _members_per_unit(self, prompts: int) -> int:
         return 2 * max(1, ROWS_PER_UNIT // (2 * prompts))

@@ -17,10 +17,10 @@ from es_llm.model.targets import Target, own_targets
 from es_llm.rollout import decoder, decoding
 from es_llm.rollout.decoder import Request
 from es_llm.rollout.ends import end_ids, text_config
-from es_llm.rollout.engine import Completion, LiveMember
+from es_llm.rollout.engine import Completion, LiveMember, Sampling
 from es_llm.rollout.probe import Batching, Look, look, text_within
 from es_llm.rollout.prompts import PromptEncoder
-from es_llm.rollout.sampling import sampler, token_log_probs
+from es_llm.rollout.sampling import Sampler, token_log_probs
 from es_llm.rollout.steady import steady
 from es_llm.types import Prompt
 
@@ -41,12 +41,11 @@ class HFEngine:
     of equal length in a batch, or one prompt at a time.
 
     Args:
-        temperature: must be 0: completions are greedy. Other arguments: see `load_engine`.
         loop: True decodes by our own loop over the forward pass, False by transformers' `generate`, the reference; both
-            give the same tokens. None: our own loop if it supports the model.
+            give the same tokens. None: our own loop if it supports the model. Other arguments: see `load_engine`.
 
     Raises:
-        ConfigError: a temperature above 0, or a length below 1.
+        ConfigError: a length below 1.
         ModelError: an encoder-decoder model, a tokenizer without a pad token or with one that the model has
             no embedding for, an end-of-sequence token that can't be one, none anywhere, or a model that can't continue
             a text.
@@ -58,15 +57,13 @@ class HFEngine:
         tokenizer: Any,
         *,
         max_completion_length: int,
-        temperature: float = 0.0,
         loop: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         skip_special_tokens: bool = True,
+        stop_strings: Sequence[str] = (),
         members_per_unit: int | None = None,
         prompts_per_unit: int = 1,
     ) -> None:
-        if temperature != 0.0:
-            raise ConfigError(f"`temperature` must be 0 (greedy decoding), got {temperature}")
         if max_completion_length < 1:
             raise ConfigError(f"`max_completion_length` must be >= 1, got {max_completion_length}")
         if getattr(model.config, "is_encoder_decoder", False):
@@ -90,7 +87,8 @@ class HFEngine:
         )
         seen = self._look()
         self.unused, self.batching = seen.unused, seen.batching
-        self._request = replace(self._request, share_prefix=seen.shares_prefixes)
+        stops = self._prompts.stop_strings(stop_strings, model.get_input_embeddings().weight.device)
+        self._request = replace(self._request, share_prefix=seen.shares_prefixes, stops=stops)
 
     def targets(self) -> list[Target]:
         """The module's own parameters, without those that text doesn't reach."""
@@ -100,34 +98,39 @@ class HFEngine:
         """Get members' weights from `live`; until then the module's weights are used as they are."""
         self._live = live
 
-    def evaluate(self, members: Sequence[Member | None], prompts: Sequence[Prompt]) -> list[list[Completion]]:
-        """For each member, one greedy completion per prompt; see `complete`."""
+    def evaluate(
+        self, members: Sequence[Member | None], prompts: Sequence[Prompt], sampling: Sampling | None = None
+    ) -> list[list[Completion]]:
+        """For each member, one completion per prompt; see `complete`."""
         found = []
         for member in members:
             self._switch(member)
-            found.append(self.complete(prompts))
+            found.append(self.complete(prompts, sampling))
         return found
 
-    def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """One greedy completion per prompt with the weights as they are, decoded as one batch in the given order."""
-        return self._complete(prompts, lambda ids, _: self._decode(ids, self._request))
+    def complete(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> list[Completion]:
+        """One completion per prompt with the weights as they are, decoded as one batch in the given order: greedy, or
+        sampled.
 
-    def sample(
-        self, prompts: Sequence[Prompt], addresses: Sequence[tuple[int, int]], *, seed: int, temperature: float
-    ) -> list[Completion]:
-        """One sampled completion per prompt, decided by the seed and the prompt's (prompt, sample) number."""
+        Raises:
+            ConfigError: sampling, and a model that the decoder doesn't support.
+        """
+        if sampling is not None:
+            self._require_sampling()
+        return self._complete(prompts, lambda ids, rows: self._decode(ids, self._chosen(ids, rows, sampling)))
+
+    def _require_sampling(self) -> None:
         if not decoder.is_supported(self._model):
             raise ConfigError(
                 f"{type(self._model).__name__} can't be sampled from: the kind of its key-value cache isn't supported"
             )
-        self._switch(None)
 
-        def decode(ids: Sequence[Sequence[int]], rows: Sequence[int]) -> list[list[int]]:
-            of_rows = [addresses[row] for row in rows]
-            choose = sampler(seed, of_rows, self._max_completion_length, temperature)
-            return self._decode(ids, replace(self._request, choose=choose))
-
-        return self._complete(prompts, decode)
+    def _chosen(self, ids: Sequence[Sequence[int]], rows: Sequence[int], sampling: Sampling | None) -> Request:
+        """The request for some prompts, and which of those in `sampling` they are."""
+        if sampling is None:
+            return self._request
+        of_rows = replace(sampling, addresses=[sampling.addresses[row] for row in rows])
+        return replace(self._request, choose=Sampler(of_rows, ids, self._max_completion_length))
 
     def log_probs(
         self,
@@ -137,8 +140,8 @@ class HFEngine:
         *,
         temperature: float = 1.0,
     ) -> list[torch.Tensor]:
-        """Log probability of each token of the completions, as `sample` draws them at this temperature: of the model
-        without noise, or of `base`."""
+        """Log probability of each token of the completions, sampled at this temperature: of the model without noise, or
+        of `base`."""
         rows = [(self._prompts.encode(prompt), c.token_ids) for prompt, c in zip(prompts, completions, strict=True)]
         if base is None:
             self._switch(None)
@@ -188,7 +191,7 @@ class HFEngine:
         with steady(self._model):
             for group in self._groups([len(row) for row in ids]):
                 found.update(zip(group, decode([ids[row] for row in group], group), strict=True))
-        return self._prompts.completions([found[row] for row in range(len(ids))], self._eos_ids)
+        return self._prompts.completions(ids, [found[row] for row in range(len(ids))], self._request)
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """Rows that share a batch, given the number of tokens of each."""

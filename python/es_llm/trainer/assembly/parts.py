@@ -6,6 +6,7 @@ tensors that it runs), and reward workers start last.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -154,12 +155,15 @@ def _engine(config: ESConfig, model: TrainedModel) -> RolloutEngine:
         model.module,
         model.tokenizer,
         max_completion_length=config.max_completion_length,
-        temperature=config.temperature,
         chat_template_kwargs=config.chat_template_kwargs,
         skip_special_tokens=config.skip_special_tokens,
+        stop_strings=config.stop_strings,
         members_per_unit=config.members_per_unit,
-        prompts_per_unit=min(config.prompts_per_unit, config.prompts_per_iteration),
+        prompts_per_unit=min(config.prompts_per_unit, config.prompts_per_iteration * config.num_generations),
     )
+    samples = config.temperature > 0 or config.repetition_penalty != 1 or config.eval_num_samples > 0
+    if samples and "sampling" not in inspect.signature(engine.evaluate).parameters:
+        raise ConfigError(f"the engine {config.engine!r} can't sample: its `evaluate` has no argument `sampling`")
     if config.eval_kl and not isinstance(engine, LogProbs):
         raise ConfigError(f"`eval_kl` needs an engine with `log_probs`, the engine {config.engine!r} has none")
     return engine

@@ -12,12 +12,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from es_llm._core import FitnessTable, Record, Unit, UpdateReport, plan_units, unit_sums
 from es_llm.checkpoint.metrics_log import record_metrics
+from es_llm.noise.streams import TRAINING_SAMPLES
 from es_llm.rewards.reward_set import BatchRewards, PendingRewards
-from es_llm.rollout.engine import Completion
+from es_llm.rollout.engine import Completion, Sampling
 from es_llm.schedules import hyperparameters
 from es_llm.team import Outcome, Round, RoundKind, Table
 from es_llm.trainer.learning.answers import (
@@ -30,6 +32,7 @@ from es_llm.trainer.learning.answers import (
     encode_answers,
 )
 from es_llm.trainer.learning.diagnosis import Figures
+from es_llm.types import Row
 from es_llm.units.completion_log import CompletionLog
 from es_llm.units.counts import Counts, CountsCodec, encode_logged, logged_metrics, with_logged
 from es_llm.units.run_state import Prefetcher, RunState
@@ -55,10 +58,10 @@ class Iteration:
         run.live.forget()
         self._hyper = hyperparameters(run.config, self.number)
         self._members = run.population.ask(sigma=self._hyper.sigma)
-        self._rows = run.prompts.batch(self.number)
+        self._rows, self._sampling = _answered(run, self.number)
         self._sizes = {
             "members_per_unit": run.engine.members_per_unit,
-            "prompts_per_unit": run.unit_rows(len(self._rows)),
+            "prompts_per_unit": run.unit_rows(len(self._rows) // run.config.num_generations),
         }
         self._units = plan_units(len(self._members), len(self._rows), **self._sizes)
         steps = run.config.reference_steps
@@ -139,7 +142,10 @@ class Iteration:
         prompts = self._reference if is_reference else self._units[index].prompts
         rows = self._rows[prompts.start : prompts.stop]
         members = [None] if is_reference else [self._members[member] for member in self._units[index].members]
-        completions = run.complete(members, rows)
+        sampling = self._sampling
+        if sampling is not None:
+            sampling = replace(sampling, addresses=sampling.addresses[prompts.start : prompts.stop])
+        completions = run.complete(members, rows, sampling)
         batches = [run.batch(rows, each, self.number) for each in completions]
         generated, switched = time.perf_counter(), run.live.seconds - switched
         # A function of a member's whole set of answers can't judge a part of it.
@@ -155,6 +161,31 @@ class Iteration:
         rows = self._rows[unit.prompts.start : unit.prompts.stop]
         for member, own, each in zip(unit.members, completions, rewards, strict=True):
             self._log.keep(rows, own, each, step=self.number + 1, member=member)
+
+
+def _answered(run: RunState, iteration: int) -> tuple[list[Row], Sampling | None]:
+    """The rows that each member answers, and how their answers are sampled; None: greedy.
+
+    With k = `num_generations`, all prompts come k times, one sample of each after the other. The random numbers of a
+    (prompt, sample) are the same for all members.
+    """
+    config, rows = run.config, run.prompts.batch(iteration)
+    answered = rows * config.num_generations
+    if config.temperature == 0 and config.repetition_penalty == 1:
+        return answered, None
+    first = 0 if config.fixed_samples else run.prompts.cursor(iteration)
+    return answered, Sampling(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
+        seed=config.seed,
+        stream=TRAINING_SAMPLES,
+        addresses=[
+            ((first + row) % 2**32, sample) for sample in range(config.num_generations) for row in range(len(rows))
+        ],
+    )
 
 
 def _reference_answers(begun: _Begun, rewards: Sequence[BatchRewards]) -> bytes:
