@@ -14,6 +14,7 @@ import torch
 
 from es_llm.noise import reference
 from es_llm.noise.cuda import CudaBackend
+from es_llm.noise.launch import Launcher
 from tests.vectors import AtOnce
 
 
@@ -53,6 +54,10 @@ KERNELS = load_kernels()
 
 def backend():
     return AtOnce(CudaBackend(torch.device("cpu"), kernels=KERNELS))
+
+
+def launcher():
+    return Launcher(torch.device("cpu"), KERNELS)
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ from es_llm._core import BatchRows, LowRank, Noise, RowFactors
 from es_llm.errors import ConfigError, KernelError, ModelError
 from es_llm.model.table import ParameterTable
 from es_llm.model.weights import Weights
+from es_llm.noise.cuda import launcher_for
 from es_llm.rollout import load_engine
-from es_llm.rollout.batched.factors import CpuFactors, Rows, TorchFactors
+from es_llm.rollout.batched.factors import CpuFactors, CudaFactors, Rows
 from es_llm.rollout.engine import LiveMember
+from tests import interpreted
+from tests.interpreted import like_the_device  # noqa: F401 - a fixture
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,31 +49,106 @@ def test_factors_are_those_of_the_update():
         np.testing.assert_array_equal(factors.b[index], drawn("low_rank_b", 3, 4, pair).T)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(70, 130), (64, 64), (3, 5), (1, 1), (200, 7)])
+class TorchFactors:
+    """`Factors` in float64."""
+
+    def __init__(self, drawn):
+        self._a, self._b = torch.from_numpy(drawn.a).double(), torch.from_numpy(drawn.b).double()
+
+    def add(self, y, x, rows, outputs=None):
+        left = self._a if outputs is None else self._a[:, :, slice(*outputs)]
+        return self._add(y, x, rows, left, self._b)
+
+    def add_transposed(self, y, x, rows):
+        return self._add(y, x, rows, self._b, self._a)
+
+    def add_embedding(self, y, ids, rows):
+        a_BTR = self._a.transpose(1, 2)[rows.pairs[:, None], ids] * rows.scales[:, None, None]
+        return (y + torch.bmm(a_BTR, self._b[rows.pairs])).to(y.dtype)
+
+    def _add(self, y, x, rows, left, right):
+        x_BTK = x.reshape(rows.size, -1, x.shape[-1]).double()
+        products_BTR = torch.bmm(x_BTK, right[rows.pairs].transpose(1, 2)) * rows.scales[:, None, None]
+        return (y + torch.bmm(products_BTR, left[rows.pairs]).view(y.shape)).to(y.dtype)
+
+
+PAIRS = [5, 8, 13]
+SHAPES = [(70, 130), (64, 64), (3, 5), (1, 1), (200, 7)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def calls_of(dtype, shape, tokens=2):
+    """Each use of the factors of a matrix, on the same random inputs."""
+    generator = torch.Generator().manual_seed(1)
+    rows = Rows(torch.tensor([0, 2, 2, 1]), torch.tensor([0.1, -0.1, 0.25, 0.0]))
+    x = torch.randn(4, tokens, shape[1], generator=generator).to(dtype)
+    y = torch.randn(4, tokens, shape[0], generator=generator).to(dtype)
+    ids = torch.randint(shape[0], (4, tokens), generator=generator)
+    part = (shape[0] // 3, shape[0] // 3 + max(1, shape[0] // 2))
+    return {
+        "add": lambda factors: factors.add(y.clone(), x, rows),
+        "add to rows and tokens": lambda factors: factors.add(y.reshape(4 * tokens, -1).clone(), x.flatten(0, 1), rows),
+        "add to a part": lambda factors: factors.add(y[..., slice(*part)].clone(), x, rows, part),
+        "add transposed": lambda factors: factors.add_transposed(x.clone(), y, rows),
+        "add to an embedding": lambda factors: factors.add_embedding(x.clone(), ids, rows),
+    }
+
+
+def assert_near(result, wanted):
+    assert result.dtype == wanted.dtype
+    tolerance = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}[result.dtype]
+    torch.testing.assert_close(result, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rank", [1, 3])
 def test_kernels_agree_with_torch_and_on_all_paths(dtype, shape, rank, every_path):
-    generator = torch.Generator().manual_seed(1)
-    core = RowFactors(NOISE, LowRank(4, shape, rank), [5, 8, 13])
-    rows = Rows([0, 2, 2, 1], [0.1, -0.1, 0.25, 0.0], torch.device("cpu"))
-    own, reference = CpuFactors(core), TorchFactors(core, torch.device("cpu"))
-    x = torch.randn(4, 2, shape[1], generator=generator).to(dtype)
-    y = torch.randn(4, 2, shape[0], generator=generator).to(dtype)
-    ids = torch.randint(shape[0], (4, 2), generator=generator)
-    calls = [
-        lambda factors: factors.add(y.clone(), x, rows),
-        lambda factors: factors.add(y.reshape(8, -1).clone(), x.reshape(8, -1), rows),
-        lambda factors: factors.add_transposed(x.clone(), y, rows),
-        lambda factors: factors.add_embedding(x.clone(), ids, rows),
-    ]
-    for call in calls:
-        wanted = call(reference)
+    core = RowFactors(NOISE, LowRank(4, shape, rank), PAIRS)
+    own, reference = CpuFactors(core), TorchFactors(core)
+    for call in calls_of(dtype, shape).values():
         results = []
         for path in every_path:
             _core.set_kernel_path(path)
             results.append(call(own))
-        torch.testing.assert_close(results[0], wanted, rtol=1e-2 if dtype != torch.float32 else 1e-5, atol=1e-2)
+        assert_near(results[0], call(reference))
         assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.fixture(params=["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
+def launcher(request):
+    if request.param == "interpreter":
+        return interpreted.launcher()
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return launcher_for(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "rank", "tokens"), [((70, 130), 3, 2), ((1, 1), 1, 1), ((1300, 33), 1, 11)])
+@pytest.mark.usefixtures("like_the_device")
+def test_triton_kernels_agree_with_torch(launcher, dtype, shape, rank, tokens):
+    at = LowRank(4, shape, rank)
+    core = RowFactors(NOISE, at, PAIRS)
+    own, reference = CudaFactors(launcher, NOISE, at, PAIRS), TorchFactors(core)
+    for factor, wanted in zip(launcher.factors(NOISE, at, PAIRS), (core.a, core.b), strict=True):
+        np.testing.assert_array_equal(factor.cpu().numpy(), wanted)
+    for call in calls_of(dtype, shape, tokens).values():
+        assert_near(call(OnDevice(own, launcher.device)), call(reference))
+
+
+class OnDevice:
+    """`Factors` of a device, for tensors in host memory."""
+
+    def __init__(self, factors, device):
+        self._factors, self._device = factors, device
+
+    def __getattr__(self, name):
+        def call(y, x, rows, *rest):
+            rows = Rows(rows.pairs.to(self._device), rows.scales.to(self._device))
+            return getattr(self._factors, name)(y.to(self._device), x.to(self._device), rows, *rest).cpu()
+
+        return call
 
 
 def test_the_number_of_threads_changes_no_bit():

@@ -6,7 +6,7 @@ float32; slices are not empty. Results stay on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, Final, Protocol, TypeAlias, final
@@ -37,6 +37,8 @@ _USED: Final = 0.75  # least used share of a program's values, if a smaller prog
 _WARPS: Final = 4  # of a program of low-rank noise
 _HEIGHT: Final = 16  # rows of a tile of low-rank noise: 32 sums in the registers of a thread
 _WIDTH: Final = 256  # columns of such a tile
+_TOKENS: Final = 8  # most tokens of a program that adds noise to rows
+_SUMMED: Final = 1024  # values of such a program: its tokens times the columns that it works on at once
 
 Lines: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """The factors of a block: (N R, rows rounded up to a multiple of the tile's) of A times coefficient / sqrt(R), and the
@@ -49,6 +51,7 @@ class Kernels(Protocol):
     weights: ModuleType
     update: ModuleType
     low_rank: ModuleType
+    rows: ModuleType
 
 
 @final
@@ -131,7 +134,64 @@ class Launcher:
             self._sent = (stream, key), sent
         return self._sent[1]
 
-    def _lines(self, noise: Noise, at: LowRank, pairs: torch.Tensor, coefficients: torch.Tensor) -> Lines:
+    def factors(self, noise: Noise, at: LowRank, pairs: Sequence[int]) -> Lines:
+        """A / sqrt(R) (P, R, rows) and B (P, R, columns) of some pairs; the pair of `noise` is ignored."""
+        words = torch.from_numpy(np.array(pairs, np.uint32).view(np.int32)).to(self.device)
+        left, right = self._lines(noise, at, words, torch.ones(len(pairs), device=self.device), (1, 1))
+        return left.view(len(pairs), at.rank, -1), right.view(len(pairs), at.rank, -1)
+
+    def add_rows(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        factors: Lines,
+        rows: tuple[torch.Tensor, torch.Tensor],
+        first: int = 0,
+    ) -> None:
+        """y (B, ..., columns) += s (x right^T) left, with x (B, ..., width), left (P, R, length), right (P, R, width).
+
+        Args:
+            rows: the pair (B,) int64 and the scale (B,) float32 of each row.
+            first: of the columns of `left` that y has.
+        """
+        (left, right), (pairs, scales) = factors, rows
+        count, rank = len(pairs), left.shape[1]
+        tokens = y.numel() // y.shape[-1] // count
+        products = torch.empty(count, tokens, rank, device=self.device)
+        t = min(_TOKENS, 1 << (tokens - 1).bit_length())
+        blocks = -(-tokens // t)
+        live = dtype_name(y.dtype)
+        common = {"tokens": tokens, "rank": rank, "LIVE": live, "T": t}
+        kernels = self._kernels.rows
+        self._run(
+            kernels.project, (count, blocks), products, _stored(x), right, pairs, scales,
+            **common, width=x.shape[-1], K=_SUMMED // t,
+        )  # fmt: skip
+        self._run(
+            kernels.expand, (count, blocks, -(-y.shape[-1] // (_SUMMED // t))), _stored(y), products, left, pairs,
+            **common, width=y.shape[-1], first=first, length=left.shape[2], W=_SUMMED // t,
+        )  # fmt: skip
+
+    def add_embedding(
+        self, y: torch.Tensor, ids: torch.Tensor, factors: Lines, rows: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        """y (B, tokens, width) += s left[:, id] right, with ids (B, tokens) int64; else as `add_rows`."""
+        (left, right), (pairs, scales) = factors, rows
+        grid = (ids.numel(), -(-y.shape[-1] // _SUMMED))
+        self._run(
+            self._kernels.rows.embed, grid, _stored(y), ids, left, right, pairs, scales,
+            tokens=ids.shape[-1], width=y.shape[-1], rank=left.shape[1], length=left.shape[2],
+            LIVE=dtype_name(y.dtype), W=_SUMMED,
+        )  # fmt: skip
+
+    def _lines(
+        self,
+        noise: Noise,
+        at: LowRank,
+        pairs: torch.Tensor,
+        coefficients: torch.Tensor,
+        multiples: tuple[int, int] = (_HEIGHT, _WIDTH),
+    ) -> Lines:
         def lines(kind: str, first: int, rows: int, multiple: int) -> torch.Tensor:
             count = pairs.numel()
             lines = torch.zeros(count, at.rank, -(-rows // multiple) * multiple, device=self.device)
@@ -145,15 +205,15 @@ class Launcher:
                 lines[:, :, :rows] = raw.transpose(1, 2)
             return lines.view(count * at.rank, lines.shape[2])
 
-        left = lines("low_rank_a", at.row, at.shape[0], _HEIGHT)
-        return left, lines("low_rank_b", at.column, at.shape[1], _WIDTH)
+        left = lines("low_rank_a", at.row, at.shape[0], multiples[0])
+        return left, lines("low_rank_b", at.column, at.shape[1], multiples[1])
 
-    def _run(self, kernel: Any, grid: int, *arguments: Any, **options: Any) -> None:
+    def _run(self, kernel: Any, grid: int | tuple[int, ...], *arguments: Any, **options: Any) -> None:
         here: AbstractContextManager[Any] = nullcontext()
         if self.device.type == "cuda":
             here = torch.cuda.device(self.device)  # Triton launches on the current device
         with here:
-            kernel[(grid,)](
+            kernel[grid if isinstance(grid, tuple) else (grid,)](
                 *arguments,
                 **{"num_warps": _WARPS, **options},
                 enable_fp_fusion=False,

@@ -10,10 +10,11 @@ sanitize_overflow=False: integers wrap on purpose.
     weights     kernels that draw noise, write live weights and digest masters
     update      the kernel that moves masters
     low_rank    the kernels of low-rank noise
+    rows        the kernels that add low-rank noise to the rows of a batch
 
 Legend: B blocks of four values per program (a power of two), N pairs, R rank.
 """
 
-from es_llm.noise.triton_kernels import low_rank, update, weights
+from es_llm.noise.triton_kernels import low_rank, rows, update, weights
 
-__all__ = ["low_rank", "update", "weights"]
+__all__ = ["low_rank", "rows", "update", "weights"]

@@ -1,7 +1,7 @@
 """The factors of one matrix for the pairs of a unit, and the products in which rows take their noise from them.
 
-E = A B^T / sqrt(r) as in EGGROLL (arXiv 2511.16652). In host memory the Rust kernels do the work; on other devices
-torch does it: float32 sums, rounded once.
+E = A B^T / sqrt(r) as in EGGROLL (arXiv 2511.16652). In host memory the Rust kernels do the work, on a CUDA device the
+Triton kernels: float32 sums, rounded once.
 
 Legend: P pairs, B rows, r rank.
 """
@@ -9,6 +9,7 @@ Legend: P pairs, B rows, r rank.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Final, Protocol, final
 
 import torch
@@ -16,23 +17,33 @@ import torch
 from es_llm._core import BatchRows, LowRank, Noise, RowFactors
 from es_llm.model.live import DTYPES
 from es_llm.noise.cpu import as_array
+from es_llm.noise.cuda import launcher_for
+from es_llm.noise.launch import Launcher, Lines
 
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @final
 class Rows:
-    """The rows of a batch: the index of each row's pair (B,), and the scale of its noise (B,): sigma or -sigma."""
+    """The rows of a batch.
 
-    def __init__(self, pairs: Sequence[int], scales: Sequence[float], device: torch.device) -> None:
+    Args:
+        pairs: index of each row's pair (B,), int64.
+        scales: of each row's noise (B,), float32: sigma or -sigma.
+    """
+
+    def __init__(self, pairs: torch.Tensor, scales: torch.Tensor) -> None:
         self.size = len(pairs)
-        self.core = BatchRows(pairs, scales)
-        self.pairs = torch.tensor(pairs, device=device)
-        self.scales = torch.tensor(scales, dtype=torch.float32, device=device)
+        self.pairs, self.scales = pairs, scales
+
+    @cached_property
+    def core(self) -> BatchRows:
+        """The same for the Rust kernels."""
+        return BatchRows(self.pairs.tolist(), self.scales.tolist())
 
     def at(self, row: torch.Tensor) -> Rows:
         """The rows of some tokens, given the row of each."""
-        return Rows(self.pairs[row].tolist(), self.scales[row].tolist(), self.pairs.device)
+        return Rows(self.pairs[row], self.scales[row])
 
 
 class Factors(Protocol):
@@ -58,8 +69,9 @@ def factors_of(noise: Noise, at: LowRank, pairs: Sequence[int], device: torch.de
     Args:
         noise: the iteration; its pair is ignored.
     """
-    drawn = RowFactors(noise, at, pairs)
-    return CpuFactors(drawn) if device.type == "cpu" else TorchFactors(drawn, device)
+    if device.type == "cpu":
+        return CpuFactors(RowFactors(noise, at, pairs))
+    return CudaFactors(launcher_for(device), noise, at, pairs)
 
 
 @final
@@ -89,29 +101,30 @@ class CpuFactors:
 
 
 @final
-class TorchFactors:
-    """`Factors` by torch, on any device; what `CpuFactors` is tested against."""
+class CudaFactors:
+    """`Factors` by the Triton kernels, drawn on the device."""
 
-    def __init__(self, drawn: RowFactors, device: torch.device) -> None:
-        self._a = torch.from_numpy(drawn.a).to(device)
-        self._b = torch.from_numpy(drawn.b).to(device)
+    def __init__(self, launcher: Launcher, noise: Noise, at: LowRank, pairs: Sequence[int]) -> None:
+        self._launcher = launcher
+        self._left, self._right = launcher.factors(noise, at, pairs)
 
     def add(self, y: torch.Tensor, x: torch.Tensor, rows: Rows, outputs: tuple[int, int] | None = None) -> torch.Tensor:
         """See `Factors`."""
-        return _add(y, x, rows, self._a if outputs is None else self._a[:, :, slice(*outputs)], self._b)
+        return self._add(y, x, rows, (self._left, self._right), first=outputs[0] if outputs else 0)
 
     def add_transposed(self, y: torch.Tensor, x: torch.Tensor, rows: Rows) -> torch.Tensor:
         """See `Factors`."""
-        return _add(y, x, rows, self._b, self._a)
+        return self._add(y, x, rows, (self._right, self._left))
 
     def add_embedding(self, y: torch.Tensor, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
         """See `Factors`."""
-        a_BTR = self._a.transpose(1, 2)[rows.pairs[:, None], ids] * rows.scales[:, None, None]
-        return (y + torch.bmm(a_BTR, self._b[rows.pairs])).to(y.dtype)
+        y = y.contiguous()
+        factors = self._left, self._right
+        self._launcher.add_embedding(y, ids.contiguous(), factors, (rows.pairs, rows.scales))
+        return y
 
-
-def _add(y: torch.Tensor, x: torch.Tensor, rows: Rows, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """y + s (x right^T) left, with left (P, r, out) and right (P, r, in)."""
-    x_BTK = x.reshape(rows.size, -1, x.shape[-1]).float()
-    products_BTR = torch.bmm(x_BTK, right[rows.pairs].transpose(1, 2)) * rows.scales[:, None, None]
-    return (y + torch.bmm(products_BTR, left[rows.pairs]).view(y.shape)).to(y.dtype)
+    def _add(self, y: torch.Tensor, x: torch.Tensor, rows: Rows, factors: Lines, first: int = 0) -> torch.Tensor:
+        y = y.contiguous()
+        if y.numel():
+            self._launcher.add_rows(y, x.contiguous(), factors, (rows.pairs, rows.scales), first)
+        return y

@@ -51,7 +51,10 @@ class UnitNoise:
     def rows(self, members: Sequence[int]) -> Rows:
         """The rows of a batch, given the index of each row's member."""
         pairs, scales = zip(*(self._members[member] for member in members), strict=True)
-        return Rows(pairs, scales, self._device)
+        return Rows(
+            torch.tensor(pairs, device=self._device),
+            torch.tensor(scales, dtype=torch.float32, device=self._device),
+        )
 
 
 def require_batchable(table: ParameterTable) -> None:
