@@ -23,11 +23,13 @@ LARGER = {
 """A model of 35 M parameters: its matrix products are those of tensor cores in bfloat16."""
 
 
-@pytest.fixture(scope="module", params=["embedded", "bfloat16"])
+@pytest.fixture(scope="module", params=["embedded", "bfloat16", "batched"])
 def options(request, tmp_path_factory):
     """Options of a run on the GPU, with the embedded model or a larger one."""
     if request.param == "embedded":
         return ["--device", DEVICE]
+    if request.param == "batched":
+        return ["--device", DEVICE, "--engine", "batched", "--perturbation", "low_rank", "--rank", "2"]
     base = tmp_path_factory.mktemp("base")
     tiny_model("qwen2", **LARGER).save_pretrained(base)
     tiny_tokenizer().save_pretrained(base)
