@@ -67,3 +67,13 @@ def test_the_rollout_bench():
     batched = "batched, rank 4, vectors frozen, 16 members"
     for row in ("generate", "decoder, no noise", batched, "one by one, 16 members"):
         assert done.stdout.count(f"\n{row} ") == 1, row
+
+
+def test_the_bench_of_whole_iterations():
+    words = ["--rows", "32", "--tokens", "2", "--runs", "1", "--iteration"]
+    done = subprocess.run(
+        [sys.executable, BENCHES / "rollout.py", *words], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for row in ("published loop", "dense", "batched, rank 1"):
+        assert done.stdout.count(f"\n{row} ") == 1, row
