@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from es_llm._core import Journal
+from tests import forking
 
 REWARD = str(Path(__file__).with_name("reward_digits.py")) + ":digits"
 """A reward that differs between members from the first iteration on. Otherwise equal weights would prove nothing."""
@@ -27,16 +28,23 @@ SESSIONS = tempfile.mkdtemp(prefix="es_llm_mpirun_")
 atexit.register(shutil.rmtree, SESSIONS, ignore_errors=True)
 
 
-def es_llm(*words: str, ranks: int | None = None, timeout_s: float = 240, cwd: Path | None = None):
+def es_llm(
+    *words: str, ranks: int | None = None, timeout_s: float = 240, cwd: Path | None = None, fresh: bool = False
+):
     """Run `python -m es_llm WORDS`, under mpirun if `ranks` is given, and return the finished process."""
-    return subprocess.run(
-        command(*words, ranks=ranks), capture_output=True, text=True, timeout=timeout_s, cwd=cwd, check=False
-    )
+    line = command(*words, ranks=ranks, fresh=fresh)
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, cwd=cwd, check=False)
 
 
-def command(*words: str, ranks: int | None = None) -> list[str]:
+def command(*words: str, ranks: int | None = None, fresh: bool = False) -> list[str]:
     """The command line of such a process."""
-    return [*([*mpirun(), "-n", str(ranks)] if ranks else []), sys.executable, "-m", "es_llm", *words]
+    return [*([*mpirun(), "-n", str(ranks)] if ranks else []), *python_m("es_llm", *words, fresh=fresh)]
+
+
+def python_m(module: str, *words: str, fresh: bool) -> list[str]:
+    """A command line that runs a module: a real start of Python if it must be fresh, else a fork of a server (see
+    `tests.forking`). A test about the start itself, or the loading of libraries, needs a real start."""
+    return [sys.executable, "-m", module, *words] if fresh else forking.command(module, *words)
 
 
 def mpirun() -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import leftovers
+from tests import forking, leftovers
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -18,6 +18,7 @@ os.environ["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
 os.environ["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"  # noqa: SIM112 - Open MPI's spelling
 
 SESSION = leftovers.mark()
+forking.keep_environment()
 
 
 @pytest.fixture
@@ -65,12 +66,12 @@ def _made(path):
 def nobody_is_left(request):
     """Checks that no process that a file's tests started lives five seconds after the last of them."""
     yield
-    left = leftovers.living(SESSION)
+    left = leftovers.living(SESSION, forking.server_pid())
     end = time.monotonic() + 5
     while left and time.monotonic() < end:
         gc.collect()  # closes objects that only a reference cycle keeps alive
         time.sleep(0.05)
-        left = leftovers.living(SESSION)
+        left = leftovers.living(SESSION, forking.server_pid())
     for pid in left:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)

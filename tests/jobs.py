@@ -7,27 +7,34 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from es_llm._core import Journal
-from tests.commands import SMALL, mpirun, result
+from tests import forking
+from tests.commands import SMALL, mpirun, python_m, result
 
 RANKS = 4
 WORDS = ["train", *SMALL, "--max_steps", "16", "--seed", "5"]
 
 
 class Job:
-    """A job of ranks under mpirun, whose processes can be killed one by one."""
+    """A job of ranks under mpirun, whose processes can be killed one by one.
 
-    def __init__(self, directory: Path, *options: str, module: tuple[str, ...] = ("es_llm",), ranks: int = RANKS):
+    Args:
+        fresh: each rank is a real start of Python, not a fork of a server.
+    """
+
+    def __init__(
+        self, directory: Path, *options: str, module: tuple[str, ...] = ("es_llm",), ranks: int = RANKS,
+        fresh: bool = False,
+    ):  # fmt: skip
         self.directory = directory
-        words = ["-m", *module, *WORDS, "--output_dir", str(directory), *options]
+        rank = python_m(*module, *WORDS, "--output_dir", str(directory), *options, fresh=fresh)
         self.process = subprocess.Popen(
-            [*mpirun(), "--with-ft", "ulfm", "-n", str(ranks), sys.executable, *words],
+            [*mpirun(), "--with-ft", "ulfm", "-n", str(ranks), *rank],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
@@ -37,7 +44,7 @@ class Job:
             time.sleep(0.01)
 
     def pids(self) -> dict[int, int]:
-        """The process id of each rank that lives."""
+        """The process id of each rank that lives. The process that mpirun starts may be the launcher of the rank."""
         found = {}
         for entry in Path("/proc").iterdir():
             try:
@@ -45,7 +52,9 @@ class Job:
                 if str(self.directory).encode() in command and b"mpirun" not in command:
                     for word in (entry / "environ").read_bytes().split(b"\0"):
                         if word.startswith(b"OMPI_COMM_WORLD_RANK="):
-                            found[int(word.partition(b"=")[2])] = int(entry.name)
+                            pid = forking.forked(int(entry.name)) or int(entry.name)
+                            if lives(pid):
+                                found[int(word.partition(b"=")[2])] = pid
             except OSError:
                 continue
         return found
@@ -64,6 +73,13 @@ class Job:
         for pid in self.pids().values():
             kill(pid)
         os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def kill(pid: int) -> None:

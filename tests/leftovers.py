@@ -16,8 +16,12 @@ def mark() -> str:
     return f"{MARK}={os.getpid()}"
 
 
-def living(session: str) -> dict[int, str]:
-    """Process id -> command line, for living processes that have the mark of a session or descend from this process."""
+def living(session: str, server: int | None = None) -> dict[int, str]:
+    """Process id -> command line, for living processes that have the mark of a session or descend from this process.
+
+    Args:
+        server: the process id of the fork server, which ends with this process. Its forked processes are counted.
+    """
     parents, marked, words = {}, set(), {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -37,6 +41,6 @@ def living(session: str) -> dict[int, str]:
             above = parents[above]
         if above == os.getpid() or above in ours:
             ours.add(pid)
-    ours.discard(os.getpid())
+    ours -= {os.getpid(), server}
     kept = {pid for pid in ours if any(name in words[pid] for name in KEPT)}
     return {pid: words[pid].replace(b"\0", b" ").decode(errors="replace")[:300] for pid in sorted(ours - kept)}
