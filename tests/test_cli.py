@@ -147,7 +147,7 @@ def test_a_leader_stopped_while_it_wrote_a_file_that_another_one_writes_meanwhil
 
 def test_a_signal_while_libraries_load_ends_in_a_run_that_can_be_resumed(tmp_path):
     words = ["train", *SMALL, "--max_steps", "2", "--output_dir", str(tmp_path / "D")]
-    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command(*words, fresh=True), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not int(_status(process.pid, "SigCgt"), 16) >> (signal.SIGTERM - 1) & 1:
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)

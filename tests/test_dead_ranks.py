@@ -92,7 +92,7 @@ def test_a_rank_killed_before_all_have_met_ends_the_job_or_is_survived(undisturb
     for number in range(max(2, RUNS // 10)):
         draw = random.Random(2000 + number)
         directory = tmp_path / str(number)
-        job = Job(directory)
+        job = Job(directory, fresh=True)
         wait_until(lambda job=job: len(job.pids()) == RANKS)
         time.sleep(draw.uniform(0, 2.0))
         kill(draw.choice(sorted(job.pids().values())))
@@ -276,7 +276,8 @@ def test_sigusr1_to_mpirun_ends_after_a_record(undisturbed, tmp_path):
 
 
 def test_each_loss_is_reported_once(tmp_path):
-    job = Job(tmp_path / "D", "--max_steps", "16")
+    """The ranks are real starts of Python."""
+    job = Job(tmp_path / "D", "--max_steps", "16", fresh=True)
     for number, rank in enumerate((0, 1, 2)):
         wait_until(lambda number=number: steps(tmp_path / "D") >= 3 * (number + 1))
         kill(job.pids()[rank])

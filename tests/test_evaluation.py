@@ -370,7 +370,8 @@ def test_the_command_line_gives_the_same_figures_on_any_number_of_ranks(tmp_path
     printed = []
     for ranks in (None, 3):
         directory = tmp_path / str(ranks)
-        process = es_llm(*words, "--output_dir", str(directory), "--output", str(tmp_path / "eval.json"), ranks=ranks)
+        words_of_run = [*words, "--output_dir", str(directory), "--output", str(tmp_path / "eval.json")]
+        process = es_llm(*words_of_run, ranks=ranks, fresh=True)
         assert process.returncode == 0, process.stderr
         printed.append(json.loads(process.stdout))
         assert json.loads((tmp_path / "eval.json").read_text()) == printed[-1]

@@ -16,10 +16,10 @@ OPTIONS = [
 
 
 def test_a_version_1_run_replays_to_its_weights(tmp_path):
-    process = es_llm("replay", str(RUN_V1), "--output_dir", str(tmp_path / "replayed"))
+    process = es_llm("replay", str(RUN_V1), "--output_dir", str(tmp_path / "replayed"), fresh=True)
     assert process.returncode == 0, process.stderr
     assert result(tmp_path / "replayed")["weights_sha256"] == SHA256
-    process = es_llm("inspect", str(RUN_V1))
+    process = es_llm("inspect", str(RUN_V1), fresh=True)
     assert process.returncode == 0, process.stderr
     assert "version 1" in process.stdout
 

@@ -21,8 +21,9 @@ def alone(tmp_path_factory):
 
 
 def train(directory, dtype, ranks=None):
+    """Three ranks are real starts of Python, so that each has a seed of its own for `hash`."""
     words = ["train", *SMALL, "--max_steps", "5", "--seed", "7", "--dtype", dtype, "--output_dir", str(directory)]
-    process = es_llm(*words, ranks=ranks)
+    process = es_llm(*words, ranks=ranks, fresh=ranks == 3)
     assert process.returncode == 0, process.stderr
     return directory
 

@@ -31,7 +31,10 @@ PRELOADED = (
 )  # fmt: skip
 """Most of what a run of the embedded model imports."""
 
-FREE = ("OMPI_", "OPAL_", "PMIX_", "PRTE_", "ES_LLM_", "PYTEST_", "TQDM_DISABLE=", "PWD=", "OLDPWD=", "SHLVL=", "_=")
+FREE = (
+    "OMPI_", "OPAL_", "PMIX_", "PRTE_", "ES_LLM_", "PYTEST_", "TQDM_DISABLE=", "COLUMNS=", "LINES=", "PWD=", "OLDPWD=",
+    "SHLVL=", "_=",
+)  # fmt: skip
 """Beginnings of variables that the modules above don't read when they load; es_llm itself sets TQDM_DISABLE before."""
 
 
@@ -64,16 +67,17 @@ class Child:
 class Server:
     """The loop that forks, passes signals on and reports ends."""
 
-    def __init__(self, listener, life, folder):
+    def __init__(self, listener, life, folder, defaults):
         self.listener, self.life, self.folder = listener, life, folder
+        self.defaults = defaults
+        self.loaded = as_loaded(defaults | os.environ, sorted(os.sched_getaffinity(0)))
         self.children = set()
         self.selector = selectors.DefaultSelector()
         self.selector.register(listener, selectors.EVENT_READ, self.accept)
         self.selector.register(life, selectors.EVENT_READ, self.leave)
 
-    def serve(self, loaded):
+    def serve(self):
         """Serve until the pytest worker ends. Return in each forked process, with its request."""
-        self.loaded = loaded
         while True:
             for key, _ in self.selector.select():
                 if (request := key.data()) is not None:
@@ -95,6 +99,7 @@ class Server:
         except (OSError, EOFError, ValueError, TypeError):  # the launcher was killed
             connection.close()
             return None
+        request.environment = self.defaults | request.environment
         if as_loaded(request.environment, request.affinity) != self.loaded:
             connection.sendall(REAL_START)
             connection.close()
@@ -168,7 +173,7 @@ def as_loaded(environment, affinity):
     return ours, paths, affinity
 
 
-def begin(request, changes):
+def begin(request):
     """Give this process what the launcher had, and run the module."""
     os.setsid()
     for number, descriptor in enumerate(request.descriptors[:3]):
@@ -180,7 +185,7 @@ def begin(request, changes):
         if resource.getrlimit(number) != limit:
             resource.setrlimit(number, limit)
     os.environ.clear()
-    os.environ.update(request.environment | changes)
+    os.environ.update(request.environment)
     module, *words = request.words
     sys.argv = ["-m", *words]
     sys.orig_argv = [sys.executable, "-m", module, *words]
@@ -192,17 +197,20 @@ def begin(request, changes):
     runpy._run_module_as_main(module)
 
 
-def main():
-    listener, life, folder = sys.argv[1:]
-    server = Server(socket.socket(fileno=int(listener)), int(life), Path(folder))
+def preload():
+    """Import the modules, and return the environment variables that they set."""
     before = dict(os.environ)
     os.environ["TQDM_DISABLE"] = "1"
     for name in PRELOADED:
         importlib.import_module(name)
     del os.environ["TQDM_DISABLE"]
-    changes = {name: value for name, value in os.environ.items() if before.get(name) != value}
-    request = server.serve(as_loaded(before, sorted(os.sched_getaffinity(0))))
-    begin(request, changes)
+    return {name: value for name, value in os.environ.items() if before.get(name) != value}
+
+
+def main():
+    listener, life, folder = sys.argv[1:]
+    server = Server(socket.socket(fileno=int(listener)), int(life), Path(folder), preload())
+    begin(server.serve())
 
 
 if __name__ == "__main__":
