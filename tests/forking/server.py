@@ -43,8 +43,12 @@ class Request:
 
     def __init__(self, connection):
         start, self.descriptors, _, _ = socket.recv_fds(connection, LENGTH_BYTES, 4)
-        with connection.makefile("rb") as file:
-            self.__dict__.update(marshal.loads(file.read(int.from_bytes(start, "big"))))
+        try:
+            with connection.makefile("rb") as file:
+                self.__dict__.update(marshal.loads(file.read(int.from_bytes(start, "big"))))
+        except BaseException:
+            self.close()
+            raise
 
     def close(self):
         for descriptor in self.descriptors:
