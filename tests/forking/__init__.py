@@ -9,6 +9,7 @@ were imported before MPI. A test about the start of a process uses a real one.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import socket
 import subprocess
@@ -34,10 +35,10 @@ def command(module: str, *words: str) -> list[str]:
 
 def forked(launcher: int) -> int | None:
     """The process id of the process that runs a launcher's module; None if there is none yet, or a real start."""
-    try:
-        return int((_folder() / str(launcher)).readlink().name)
-    except FileNotFoundError:
-        return None
+    with contextlib.suppress(FileNotFoundError):
+        if _started:
+            return int((_folder() / str(launcher)).readlink().name)
+    return None
 
 
 def server_pid() -> int | None:
