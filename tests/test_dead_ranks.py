@@ -80,7 +80,8 @@ def test_a_leader_killed_at_each_point_of_an_iteration(undisturbed, tmp_path, po
 
 
 def test_leaders_killed_one_after_another_in_the_same_iteration(undisturbed, tmp_path):
-    code, output = faulty(tmp_path / "D", "0:after_journal:3,1:after_update:3")
+    """The ranks are real starts of Python."""
+    code, output = faulty(tmp_path / "D", "0:after_journal:3,1:after_update:3", fresh=True)
     assert code == 0, output
     assert same(tmp_path / "D", undisturbed[0])
     assert rewards(tmp_path / "D") == rewards(undisturbed[0])
@@ -129,8 +130,8 @@ def test_the_whole_job_killed_at_random_moments_and_resumed(undisturbed, tmp_pat
     assert disturbed == RUNS
 
 
-def faulty(directory, faults, *options):
-    return Job(directory, *options, module=("tests.faulty_run", faults), ranks=3).end()
+def faulty(directory, faults, *options, fresh=False):
+    return Job(directory, *options, module=("tests.faulty_run", faults), ranks=3, fresh=fresh).end()
 
 
 def test_a_rank_that_raises_is_left_out_and_its_traceback_reported(undisturbed, tmp_path):
@@ -276,8 +277,7 @@ def test_sigusr1_to_mpirun_ends_after_a_record(undisturbed, tmp_path):
 
 
 def test_each_loss_is_reported_once(tmp_path):
-    """The ranks are real starts of Python."""
-    job = Job(tmp_path / "D", "--max_steps", "16", fresh=True)
+    job = Job(tmp_path / "D", "--max_steps", "16")
     for number, rank in enumerate((0, 1, 2)):
         wait_until(lambda number=number: steps(tmp_path / "D") >= 3 * (number + 1))
         kill(job.pids()[rank])
