@@ -74,7 +74,11 @@ def ran(tmp_path, code, *, fresh=False):
 @pytest.fixture
 def long(tmp_path):
     """A process that prints the names of its signals, and the process id in which it runs."""
-    process = start(tmp_path, LONG)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start(tmp_path, LONG)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     pid, preloaded = process.stdout.readline().split()
     assert preloaded == "True"
     yield process, int(pid)
@@ -108,6 +112,7 @@ def test_a_run_is_that_of_a_real_start(tmp_path):
 
 
 def test_signals_are_passed_on(long):
+    """Also SIGINT if it was ignored at the start, as in a shell's background."""
     process, pid = long
     assert forking.forked(process.pid) == pid
     for number in (signal.SIGUSR1, signal.SIGINT):

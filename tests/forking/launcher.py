@@ -60,9 +60,8 @@ def wait(server):
     signals, woken = socket.socketpair()
     woken.setblocking(False)
     signal.set_wakeup_fd(woken.fileno())
-    for number in PASSED:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
+    for number in PASSED:  # also those that a shell ignores in the background: the process may handle them
+        signal.signal(number, lambda *_: None)
     while True:
         ready = select.select([server, signals], [], [])[0]
         if server in ready:
