@@ -3,36 +3,36 @@
 //! A (out x rank) and B (in x rank) each have their own kind of noise; value (row, k) is element row * rank + k. The update
 //! of many pairs is one matrix product L B^T: L holds the scaled A of all pairs side by side, B likewise. So each weight
 //! is a sum of rank x pairs terms, in order, by a chain of fmas. The work is cut into panels of rows and columns whose
-//! factors stay in the cache. The factors of a row panel are drawn again for every column panel: this needs no memory, and
-//! little time compared with the product.
+//! factors stay in the cache. Factors that need little memory are drawn once for all panels ([`super::factors::Drawn`]); others are drawn
+//! again in each panel, which takes about a third of the time of the product.
 
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::Range;
 
 use super::KernelError;
+use super::factors::{Factors, Lines, Side};
 use super::path::Work;
-use super::position::Position;
 use super::report::UpdateReport;
 use super::rounding::LiveType;
 use super::simd::Simd;
-use super::stream::{LINE, TO_READ, TO_WRITE, fetch};
-use super::tile::{Single, TILE, Tiles};
+use super::stream::{TO_READ, TO_WRITE, fetch};
+use super::tile::TILE;
 use super::update::Tally;
 use super::weights::write;
-use crate::noise::{Kind, NoiseAddress, Stream};
+use crate::noise::{Kind, NoiseAddress};
 
 /// Largest rank.
 pub const MAX_RANK: usize = 1024;
 
 /// Rows of a panel: the unit of work of one thread.
-const PANEL_ROWS: usize = 240;
-const PANEL_COLUMNS: usize = 1024;
+pub(super) const PANEL_ROWS: usize = 240;
+pub(super) const PANEL_COLUMNS: usize = 1024;
 /// Distance between two rows of sums: one line more than the columns, so that rows don't share a set of the cache.
 const STRIDE: usize = PANEL_COLUMNS + 16;
 /// Number of terms that are drawn at once, about.
-const DEPTH: usize = 128;
+pub(super) const DEPTH: usize = 128;
 /// Rows that are summed in registers at once; the columns fill two registers.
-const ROWS: usize = 6;
+pub(super) const ROWS: usize = 6;
 
 /// A block of a weight matrix, row by row, and the low-rank noise of the whole matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,15 +98,6 @@ impl LowRank {
     }
 }
 
-/// What the factors of a panel are drawn from.
-#[derive(Clone, Copy)]
-pub(super) struct Factors<'a> {
-    pub matrix: LowRank,
-    pub pairs: &'a [u32],
-    /// One per pair: see [`scaled`].
-    pub scales: &'a [f32],
-}
-
 /// Space for the factors of a panel and for its sums.
 struct Panel {
     values: Vec<f32>,
@@ -115,46 +106,14 @@ struct Panel {
     sums: Lines,
 }
 
-/// Values that begin at a line of memory: a register that is loaded from two lines takes twice the time.
-struct Lines {
-    values: Vec<f32>,
-    first: usize,
-}
-
-impl Lines {
-    fn new(count: usize) -> Self {
-        let values = vec![0.0; count + LINE / size_of::<f32>() - 1];
-        let first = values.as_ptr().align_offset(LINE);
-        Self { values, first }
-    }
-}
-
-impl Deref for Lines {
-    type Target = [f32];
-
-    #[inline(always)]
-    fn deref(&self) -> &[f32] {
-        &self.values[self.first..]
-    }
-}
-
-impl DerefMut for Lines {
-    #[inline(always)]
-    fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.values[self.first..]
-    }
-}
-
 impl Factors<'_> {
-    fn pairs_at_once(&self) -> usize {
-        (DEPTH / self.matrix.rank).clamp(1, self.pairs.len().max(1))
-    }
-
     fn panel(&self, rows: usize) -> Panel {
         // One chunk of pairs needs the sums of a few rows only: see `sum`.
-        let one = self.pairs_at_once() >= self.pairs.len();
-        let rows = if one { ROWS } else { rows };
-        let depth = self.pairs_at_once() * self.matrix.rank;
+        let rows = if self.chunks().len() == 1 { ROWS } else { rows };
+        let depth = match self.drawn {
+            None => self.pairs_at_once() * self.matrix.rank,
+            Some(_) => 0,
+        };
         Panel {
             values: vec![0.0; self.matrix.rank * PANEL_COLUMNS],
             left: Lines::new(depth * PANEL_ROWS),
@@ -173,12 +132,23 @@ impl Factors<'_> {
         panel: &mut Panel,
         target: &mut impl Target,
     ) {
-        let at_once = self.pairs_at_once();
-        let chunks = self.pairs.len().div_ceil(at_once).max(1);
-        for chunk in 0..chunks {
-            let part = chunk * at_once..self.pairs.len().min((chunk + 1) * at_once);
-            let depth = self.draw_both(simd, part, rows, columns, panel);
-            let (left, right) = (&panel.left, &panel.right);
+        let rank = self.matrix.rank;
+        let padded = [
+            rows.len().next_multiple_of(ROWS),
+            columns.len().next_multiple_of(2 * S::LANES),
+        ];
+        let chunks = self.chunks().len();
+        for (chunk, part) in self.chunks().enumerate() {
+            let (depth, first) = (part.len() * rank, part.start * rank);
+            let (left, right) = if let Some(drawn) = self.drawn {
+                (
+                    &drawn.left[rows.start / PANEL_ROWS][first * padded[0]..],
+                    &drawn.right[columns.start / PANEL_COLUMNS][first * padded[1]..],
+                )
+            } else {
+                self.draw_both(simd, &part, rows, columns, panel);
+                (&*panel.left, &*panel.right)
+            };
             let left = |row: usize| &left[row * depth..(row + ROWS) * depth];
             let right = |column: usize| &right[column * depth..(column + 2 * S::LANES) * depth];
             let from_zero = chunk == 0;
@@ -210,107 +180,31 @@ impl Factors<'_> {
         }
     }
 
-    /// Draws both factors of some pairs into the panel. Returns the number of their terms.
+    /// Draws both factors of some pairs into the panel.
     #[inline(always)]
     fn draw_both<S: Simd>(
         &self,
         simd: S,
-        part: Range<usize>,
+        part: &Range<usize>,
         rows: &Range<usize>,
         columns: &Range<usize>,
         panel: &mut Panel,
-    ) -> usize {
-        let rank = self.matrix.rank;
-        let depth = part.len() * rank;
-        for (i, (&pair, &scale)) in self.pairs[part.clone()]
-            .iter()
-            .zip(&self.scales[part])
-            .enumerate()
-        {
-            for (kind, scale, range, width, factors) in [
-                (Kind::LowRankA, scale, rows, ROWS, &mut panel.left),
-                (Kind::LowRankB, 1.0, columns, 2 * S::LANES, &mut panel.right),
-            ] {
-                let to = Packed {
-                    depth,
-                    term: i * rank,
-                    width,
-                    factors,
-                };
-                self.draw(simd, kind, pair, scale, range, &mut panel.values, to);
-            }
-        }
-        depth
-    }
-
-    /// One pair's factor, times its scale, for the given rows of the factor.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "the source and the target")]
-    fn draw<S: Simd>(
-        &self,
-        simd: S,
-        kind: Kind,
-        pair: u32,
-        scale: f32,
-        rows: &Range<usize>,
-        values: &mut [f32],
-        to: Packed<'_>,
     ) {
-        let rank = self.matrix.rank;
-        let first = self.matrix.first[usize::from(kind == Kind::LowRankB)] + rows.start as u64;
-        let position = Position::run(NoiseAddress {
-            element: first * rank as u64,
-            ..self.matrix.address
-        });
-        let mut noise = Single::new(simd, self.stream(kind, pair));
-        let mut tile = [0.0; TILE];
-        for span in Tiles::new(position, 0, rows.len() * rank) {
-            noise.tile(&span, &mut tile);
-            for (value, normal) in values[span.slice].iter_mut().zip(&tile[span.tile]) {
-                *value = scale * normal;
-            }
-        }
-        let Packed {
-            depth,
-            term,
-            width,
-            factors,
-        } = to;
-        for (group, values) in values[..rows.len() * rank].chunks(width * rank).enumerate() {
-            let factors = &mut factors[group * width * depth + term * width..];
-            if rank == 1 {
-                let (filled, rest) = factors[..width].split_at_mut(values.len());
-                filled.copy_from_slice(values);
-                rest.fill(0.0);
-                continue;
-            }
-            for k in 0..rank {
-                let factors = &mut factors[k * width..(k + 1) * width];
-                let count = values.len() / rank;
-                for (row, factor) in factors[..count].iter_mut().enumerate() {
-                    *factor = values[row * rank + k];
-                }
-                factors[count..].fill(0.0);
-            }
+        let Panel {
+            values,
+            left,
+            right,
+            ..
+        } = panel;
+        for (kind, range, factors) in [
+            (Kind::LowRankA, rows, left),
+            (Kind::LowRankB, columns, right),
+        ] {
+            let range = range.clone();
+            let side = Side { kind, range };
+            self.draw_side(simd, part.clone(), &side, values, factors);
         }
     }
-
-    fn stream(&self, kind: Kind, pair: u32) -> Stream {
-        let address = NoiseAddress {
-            pair,
-            element: 0,
-            ..self.matrix.address
-        };
-        address.stream(kind, 0).expect("`check` passed")
-    }
-}
-
-/// The layout of a pair's factor: groups of `width` rows, in each term by term, in each row by row.
-struct Packed<'a> {
-    depth: usize,
-    term: usize,
-    width: usize,
-    factors: &'a mut [f32],
 }
 
 /// The weights that the sums of a panel are for.
@@ -353,7 +247,7 @@ fn multiply<S: Simd>(simd: S, left: &[f32], right: &[f32], from_zero: bool, sums
 }
 
 /// The columns of each panel.
-fn column_panels(columns: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn column_panels(columns: usize) -> impl Iterator<Item = Range<usize>> {
     (0..columns)
         .step_by(PANEL_COLUMNS)
         .map(move |start| start..columns.min(start + PANEL_COLUMNS))

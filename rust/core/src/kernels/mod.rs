@@ -15,6 +15,7 @@ use crate::noise::{Kind, NoiseAddress};
 
 mod chunks;
 mod error;
+mod factors;
 mod low_rank;
 pub mod naive;
 mod normals;
@@ -40,7 +41,8 @@ pub use rounding::{Bf16, Dtype, F16, F32, LiveType};
 pub use rows::{BatchRows, RowFactors, RowNoise};
 
 use chunks::{pieces, split, split_mut};
-use low_rank::{AccumulateLowRank, Factors, PerturbLowRank, scaled};
+use factors::{DrawSide, Drawn, Factors};
+use low_rank::{AccumulateLowRank, PerturbLowRank, scaled};
 use stream::PAST_CACHE;
 
 /// Live weights as the engine holds them; 16-bit types as their bit patterns.
@@ -354,6 +356,7 @@ impl Kernels {
             matrix,
             pairs: &[matrix.address.pair],
             scales: &[scaled(scale, matrix.rank)],
+            drawn: None,
         };
         let cuts = matrix.cuts();
         let jobs = split_mut(live, &cuts)
@@ -414,6 +417,17 @@ impl Kernels {
             matrix,
             pairs: terms.pairs,
             scales: &scales,
+            drawn: None,
+        };
+        let drawn = if let Some(sides) = Drawn::sides(&factors) {
+            let draw = |side| self.path.run(DrawSide { factors, side });
+            Some(Drawn::new(&factors, pool::map(sides, draw)?))
+        } else {
+            None
+        };
+        let factors = Factors {
+            drawn: drawn.as_ref(),
+            ..factors
         };
         let jobs = split_mut(master, &matrix.cuts())
             .into_iter()

@@ -308,3 +308,37 @@ fn blocks_of_a_low_rank_matrix_are_slices_of_the_whole() {
     naive::accumulate(&mut few, matrix([499, 2096], [1, 4]), terms).unwrap();
     assert_eq!(bits(&few), bits(&whole[whole.len() - 4..]));
 }
+
+/// More factors than are drawn once for all panels; the block is one panel, whose factors are drawn in it.
+#[test]
+fn many_factors_are_those_of_a_block() {
+    let matrix = |first, shape| LowRank {
+        address: NoiseAddress {
+            run_seed: 5,
+            iteration: 1,
+            pair: 0,
+            tensor: 2,
+            element: 0,
+        },
+        rank: 1024,
+        first,
+        shape,
+    };
+    let pairs: Vec<u32> = (0..40).collect();
+    let coefficients = vec![1e-3; pairs.len()];
+    let terms = Terms {
+        pairs: &pairs,
+        coefficients: &coefficients,
+        dtype: Dtype::F32,
+    };
+    let kernels = Kernels::best();
+    let (mut whole, mut block) = (vec![0.0; 250 * 10], vec![0.0; 5 * 10]);
+    kernels
+        .accumulate(&mut whole, matrix([0, 0], [250, 10]), terms)
+        .unwrap();
+    kernels
+        .accumulate(&mut block, matrix([245, 0], [5, 10]), terms)
+        .unwrap();
+    assert!(block.iter().any(|value| *value != 0.0));
+    assert_eq!(bits(&block), bits(&whole[245 * 10..]));
+}
