@@ -73,8 +73,9 @@ class NoiseBackend(Protocol):
         one addition. Low-rank noise is summed as one product over pairs and rank; no A B^T is built.
 
         `live_dtype` matters to the report only. Beside the weights, low-rank noise needs memory for factors: on a CPU
-        those of 240 rows and 1024 columns per thread, one pair at a time (28 MB at rank 1024 on two threads); on a GPU
-        those of all N pairs, drawn and laid out, 8 N rank (rows + columns) bytes.
+        those of all N pairs, 4 N rank (rows + columns) bytes, if they fit in 32 MiB, else those of 240 rows and 1024
+        columns per thread, some pairs at a time (28 MB at rank 1024 on two threads); on a GPU those of all N pairs,
+        drawn and laid out, 8 N rank (rows + columns) bytes.
         """
 
     def digest(self, master: torch.Tensor, at: Slice) -> int | Deferred[int]:
