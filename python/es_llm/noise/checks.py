@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from functools import lru_cache
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
     from es_llm.noise.backend import At
 
 
+_LARGEST: Final = float(np.finfo(np.float32).max)
+
+
 def finite_scale(scale: Any) -> float:
     """The scale, rounded to float32.
 
     Raises:
         KernelError: no number, NaN, or infinite in float32.
     """
+    if type(scale) is float and abs(scale) <= _LARGEST:
+        return float(np.float32(scale))
     try:
         value = float(scale) if isinstance(scale, Real) else math.nan
     except OverflowError:  # an integer beyond float64
@@ -36,6 +42,7 @@ def finite_scale(scale: Any) -> float:
     return rounded
 
 
+@lru_cache
 def dtype_name(dtype: torch.dtype | str) -> str:
     """ "float32", "bfloat16" or "float16", from a torch type or its name.
 
@@ -58,7 +65,7 @@ def require_tensor(tensor: Any, name: str, device: Any, at: At | None = None, *,
     loaded: Any = sys.modules.get("torch")  # a tensor can't exist before torch is loaded
     if loaded is None or not isinstance(tensor, loaded.Tensor):
         raise KernelError(f"`{name}` must be a torch tensor, got {type(tensor).__name__}")
-    if str(tensor.device) != str(device):
+    if tensor.device != device and str(tensor.device) != str(device):
         raise KernelError(f"`{name}` must be on {device}, got {tensor.device}")
     if live:
         dtype_name(tensor.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, Final, Protocol, TypeAlias, final
 
@@ -38,6 +39,7 @@ _WARPS: Final = 4  # of a program of low-rank noise
 _HEIGHT: Final = 16  # rows of a tile of low-rank noise: 32 sums in the registers of a thread
 _WIDTH: Final = 256  # columns of such a tile
 _TOKENS: Final = 8  # most tokens of a program that adds noise to rows
+_COUNTERS: Final = 256  # zeroed at once
 _SUMMED: Final = 1024  # values of such a program: its tokens times the columns that it works on at once
 
 Lines: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -62,10 +64,15 @@ class Launcher:
         self.device = device
         self._kernels = kernels
         self._sent: tuple[object, Lines] | None = None
+        self._counters: tuple[object, list[torch.Tensor]] = None, []
 
     def counter(self) -> torch.Tensor:
         """(1,) int64, zero: kernels add to it the number of live values that they store as NaN or infinite."""
-        return torch.zeros(1, dtype=torch.int64, device=self.device)
+        stream = self._stream()
+        if not self._counters[1] or self._counters[0] != stream:  # many at once: the device takes as long for one
+            block = torch.zeros(_COUNTERS, 1, dtype=torch.int64, device=self.device)
+            self._counters = stream, list(block.unbind())
+        return self._counters[1].pop()
 
     def fill(self, out: torch.Tensor, noise: Noise, at: Slice, kind: str) -> None:
         """out = noise."""
@@ -126,13 +133,16 @@ class Launcher:
     def _on_device(self, key: object, make: Callable[[], tuple[Any, Any]]) -> Lines:
         """Pairs, as the bits of int32, and coefficients, float32, on the device. All tensors of a pass use the same
         pairs, so they stay on the device until other pairs are needed."""
-        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        stream = self._stream()
         if self._sent is None or self._sent[0] != (stream, key):
             pairs, coefficients = make()
             words, factors = np.array(pairs, np.uint32).view(np.int32), np.array(coefficients, np.float32)
             sent = torch.from_numpy(words).to(self.device), torch.from_numpy(factors).to(self.device)
             self._sent = (stream, key), sent
         return self._sent[1]
+
+    def _stream(self) -> object:
+        return torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
 
     def factors(self, noise: Noise, at: LowRank, pairs: Sequence[int]) -> Lines:
         """A / sqrt(R) (P, R, rows) and B (P, R, columns) of some pairs; the pair of `noise` is ignored."""
@@ -210,7 +220,7 @@ class Launcher:
 
     def _run(self, kernel: Any, grid: int | tuple[int, ...], *arguments: Any, **options: Any) -> None:
         here: AbstractContextManager[Any] = nullcontext()
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and torch.cuda.current_device() != self.device.index:
             here = torch.cuda.device(self.device)  # Triton launches on the current device
         with here:
             kernel[grid if isinstance(grid, tuple) else (grid,)](
@@ -222,10 +232,15 @@ class Launcher:
 
 
 def _grid(at: Slice, sizes: tuple[tuple[int, int], ...], per_thread: int) -> tuple[int, dict[str, Any]]:
-    """Number of programs, and the arguments that select the values they work on, with `per_thread` blocks in a tile.
+    """Number of programs, and the arguments that select the values they work on, with `per_thread` blocks in a tile."""
+    grid, common = _cached_grid(at, sizes, per_thread)
+    return grid, dict(common)
 
-    A program works on one row. Its size is the largest of `sizes` at which three quarters of the programs' values are
-    used: a narrow column slice would leave most of a large program idle.
+
+@lru_cache(maxsize=4096)  # a pass asks for each tensor again for each member
+def _cached_grid(at: Slice, sizes: tuple[tuple[int, int], ...], per_thread: int) -> tuple[int, dict[str, Any]]:
+    """A program works on one row. Its size is the largest of `sizes` at which three quarters of the programs' values
+    are used: a narrow column slice would leave most of a large program idle.
     """
     aligned = at.element % BLOCK == 0 and (at.rows <= 1 or at.stride % BLOCK == 0)
     even = aligned and at.columns % 16 == 0  # every row begins with a block and has a multiple of 16 values
