@@ -19,6 +19,7 @@ from es_llm.errors import ConfigError, JournalTakenError
 from es_llm.evaluation.program import evaluate
 from es_llm.team import Team, run_on_leader, run_program
 from es_llm.trainer.assembly.cores import warn_of_idle_cores
+from es_llm.trainer.assembly.engine_choice import advise_engine
 from es_llm.trainer.assembly.parts import EvalData, build_run
 from es_llm.trainer.loop.output import TrainOutput
 from es_llm.trainer.loop.run_log import RunLog
@@ -118,6 +119,7 @@ class ESTrainer(TrlFace):
             config = replace(config, resume_from_checkpoint=directory)
         parts, header, team = self._parts, self._parts.header, self.team
         warn_of_idle_cores(config, team, self.run.weights.device.type)
+        advise_engine(self.run, self.model, config)
         job, rank = team.mailbox.job, team.rank
         text, name, population = header.text(), header.run_name, self.run.population
         opener = RunOpener(config=config, population=population, header=text, name=name, job=job, rank=rank)

@@ -13,17 +13,28 @@ from typing import Any, Final
 import torch
 
 from es_llm._core import Noise, Population
-from es_llm.errors import ModelError
+from es_llm.errors import ConfigError, ModelError
 from es_llm.model.table import ParameterTable
 from es_llm.noise.backend import backend_for
 from es_llm.rollout.batched.modules import RowModules
-from es_llm.rollout.batched.noise import UnitNoise
+from es_llm.rollout.batched.noise import UnitNoise, require_batchable
 from es_llm.rollout.probe import in_float32
 from es_llm.rollout.steady import steady
 
 SIGMA: Final = 1e-2
 _TOLERANCE: Final = 0.01
 """Of the change that the noise makes. Rounding of float32 is far below, another use of a parameter far above."""
+
+
+def can_batch(model: Any, table: ParameterTable) -> bool:
+    """True if rows can have this noise in every module with trained parameters, by the kinds of the modules alone."""
+    (member,) = Population(run_seed=0, population_size=2, antithetic=True).ask(sigma=SIGMA)[:1]
+    try:
+        require_batchable(table)
+        RowModules(model, UnitNoise(table, [member], model.get_input_embeddings().weight.device))
+    except (ConfigError, ModelError):
+        return False
+    return all(weight.is_floating_point() for weight in model.parameters())  # others are quantized
 
 
 def require_right(model: Any, table: ParameterTable, ids: Sequence[int]) -> None:

@@ -36,7 +36,7 @@ class BatchedEngine(HFEngine):
 
     def __init__(self, model: Any, tokenizer: Any, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)
-        if not self._loop:
+        if not self.uses_decoder:
             raise ModelError(
                 f"engine 'batched': the kind of key-value cache of {type(model).__name__} isn't supported; use "
                 "`--engine hf`"

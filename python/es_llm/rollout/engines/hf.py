@@ -38,7 +38,7 @@ class HFEngine:
 
     The engine tests the model with two short prompts: `unused` are the names of the parameters that text doesn't reach,
     `batching` tells which prompts can share a batch. A model whose answer to a prompt depends on padding gets prompts
-    of equal length in a batch, or one prompt at a time.
+    of equal length in a batch, or one prompt at a time. `uses_decoder`: our own loop decodes, not `generate`.
 
     Args:
         loop: True decodes by our own loop over the forward pass, False by transformers' `generate`, the reference; both
@@ -79,7 +79,7 @@ class HFEngine:
         self._max_completion_length = max_completion_length
         self._pad_id = int(tokenizer.pad_token_id)
         self._eos_ids = end_ids(model, tokenizer)
-        self._loop = decoder.is_supported(model) if loop is None else loop
+        self.uses_decoder = decoder.is_supported(model) if loop is None else loop
         self._live: LiveMember | None = None
         self.members_per_unit = members_per_unit or self._members_per_unit(prompts_per_unit)
         self._request = Request(
@@ -228,7 +228,7 @@ class HFEngine:
         return torch.stack(seen)
 
     def _decode(self, prompts: Sequence[Sequence[int]], request: Request) -> list[list[int]]:
-        decode = decoder.decode if self._loop else decoding.generate
+        decode = decoder.decode if self.uses_decoder else decoding.generate
         return decode(self._model, prompts, request)
 
 
