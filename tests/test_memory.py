@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from es_llm import ESConfig, ESTrainer, _core
-from es_llm.errors import ConfigError, OutOfMemoryError
+from es_llm.errors import ConfigError, OutOfMemoryError, ResumeError
 from es_llm.model import device
 from es_llm.model.table import ParameterTable
 from es_llm.model.weights import Weights
@@ -295,6 +295,8 @@ def test_a_new_run_takes_a_smaller_number_which_stays_its_own(tmp_path, free, ca
     resumed.train(str(tmp_path / "run"))
     assert resumed.args.rows_per_batch == 2, "also where all rows would fit"
     assert resumed.run.population.iteration == 2
+    with pytest.raises(ResumeError, match="rows_per_batch"):
+        trainer_of(tmp_path, max_steps=3, rows_per_batch=4, **options).train(str(tmp_path / "run"))
     explicit = trainer_of(tmp_path, name="explicit", max_steps=2, rows_per_batch=2, **options)
     explicit.train()
     assert explicit.run.weights.sha256() == resumed.run.weights.sha256()

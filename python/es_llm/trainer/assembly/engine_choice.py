@@ -17,7 +17,7 @@ from es_llm.units.run_state import RunState
 logger = logging.getLogger(__name__)
 
 FEW_ROWS: Final = 8
-"""Up to this number of completions per member, `batched` makes at least 2.7 times the tokens per second of `hf`
+"""Up to this number of completions per member, `batched` makes at least twice the tokens per second of `hf`
 (measured: docs/engines.md). With 64 both make the same number, so nobody is advised to leave `batched`."""
 
 
