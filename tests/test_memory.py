@@ -292,6 +292,7 @@ def test_a_new_run_takes_a_smaller_number_which_stays_its_own(tmp_path, free, ca
 
     caplog.clear()
     resumed = trainer_of(tmp_path, max_steps=2, **options)
+    free(resumed, None)
     resumed.train(str(tmp_path / "run"))
     assert resumed.args.rows_per_batch == 2, "also where all rows would fit"
     assert resumed.run.population.iteration == 2
