@@ -65,6 +65,10 @@ class ModelError(EsError, ValueError):
     """A model can't be used: files are missing, weights are broken, or shapes are wrong."""
 
 
+class OutOfMemoryError(EsError, MemoryError):
+    """A batch of completions needs more memory than is free; names the option that makes it smaller."""
+
+
 class RewardError(EsError, RuntimeError):
     """A reward function can't be imported, or returned a value that is no reward."""
 

@@ -8,11 +8,11 @@ import logging
 import sys
 from pathlib import Path
 
-from es_llm.cli.options import add_run_options, quiet_libraries, run_mailbox, run_options, together
+from es_llm.cli.options import add_run_options, quiet_libraries, run_mailbox, run_options
 from es_llm.config import ESConfig
 from es_llm.config.parser import Parser
 from es_llm.errors import ConfigError
-from es_llm.team import Team
+from es_llm.team import Team, together
 
 logger = logging.getLogger(__name__)
 

@@ -1,12 +1,11 @@
-"""Code that several commands share: the options of a run, its mailbox, the journal of a run, errors at the start."""
+"""Code that several commands share: the options of a run, its mailbox, the journal of a run."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from es_llm._core import Journal
 from es_llm.comm import Mailbox, SingleMailbox, select_mailbox
@@ -15,9 +14,6 @@ from es_llm.config.fields import option_fields
 from es_llm.config.parser import Parser, add_options
 from es_llm.config.resolve import read_config, resolve
 from es_llm.errors import JournalError
-from es_llm.team import Team, report_failure
-
-Result = TypeVar("Result")
 
 
 def add_run_options(parser: Parser) -> None:
@@ -79,13 +75,3 @@ def quiet_libraries() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-
-
-def together(team: Team, work: Callable[[], Result]) -> Result:
-    """The result of `work()`, which every rank calls before the first collective call. If it fails on this rank, this
-    rank raises immediately, and the other ranks raise the same error in their first collective call."""
-    try:
-        return work()
-    except Exception as error:
-        report_failure(team, error)
-        raise

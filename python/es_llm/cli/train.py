@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from es_llm.cli.options import add_run_options, quiet_libraries, run_mailbox, run_options, together
+from es_llm.cli.options import add_run_options, quiet_libraries, run_mailbox, run_options
 from es_llm.cli.signals import INTERRUPTED, StopSignals
 from es_llm.comm.mailbox import Mailbox
 from es_llm.config import ESConfig
 from es_llm.errors import StoppedError
-from es_llm.team import Team
+from es_llm.team import Team, together
 
 _SIGNALS = StopSignals()
 

@@ -104,6 +104,13 @@ class ESConfig:
         identity=True,
         within=UINT32,
     )
+    rows_per_batch: int | None = option(
+        None,
+        help="completions of a unit that are decoded at a time, on each rank; the others wait until one ends; default: "
+        "all, or as many as fit into the free memory",
+        identity=True,
+        within=UINT32,
+    )
     prompt_schedule: str = option(
         "epochs",
         help="prompts of an iteration: the next ones of the training data, epoch after epoch (epochs), or always the "

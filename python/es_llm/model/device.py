@@ -1,7 +1,11 @@
-"""The devices of a rank's live weights and masters."""
+"""The devices of a rank's live weights and masters, and their free memory."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -9,6 +13,8 @@ import torch
 from es_llm.config.es import MASTER_DEVICES
 from es_llm.errors import ConfigError
 
+_PROC: Final = Path("/proc")
+_GROUPS: Final = Path("/sys/fs/cgroup")
 _SHARE: Final = 0.5
 """Largest share of the device's free memory for masters. The rest is for caches and activations."""
 
@@ -60,6 +66,46 @@ def master_device_of(name: str, device: torch.device, *, masters: int, coming: i
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of a CUDA device that tensors can use: free bytes, and bytes that torch keeps for its next tensors."""
+    """Bytes that tensors can use. On a CUDA device: free bytes, and bytes that torch keeps for its next tensors. In
+    host memory: the system's estimate, within the limits of the control groups; a large number if it has none."""
+    if device.type == "cpu":
+        return min([sys.maxsize, *_available_in_host(), *_available_in_groups()])
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def ranks_sharing(device: torch.device, name: str, local_size: int) -> int:
+    """Number of ranks of this host that share the device, given the option `device`."""
+    if device.type == "cpu" or ":" in name:
+        return local_size
+    return -(-local_size // torch.cuda.device_count())
+
+
+def _available_in_host() -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        for line in (_PROC / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                yield 1024 * int(line.split()[1])
+
+
+def _available_in_groups() -> Iterator[int]:
+    """What is left of each limit: of this process's control group and its parents, of version 1 or 2."""
+    try:
+        lines = [line.split(":", 2) for line in (_PROC / "self" / "cgroup").read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in lines:
+        if controllers == "":
+            root, limit, used, cached = _GROUPS, "memory.max", "memory.current", "inactive_file"
+        elif controllers == "memory":
+            root, limit, used = _GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cached = "total_inactive_file"
+        else:
+            continue
+        own = root / path.strip("/")
+        for folder in (own, *own.parents):
+            # A file is missing, or holds "max". A folder outside `root` has no such files.
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                total, taken = (int((folder / name).read_text()) for name in (limit, used))
+                yield total - taken + int(stat[cached])

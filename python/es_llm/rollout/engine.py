@@ -140,6 +140,24 @@ class RolloutEngine(Protocol):
 
 
 @runtime_checkable
+class SmallBatches(Protocol):
+    """An engine that can decode a unit's rows in smaller batches; the option `rows_per_batch` needs one."""
+
+    def limit_rows(self, rows: int | None) -> None:
+        """Decode at most this number of rows at a time; None: all rows of a unit."""
+
+    def bytes_needed(self, members: int, prompts: int, rows: int | None, sampling: Sampling | None) -> int | None:
+        """Upper estimate of the memory that one `evaluate` takes beside the weights; None: unknown.
+
+        Args:
+            members: with noise; 0: the model without noise.
+            prompts: each of the length of the longest prompt that `check_lengths` got.
+            rows: that are decoded at a time; None: all.
+            sampling: None: greedy.
+        """
+
+
+@runtime_checkable
 class LogProbs(Protocol):
     """An engine that also gives log probabilities; `eval_kl` needs one."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -13,6 +12,7 @@ import torch
 
 from es_llm.errors import EsError, ModelError
 from es_llm.model.used import Used
+from es_llm.rollout.replaced import in_float32
 
 TEXT: Final = "The sum of 12 and 30 is 42. Add 7 to it: 49. "
 SHORT, LONG, STEPS = 4, 64, 2
@@ -154,17 +154,3 @@ def _batching(model: Any, rows: _Rows) -> Batching:
     if padded <= tolerance:
         return Batching.PADDED
     return Batching.EQUAL if equal <= tolerance else Batching.ALONE
-
-
-@contextmanager
-def in_float32(model: torch.nn.Module) -> Iterator[None]:
-    """Let the model compute in float32 while the block runs, then restore its tensors."""
-    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-    own = [tensor.data for tensor in tensors]
-    try:
-        for tensor in tensors:
-            tensor.data = tensor.data.float()
-        yield
-    finally:
-        for tensor, data in zip(tensors, own, strict=True):
-            tensor.data = data

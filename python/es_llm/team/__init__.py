@@ -5,7 +5,7 @@ The Rust machine (`es_llm._core.TeamRank`) decides; `Wire` carries its messages;
 """
 
 from es_llm._core import Loss, Table
-from es_llm.team.call import report_failure, run_on_leader, run_program
+from es_llm.team.call import report_failure, run_on_leader, run_program, together
 from es_llm.team.program import Outcome, Program, RecordProgram, RoundProgram
 from es_llm.team.team import Round, RoundKind, Team
 
@@ -22,4 +22,5 @@ __all__ = [
     "report_failure",
     "run_on_leader",
     "run_program",
+    "together",
 ]

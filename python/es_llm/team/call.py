@@ -8,15 +8,17 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, TypeVar, final
 
 from es_llm import errors
 from es_llm._core import Instruction, Loss
-from es_llm.errors import CommunicationError, EsError, JournalTakenError, LeftOutError
+from es_llm.errors import CommunicationError, EsError, JournalTakenError, LeftOutError, OutOfMemoryError
 from es_llm.team.program import Program, RecordProgram, RoundProgram
 from es_llm.team.team import Round, RoundKind, Team
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _PATIENCE_S: Final = 0.25
 """A waiting main thread checks for signals at this interval."""
@@ -46,6 +48,16 @@ def report_failure(team: Team, error: Exception) -> None:
     _Call(team, _LeaderWork(lambda: None)).run(unable=error)
 
 
+def together(team: Team, work: Callable[[], Result]) -> Result:
+    """The result of `work()`, which every rank calls before a collective call. If it fails on this rank, this rank
+    raises immediately, and the other ranks raise the same error in their next collective call."""
+    try:
+        return work()
+    except Exception as error:
+        report_failure(team, error)
+        raise
+
+
 @final
 class _LeaderWork(Program):
     def __init__(self, work: Callable[[], None]) -> None:
@@ -65,7 +77,7 @@ class _Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> _Failure:
-        shared = isinstance(error, EsError) and not isinstance(error, LeftOutError)
+        shared = isinstance(error, EsError) and not isinstance(error, LeftOutError | OutOfMemoryError)
         trace = "" if shared else "".join(traceback.format_exception(error))
         return cls(type(error).__name__, str(error), trace)
 

@@ -17,8 +17,11 @@ from es_llm.config.foreign import unknown_argument
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError, JournalTakenError
 from es_llm.evaluation.program import evaluate
-from es_llm.team import Team, run_on_leader, run_program
+from es_llm.evaluation.work import EvaluationSets
+from es_llm.team import Team, run_on_leader, run_program, together
 from es_llm.trainer.assembly.cores import warn_of_idle_cores
+from es_llm.trainer.assembly.engine_choice import advise_engine
+from es_llm.trainer.assembly.memory import fit_batches
 from es_llm.trainer.assembly.parts import EvalData, build_run
 from es_llm.trainer.loop.output import TrainOutput
 from es_llm.trainer.loop.run_log import RunLog
@@ -93,6 +96,7 @@ class ESTrainer(TrlFace):
         )
         self.run, self.callbacks = self._parts.run, self._parts.callbacks
         self.args, self.team = self.run.config, self.run.team
+        self._config = self.run.config
         self.model, self.processing_class = self._parts.model.module, self._parts.model.tokenizer
         self.train_dataset, self.eval_dataset = self._parts.train_dataset, self._parts.sets
         self.answers: list[tuple[str, str]] = []
@@ -110,7 +114,7 @@ class ESTrainer(TrlFace):
             JournalError: the disk refuses the journal; what was saved stays safe.
             LeftOutError: this rank failed or was too late, and the others ended the run without it.
         """
-        config = self.args
+        config = self._config
         if resume_from_checkpoint:
             if resume_from_checkpoint is True and config.output_dir is None:
                 raise ConfigError("`resume_from_checkpoint` True needs `output_dir`, got None")
@@ -118,11 +122,14 @@ class ESTrainer(TrlFace):
             config = replace(config, resume_from_checkpoint=directory)
         parts, header, team = self._parts, self._parts.header, self.team
         warn_of_idle_cores(config, team, self.run.weights.device.type)
+        advise_engine(self.run, self.model, config)
+        data = parts.evaluation_sets()
+        self._fit(config, data, training=True)
         job, rank = team.mailbox.job, team.rank
         text, name, population = header.text(), header.run_name, self.run.population
         opener = RunOpener(config=config, population=population, header=text, name=name, job=job, rank=rank)
         log = RunLog(parts.run, parts.callbacks, opener, header.options)
-        session = Session(parts.run, parts.model, parts.callbacks, log, parts.evaluation_sets())
+        session = Session(parts.run, parts.model, parts.callbacks, log, data)
         header.renew_team(opener.header)
         try:
             output = session.output(run_program(team, session))
@@ -145,6 +152,7 @@ class ESTrainer(TrlFace):
         data = self._parts.evaluation_sets(eval_dataset)
         if data is None:
             raise ConfigError("`eval_dataset` must hold at least one row, got none")
+        self._fit(self._config, data, training=False)
         self._parts.header.renew_team()
         evaluation = evaluate(self.run, data)
         self.answers = evaluation.answers
@@ -180,6 +188,12 @@ class ESTrainer(TrlFace):
             ModelError: it can't be loaded.
         """
         self._parts.model.compare_with(model_name_or_path, self.args.dtype)
+
+    def _fit(self, config: ESConfig, sets: EvaluationSets | None, *, training: bool) -> None:
+        """Choose the number of rows that are decoded at a time, unless iterations were made with it already."""
+        if self.run.population.iteration == 0:
+            together(self.team, lambda: fit_batches(self.run, config, sets, training=training))
+            self.args = self.run.config
 
     def _lead(self, work: Callable[[], None]) -> None:
         self._parts.header.renew_team()

@@ -12,18 +12,29 @@ from typing import Any, Final
 
 import torch
 
-from es_llm._core import Noise, Population
-from es_llm.errors import ModelError
+from es_llm._core import Member, Noise, Population
+from es_llm.errors import ConfigError, ModelError
 from es_llm.model.table import ParameterTable
 from es_llm.noise.backend import backend_for
 from es_llm.rollout.batched.modules import RowModules
-from es_llm.rollout.batched.noise import UnitNoise
-from es_llm.rollout.probe import in_float32
+from es_llm.rollout.batched.noise import UnitNoise, require_batchable
+from es_llm.rollout.replaced import in_float32, replaced
 from es_llm.rollout.steady import steady
 
 SIGMA: Final = 1e-2
 _TOLERANCE: Final = 0.01
 """Of the change that the noise makes. Rounding of float32 is far below, another use of a parameter far above."""
+
+
+def can_batch(model: Any, table: ParameterTable) -> bool:
+    """True if rows can have this noise in every module with trained parameters, by the kinds of the modules alone."""
+    (member,) = Population(run_seed=0, population_size=2, antithetic=True).ask(sigma=SIGMA)[:1]
+    try:
+        require_batchable(table)
+        RowModules(model, UnitNoise(table, [member], model.get_input_embeddings().weight.device))
+    except (ConfigError, ModelError):
+        return False
+    return all(weight.is_floating_point() for weight in model.parameters())  # others are quantized
 
 
 def require_right(model: Any, table: ParameterTable, ids: Sequence[int]) -> None:
@@ -35,24 +46,17 @@ def require_right(model: Any, table: ParameterTable, ids: Sequence[int]) -> None
     members = Population(run_seed=0, population_size=2, antithetic=True).ask(sigma=SIGMA)
     device = model.get_input_embeddings().weight.device
     text_BT = torch.tensor([list(ids)] * len(members), device=device)
-    with steady(model), in_float32(model):
-        base = _logits(model, text_BT[:1])
-        modules = RowModules(model, UnitNoise(table, members, device))
-        modules.use(range(len(members)))
-        with modules.active():
-            rows = _logits(model, text_BT)
+    at = {id(model.get_parameter(parameter.name)): parameter.perturbed for parameter in table.parameters}
+    modules = RowModules(model, UnitNoise(table, members, device))
+    modules.use(range(len(members)))
+    with steady(model):
+        with in_float32(model):
+            base = _logits(model, text_BT[:1])
+            with modules.active():
+                rows = _logits(model, text_BT)
         for member, row in zip(members, rows, strict=True):
-            own = {parameter.name: model.get_parameter(parameter.name) for parameter in table.parameters}
-            before = {name: weight.data for name, weight in own.items()}
-            try:
-                for parameter in table.parameters:
-                    noise = Noise(member.run_seed, member.iteration, member.pair)
-                    weight = own[parameter.name]
-                    weight.data = _perturbed(weight.data, noise, member.sign * member.sigma, parameter.perturbed)
+            with replaced(model, lambda weight: _perturbed(weight, member, at.get(id(weight)))):  # noqa: B023
                 wanted = _logits(model, text_BT[:1])[0]
-            finally:
-                for name, weight in own.items():
-                    weight.data = before[name]
             error, change = _distance(row, wanted), _distance(base[0], wanted)
             if not math.isfinite(error) or error > _TOLERANCE * change:
                 kinds = {type(m).__name__ for m in model.modules() if any(True for _ in m.parameters(recurse=False))}
@@ -64,10 +68,14 @@ def require_right(model: Any, table: ParameterTable, ids: Sequence[int]) -> None
                 )
 
 
-def _perturbed(weight: torch.Tensor, noise: Noise, scale: float, at: Any) -> torch.Tensor:
-    live = torch.empty_like(weight)
-    backend = backend_for(weight.device)
-    backend.settle([backend.perturb(live, weight, noise, scale, at)])
+def _perturbed(weight: torch.Tensor, member: Member, at: Any) -> torch.Tensor:
+    """The member's weight in float32; without noise if it has no address."""
+    master = weight.detach().float()
+    if at is None:
+        return master
+    live, backend = torch.empty_like(master), backend_for(weight.device)
+    noise = Noise(member.run_seed, member.iteration, member.pair)
+    backend.settle([backend.perturb(live, master, noise, member.sign * member.sigma, at)])
     return live
 
 

@@ -19,6 +19,7 @@ from es_llm.rollout.batched.modules import RowModules
 from es_llm.rollout.batched.noise import UnitNoise, require_batchable
 from es_llm.rollout.engine import Completion, LiveMember, Sampling
 from es_llm.rollout.engines.hf import HFEngine
+from es_llm.rollout.memory import explain_out_of_memory, noise_bytes
 from es_llm.types import Prompt
 
 ROWS_PER_UNIT: Final = 32
@@ -36,7 +37,7 @@ class BatchedEngine(HFEngine):
 
     def __init__(self, model: Any, tokenizer: Any, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)
-        if not self._loop:
+        if not self.uses_decoder:
             raise ModelError(
                 f"engine 'batched': the kind of key-value cache of {type(model).__name__} isn't supported; use "
                 "`--engine hf`"
@@ -65,8 +66,9 @@ class BatchedEngine(HFEngine):
             if perturbed:
                 raise ConfigError("a unit must have members, or the model without noise, not both")
             return super().evaluate(members, prompts, sampling)
-        modules = self._modules(perturbed)
         count = len(prompts)
+        with explain_out_of_memory(len(members) * count):
+            modules = self._modules(perturbed)
 
         def decode(ids: Sequence[Sequence[int]], rows: Sequence[int]) -> list[list[int]]:
             groups = [row // count for row in rows]
@@ -80,6 +82,14 @@ class BatchedEngine(HFEngine):
 
         found = self._complete([*prompts] * len(members), decode)
         return [found[index * count : (index + 1) * count] for index in range(len(members))]
+
+    def bytes_needed(self, members: int, prompts: int, rows: int | None, sampling: Sampling | None) -> int | None:
+        """See `SmallBatches`; with the noise of the unit's members."""
+        if members == 0:
+            return super().bytes_needed(0, prompts, rows, sampling)
+        assert self._live is not None, "`attach` was called"
+        batch, memory = self._batch(members, prompts, rows, sampling), self._model_memory()
+        return memory.of_batch(batch) + noise_bytes(self._live.table, members, batch.slots, memory.device)
 
     def _members_per_unit(self, prompts: int) -> int:
         return 2 * max(1, ROWS_PER_UNIT // (2 * prompts))

@@ -18,6 +18,7 @@ from es_llm.rollout import decoder, decoding
 from es_llm.rollout.decoder import Request
 from es_llm.rollout.ends import end_ids, text_config
 from es_llm.rollout.engine import Completion, LiveMember, Sampling
+from es_llm.rollout.memory import Batch, ModelMemory, explain_out_of_memory
 from es_llm.rollout.probe import Batching, Look, look, text_within
 from es_llm.rollout.prompts import PromptEncoder
 from es_llm.rollout.sampling import Sampler, token_log_probs
@@ -30,7 +31,8 @@ _CONTEXT_NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len"
 
 
 class HFEngine:
-    """Completions of a causal language model, greedy or sampled; see `RolloutEngine` and `LogProbs`.
+    """Completions of a causal language model, greedy or sampled; see `RolloutEngine`, `LogProbs` and
+    `SmallBatches`.
 
     Of the model's `generation_config` only the end-of-sequence ids are used; its temperature, penalties and lengths
     don't change greedy decoding. Nor do the module's mode, an autocast or torch's default type; all are restored after
@@ -38,7 +40,7 @@ class HFEngine:
 
     The engine tests the model with two short prompts: `unused` are the names of the parameters that text doesn't reach,
     `batching` tells which prompts can share a batch. A model whose answer to a prompt depends on padding gets prompts
-    of equal length in a batch, or one prompt at a time.
+    of equal length in a batch, or one prompt at a time. `uses_decoder`: our own loop decodes, not `generate`.
 
     Args:
         loop: True decodes by our own loop over the forward pass, False by transformers' `generate`, the reference; both
@@ -79,8 +81,10 @@ class HFEngine:
         self._max_completion_length = max_completion_length
         self._pad_id = int(tokenizer.pad_token_id)
         self._eos_ids = end_ids(model, tokenizer)
-        self._loop = decoder.is_supported(model) if loop is None else loop
+        self.uses_decoder = decoder.is_supported(model) if loop is None else loop
         self._live: LiveMember | None = None
+        self._memory: ModelMemory | None = None
+        self._longest = 1
         self.members_per_unit = members_per_unit or self._members_per_unit(prompts_per_unit)
         self._request = Request(
             max_new_tokens=max_completion_length, eos_ids=self._eos_ids, pad_id=self._pad_id, share_prefix=False
@@ -148,7 +152,8 @@ class HFEngine:
         model = self._model if base is None else base
         found: dict[int, torch.Tensor] = {}
         with steady(model):
-            for group in self._groups([len(prompt) + len(tokens) for prompt, tokens in rows]):
+            lengths = [len(prompt) + len(tokens) for prompt, tokens in rows]
+            for group in self._groups(lengths, self._request.most_rows):
                 part = token_log_probs(model, [rows[row] for row in group], self._pad_id, temperature)
                 found.update(zip(group, part, strict=True))
         return [found[row] for row in range(len(rows))]
@@ -167,6 +172,7 @@ class HFEngine:
         context = context_of(self._model.config)
         for row, prompt in enumerate(prompts):
             tokens = len(self._prompts.encode(prompt))
+            self._longest = max(self._longest, tokens)
             if context is not None and tokens + self._max_completion_length > context:
                 raise ConfigError(
                     f"prompt in row {row} has {tokens} tokens; with `max_completion_length` "
@@ -176,6 +182,36 @@ class HFEngine:
     def describe(self, prompt: Prompt) -> list[str]:
         """Lines for people: the prompt exactly as the model gets it, and what was done to special tokens."""
         return self._prompts.describe(prompt)
+
+    def limit_rows(self, rows: int | None) -> None:
+        """Decode at most this number of rows at a time; None: all rows of a unit."""
+        self._request = replace(self._request, most_rows=rows)
+
+    def bytes_needed(self, members: int, prompts: int, rows: int | None, sampling: Sampling | None) -> int | None:
+        """See `SmallBatches`; None for models that the decoder doesn't support."""
+        if not self.uses_decoder:
+            return None
+        return self._model_memory().of_batch(self._batch(1, prompts, rows, sampling))
+
+    def _model_memory(self) -> ModelMemory:
+        if self._memory is None:
+            with steady(self._model):
+                self._memory = ModelMemory.of(self._model)
+        return self._memory
+
+    def _batch(self, members: int, prompts: int, rows: int | None, sampling: Sampling | None) -> Batch:
+        """The largest batch of a unit of members with weights of their own."""
+        if self.batching is Batching.ALONE:
+            prompts = members = 1
+        return Batch(
+            rows=members * prompts,
+            slots=min(members * prompts, rows or members * prompts),
+            groups=members if self._request.share_prefix else 0,
+            prompt=self._longest,
+            new=self._max_completion_length,
+            samples=sampling is not None and sampling.temperature > 0,
+            penalizes=sampling is not None and sampling.repetition_penalty != 1,
+        )
 
     def _members_per_unit(self, prompts: int) -> int:
         """The default: members that are evaluated together."""
@@ -189,17 +225,20 @@ class HFEngine:
         ids = [self._prompts.encode(prompt) for prompt in prompts]
         found: dict[int, list[int]] = {}
         with steady(self._model):
-            for group in self._groups([len(row) for row in ids]):
+            most = None if self.uses_decoder else self._request.most_rows
+            for group in self._groups([len(row) for row in ids], most):
                 found.update(zip(group, decode([ids[row] for row in group], group), strict=True))
         return self._prompts.completions(ids, [found[row] for row in range(len(ids))], self._request)
 
-    def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Rows that share a batch, given the number of tokens of each."""
-        if self.batching is Batching.PADDED:
-            return [list(range(len(lengths)))] if lengths else []
-        if self.batching is Batching.ALONE:
-            return [[row] for row in range(len(lengths))]
-        return [[row for row, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
+    def _groups(self, lengths: Sequence[int], most: int | None) -> list[list[int]]:
+        """Rows that share a batch, given the number of tokens of each, and of rows in a batch at most (None: all)."""
+        if self.batching is Batching.EQUAL:
+            groups = [[row for row, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
+        else:
+            groups = [list(range(len(lengths)))]
+            most = 1 if self.batching is Batching.ALONE else most
+        size = most or max(1, len(lengths))
+        return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
     def _look(self) -> Look:
         context = context_of(self._model.config)
@@ -228,8 +267,9 @@ class HFEngine:
         return torch.stack(seen)
 
     def _decode(self, prompts: Sequence[Sequence[int]], request: Request) -> list[list[int]]:
-        decode = decoder.decode if self._loop else decoding.generate
-        return decode(self._model, prompts, request)
+        decode = decoder.decode if self.uses_decoder else decoding.generate
+        with explain_out_of_memory(min(len(prompts), request.most_rows or len(prompts))):
+            return decode(self._model, prompts, request)
 
 
 build = HFEngine
