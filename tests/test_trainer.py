@@ -419,6 +419,15 @@ def test_options_of_identity_are_covered_by_the_test_above():
     tested_elsewhere |= {"chat", "chat_template_kwargs", "system_prompt", "skip_special_tokens", "engine"}
     tested_elsewhere |= {"optim", "optim_args", "perturbation", "rank", "trainable", "vectors", "embeddings"}
     tested_elsewhere |= {"members_per_unit", "rows_per_batch"}
+    tested_elsewhere |= {
+        "num_generations",
+        "fixed_samples",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "stop_strings",
+    }
     tested_elsewhere |= {f"{kind}_scheduler_{part}" for kind in ("lr", "sigma") for part in ("type", "kwargs")}
     assert names - tested_elsewhere <= set(OPTION_EFFECTS)
 
