@@ -136,7 +136,7 @@ def test_a_journal_of_a_population_is_none_of_them(tmp_path):
 def trained(tmp_path_factory):
     """A finished run with all three descriptors closed."""
     directory = tmp_path_factory.mktemp("closed") / "run"
-    words = command("train", *SMALL, "--max_steps", "2", "--output_dir", str(directory))
+    words = command("train", *SMALL, "--max_steps", "2", "--output_dir", str(directory), fresh=True)
     assert run(words, (0, 1, 2)).returncode == 0
     return directory
 
@@ -162,15 +162,15 @@ def test_the_other_commands(name, closed, trained, tmp_path):
         "replay": [str(trained), "--output_dir", str(tmp_path / "out")],
         "inspect": [str(trained)],
     }[name]
-    process = run(command(name, *words), closed)
+    process = run(command(name, *words, fresh=True), closed)
     assert process.returncode == 0, process.stderr
     assert name == "inspect" or (tmp_path / "out").exists()
 
 
 def test_an_error_with_all_closed_has_its_code():
-    assert run(command("train", "--max_steps", "-1"), (0, 1, 2)).returncode == 2
-    assert run(command("nonsense"), (0, 1, 2)).returncode == 2
-    assert run(command("--help"), (0, 1, 2)).returncode == 0
+    assert run(command("train", "--max_steps", "-1", fresh=True), (0, 1, 2)).returncode == 2
+    assert run(command("nonsense", fresh=True), (0, 1, 2)).returncode == 2
+    assert run(command("--help", fresh=True), (0, 1, 2)).returncode == 0
 
 
 def test_open_descriptors_stay(capfd):

@@ -13,6 +13,7 @@ from es_llm import ESConfig, ESTrainer
 from es_llm.comm import SingleMailbox
 from es_llm.data.messages import TextPrompts
 from es_llm.errors import ConfigError
+from es_llm.rollout.decoder import Request
 from es_llm.rollout.form import PromptForm
 from es_llm.rollout.prompts import PromptEncoder
 from es_llm.tasks import load_task
@@ -253,7 +254,9 @@ def ids_of(tokenizer, text):
 
 
 def texts(tokenizer, *rows, **options):
-    return [completion.text for completion in encoder(tokenizer, **options).completions(rows, [EOS])]
+    request = Request(max_new_tokens=20, eos_ids=[EOS], pad_id=EOS)
+    completions = encoder(tokenizer, **options).completions([[]] * len(rows), rows, request)
+    return [completion.text for completion in completions]
 
 
 def test_text_is_decoded_as_it_was_written():
