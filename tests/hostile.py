@@ -13,6 +13,7 @@ from pathlib import Path
 from es_llm.rewards.batch import DIED, INVALID, RAISED, TIMEOUT, Batch
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rewards.workers.protocol import WorkerLimits
+from tests import forking
 
 LIMIT_S = 0.5
 HOSTILE = {
@@ -123,7 +124,7 @@ def odd(completions, **columns):
 
 
 def below(pid):
-    """The ids of all living descendants of a process."""
+    """The ids of all living descendants of a process, without the server that forks commands for tests."""
     found = {}
     for directory in Path("/proc").iterdir():
         try:
@@ -137,7 +138,7 @@ def below(pid):
     while True:
         more = {child for child, parent in found.items() if parent in parents} - parents
         if not more:
-            return parents - {pid}
+            return parents - {pid, forking.server_pid()}
         parents |= more
 
 
