@@ -27,11 +27,12 @@ LONG = ("mpi", "slow", "smollm2")
 
 def pytest_collection_modifyitems(config, items):
     """In workers of xdist, begin with the files that take longest: those with most tests that are slow, start ranks or
-    need the real model. With `--no-loadscope-reorder` all workers then end at about the same time."""
+    need the real model. With `--no-loadscope-reorder` all workers then end at about the same time. Before them come the
+    tests that compare two starts of a process: a real start inherits more from a worker that has run other tests."""
     if hasattr(config, "workerinput"):
         tests = collections.Counter(item.path for item in items)
         long = collections.Counter(item.path for item in items if any(map(item.get_closest_marker, LONG)))
-        items.sort(key=lambda item: (-long[item.path], -tests[item.path]))
+        items.sort(key=lambda item: (item.path.name != "test_forking.py", -long[item.path], -tests[item.path]))
 
 
 @pytest.fixture
