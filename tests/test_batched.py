@@ -9,7 +9,7 @@ from es_llm._core import BatchRows, LowRank, Noise, RowFactors
 from es_llm.errors import ConfigError, KernelError, ModelError
 from es_llm.model.table import ParameterTable
 from es_llm.model.weights import Weights
-from es_llm.noise.cuda import launcher_for
+from es_llm.noise.cuda import CudaBackend
 from es_llm.rollout import load_engine
 from es_llm.rollout.batched.factors import CpuFactors, CudaFactors, Rows
 from es_llm.rollout.engine import LiveMember
@@ -121,7 +121,7 @@ def launcher(request):
         return interpreted.launcher()
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return launcher_for(torch.device("cuda"))
+    return CudaBackend(torch.device("cuda")).launcher
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

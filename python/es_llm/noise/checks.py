@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from es_llm.noise.backend import At
 
 
-_LARGEST: Final = float(np.finfo(np.float32).max)
+_OVERFLOW: Final = (2 - 2.0**-24) * 2.0**127
+"""The smallest number that rounds to infinity in float32."""
 
 
 def finite_scale(scale: Any) -> float:
@@ -29,17 +30,13 @@ def finite_scale(scale: Any) -> float:
     Raises:
         KernelError: no number, NaN, or infinite in float32.
     """
-    if type(scale) is float and abs(scale) <= _LARGEST:
-        return float(np.float32(scale))
     try:
         value = float(scale) if isinstance(scale, Real) else math.nan
     except OverflowError:  # an integer beyond float64
         value = math.inf
-    with np.errstate(over="ignore"):
-        rounded = float(np.float32(value))
-    if not math.isfinite(rounded):
+    if not abs(value) < _OVERFLOW:
         raise KernelError(f"`scale` must be a number that is finite in float32, got {scale!r}")
-    return rounded
+    return float(np.float32(value))
 
 
 @lru_cache

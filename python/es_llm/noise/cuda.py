@@ -35,8 +35,10 @@ class CudaBackend:
     """
 
     def __init__(self, device: torch.device, *, kernels: Kernels | None = None) -> None:
-        self.launcher = launcher_for(device) if kernels is None else Launcher(device, kernels)
-        self.device = self.launcher.device
+        if kernels is None:
+            device, kernels = cuda_device(device), triton_kernels()
+        self.device = device
+        self.launcher = Launcher(device, kernels)
 
     def settle(self, results: Sequence[T | Deferred[T]]) -> list[T]:
         """The results of a pass, by one read of the device; waits for all work of the current stream."""
@@ -77,15 +79,6 @@ class CudaBackend:
         """Order-free 64-bit digest of the bits."""
         require_tensor(master, "master", self.device, at)
         return digest_of(self.launcher.digest(master.detach(), at)) if at.size else 0
-
-
-def launcher_for(device: torch.device) -> Launcher:
-    """The Triton kernels on a CUDA device.
-
-    Raises:
-        KernelError: as `CudaBackend`.
-    """
-    return Launcher(cuda_device(device), triton_kernels())
 
 
 def cuda_device(device: torch.device) -> torch.device:

@@ -39,8 +39,8 @@ _WARPS: Final = 4  # of a program of low-rank noise
 _HEIGHT: Final = 16  # rows of a tile of low-rank noise: 32 sums in the registers of a thread
 _WIDTH: Final = 256  # columns of such a tile
 _TOKENS: Final = 8  # most tokens of a program that adds noise to rows
-_COUNTERS: Final = 256  # zeroed at once
 _SUMMED: Final = 1024  # values of such a program: its tokens times the columns that it works on at once
+_COUNTERS: Final = 256  # zeroed at once
 
 Lines: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """The factors of a block: (N R, rows rounded up to a multiple of the tile's) of A times coefficient / sqrt(R), and the
@@ -146,8 +146,8 @@ class Launcher:
 
     def factors(self, noise: Noise, at: LowRank, pairs: Sequence[int]) -> Lines:
         """A / sqrt(R) (P, R, rows) and B (P, R, columns) of some pairs; the pair of `noise` is ignored."""
-        words = torch.from_numpy(np.array(pairs, np.uint32).view(np.int32)).to(self.device)
-        left, right = self._lines(noise, at, words, torch.ones(len(pairs), device=self.device), (1, 1))
+        ones = [1.0] * len(pairs)
+        left, right = self._lines(noise, at, *self._on_device(tuple(pairs), lambda: (pairs, ones)), (1, 1))
         return left.view(len(pairs), at.rank, -1), right.view(len(pairs), at.rank, -1)
 
     def add_rows(

@@ -53,7 +53,6 @@ class ModelMemory:
     and float32. vocabulary: V. every_logit: the model computes the logits of all tokens of a prompt.
     """
 
-    device: torch.device
     column: int
     copy: int
     activation: int
@@ -78,7 +77,6 @@ class ModelMemory:
         heads = getattr(config, "num_attention_heads", None) or layers[0][0].shape[1]
         eager = getattr(config, "_attn_implementation", None) == "eager"
         return ModelMemory(
-            device=embedding.device,
             column=sum(sizes),
             copy=max(sizes) * max(1, heads // layers[0][0].shape[1]),
             activation=_WIDE * _widest(model) * (getattr(config, "num_experts_per_tok", None) or 1) * size,
@@ -105,19 +103,16 @@ class ModelMemory:
         return cache + prompts + logits + seen
 
 
-def noise_bytes(table: ParameterTable, members: int, slots: int, device: torch.device) -> int:
-    """Bytes of a unit's noise, twice while the next unit's is drawn, and of the rows' products with it."""
-    factors = vectors = widest = 0
+def noise_bytes(table: ParameterTable, members: int, slots: int) -> int:
+    """Bytes of a unit's noise, twice while the next unit's is drawn, and of the rows' vectors."""
+    factors = vectors = 0
     for parameter in table.parameters:
         if isinstance(parameter.perturbed, LowRank):
             inner = parameter.shape[-1]
-            sides, rank = parameter.elements // inner + inner, parameter.perturbed.rank
-            factors += rank * sides
-            widest = max(widest, (rank + 1) * sides)
+            factors += parameter.perturbed.rank * (parameter.elements // inner + inner)
         else:
             vectors += parameter.elements
-    products = widest if device.type != "cpu" else 0  # the kernels of host memory add in place
-    return 4 * (2 * members * (factors + vectors) + slots * (vectors + 2 * products))
+    return 4 * (2 * members * (factors + vectors) + slots * vectors)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from es_llm.config import ESConfig
 from es_llm.data.order import PromptOrder
 from es_llm.data.stream import PromptStream
 from es_llm.model.weights import Weights
+from es_llm.noise.streams import TRAINING_SAMPLES
 from es_llm.rewards.batch import Batch, TrainerState
 from es_llm.rewards.reward_set import RewardSet
 from es_llm.rollout.checks import checked_completions
@@ -21,6 +22,21 @@ from es_llm.types import Row
 Begun = TypeVar("Begun")
 Prompts: TypeAlias = PromptOrder | PromptStream
 """The rows that iterations train on."""
+
+
+def training_sampling(config: ESConfig) -> Sampling | None:
+    """How the completions of an iteration are chosen, without their addresses; None: greedy."""
+    if config.temperature == 0 and config.repetition_penalty == 1:
+        return None
+    return Sampling(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
+        seed=config.seed,
+        stream=TRAINING_SAMPLES,
+    )
 
 
 @dataclass(kw_only=True)

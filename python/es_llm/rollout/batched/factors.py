@@ -16,8 +16,9 @@ import torch
 
 from es_llm._core import BatchRows, LowRank, Noise, RowFactors
 from es_llm.model.live import DTYPES
+from es_llm.noise.backend import NoiseBackend
 from es_llm.noise.cpu import as_array
-from es_llm.noise.cuda import launcher_for
+from es_llm.noise.cuda import CudaBackend
 from es_llm.noise.launch import Launcher, Lines
 
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
@@ -63,15 +64,16 @@ class Factors(Protocol):
         """y + s A[id] B^T, for y = W[id]; ids (B, T)."""
 
 
-def factors_of(noise: Noise, at: LowRank, pairs: Sequence[int], device: torch.device) -> Factors:
+def factors_of(backend: NoiseBackend, noise: Noise, at: LowRank, pairs: Sequence[int]) -> Factors:
     """Draw the factors of some pairs.
 
     Args:
+        backend: of the device on which they are used.
         noise: the iteration; its pair is ignored.
     """
-    if device.type == "cpu":
-        return CpuFactors(RowFactors(noise, at, pairs))
-    return CudaFactors(launcher_for(device), noise, at, pairs)
+    if isinstance(backend, CudaBackend):
+        return CudaFactors(backend.launcher, noise, at, pairs)
+    return CpuFactors(RowFactors(noise, at, pairs))
 
 
 @final

@@ -38,7 +38,7 @@ class UnitNoise:
         self.vectors: dict[str, torch.Tensor] = {}
         for parameter in table.parameters:
             if isinstance(parameter.perturbed, LowRank):
-                self.matrices[parameter.name] = factors_of(noises[0], parameter.perturbed, pairs, device)
+                self.matrices[parameter.name] = factors_of(backend, noises[0], parameter.perturbed, pairs)
             else:
                 drawn = torch.empty(len(pairs), parameter.elements, device=device)
                 for out, noise in zip(drawn, noises, strict=True):

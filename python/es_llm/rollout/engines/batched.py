@@ -89,7 +89,7 @@ class BatchedEngine(HFEngine):
             return super().bytes_needed(0, prompts, rows, sampling)
         assert self._live is not None, "`attach` was called"
         batch, memory = self._batch(members, prompts, rows, sampling), self._model_memory()
-        return memory.of_batch(batch) + noise_bytes(self._live.table, members, batch.slots, memory.device)
+        return memory.of_batch(batch) + noise_bytes(self._live.table, members, batch.slots)
 
     def _members_per_unit(self, prompts: int) -> int:
         return 2 * max(1, ROWS_PER_UNIT // (2 * prompts))

@@ -21,7 +21,7 @@ from es_llm.evaluation.work import EvaluationSets
 from es_llm.model.device import free_memory, ranks_sharing
 from es_llm.rollout.engine import Sampling, SmallBatches
 from es_llm.rollout.memory import power_below
-from es_llm.units.run_state import RunState
+from es_llm.units.run_state import RunState, training_sampling
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +102,9 @@ def _remedy(fitting: int | None, *, is_resumed: bool) -> str:
 def _units(run: RunState, config: ESConfig, sets: EvaluationSets | None, *, training: bool) -> Iterator[_Unit]:
     """The largest unit of each kind."""
     if training:
-        chosen = config.temperature > 0 or config.repetition_penalty != 1
-        sampling = Sampling(temperature=config.temperature, repetition_penalty=config.repetition_penalty)
         members = min(run.engine.members_per_unit, config.population_size)
         prompts = min(config.prompts_per_unit, run.prompts.per_iteration * config.num_generations)
-        yield _Unit(members, prompts, sampling if chosen else None)
+        yield _Unit(members, prompts, training_sampling(config))
     for rows in {} if sets is None else sets.sets.values():
         yield _Unit(0, min(config.prompts_per_unit, len(rows)), None)
         if config.eval_num_samples > 0:

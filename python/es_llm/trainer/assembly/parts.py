@@ -49,7 +49,7 @@ from es_llm.trainer.assembly.header import RunHeader
 from es_llm.trainer.assembly.model import TrainedModel
 from es_llm.trainer.assembly.rows import columns_of, eval_sets, rows_of
 from es_llm.types import RewardFunction, Row
-from es_llm.units.run_state import Prompts, RunState
+from es_llm.units.run_state import Prompts, RunState, training_sampling
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def _engine(config: ESConfig, model: TrainedModel) -> RolloutEngine:
         members_per_unit=config.members_per_unit,
         prompts_per_unit=min(config.prompts_per_unit, config.prompts_per_iteration * config.num_generations),
     )
-    samples = config.temperature > 0 or config.repetition_penalty != 1 or config.eval_num_samples > 0
+    samples = training_sampling(config) is not None or config.eval_num_samples > 0
     if samples and "sampling" not in inspect.signature(engine.evaluate).parameters:
         raise ConfigError(f"the engine {config.engine!r} can't sample: its `evaluate` has no argument `sampling`")
     if config.eval_kl and not isinstance(engine, LogProbs):

@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple
 
 from es_llm._core import FitnessTable, Record, Unit, UpdateReport, plan_units, unit_sums
 from es_llm.checkpoint.metrics_log import record_metrics
-from es_llm.noise.streams import TRAINING_SAMPLES
 from es_llm.rewards.reward_set import BatchRewards, PendingRewards
 from es_llm.rollout.engine import Completion, Sampling
 from es_llm.schedules import hyperparameters
@@ -35,7 +34,7 @@ from es_llm.trainer.learning.diagnosis import Figures
 from es_llm.types import Row
 from es_llm.units.completion_log import CompletionLog
 from es_llm.units.counts import Counts, CountsCodec, encode_logged, logged_metrics, with_logged
-from es_llm.units.run_state import Prefetcher, RunState
+from es_llm.units.run_state import Prefetcher, RunState, training_sampling
 
 
 class _Begun(NamedTuple):
@@ -170,22 +169,13 @@ def _answered(run: RunState, iteration: int) -> tuple[list[Row], Sampling | None
     (prompt, sample) are the same for all members.
     """
     config, rows = run.config, run.prompts.batch(iteration)
-    answered = rows * config.num_generations
-    if config.temperature == 0 and config.repetition_penalty == 1:
+    answered, sampling = rows * config.num_generations, training_sampling(config)
+    if sampling is None:
         return answered, None
     first = 0 if config.fixed_samples else run.prompts.cursor(iteration)
-    return answered, Sampling(
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        min_p=config.min_p,
-        repetition_penalty=config.repetition_penalty,
-        seed=config.seed,
-        stream=TRAINING_SAMPLES,
-        addresses=[
-            ((first + row) % 2**32, sample) for sample in range(config.num_generations) for row in range(len(rows))
-        ],
-    )
+    samples = range(config.num_generations)
+    addresses = [((first + row) % 2**32, sample) for sample in samples for row in range(len(rows))]
+    return answered, replace(sampling, addresses=addresses)
 
 
 def _reference_answers(begun: _Begun, rewards: Sequence[BatchRewards]) -> bytes:
