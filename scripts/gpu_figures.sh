@@ -3,8 +3,8 @@
 #
 #   scripts/gpu_figures.sh WHEEL OUT     WHEEL: of es_llm, for the Python that runs; OUT: a folder for the figures
 #
-# The machine has torch, Triton, transformers, numpy and tokenizers; nothing is downloaded. pytest, hypothesis and
-# mpi4py are used if they are there. A step that fails or takes too long doesn't stop the others; the exit status is 1.
+# The machine has torch, Triton, transformers, numpy and tokenizers; nothing is downloaded. The tests need pytest. A step
+# that fails or takes too long doesn't stop the others; the exit status is then 1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 wheel=$(realpath "$1")
@@ -31,7 +31,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv >"$out/card
 python -c 'import torch, triton, transformers; print(torch.__version__, triton.__version__, transformers.__version__)' >>"$out/card.txt"
 
 if python -c 'import pytest' 2>/dev/null; then
-    step tests_kernels 90 python -m pytest -q -p no:cacheprovider -m gpu tests/test_batched.py tests/test_cuda_kernels.py \
+    step tests_kernels 90 python -m pytest -q -c /dev/null --rootdir . -p no:cacheprovider -m gpu tests/test_batched.py tests/test_cuda_kernels.py \
         tests/test_streamed_kernels.py tests/test_cuda_weights.py
 else
     echo "tests: no pytest on this machine" | tee -a "$out/summary.txt"

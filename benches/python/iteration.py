@@ -25,7 +25,8 @@ class PublishedIteration:
     """Perturb, generate and subtract for each member; then one pass over the weights per member (arXiv 2509.24372)."""
 
     def __init__(self, ways: Any) -> None:
-        engine = ways.engine("hf", 1)
+        tokens = ways.setting.tokens
+        engine: Any = ways.without_end(load_engine("hf", ways.model, ways.tokenizer, max_completion_length=tokens))
         self._model, self._request, self._sigma = ways.model, engine._request, ways.setting.sigma
         self._prompts = ways.prompts[: max(1, len(ways.prompts) // MEMBERS)]
         self._loop = PeerLoop(ways.model, sigma=ways.setting.sigma)

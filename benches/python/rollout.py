@@ -18,6 +18,7 @@ all members again. Ours asks, evaluates, tells and updates: dense members one by
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -82,6 +83,7 @@ class Ways:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.model, self.tokenizer = load(setting)
+        self._weights: Weights | None = None
         self.device = self.model.get_input_embeddings().weight.device
         self.prompts = [self.tokenizer(f"{QUESTIONS[row % 4]} ({row})")["input_ids"] for row in range(setting.rows)]
 
@@ -89,7 +91,11 @@ class Ways:
         """An engine with low-rank members, whose rows don't end early."""
         engine: Any = load_engine(name, self.model, self.tokenizer, max_completion_length=self.setting.tokens)
         table = ParameterTable.from_module(self.model, perturbation="low_rank", rank=rank, vectors=vectors)
-        engine.attach(LiveMember(Weights(self.model, table, targets=engine.targets())))
+        if self._weights is None:
+            self._weights = Weights(self.model, table, targets=engine.targets())
+        weights = copy.copy(self._weights)  # engines share the masters: those of a large model fit once
+        weights.table = table
+        engine.attach(LiveMember(weights))
         return self.without_end(engine)
 
     def without_end(self, engine: Any) -> Any:
@@ -134,12 +140,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     _core.set_kernel_threads(options.threads)
     dtype, device = getattr(torch, options.dtype), torch.device(options.device)
-    ways = Ways(Setting(options.model, options.rows, options.tokens, options.sigma, dtype, device))
+    setting = Setting(options.model, options.rows, options.tokens, options.sigma, dtype, device)
     print(f"{machine(device)}; {options.model}, {options.dtype}, {options.rows} rows x {options.tokens} tokens")
     if options.iteration:
-        print_iterations(ways, options.runs)
+        print_iterations(setting, options.runs)
     else:
-        print_rollouts(ways, options.runs)
+        print_rollouts(Ways(setting), options.runs)
 
 
 def print_rollouts(ways: Ways, runs: int) -> None:
@@ -165,17 +171,23 @@ def print_rollouts(ways: Ways, runs: int) -> None:
         print(f"{name:48} {rate:9.0f} tokens/s {base / taken:7.3f} of the decoder {shown}")
 
 
-def print_iterations(ways: Ways, runs: int) -> None:
-    """Time whole iterations; each must move the weights."""
+def print_iterations(setting: Setting, runs: int) -> None:
+    """Time whole iterations, one way after the other, since each has weights of its own; each must move them."""
     from iteration import OurIteration, PublishedIteration
 
-    works = {"published loop": PublishedIteration(Ways(ways.setting))}
-    for name, engine, perturbation in (("dense", "hf", "dense"), ("batched, rank 1", "batched", "low_rank")):
-        works[name] = OurIteration(Ways(ways.setting), engine, perturbation)
-    seconds = in_turn({name: work.run for name, work in works.items()}, runs, ways.device)
-    for name, work in works.items():
+    makes: dict[str, Callable[[], Any]] = {
+        "published loop": lambda: PublishedIteration(Ways(setting)),
+        "dense": lambda: OurIteration(Ways(setting), "hf", "dense"),
+        "batched, rank 1": lambda: OurIteration(Ways(setting), "batched", "low_rank"),
+    }
+    published = None
+    for name, make in makes.items():
+        work = make()
+        seconds = in_turn({name: work.run}, runs, setting.device)[name]
         work.check()
-        print(f"{name:20} {seconds[name]:9.2f} s {seconds['published loop'] / seconds[name]:7.2f} x the published loop")
+        published = published or seconds
+        print(f"{name:20} {seconds:9.2f} s {published / seconds:7.2f} x the published loop")
+        del work  # before the next way's weights are made
 
 
 def same_again(work: Work) -> Callable[[], object]:

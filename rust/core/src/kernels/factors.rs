@@ -18,7 +18,7 @@ use crate::noise::{Kind, NoiseAddress, Stream};
 pub(super) struct Factors<'a> {
     pub matrix: LowRank,
     pub pairs: &'a [u32],
-    /// One per pair: see [`scaled`].
+    /// One per pair: see [`super::low_rank::scaled`].
     pub scales: &'a [f32],
     /// The factors, if they are drawn already.
     pub drawn: Option<&'a Drawn>,
@@ -129,6 +129,7 @@ impl DerefMut for Lines {
 }
 
 impl Factors<'_> {
+    /// Pairs of a chunk.
     pub fn pairs_at_once(&self) -> usize {
         (DEPTH / self.matrix.rank).clamp(1, self.pairs.len().max(1))
     }
