@@ -5,7 +5,7 @@
 
 use std::ops::{Deref, DerefMut, Range};
 
-use super::low_rank::{DEPTH, LowRank, PANEL_COLUMNS, PANEL_ROWS, ROWS, column_panels};
+use super::low_rank::{DEPTH, LowRank, PANEL_COLUMNS, PANEL_ROWS, column_panels};
 use super::path::Work;
 use super::position::Position;
 use super::simd::Simd;
@@ -91,7 +91,7 @@ impl Side {
     #[inline(always)]
     fn width<S: Simd>(&self) -> usize {
         if self.kind == Kind::LowRankA {
-            ROWS
+            S::ROWS
         } else {
             2 * S::LANES
         }

@@ -31,8 +31,10 @@ pub(super) const PANEL_COLUMNS: usize = 1024;
 const STRIDE: usize = PANEL_COLUMNS + 16;
 /// Number of terms that are drawn at once, about.
 pub(super) const DEPTH: usize = 128;
-/// Rows that are summed in registers at once; the columns fill two registers.
-pub(super) const ROWS: usize = 6;
+/// Rows that are summed in registers at once ([`Simd::ROWS`]) if there are 32 registers; the columns fill two of them.
+pub(super) const MOST_ROWS: usize = 12;
+/// The same with sixteen registers.
+pub(super) const FEW_ROWS: usize = 6;
 
 /// A block of a weight matrix, row by row, and the low-rank noise of the whole matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +111,11 @@ struct Panel {
 impl Factors<'_> {
     fn panel(&self, rows: usize) -> Panel {
         // One chunk of pairs needs the sums of a few rows only: see `sum`.
-        let rows = if self.chunks().len() == 1 { ROWS } else { rows };
+        let rows = if self.chunks().len() == 1 {
+            MOST_ROWS
+        } else {
+            rows
+        };
         let depth = match self.drawn {
             None => self.pairs_at_once() * self.matrix.rank,
             Some(_) => 0,
@@ -118,7 +124,7 @@ impl Factors<'_> {
             values: vec![0.0; self.matrix.rank * PANEL_COLUMNS],
             left: Lines::new(depth * PANEL_ROWS),
             right: Lines::new(depth * PANEL_COLUMNS),
-            sums: Lines::new(rows.next_multiple_of(ROWS) * STRIDE),
+            sums: Lines::new(rows.next_multiple_of(MOST_ROWS) * STRIDE),
         }
     }
 
@@ -134,7 +140,7 @@ impl Factors<'_> {
     ) {
         let rank = self.matrix.rank;
         let padded = [
-            rows.len().next_multiple_of(ROWS),
+            rows.len().next_multiple_of(S::ROWS),
             columns.len().next_multiple_of(2 * S::LANES),
         ];
         let chunks = self.chunks().len();
@@ -149,12 +155,12 @@ impl Factors<'_> {
                 self.draw_both(simd, &part, rows, columns, panel);
                 (&*panel.left, &*panel.right)
             };
-            let left = |row: usize| &left[row * depth..(row + ROWS) * depth];
+            let left = |row: usize| &left[row * depth..(row + S::ROWS) * depth];
             let right = |column: usize| &right[column * depth..(column + 2 * S::LANES) * depth];
             let from_zero = chunk == 0;
             if chunk + 1 < chunks {
                 for column in (0..columns.len()).step_by(2 * S::LANES) {
-                    for row in (0..rows.len()).step_by(ROWS) {
+                    for row in (0..rows.len()).step_by(S::ROWS) {
                         let sums = &mut panel.sums[row * STRIDE + column..];
                         multiply(simd, left(row), right(column), from_zero, sums);
                     }
@@ -162,11 +168,11 @@ impl Factors<'_> {
                 continue;
             }
             // The sums of a few rows are used as soon as they are complete.
-            for row in (0..rows.len()).step_by(ROWS) {
+            for row in (0..rows.len()).step_by(S::ROWS) {
                 let first = if from_zero { 0 } else { row };
-                let sums = &mut panel.sums[first * STRIDE..][..ROWS * STRIDE];
+                let sums = &mut panel.sums[first * STRIDE..][..S::ROWS * STRIDE];
                 for column in (0..columns.len()).step_by(2 * S::LANES) {
-                    target.soon(row, columns.start + column, 2 * S::LANES);
+                    target.soon::<S>(row, columns.start + column);
                     multiply(
                         simd,
                         left(row),
@@ -209,15 +215,31 @@ impl Factors<'_> {
 
 /// The weights that the sums of a panel are for.
 trait Target {
-    /// Some columns of the next [`ROWS`] rows will soon be taken.
-    fn soon(&self, row: usize, column: usize, count: usize);
-    /// Takes the sums of [`ROWS`] rows, of which the last may not exist; rows of sums are [`STRIDE`] apart.
+    /// Two registers of columns of the next [`Simd::ROWS`] rows will soon be taken.
+    fn soon<S: Simd>(&self, row: usize, column: usize);
+    /// Takes the sums of [`Simd::ROWS`] rows, of which the last may not exist; rows of sums are [`STRIDE`] apart.
     fn take<S: Simd>(&mut self, simd: S, row: usize, columns: &Range<usize>, sums: &[f32]);
 }
 
-/// sums += left right^T, or sums = left right^T, term by term, for [`ROWS`] rows and two registers of columns.
+/// sums += left right^T, or sums = left right^T, term by term, for [`Simd::ROWS`] rows and two registers of columns.
 #[inline(always)]
 fn multiply<S: Simd>(simd: S, left: &[f32], right: &[f32], from_zero: bool, sums: &mut [f32]) {
+    if S::ROWS == MOST_ROWS {
+        multiply_rows::<S, MOST_ROWS>(simd, left, right, from_zero, sums);
+    } else {
+        multiply_rows::<S, FEW_ROWS>(simd, left, right, from_zero, sums);
+    }
+}
+
+/// As [`multiply`], with the number of rows as a constant, so that the sums stay in registers.
+#[inline(always)]
+fn multiply_rows<S: Simd, const ROWS: usize>(
+    simd: S,
+    left: &[f32],
+    right: &[f32],
+    from_zero: bool,
+    sums: &mut [f32],
+) {
     let mut tile = [[simd.float(0.0); 2]; ROWS];
     if !from_zero {
         for (row, tile) in tile.iter_mut().enumerate() {
@@ -225,12 +247,14 @@ fn multiply<S: Simd>(simd: S, left: &[f32], right: &[f32], from_zero: bool, sums
             *tile = [simd.load(sums), simd.load(&sums[S::LANES..])];
         }
     }
+    let next_columns = right.len();
     for (left, right) in left
         .as_chunks::<ROWS>()
         .0
         .iter()
         .zip(right.chunks_exact(2 * S::LANES))
     {
+        fetch::<TO_READ, _>(right.as_ptr().wrapping_add(next_columns), right.len());
         let right = [simd.load(right), simd.load(&right[S::LANES..])];
         for (tile, left) in tile.iter_mut().zip(left) {
             let left = simd.float(*left);
@@ -293,10 +317,10 @@ struct Added<'a, L> {
 
 impl<L: LiveType> Target for Added<'_, L> {
     #[inline(always)]
-    fn soon(&self, row: usize, column: usize, count: usize) {
-        for row in row..row + ROWS {
+    fn soon<S: Simd>(&self, row: usize, column: usize) {
+        for row in row..row + S::ROWS {
             let first = self.master.as_ptr().wrapping_add(row * self.width + column);
-            fetch::<TO_WRITE, _>(first, count);
+            fetch::<TO_WRITE, _>(first, 2 * S::LANES);
         }
     }
 
@@ -352,11 +376,11 @@ struct Written<'a, L: LiveType> {
 
 impl<L: LiveType> Target for Written<'_, L> {
     #[inline(always)]
-    fn soon(&self, row: usize, column: usize, count: usize) {
-        for row in row..row + ROWS {
+    fn soon<S: Simd>(&self, row: usize, column: usize) {
+        for row in row..row + S::ROWS {
             let first = row * self.width + column;
-            fetch::<TO_READ, _>(self.master.as_ptr().wrapping_add(first), count);
-            fetch::<TO_WRITE, _>(self.live.as_ptr().wrapping_add(first), count);
+            fetch::<TO_READ, _>(self.master.as_ptr().wrapping_add(first), 2 * S::LANES);
+            fetch::<TO_WRITE, _>(self.live.as_ptr().wrapping_add(first), 2 * S::LANES);
         }
     }
 

@@ -73,7 +73,8 @@ pub struct Bf16;
 pub struct F16;
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
-const INFINITY: u32 = 0x7f80_0000;
+/// The bits of infinity: an exponent of ones.
+pub(super) const INFINITY: u32 = 0x7f80_0000;
 
 /// The bits without the sign.
 #[inline(always)]

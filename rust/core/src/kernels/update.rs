@@ -6,7 +6,7 @@ use super::Terms;
 use super::path::Work;
 use super::position::Position;
 use super::report::UpdateReport;
-use super::rounding::LiveType;
+use super::rounding::{INFINITY, LiveType};
 use super::simd::{SQUARES, Simd, Squares};
 use super::tile::{TILE, Tiles, Weighted};
 use crate::noise::Stream;
@@ -45,37 +45,59 @@ pub(super) struct Tally {
     squares: Squares,
 }
 
+#[allow(
+    clippy::float_cmp,
+    reason = "any change of the value counts, and only zero is zero"
+)]
 impl Tally {
     /// Adds the sums to the weights and counts the changes; at most [`TILE`] weights.
     #[inline(always)]
-    #[allow(
-        clippy::float_cmp,
-        reason = "any change of the value counts, and only zero is zero"
-    )]
     pub fn update<S: Simd, L: LiveType>(&mut self, simd: S, master: &mut [f32], sums: &[f32]) {
-        let (mut new, mut changes, mut intended) =
-            ([0.0_f32; TILE], [0.0_f32; TILE], [0.0_f32; TILE]);
-        let mut counts = [0_u32; 2];
+        let (mut new, mut changes) = ([0.0_f32; TILE], [0.0_f32; TILE]);
+        let (mut moved, mut bits) = (0, 0);
         let len = master.len().min(TILE);
+        let sums = &sums[..len];
         for i in 0..len {
-            let (old, sum) = (master[i], sums[i]);
+            let old = master[i];
             // A weight of -0 keeps its sign: -0 + 0 would be +0.
-            new[i] = if sum == 0.0 { old } else { old + sum };
-            let (before, after) = (L::nearest(old), L::nearest(new[i]));
-            let change = after - before;
-            let finite = change.abs() < f32::INFINITY;
-            changes[i] = if finite { change } else { 0.0 };
-            intended[i] = if finite { sum } else { 0.0 };
-            // A weight that was NaN before hasn't moved.
-            counts[0] += u32::from((before != after) & !before.is_nan());
-            counts[1] += u32::from(!after.is_finite());
+            new[i] = if sums[i] == 0.0 { old } else { old + sums[i] };
+            changes[i] = L::nearest(new[i]) - L::nearest(old);
+            moved += u32::from(changes[i] != 0.0);
+            bits |= changes[i].to_bits();
+        }
+        // If all changes are finite, this differs from infinity's exponent, unless one of them is 2 or more.
+        if bits & INFINITY != INFINITY {
+            self.moved += u64::from(moved);
+            self.add_squares(simd, sums, &changes[..len]);
+        } else {
+            self.add_any::<S, L>(simd, &master[..len], &new, sums);
         }
         // Not in the loop above: the compiler would emit a masked store, which is very slow on some machines.
         master.copy_from_slice(&new[..len]);
-        self.moved += u64::from(counts[0]);
-        self.nonfinite += u64::from(counts[1]);
-        let (intended, rest) = intended[..len].as_chunks();
-        let (changes, rest_of_changes) = changes[..len].as_chunks();
+    }
+
+    /// Counts any changes, also those that aren't finite.
+    #[cold]
+    #[inline(never)]
+    fn add_any<S: Simd, L: LiveType>(&mut self, simd: S, old: &[f32], new: &[f32], sums: &[f32]) {
+        let (mut changes, mut intended) = ([0.0_f32; TILE], [0.0_f32; TILE]);
+        for (i, (old, new)) in old.iter().zip(new).enumerate() {
+            let (before, after) = (L::nearest(*old), L::nearest(*new));
+            let change = after - before;
+            if change.is_finite() {
+                (changes[i], intended[i]) = (change, sums[i]);
+            }
+            // A weight that was NaN before hasn't moved.
+            self.moved += u64::from(before != after && !before.is_nan());
+            self.nonfinite += u64::from(!after.is_finite());
+        }
+        self.add_squares(simd, &intended[..old.len()], &changes[..old.len()]);
+    }
+
+    #[inline(always)]
+    fn add_squares<S: Simd>(&mut self, simd: S, intended: &[f32], changes: &[f32]) {
+        let (intended, rest) = intended.as_chunks();
+        let (changes, rest_of_changes) = changes.as_chunks();
         // A local copy keeps the totals in registers.
         let mut squares = self.squares;
         for (intended, changes) in intended.iter().zip(changes) {

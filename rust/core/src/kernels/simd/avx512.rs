@@ -14,6 +14,7 @@ use std::arch::x86_64::{
 };
 
 use super::{Integers, SQUARES, Simd, Squares};
+use crate::kernels::low_rank::MOST_ROWS;
 use crate::kernels::stream::LINE;
 
 /// One word of every block, as in `avx2`.
@@ -107,6 +108,7 @@ impl Integers for Avx512 {
 
 impl Simd for Avx512 {
     type Floats = __m512;
+    const ROWS: usize = MOST_ROWS;
 
     operations! {
         to_floats(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);

@@ -20,6 +20,8 @@ macro_rules! operations {
     )+};
 }
 
+use super::low_rank::FEW_ROWS;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -101,6 +103,9 @@ pub(super) trait Integers: Copy + Send + Sync {
 pub(super) trait Simd: Integers {
     /// f32 values.
     type Floats: Copy;
+
+    /// Rows of a matrix product that are summed at once, in two registers each.
+    const ROWS: usize = FEW_ROWS;
 
     /// Signed integers to f32, to nearest even.
     fn to_floats(self, a: Self::Ints) -> Self::Floats;
