@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import weakref
 from collections import Counter
 from dataclasses import replace
@@ -73,6 +74,19 @@ OLD = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 )
 def test_free_host_memory_is_within_the_limits_of_the_control_groups(monkeypatch, tmp_path, files, free):
     assert host(monkeypatch, tmp_path, files) == free
+
+
+@pytest.mark.parametrize(
+    ("files", "total"),
+    [
+        ({}, 99 << 10),
+        ({"proc/self/cgroup": "0::/job\n", **group("job/", 4 << 10, 3 << 10, 0)}, 4 << 10),
+        ({"proc/self/cgroup": "0::/job\n", **group("job/", "max", 3 << 10, 0)}, 99 << 10),
+    ],
+)
+def test_total_host_memory_is_within_the_limits_of_the_control_groups(monkeypatch, tmp_path, files, total):
+    host(monkeypatch, tmp_path, files)
+    assert device.total_memory(CPU) == total
 
 
 def test_a_system_without_an_estimate_has_no_limit(monkeypatch, tmp_path):
@@ -320,12 +334,48 @@ def test_an_option_that_does_not_fit_is_refused(tmp_path, free):
     assert not (tmp_path / "run").exists(), "nothing was written"
 
 
-def test_ranks_share_the_memory_of_their_host_and_are_refused_together(tmp_path, free):
-    trainer = trainer_of(tmp_path)
-    free(trainer, None)
+def two_ranks(tmp_path, **options):
+    trainer = trainer_of(tmp_path, **options)
     trainer.team.size = trainer.team.local_size = 2
+    return trainer
+
+
+def fit(trainer):
+    memory.fit_batches(trainer.run, trainer.args, None, training=True)
+
+
+def test_several_ranks_choose_by_what_all_of_them_find(tmp_path, free, monkeypatch, caplog):
+    """All memory of the device, less the weights; each then needs it free."""
+    trainer = two_ranks(tmp_path)
+    need, weights = trainer.run.engine.bytes_needed(1, len(ROWS), 2, None), trainer.run.weights.bytes_on(CPU)
+    monkeypatch.setattr(memory, "total_memory", lambda _: int(2 * (need + weights) / memory._SHARE) + 9)
+    monkeypatch.setattr(memory, "free_memory", lambda _: int(2 * need / memory._SHARE) + 9)
+    with caplog.at_level(logging.WARNING):
+        fit(trainer)
+    assert trainer.run.config.rows_per_batch == trainer.run.engine._request.most_rows == 2
+    (line,) = [record.message for record in caplog.records if "rows_per_batch" in record.message]
+    wanted = r"decoding 8 completion.*left for it beside the weights on cpu for each of 2 ranks; the run uses `.* 2`"
+    assert re.fullmatch(wanted, line)
+    with pytest.raises(ConfigError, match="set `--rows_per_batch 2`"):
+        fit(two_ranks(tmp_path, rows_per_batch=4))
+    monkeypatch.setattr(memory, "free_memory", lambda _: int(2 * need / memory._SHARE) - 9)
+    with pytest.raises(
+        ConfigError, match=r"decoding 2 completion.*are free for it on cpu for each of 2 ranks; set `.* 1`"
+    ):
+        fit(two_ranks(tmp_path))
+
+
+def test_ranks_share_the_memory_of_their_host_and_are_refused_together(tmp_path, free):
+    trainer = two_ranks(tmp_path)
+    free(trainer, None)
     with pytest.raises(ConfigError, match=r"on cpu for each of 2 ranks; set `--rows_per_batch [24]`"):
-        memory.fit_batches(trainer.run, trainer.args, None, training=True)
+        fit(trainer)
+
+
+def test_weights_on_a_device_are_counted_once(tmp_path):
+    weights = trainer_of(tmp_path, dtype="bfloat16").run.weights
+    assert weights.bytes_on(CPU) == (4 + 2) * weights.table.elements
+    assert weights.bytes_on(torch.device("meta")) == 0
 
 
 def test_one_row_that_does_not_fit(tmp_path, monkeypatch):

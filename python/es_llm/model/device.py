@@ -69,9 +69,17 @@ def free_memory(device: torch.device) -> int:
     """Bytes that tensors can use. On a CUDA device: free bytes, and bytes that torch keeps for its next tensors. In
     host memory: the system's estimate, within the limits of the control groups; a large number if it has none."""
     if device.type == "cpu":
-        return min([sys.maxsize, *_available_in_host(), *_available_in_groups()])
+        return min([sys.maxsize, *_in_host("MemAvailable:"), *(free for _, free in _in_groups())])
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device, or of the host within the limits of the control groups, whatever uses them."""
+    if device.type == "cpu":
+        return min([sys.maxsize, *_in_host("MemTotal:"), *(limit for limit, _ in _in_groups())])
+    _, total = torch.cuda.mem_get_info(device)
+    return total
 
 
 def ranks_sharing(device: torch.device, name: str, local_size: int) -> int:
@@ -81,15 +89,16 @@ def ranks_sharing(device: torch.device, name: str, local_size: int) -> int:
     return -(-local_size // torch.cuda.device_count())
 
 
-def _available_in_host() -> Iterator[int]:
+def _in_host(name: str) -> Iterator[int]:
+    """The bytes in the line of the system's figures that begins with this name."""
     with contextlib.suppress(OSError):
         for line in (_PROC / "meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
+            if line.startswith(name):
                 yield 1024 * int(line.split()[1])
 
 
-def _available_in_groups() -> Iterator[int]:
-    """What is left of each limit: of this process's control group and its parents, of version 1 or 2."""
+def _in_groups() -> Iterator[tuple[int, int]]:
+    """Each limit, and what is left of it: of this process's control group and its parents, of version 1 or 2."""
     try:
         lines = [line.split(":", 2) for line in (_PROC / "self" / "cgroup").read_text().splitlines()]
     except OSError:
@@ -108,4 +117,4 @@ def _available_in_groups() -> Iterator[int]:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
                 total, taken = (int((folder / name).read_text()) for name in (limit, used))
-                yield total - taken + int(stat[cached])
+                yield total, total - taken + int(stat[cached])

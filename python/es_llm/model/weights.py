@@ -178,6 +178,13 @@ class Weights:
         rows = zip(self.table.parameters, self.state, strict=True)
         return {f"{row.name}/{name}": tensor for row, state in rows for name, tensor in state.items()}
 
+    def bytes_on(self, device: torch.device) -> int:
+        """Bytes of the parameters, the masters and the optimizer's state on a device."""
+        live = [part.live for part in (*self._own, *self._live)]
+        tensors = [*(part.tensor() for part in (*live, *self._frozen)), *self.master, *self._state_tensors()]
+        memory = [tensor.untyped_storage() for tensor in tensors if tensor.device == device]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in memory}.values())
+
     def digest_of(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor] | None = None) -> int:
         """The digest that `digest` would return if the weights of `module` were the masters, and `state` the
         optimizer's state (see `optimizer_state`).

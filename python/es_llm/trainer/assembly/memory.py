@@ -1,7 +1,9 @@
 """The number of rows that are decoded at a time, from the free memory at the start of a run.
 
-The number may change the last bits of logits, so it is part of the run's identity and never changes within a run: a
-single rank may choose it for a new run, several ranks are refused with the option to set.
+The number may change the last bits of logits, so it is part of the run's identity, the same on all ranks, and never
+changes within a run. A new run chooses it: one rank by the free memory; several ranks by all memory of a device less
+the weights, because each finds the same on devices of the same size. If a rank hasn't so much memory free, it is
+refused with the option to set.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from es_llm.checkpoint.snapshot import is_snapshot
 from es_llm.config import ESConfig
 from es_llm.errors import ConfigError
 from es_llm.evaluation.work import EvaluationSets
-from es_llm.model.device import free_memory, ranks_sharing
+from es_llm.model.device import free_memory, ranks_sharing, total_memory
 from es_llm.rollout.engine import Sampling, SmallBatches
 from es_llm.rollout.memory import power_below
 from es_llm.units.run_state import RunState, training_sampling
@@ -52,8 +54,8 @@ def fit_batches(run: RunState, config: ESConfig, sets: EvaluationSets | None, *,
         training: the run trains too.
 
     Raises:
-        ConfigError: the option is set, or the run is resumed, and its batches don't fit into the free memory; several
-            ranks need another number; one row doesn't fit; or the engine has no batches of a given size.
+        ConfigError: the option is set, or the run is resumed, and its batches don't fit into the memory; one of several
+            ranks hasn't so much memory free; one row doesn't fit; or the engine has no batches of a given size.
     """
     engine, resumed = run.engine, _journal(config)
     rows = config.rows_per_batch if config.rows_per_batch is not None or resumed is None else _saved_rows(resumed)
@@ -72,23 +74,44 @@ def fit_batches(run: RunState, config: ESConfig, sets: EvaluationSets | None, *,
         return max((size for size in sizes if size is not None), default=0)
 
     count = min(most, rows or most)
-    device = run.weights.device
-    sharing = ranks_sharing(device, config.device, run.team.local_size)
-    free = int(_SHARE * free_memory(device)) // sharing
-    if need(count) > free:
-        fitting = next((fewer for fewer in _halves(count) if need(fewer) <= free), None)
-        where = f"on {device}" if sharing == 1 else f"on {device} for each of {sharing} ranks"
-        fact = (
-            f"decoding {count} completion(s) at a time needs up to {_shown(need(count))}, and {_shown(free)} are free "
-            f"for it {where}"
-        )
-        may_choose = config.rows_per_batch is None and resumed is None and run.team.size == 1
-        if fitting is None or not may_choose:
+    may_choose = config.rows_per_batch is None and resumed is None
+    for room in _rooms(run, may_choose=may_choose):
+        if need(count) <= room.bytes:
+            continue
+        fitting = next((fewer for fewer in _halves(count) if need(fewer) <= room.bytes), None)
+        fact = f"decoding {count} completion(s) at a time needs up to {_shown(need(count))}, and {room}"
+        if fitting is None or not room.may_choose:
             raise ConfigError(f"{fact}; {_remedy(fitting, is_resumed=resumed is not None)}")
-        logger.warning("%s; the run uses `--rows_per_batch %d`", fact, fitting)
-        rows = fitting
+        if run.team.rank == 0:
+            logger.warning("%s; the run uses `--rows_per_batch %d`", fact, fitting)
+        count = rows = fitting
     engine.limit_rows(rows)
     run.config = replace(run.config, rows_per_batch=rows)
+
+
+@final
+@dataclass(frozen=True)
+class _Room:
+    """Memory for decoding on one rank. `may_choose`: fewer rows are chosen if they don't fit."""
+
+    bytes: int
+    fact: str
+    may_choose: bool
+
+    def __str__(self) -> str:
+        return f"{_shown(self.bytes)} {self.fact}"
+
+
+def _rooms(run: RunState, *, may_choose: bool) -> Iterator[_Room]:
+    """The memory that all ranks have, if several ranks choose, and what is free on this one."""
+    device, ranks = run.weights.device, run.team.size
+    sharing = ranks_sharing(device, run.config.device, run.team.local_size)
+    where = f"on {device}" if sharing == 1 else f"on {device} for each of {sharing} ranks"
+    if may_choose and ranks > 1:
+        room = int(_SHARE * total_memory(device)) // sharing - run.weights.bytes_on(device)
+        yield _Room(max(0, room), f"are left for it beside the weights {where}", may_choose=True)
+    free = int(_SHARE * free_memory(device)) // sharing
+    yield _Room(free, f"are free for it {where}", may_choose=may_choose and ranks == 1)
 
 
 def _remedy(fitting: int | None, *, is_resumed: bool) -> str:
