@@ -106,7 +106,7 @@ class RowModules:
             if add is not None:
                 y = add(y, x, self._current)
             if bias is not None:
-                y = y + self._vector(bias, y).to(y.dtype)
+                y = y + self._vector(bias, y)
             return y
 
         return run
@@ -129,7 +129,7 @@ class RowModules:
             for key, combine in (("weight", torch.mul), ("bias", torch.add)):
                 base = getattr(module, key)
                 if base is not None:
-                    y = combine(y, base + self._vector(vectors[key], x) if key in vectors else base)
+                    y = combine(y, self._vector(vectors[key], x, base) if key in vectors else base)
             return y.to(x.dtype)
 
         return run
@@ -142,7 +142,7 @@ class RowModules:
             own = {key: module._parameters[key] for key in vectors}
             try:
                 for key, name in vectors.items():
-                    module._parameters[key] = own[key] + self._vector(name, x)  # type: ignore[assignment, operator]
+                    module._parameters[key] = self._vector(name, x, own[key])  # type: ignore[assignment]
                 y = forward(x, *args, **kwargs)
             finally:
                 module._parameters.update(own)
@@ -184,15 +184,17 @@ class RowModules:
 
         return run
 
-    def _vector(self, name: str, like: torch.Tensor) -> torch.Tensor:
-        """The noise of a vector in each row (B, 1, ..., n), to be added to a tensor of the batch."""
+    def _vector(self, name: str, like: torch.Tensor, base: torch.Tensor | None = None) -> torch.Tensor:
+        """A vector's noise in each row (B, 1, ..., n), to be used with a tensor of the batch: `base` + noise, or the
+        noise alone in the type of `like`. Computed once for the forward passes with the same rows."""
         rows = self._current
         if name not in self._row_vectors:
-            self._row_vectors[name] = self._noise.vectors[name][rows.pairs] * rows.scales[:, None]
-        noise = self._row_vectors[name]
+            noise = self._noise.vectors[name][rows.pairs] * rows.scales[:, None]
+            self._row_vectors[name] = noise.to(like.dtype) if base is None else base + noise
+        vector = self._row_vectors[name]
         if len(like) != rows.size:  # rows and tokens as one dimension
-            return noise.repeat_interleave(len(like) // rows.size, 0)
-        return noise.view(rows.size, *[1] * (like.dim() - 2), noise.shape[-1])
+            return vector.repeat_interleave(len(like) // rows.size, 0)
+        return vector.view(rows.size, *[1] * (like.dim() - 2), vector.shape[-1])
 
     @property
     def _current(self) -> Rows:

@@ -65,12 +65,12 @@ impl Tally {
             moved += u32::from(changes[i] != 0.0);
             bits |= changes[i].to_bits();
         }
-        // If all changes are finite, this differs from infinity's exponent, unless one of them is 2 or more.
-        if bits & INFINITY != INFINITY {
+        // Only if a change isn't finite, or at least 2, can all bits of the exponent be set.
+        if bits & INFINITY == INFINITY {
+            self.add_any::<S, L>(simd, &master[..len], &new, sums);
+        } else {
             self.moved += u64::from(moved);
             self.add_squares(simd, sums, &changes[..len]);
-        } else {
-            self.add_any::<S, L>(simd, &master[..len], &new, sums);
         }
         // Not in the loop above: the compiler would emit a masked store, which is very slow on some machines.
         master.copy_from_slice(&new[..len]);
