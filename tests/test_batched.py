@@ -11,12 +11,20 @@ from es_llm.model.table import ParameterTable
 from es_llm.model.weights import Weights
 from es_llm.noise.cuda import CudaBackend
 from es_llm.rollout import load_engine
+from es_llm.rollout.batched import product
 from es_llm.rollout.batched.factors import CpuFactors, CudaFactors, Rows
 from es_llm.rollout.batched.product import with_few_rows
 from es_llm.rollout.engine import LiveMember
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def small_layers_by_the_kernel(monkeypatch):
+    """The models of these tests are small: without this, their products would be torch's."""
+    monkeypatch.setattr(product, "WORTH", 0)
+
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -168,7 +176,7 @@ def test_a_product_of_few_rows_is_that_of_the_linear_layer():
         assert torch.equal(own(x), own(x.t().contiguous().t())), "whatever the strides"
 
 
-def test_layers_that_the_kernel_does_not_fit_stay_as_they_are():
+def test_layers_that_the_kernel_does_not_fit_stay_as_they_are(monkeypatch):
     class Doubled(torch.nn.Linear):
         def forward(self, x):
             return 2 * super().forward(x)
@@ -179,6 +187,9 @@ def test_layers_that_the_kernel_does_not_fit_stay_as_they_are():
     x = torch.ones(16, 4, dtype=torch.bfloat16)
     with torch.inference_mode():
         assert torch.equal(with_few_rows(half, half.forward)(x), half(x))
+    small = torch.nn.Linear(4, 4)
+    monkeypatch.setattr(product, "WORTH", 17)
+    assert with_few_rows(small, small.forward) == small.forward
 
 
 def test_a_product_names_what_does_not_fit():

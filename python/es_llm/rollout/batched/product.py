@@ -19,12 +19,14 @@ Forward: TypeAlias = Callable[..., Any]
 
 FEW: Final = range(8, 65)
 """Numbers of rows for which the kernel is faster."""
+WORTH: Final = 100_000
+"""Weights of a layer from which the kernel is faster: a call of it takes some microseconds more."""
 
 
 def with_few_rows(module: nn.Linear, forward: Forward) -> Forward:
     """The forward pass of a linear layer, by the kernel if there are few rows and all is float32 in host memory."""
-    if getattr(forward, "__func__", None) is not nn.Linear.forward:
-        return forward  # not this class's own
+    if getattr(forward, "__func__", None) is not nn.Linear.forward or module.weight.numel() < WORTH:
+        return forward  # not this class's own, or a small layer
 
     def run(x: torch.Tensor) -> torch.Tensor:
         weight, bias = module.weight, module.bias
