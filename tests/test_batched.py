@@ -11,11 +11,20 @@ from es_llm.model.table import ParameterTable
 from es_llm.model.weights import Weights
 from es_llm.noise.cuda import CudaBackend
 from es_llm.rollout import load_engine
+from es_llm.rollout.batched import product
 from es_llm.rollout.batched.factors import CpuFactors, CudaFactors, Rows
+from es_llm.rollout.batched.product import with_few_rows
 from es_llm.rollout.engine import LiveMember
 from tests import interpreted
 from tests.interpreted import like_the_device  # noqa: F401 - a fixture
 from tests.tiny_models import EOS, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def small_layers_by_the_kernel(monkeypatch):
+    """The models of these tests are small: without this, their products would be torch's."""
+    monkeypatch.setattr(product, "WORTH", 0)
+
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -149,6 +158,46 @@ class OnDevice:
             return getattr(self._factors, name)(y.to(self._device), x.to(self._device), rows, *rest).cpu()
 
         return call
+
+
+def test_a_product_of_few_rows_is_that_of_the_linear_layer():
+    """As torch's, for all shapes of a batch. By the kernel, each row has the bits that it has alone."""
+    generator = torch.Generator().manual_seed(3)
+    for bias in (True, False):
+        layer = torch.nn.Linear(50, 70, bias=bias)
+        own = with_few_rows(layer, layer.forward)
+        for shape in ((8, 1), (2, 7), (60,), (100, 2), (3,)):
+            x = torch.randn(*shape, 50, generator=generator)
+            with torch.inference_mode():
+                torch.testing.assert_close(own(x), layer(x), rtol=1e-5, atol=1e-6)
+    with torch.inference_mode():
+        x = torch.randn(64, 50, generator=generator)
+        assert torch.equal(own(x)[:9], own(x[:9]))
+        assert torch.equal(own(x), own(x.t().contiguous().t())), "whatever the strides"
+
+
+def test_layers_that_the_kernel_does_not_fit_stay_as_they_are(monkeypatch):
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    doubled = Doubled(4, 4)
+    assert with_few_rows(doubled, doubled.forward) == doubled.forward
+    half = torch.nn.Linear(4, 4).bfloat16()
+    x = torch.ones(16, 4, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        assert torch.equal(with_few_rows(half, half.forward)(x), half(x))
+    small = torch.nn.Linear(4, 4)
+    monkeypatch.setattr(product, "WORTH", 17)
+    assert with_few_rows(small, small.forward) == small.forward
+
+
+def test_a_product_names_what_does_not_fit():
+    y, x, w = np.zeros((2, 3), np.float32), np.zeros((2, 5), np.float32), np.zeros((3, 5), np.float32)
+    _core.product(y, x, w)
+    for wrong in ((y[:1], x, w), (y, x[:, :4].copy(), w), (y, x, w.astype(np.float64)), (y, x, w[:, :0].copy())):
+        with pytest.raises(KernelError):
+            _core.product(*wrong)
 
 
 def test_the_number_of_threads_changes_no_bit():

@@ -47,6 +47,7 @@ __all__ = [
     "perturb",
     "philox4x32",
     "plan_units",
+    "product",
     "round",
     "set_kernel_path",
     "set_kernel_threads",
@@ -318,6 +319,16 @@ class RowFactors:
         dtype: str,
     ) -> None:
         """y += scale A[id] B^T, for y = W[id]; ids (rows, tokens)."""
+
+def product(y: NDArray[np.float32], x: NDArray[np.float32], w: NDArray[np.float32]) -> None:
+    """y = x W^T, for y (..., out), x (..., in) and w (out, in), all C-contiguous.
+
+    Each value is a chain of fmas over the inputs, in order, from 0. So it depends on its row of x and on its row of W
+    alone: not on the other rows, the instruction set or the threads. W is read as it is, once for all rows.
+
+    Raises:
+        KernelError: arrays of another type, or sizes that don't fit.
+    """
 
 @final
 class UpdateReport:

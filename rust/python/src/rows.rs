@@ -1,7 +1,7 @@
 //! Low-rank noise of the rows of a batch, for engines that run many members at once.
 
 use es_core::kernels::{self, Bf16, Dtype, F16, F32, Kernels, LiveType, RowNoise};
-use numpy::{Element, IntoPyArray, PyArray3, PyArrayMethods};
+use numpy::{Element, IntoPyArray, PyArray3, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use crate::arrays::{readable, writable};
@@ -12,7 +12,19 @@ use crate::slices::LowRank;
 /// Adds the classes of this file to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<BatchRows>()?;
-    m.add_class::<RowFactors>()
+    m.add_class::<RowFactors>()?;
+    m.add_function(wrap_pyfunction!(product, m)?)
+}
+
+/// y = x W^T; y (..., out), x (..., in), w (out, in).
+#[pyfunction]
+fn product(y: Any<'_, '_>, x: Any<'_, '_>, w: Any<'_, '_>) -> PyResult<()> {
+    let py = y.py();
+    let mut y = writable::<f32>(y, "y")?;
+    let (x, w) = (readable::<f32>(x, "x")?, readable::<f32>(w, "w")?);
+    let inputs = w.shape().last().copied().unwrap_or(0);
+    let (y, x, w) = (y.as_slice_mut()?, x.as_slice()?, w.as_slice()?);
+    detached(py, || Kernels::chosen().product(y, x, w, inputs))
 }
 
 /// The rows of a batch: the index of each row's pair, and the scale of its noise.

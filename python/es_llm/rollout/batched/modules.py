@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from es_llm.errors import ModelError
 from es_llm.rollout.batched.factors import Factors, Rows
 from es_llm.rollout.batched.noise import UnitNoise
+from es_llm.rollout.batched.product import with_few_rows
 
 Forward: TypeAlias = Callable[..., Any]
 Change: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -99,6 +100,8 @@ class RowModules:
         )
 
     def _linear(self, module: nn.Module, factors: Factors | None, bias: str | None, forward: Forward) -> Forward:
+        if isinstance(module, nn.Linear):
+            forward = with_few_rows(module, forward)
         add = None if factors is None else (factors.add_transposed if isinstance(module, Conv1D) else factors.add)
 
         def run(x: torch.Tensor) -> torch.Tensor:

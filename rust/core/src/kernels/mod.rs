@@ -22,6 +22,7 @@ mod normals;
 mod path;
 mod pool;
 mod position;
+mod product;
 mod report;
 mod rounding;
 mod rows;
@@ -43,6 +44,7 @@ pub use rows::{BatchRows, RowFactors, RowNoise};
 use chunks::{pieces, split, split_mut};
 use factors::{DrawSide, Drawn, Factors};
 use low_rank::{AccumulateLowRank, PerturbLowRank, scaled};
+use product::{Multiply, Shape, Transpose};
 use stream::PAST_CACHE;
 
 /// Live weights as the engine holds them; 16-bit types as their bit patterns.
@@ -260,6 +262,35 @@ impl Kernels {
                 x,
                 live: PhantomData,
             });
+        };
+        pool::map(jobs, work).map(|_| ())
+    }
+
+    /// y = x W^T: y (rows, outputs), x (rows, `inputs`), w (outputs, `inputs`). Each value is a chain of fmas over the inputs,
+    /// in order, from 0: it doesn't depend on the other rows, the instruction set or the threads.
+    ///
+    /// # Errors
+    /// [`KernelError::Batch`], [`KernelError::Threads`].
+    pub fn product(
+        self,
+        y: &mut [f32],
+        x: &[f32],
+        w: &[f32],
+        inputs: usize,
+    ) -> Result<(), KernelError> {
+        let shape = Shape::new(y.len(), x.len(), w.len(), inputs)?;
+        let x = self.path.run(Transpose { x, shape });
+        let parts = shape.parts(kernel_threads());
+        let mut jobs: Vec<Vec<&mut [f32]>> = parts.iter().map(|_| Vec::new()).collect();
+        for row in y.chunks_exact_mut(shape.outputs.max(1)) {
+            for (job, part) in jobs.iter_mut().zip(split_mut(row, &parts)) {
+                job.push(part);
+            }
+        }
+        let jobs = jobs.into_iter().zip(&parts).collect();
+        let work = |(y, part): (Vec<&mut [f32]>, &Range<usize>)| {
+            let w = &w[part.start * inputs..part.end * inputs];
+            self.path.run(Multiply { x: &x, w, y });
         };
         pool::map(jobs, work).map(|_| ())
     }

@@ -1,6 +1,7 @@
 //! Every path, any cut of a tensor and any number of threads make the bits of the naive form.
 
 mod edges;
+mod product;
 mod rows;
 
 use es_core::kernels::{
