@@ -196,7 +196,7 @@ def test_a_product_names_what_does_not_fit():
     y, x, w = np.zeros((2, 3), np.float32), np.zeros((2, 5), np.float32), np.zeros((3, 5), np.float32)
     _core.product(y, x, w)
     for wrong in ((y[:1], x, w), (y, x[:, :4].copy(), w), (y, x, w.astype(np.float64)), (y, x, w[:, :0].copy())):
-        with pytest.raises(KernelError):
+        with pytest.raises(KernelError, match=r"`[xw]`.* must .*got"):
             _core.product(*wrong)
 
 

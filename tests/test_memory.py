@@ -344,7 +344,7 @@ def fit(trainer):
     memory.fit_batches(trainer.run, trainer.args, None, training=True)
 
 
-def test_several_ranks_choose_by_what_all_of_them_find(tmp_path, free, monkeypatch, caplog):
+def test_several_ranks_choose_by_what_all_of_them_find(tmp_path, monkeypatch, caplog):
     """All memory of the device, less the weights; each then needs it free."""
     trainer = two_ranks(tmp_path)
     need, weights = trainer.run.engine.bytes_needed(1, len(ROWS), 2, None), trainer.run.weights.bytes_on(CPU)

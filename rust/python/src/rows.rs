@@ -1,4 +1,4 @@
-//! Low-rank noise of the rows of a batch, for engines that run many members at once.
+//! The product and the low-rank noise of the rows of a batch, for engines that run many members at once.
 
 use es_core::kernels::{self, Bf16, Dtype, F16, F32, Kernels, LiveType, RowNoise};
 use numpy::{Element, IntoPyArray, PyArray3, PyArrayMethods, PyUntypedArrayMethods};

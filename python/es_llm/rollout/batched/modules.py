@@ -23,9 +23,8 @@ from transformers.pytorch_utils import Conv1D
 from es_llm.errors import ModelError
 from es_llm.rollout.batched.factors import Factors, Rows
 from es_llm.rollout.batched.noise import UnitNoise
-from es_llm.rollout.batched.product import with_few_rows
+from es_llm.rollout.batched.product import Forward, with_few_rows
 
-Forward: TypeAlias = Callable[..., Any]
 Change: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(a result without noise, the input) -> the result with noise."""
 

@@ -2,8 +2,8 @@
 
 The number may change the last bits of logits, so it is part of the run's identity, the same on all ranks, and never
 changes within a run. A new run chooses it: one rank by the free memory; several ranks by all memory of a device less
-the weights, because each finds the same on devices of the same size. If a rank hasn't so much memory free, it is
-refused with the option to set.
+the weights, because each finds the same on devices of the same size. If a rank hasn't so much memory free, the
+run is refused with the option to set.
 """
 
 from __future__ import annotations

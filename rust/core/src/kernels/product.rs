@@ -167,7 +167,7 @@ fn dots<S: Simd, const ROWS: usize, const N: usize>(
     let steps = w.map(|row| row.as_chunks::<STEP>());
     let ahead = w[ROWS - 1].as_ptr().wrapping_add(w[0].len());
     for (step, x) in x.chunks_exact(STEP * width).enumerate() {
-        // A copy at one place: the addresses of so many rows don't fit the registers.
+        // Copied first: the compiler can't keep the addresses of twelve rows in registers, and would load them for each input.
         let mut w = [[0.0; STEP]; ROWS];
         for (w, row) in w.iter_mut().zip(&steps) {
             *w = row.0[step];
