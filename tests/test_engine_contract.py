@@ -84,6 +84,14 @@ def test_answers_come_in_the_order_of_members_and_prompts(engine):
     assert [own.evaluate([member], PROMPTS)[0] for member in members] == answers, "other members change nothing"
 
 
+def test_the_model_without_noise_may_be_asked_beside_members(engine):
+    own, members = shared(engine), members_of(4)
+    wanted = [*map(tokens_of, own.evaluate(members, PROMPTS))]
+    wanted.insert(1, tokens_of(own.evaluate([None], PROMPTS)[0]))
+    assert wanted[1] not in (wanted[0], wanted[2])
+    assert [*map(tokens_of, own.evaluate([members[0], None, *members[1:]], PROMPTS))] == wanted
+
+
 def test_nothing_to_answer(engine):
     own = shared(engine)
     assert own.evaluate(members_of(2), []) == [[], []]

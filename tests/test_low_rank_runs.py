@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,30 @@ def test_any_number_of_ranks_gives_the_same_bits(alone, tmp_path, ranks):
 def test_members_in_one_batch_earn_the_same_rewards(alone, batched):
     assert rewards(batched) == rewards(alone)
     assert result(batched)["weights_sha256"] == result(alone)["weights_sha256"]
+
+
+def test_the_unperturbed_model_in_the_batch_of_the_first_members_gives_the_same_answers(alone, batched):
+    names = {name for name in metrics(alone)[0] if name.startswith(("answers/", "reference/"))}
+    assert {"answers/identical_ratio", "answers/worse_ratio", "reference/reward"} <= names
+    assert [{name: line[name] for name in names} for line in metrics(batched)] == [
+        {name: line[name] for name in names} for line in metrics(alone)
+    ]
+
+
+def test_how_often_the_unperturbed_model_answers_belongs_to_a_run_of_batched_members(batched, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(batched, directory)
+    words = [*LOW_RANK, "--output_dir", str(directory), "--resume_from_checkpoint", str(directory), "--max_steps", "4"]
+    code, messages = run(*words, *BATCHED, "--reference_steps", "2")
+    assert code != 0
+    assert "`config.reference_steps` was 1, now 2" in messages
+    # With more than eight prompts in a unit the unperturbed model answers eight of them in a unit of its own.
+    many = ["--prompts_per_iteration", "9", "--prompts_per_unit", "9", "--max_steps", "1"]
+    done(*LOW_RANK, *BATCHED, *many, "--output_dir", str(tmp_path / "many"))
+    assert (
+        "reference_steps" not in json.loads(Journal.read(tmp_path / "many" / "journal.es").header)["identity"]["config"]
+    )
+    assert "reference/reward" in metrics(tmp_path / "many")[0]
 
 
 @pytest.mark.mpi

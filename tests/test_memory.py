@@ -266,7 +266,7 @@ def free(monkeypatch):
 
     def fit(trainer, rows):
         engine = trainer.run.engine
-        members = trainer.run.engine.members_per_unit
+        members = trainer.run.engine.members_per_unit + trainer.run.joins_reference
         size = engine.bytes_needed(members, len(ROWS), rows, None) / memory._SHARE + 2
         monkeypatch.setattr(memory, "free_memory", lambda _device: int(size))
 
@@ -297,7 +297,7 @@ def test_a_new_run_takes_a_smaller_number_which_stays_its_own(tmp_path, free, ca
     with caplog.at_level(logging.WARNING):
         trainer.train()
     (line,) = [record.message for record in caplog.records if "rows_per_batch" in record.message]
-    rows = 32 if options else 8
+    rows = (4 + 1) * 8 if options else 8  # the unperturbed model beside four members
     assert line.startswith(f"decoding {rows} completion(s) at a time needs up to ")
     assert line.endswith("are free for it on cpu; the run uses `--rows_per_batch 2`")
     assert trainer.args.rows_per_batch == trainer.run.config.rows_per_batch == 2

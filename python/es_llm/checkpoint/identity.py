@@ -120,6 +120,8 @@ def _accept_new_options(before: dict[str, Any], now: dict[str, Any]) -> None:
     for name in own.keys() - saved.keys():
         if own[name] == defaults.get(name):
             del own[name]
+    if "reference_steps" in own:  # older runs: the answers of the unperturbed model shared no batch with members'
+        saved.setdefault("reference_steps", 0)
 
 
 def _accept_equal_rows(before: dict[str, Any], now: dict[str, Any]) -> None:

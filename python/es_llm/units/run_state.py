@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from es_llm._core import Member, Population
 from es_llm.config import ESConfig
@@ -22,6 +22,8 @@ from es_llm.types import Row
 Begun = TypeVar("Begun")
 Prompts: TypeAlias = PromptOrder | PromptStream
 """The rows that iterations train on."""
+TRACED_PROMPTS: Final = 8
+"""Prompts of an iteration for which members' answers are compared with those of the unperturbed model."""
 
 
 def training_sampling(config: ESConfig) -> Sampling | None:
@@ -55,6 +57,14 @@ class RunState:
     def unit_rows(self, rows: int) -> int:
         """Prompts per unit for `rows` prompts; all of them for set-level rewards."""
         return max(1, rows) if self.rewards.set_level else self.config.prompts_per_unit
+
+    @property
+    def joins_reference(self) -> bool:
+        """True if the unperturbed model answers the compared prompts in the first unit, as one member more, and not in
+        a unit of its own: the engine evaluates members together, and a unit has no other prompts."""
+        rows = self.prompts.per_iteration
+        prompts = min(self.unit_rows(rows), rows * self.config.num_generations)
+        return self.engine.members_per_unit > 1 and self.config.reference_steps > 0 and prompts <= TRACED_PROMPTS
 
     def complete(
         self, members: Sequence[Member | None], rows: Sequence[Row], sampling: Sampling | None = None

@@ -54,8 +54,9 @@ class RowModules:
             if matrices or vectors:
                 self._replaced.append((module, self._replacement(path, module, matrices, vectors)))
 
-    def use(self, members: Sequence[int]) -> None:
-        """The next forward pass has rows of these members, given by their index among the unit's."""
+    def use(self, members: Sequence[int | None]) -> None:
+        """The next forward pass has rows of these members, given by their index among the unit's; None: a row without
+        noise."""
         self._rows = self._noise.rows(members)
         self._row_vectors.clear()
 

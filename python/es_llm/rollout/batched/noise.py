@@ -48,9 +48,9 @@ class UnitNoise:
         self._members = [(index[member.pair], member.sign * member.sigma) for member in members]
         self._device = device
 
-    def rows(self, members: Sequence[int]) -> Rows:
-        """The rows of a batch, given the index of each row's member."""
-        pairs, scales = zip(*(self._members[member] for member in members), strict=True)
+    def rows(self, members: Sequence[int | None]) -> Rows:
+        """The rows of a batch, given the index of each row's member; None: a row without noise."""
+        pairs, scales = zip(*((0, 0.0) if member is None else self._members[member] for member in members), strict=True)
         return Rows(
             torch.tensor(pairs, device=self._device),
             torch.tensor(scales, dtype=torch.float32, device=self._device),

@@ -13,7 +13,7 @@ from typing import Any, Final, final
 import torch
 
 from es_llm._core import Member
-from es_llm.errors import ConfigError, ModelError
+from es_llm.errors import ModelError
 from es_llm.rollout.batched.check import require_right
 from es_llm.rollout.batched.modules import RowModules
 from es_llm.rollout.batched.noise import UnitNoise, require_batchable
@@ -59,13 +59,13 @@ class BatchedEngine(HFEngine):
     def evaluate(
         self, members: Sequence[Member | None], prompts: Sequence[Prompt], sampling: Sampling | None = None
     ) -> list[list[Completion]]:
-        """For each member, one completion per prompt; all members in one batch."""
+        """For each member, one completion per prompt; all members in one batch. Beside members, the model without noise
+        is a member whose noise has the scale 0; alone, it runs as it is."""
         self._switch(None)
         perturbed = [member for member in members if member is not None]
-        if len(perturbed) < len(members):
-            if perturbed:
-                raise ConfigError("a unit must have members, or the model without noise, not both")
+        if not perturbed:
             return super().evaluate(members, prompts, sampling)
+        positions = [None if member is None else perturbed.index(member) for member in members]
         count = len(prompts)
         with explain_out_of_memory(len(members) * count):
             modules = self._modules(perturbed)
@@ -75,7 +75,7 @@ class BatchedEngine(HFEngine):
             request = replace(
                 self._chosen(ids, [row % count for row in rows], sampling),
                 groups=groups,
-                on_rows=lambda row_B: modules.use([groups[row] for row in row_B.tolist()]),
+                on_rows=lambda row_B: modules.use([positions[groups[row]] for row in row_B.tolist()]),
             )
             with modules.active():
                 return self._decode(ids, request)

@@ -86,7 +86,7 @@ class RunHeader:
         weights = self._run.weights
         identity = {
             "noise_version": _core.NOISE_VERSION,
-            "config": identity_of(self._run.config),
+            "config": {**identity_of(self._run.config), **self._reference()},
             "model": {
                 "base_sha256": weights.sha256(),
                 "frozen_sha256": weights.frozen_sha256(),
@@ -97,6 +97,10 @@ class RunHeader:
         if self._extensions:
             identity["extension_files"] = self._extensions
         return normalized(identity)
+
+    def _reference(self) -> dict[str, int]:
+        """How often the unperturbed model answers, if its answers share a batch with those of members."""
+        return {"reference_steps": self._run.config.reference_steps} if self._run.joins_reference else {}
 
 
 def _extension_files(config: ESConfig) -> dict[str, str | None]:

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_llm.rollout.engine import Completion
+from es_llm.units.run_state import TRACED_PROMPTS
 
-TRACED_PROMPTS: Final = 8
 TRACED_MEMBERS: Final = 64
 
 _ANSWER: Final = np.dtype([("tokens", "<u4"), ("reward", "<f4"), ("flags", "u1")])

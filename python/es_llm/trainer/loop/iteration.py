@@ -3,7 +3,7 @@
 switch    live weights = round(master + sign * sigma * noise)    the engine does it where a unit has another member
 generate  completions of one unit                                while workers grade those of the unit before
 grade     completions -> rewards -> the unit's sums
-reference answers of the unperturbed model                       one more small unit; members are compared with it
+reference answers of the unperturbed model                       part of the first unit, or a small unit of its own
 record    all units' sums -> fitness -> coefficients
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from es_llm._core import FitnessTable, Record, Unit, UpdateReport, plan_units, unit_sums
+from es_llm._core import FitnessTable, Member, Record, Unit, UpdateReport, plan_units, unit_sums
 from es_llm.checkpoint.metrics_log import record_metrics
 from es_llm.rewards.reward_set import BatchRewards, PendingRewards
 from es_llm.rollout.engine import Completion, Sampling
@@ -23,7 +23,6 @@ from es_llm.schedules import hyperparameters
 from es_llm.team import Outcome, Round, RoundKind, Table
 from es_llm.trainer.learning.answers import (
     TRACED_MEMBERS,
-    TRACED_PROMPTS,
     Answers,
     Comparison,
     compare,
@@ -34,21 +33,26 @@ from es_llm.trainer.learning.diagnosis import Figures
 from es_llm.types import Row
 from es_llm.units.completion_log import CompletionLog
 from es_llm.units.counts import Counts, CountsCodec, encode_logged, logged_metrics, with_logged
-from es_llm.units.run_state import Prefetcher, RunState, training_sampling
+from es_llm.units.run_state import TRACED_PROMPTS, Prefetcher, RunState, training_sampling
 
 
 class _Begun(NamedTuple):
-    """A unit whose completions are generated: those of each member, and their rewards, which workers still compute."""
+    """A unit whose completions are generated, and their rewards, which workers still compute.
+
+    completions: those of each member. pending: the rewards of each member. reference: completions of the unperturbed
+    model and their rewards, if it has any; None if the unit doesn't hold them.
+    """
 
     completions: list[list[Completion]]
     pending: list[PendingRewards]
+    reference: tuple[list[Completion], PendingRewards | None] | None
 
 
 class Iteration:
     """The work of the next iteration. `seconds` is the time that this rank spent, by the kind of work.
 
-    The last unit is the reference, if there is one in this iteration: the unperturbed model's answers to the first few
-    prompts.
+    Every `reference_steps` iterations there is a reference: the unperturbed model's answers to the first few prompts.
+    They are part of the first unit (see `RunState.joins_reference`) or the last unit, which holds nothing else.
     """
 
     def __init__(self, run: RunState, log: CompletionLog | None = None) -> None:
@@ -64,7 +68,9 @@ class Iteration:
         }
         self._units = plan_units(len(self._members), len(self._rows), **self._sizes)
         steps = run.config.reference_steps
-        self._has_reference = steps > 0 and self.number % steps == 0
+        has_reference = steps > 0 and self.number % steps == 0
+        last = 0 if run.joins_reference else len(self._units)
+        self._reference_unit = last if has_reference else None
         self._reference = range(min(TRACED_PROMPTS, len(self._units[0].prompts)))
         self._prefetcher = Prefetcher(self._begin, lambda: run.team.upcoming(Round(RoundKind.ITERATION, self.number)))
         self._codec = CountsCodec(len(run.rewards.names))
@@ -74,15 +80,20 @@ class Iteration:
     def costs(self) -> list[float]:
         """Expected cost of each unit: its number of completions."""
         costs = [float(len(unit.members) * len(unit.prompts)) for unit in self._units]
-        return [*costs, float(len(self._reference))] if self._has_reference else costs
+        if self._reference_unit == len(costs):
+            costs.append(0.0)
+        if self._reference_unit is not None:
+            costs[self._reference_unit] += len(self._reference)
+        return costs
 
     def evaluate(self, index: int) -> Outcome:
-        """The results of one unit: the sums of its rewards, its counts, and its traced answers and logged figures. The
-        reference has traced answers alone."""
+        """The results of one unit: the sums of its rewards, its counts, and its traced answers and logged figures. A
+        unit of the reference alone has traced answers alone."""
         run, begun = self._run, self._prefetcher.take(index)
         rewards = [pending.result() for pending in begun.pending]
+        reference = _reference_answers(begun)
         if index == len(self._units):
-            return Outcome([0.0], [], _pack(_reference_answers(begun, rewards), b""))
+            return Outcome([0.0], [], _pack(reference, b""))
         unit = self._units[index]
         waited_s = sum(pending.waited_s for pending in begun.pending)
         self.seconds["rewards"] += waited_s
@@ -98,7 +109,7 @@ class Iteration:
         return Outcome(
             unit_sums(flat, members=len(unit.members), failure_policy=run.config.failure_policy),
             self._codec.encode(*counts, Counts(waited_us=round(waited_s * 1e6))),
-            _pack(b"".join(traced), encode_logged(score for each in results for score in each)),
+            _pack(b"".join([*traced, reference]), encode_logged(score for each in results for score in each)),
         )
 
     def record(self, table: Table) -> tuple[Record, Figures]:
@@ -127,32 +138,40 @@ class Iteration:
         return record, figures
 
     def _compared(self, traced: dict[int, bytes]) -> Comparison | None:
-        reference = traced.pop(len(self._units), None)
+        reference: Answers | None = None
         answers: dict[int, Answers] = {}
         for index, data in traced.items():
-            members = [member for member in self._units[index].members if member < TRACED_MEMBERS]
-            answers |= dict(zip(members, decode_answers(data).reshape(len(members), -1), strict=True))
+            unit = self._units[index] if index < len(self._units) else None
+            members = [] if unit is None else [member for member in unit.members if member < TRACED_MEMBERS]
+            parts = list(decode_answers(data).reshape(len(members) + (index == self._reference_unit), -1))
+            if index == self._reference_unit:
+                reference = parts.pop()
+            answers |= dict(zip(members, parts, strict=True))
         pairs = {member.index: member.pair for member in self._members[:TRACED_MEMBERS]}
-        return compare(answers, pairs, None if reference is None else decode_answers(reference))
+        return compare(answers, pairs, reference)
 
     def _begin(self, index: int) -> _Begun:
-        run, is_reference = self._run, index == len(self._units)
+        run, has_reference = self._run, index == self._reference_unit
         start, switched = time.perf_counter(), run.live.seconds
-        prompts = self._reference if is_reference else self._units[index].prompts
+        unit = self._units[index] if index < len(self._units) else None
+        prompts = self._reference if unit is None else unit.prompts
         rows = self._rows[prompts.start : prompts.stop]
-        members = [None] if is_reference else [self._members[member] for member in self._units[index].members]
+        members: list[Member | None] = [] if unit is None else [self._members[member] for member in unit.members]
         sampling = self._sampling
         if sampling is not None:
             sampling = replace(sampling, addresses=sampling.addresses[prompts.start : prompts.stop])
-        completions = run.complete(members, rows, sampling)
-        batches = [run.batch(rows, each, self.number) for each in completions]
+        completions = run.complete([*members, *[None] * has_reference], rows, sampling)
         generated, switched = time.perf_counter(), run.live.seconds - switched
         # A function of a member's whole set of answers can't judge a part of it.
-        pending = [] if is_reference and run.rewards.set_level else list(map(run.rewards.submit, batches))
+        judged = completions[: len(members)] if run.rewards.set_level else completions
+        pending = [run.rewards.submit(run.batch(rows, each, self.number)) for each in judged]
         self.seconds["perturb"] += switched
         self.seconds["generate"] += generated - start - switched
         self.seconds["rewards"] += time.perf_counter() - generated
-        return _Begun(completions, pending)
+        if not has_reference:
+            return _Begun(completions, pending, None)
+        graded = pending.pop() if len(pending) > len(members) else None
+        return _Begun(completions[:-1], pending, (completions[-1], graded))
 
     def _keep(self, unit: Unit, completions: Sequence[list[Completion]], rewards: Sequence[BatchRewards]) -> None:
         if self._log is None:
@@ -178,9 +197,13 @@ def _answered(run: RunState, iteration: int) -> tuple[list[Row], Sampling | None
     return answered, replace(sampling, addresses=addresses)
 
 
-def _reference_answers(begun: _Begun, rewards: Sequence[BatchRewards]) -> bytes:
-    (completions,) = begun.completions
-    return encode_answers(completions, rewards[0].rewards if rewards else [None] * len(completions))
+def _reference_answers(begun: _Begun) -> bytes:
+    """The traced answers of the unperturbed model in a unit; empty if it holds none."""
+    if begun.reference is None:
+        return b""
+    completions, pending = begun.reference
+    rewards = [None] * len(completions) if pending is None else pending.result().rewards
+    return encode_answers(completions, rewards)
 
 
 def _pack(traced: bytes, logged: bytes) -> bytes:
