@@ -175,6 +175,30 @@ fn dynamic_hands_out_the_longest_first_and_batches_by_measured_speed() {
 }
 
 #[test]
+fn no_rank_takes_in_advance_what_another_could_begin() {
+    for ranks in [[(0, 0.0), (1, 0.0)], [(0, 1.0), (1, 1.0)]] {
+        let mut schedule = Schedule::new(&[1.0; 3], &ranks, PolicyKind::Dynamic).unwrap();
+        assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(0)), [0]);
+        assert_eq!(batch(&mut schedule, 0.1, Event::RankReady(0)), [1]);
+        assert_eq!(
+            batch(&mut schedule, 0.2, Event::RankReady(0)),
+            [0_u32; 0],
+            "for rank 1"
+        );
+        assert_eq!(batch(&mut schedule, 0.3, Event::RankReady(1)), [2]);
+    }
+    let mut schedule =
+        Schedule::new(&[1.0; 2], &[(0, 1.0), (1, 1.0)], PolicyKind::Dynamic).unwrap();
+    assert_eq!(batch(&mut schedule, 0.0, Event::RankReady(0)), [0]);
+    assert_eq!(batch(&mut schedule, 0.1, Event::RankReady(0)), [0_u32; 0]);
+    assert_eq!(
+        batch(&mut schedule, 1.0, done(0, 0)),
+        [1],
+        "rank 1 has not asked"
+    );
+}
+
+#[test]
 fn near_the_end_an_idle_rank_takes_a_late_unit_and_the_first_result_counts() {
     let ranks = [(0, 1.0), (1, 1.0)];
     let mut schedule = Schedule::new(&[1.0; 2], &ranks, PolicyKind::Dynamic).unwrap();
@@ -186,8 +210,13 @@ fn near_the_end_an_idle_rank_takes_a_late_unit_and_the_first_result_counts() {
         "rank 0 is on time"
     );
     assert_eq!(batch(&mut schedule, 1.05, Event::Tick), [0_u32; 0]);
-    assert_eq!(batch(&mut schedule, 1.2, Event::Tick), [0], "late");
-    assert_eq!(batch(&mut schedule, 1.3, Event::Tick), [0_u32; 0], "once");
+    assert_eq!(
+        batch(&mut schedule, 1.9, Event::Tick),
+        [0_u32; 0],
+        "rank 0 may finish sooner than rank 1 would"
+    );
+    assert_eq!(batch(&mut schedule, 2.0, Event::Tick), [0], "late");
+    assert_eq!(batch(&mut schedule, 2.1, Event::Tick), [0_u32; 0], "once");
     let actions = schedule.handle_event(2.2, done(1, 0)).unwrap();
     assert_eq!(actions, [Action::Cancel(0, 0)]);
     assert!(schedule.finished());

@@ -24,20 +24,16 @@ impl LateUnits {
     /// The unit that an idle rank should evaluate too, if it needs `seconds(unit)` for it.
     ///
     /// This is the unit that will be finished last, if the rank should finish it clearly before its holder. Otherwise it is the
-    /// unit that is overdue for the longest time, if the rank needs less time than its holder has had since `given(unit)`.
-    pub fn pick(
-        &self,
-        now: f64,
-        seconds: impl Fn(UnitId) -> f64,
-        given: impl Fn(UnitId) -> f64,
-    ) -> Option<UnitId> {
+    /// unit that is overdue for the longest time, if the rank needs no more time for it. An idle rank must not begin earlier: it
+    /// can't stop before its end, so if the holder finishes soon after, the next iteration waits. In this way it wastes no
+    /// more time than it would have waited.
+    pub fn pick(&self, now: f64, seconds: impl Fn(UnitId) -> f64) -> Option<UnitId> {
         let &(latest, unit) = self.0.last()?;
         if seconds(unit) < WORTH * (latest.0 - now) {
             return Some(unit);
         }
         let &(earliest, unit) = self.0.first()?;
-        let overdue = earliest.0 < now && seconds(unit) < WORTH * (now - given(unit));
-        overdue.then_some(unit)
+        (now - earliest.0 >= seconds(unit)).then_some(unit)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The schedule of one iteration: which rank evaluates which unit. A state machine: events in, actions out.
 //!
 //! ```text
-//! RankReady   first, before its last unit, and after a Cancel -> Assign, or nothing if there is nothing to do
+//! RankReady   first, before its last unit, and after a Cancel -> Assign, or nothing if no unit is left for it
 //! UnitDone    a result                        -> Assign, if the rank holds no more
 //! RankLost    its units are open again        -> Assign for ranks that were waiting
 //! RankJoined  a new rank, or a lost one again -> nothing; RankReady follows
@@ -77,12 +77,15 @@ pub struct Schedule {
     costs: Vec<f64>,
     units: Vec<UnitState>,
     done: u32,
-    /// The cost of the units that no rank holds.
+    /// The number of units that no rank holds, and their cost.
+    open: usize,
     open_cost: f64,
     ranks: BTreeMap<RankId, RankState>,
     /// Ranks that are ready and hold nothing.
     waiting: BTreeSet<RankId>,
     alive: usize,
+    /// The number of living ranks that hold units.
+    holders: usize,
     /// The number of living ranks with a known speed, and the sum of their speeds.
     known: (usize, f64),
     policy: Box<dyn Policy>,
@@ -128,8 +131,10 @@ impl Schedule {
             costs: costs.to_vec(),
             units: vec![UnitState::Open; costs.len()],
             done: 0,
+            open: costs.len(),
             open_cost: costs.iter().sum(),
             alive: states.len(),
+            holders: 0,
             ranks: states,
             waiting: BTreeSet::new(),
             known,
@@ -211,9 +216,10 @@ impl Schedule {
         let cost = self.costs[unit as usize];
         let rank = self.known(id)?;
         let before = rank.speed();
-        rank.finish(now, unit, cost);
+        let held = rank.finish(now, unit, cost);
         let (after, lost) = (rank.speed(), rank.lost);
         let free = !lost && rank.holds.is_empty();
+        self.holders -= usize::from(held && free);
         if !lost {
             self.note_speed(before, after);
         }
@@ -241,7 +247,7 @@ impl Schedule {
                 }
                 return;
             }
-            UnitState::Open => self.open_cost -= self.costs[unit as usize],
+            UnitState::Open => self.close(unit),
             UnitState::Held(held) => {
                 if held.second.is_none()
                     && let Some(late) = &mut self.late
@@ -249,7 +255,9 @@ impl Schedule {
                     late.remove(held.eta, unit);
                 }
                 for other in held.ranks().filter(|&other| other != id) {
-                    self.rank(other).drop_unit(unit);
+                    let rank = self.rank(other);
+                    let free = rank.drop_unit(unit) && rank.holds.is_empty();
+                    self.holders -= usize::from(free);
                     actions.push(Action::Cancel(other, unit));
                 }
             }
@@ -271,6 +279,7 @@ impl Schedule {
         rank.lost = true;
         let (held, speed) = (std::mem::take(&mut rank.holds), rank.speed());
         self.alive -= 1;
+        self.holders -= usize::from(!held.is_empty());
         self.note_speed(speed, None);
         self.waiting.remove(&id);
         let reopened = self.reopen(id, held);
@@ -308,6 +317,7 @@ impl Schedule {
                 if let Some(late) = &mut self.late {
                     late.remove(before.eta, unit);
                 }
+                self.open += 1;
                 self.open_cost += self.costs[unit as usize];
                 reopened.push(unit);
                 UnitState::Open
@@ -329,11 +339,12 @@ impl Schedule {
         Ok(())
     }
 
-    /// Gives a rank its next open units. If there are none and it holds nothing, it gets a late unit of another, or waits.
+    /// Gives a rank its next open units, but none in advance that another rank, which holds nothing, could begin at once. If
+    /// there are none and it holds nothing, it gets a late unit of another, or waits.
     fn assign_next(&mut self, now: f64, id: RankId, actions: &mut Vec<Action>) {
         let budget = self.budget(id);
         let (mut given, mut last) = (0.0, 0.0);
-        while given == 0.0 || given + last <= budget {
+        while (given == 0.0 || given + last <= budget) && self.may_take(id) {
             let Some(unit) = self.policy.next(id) else {
                 break;
             };
@@ -341,7 +352,7 @@ impl Schedule {
             if self.units[unit as usize] == UnitState::Open {
                 last = self.costs[unit as usize];
                 given += last;
-                self.open_cost -= last;
+                self.close(unit);
                 let eta = self.assign(now, id, unit);
                 actions.push(Action::Assign(id, unit));
                 let (first, second) = (id, None);
@@ -358,6 +369,18 @@ impl Schedule {
             self.waiting.insert(id);
             self.duplicate(now, id, actions);
         }
+    }
+
+    /// Whether the rank holds nothing, or more units are open than the ranks that hold nothing can begin.
+    fn may_take(&mut self, id: RankId) -> bool {
+        let idle = self.alive - self.holders;
+        self.policy.all_at_once() || self.rank(id).holds.is_empty() || self.open > idle
+    }
+
+    /// A unit isn't open any more.
+    fn close(&mut self, unit: UnitId) {
+        self.open -= 1;
+        self.open_cost -= self.costs[unit as usize];
     }
 
     /// The cost of the open units that a rank may take at once.
@@ -386,11 +409,7 @@ impl Schedule {
         let mut late = self.late.take().unwrap_or_else(|| self.late_units(usual));
         let speed = self.rank(id).speed().unwrap_or(usual);
         let seconds = |unit: UnitId| self.costs[unit as usize] / speed;
-        let given = |unit: UnitId| match self.units[unit as usize] {
-            UnitState::Held(held) => held.given,
-            _ => now,
-        };
-        if let Some(unit) = late.pick(now, seconds, given)
+        if let Some(unit) = late.pick(now, seconds)
             && let UnitState::Held(held) = self.units[unit as usize]
         {
             late.remove(held.eta, unit);
@@ -422,6 +441,7 @@ impl Schedule {
     fn assign(&mut self, now: f64, id: RankId, unit: UnitId) -> f64 {
         let (cost, usual) = (self.costs[unit as usize], self.usual_speed());
         self.waiting.remove(&id);
+        self.holders += usize::from(self.rank(id).holds.is_empty());
         self.rank(id).assign(now, unit, cost, usual)
     }
 
