@@ -11,7 +11,7 @@ from es_llm.model.loading import load_model, load_tokenizer
 from es_llm.model.table import ParameterTable
 from es_llm.model.weights import Weights
 from es_llm.rollout import BUILTIN, load_engine
-from es_llm.rollout.engine import LiveMember, Sampling
+from es_llm.rollout.engine import LiveMember, Sampling, SmallBatches
 from es_llm.rollout.engines.hf import HFEngine
 from tests.tiny_models import ARCHITECTURES, EOS, tiny_model, tiny_tokenizer
 
@@ -90,6 +90,19 @@ def test_the_model_without_noise_may_be_asked_beside_members(engine):
     wanted.insert(1, tokens_of(own.evaluate([None], PROMPTS)[0]))
     assert wanted[1] not in (wanted[0], wanted[2])
     assert [*map(tokens_of, own.evaluate([members[0], None, *members[1:]], PROMPTS))] == wanted
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_fewer_rows_at_a_time_give_the_same_answers(engine, rows):
+    own = attached(engine)
+    if not isinstance(own, SmallBatches):
+        pytest.skip("it decodes all rows of a unit")
+    members = [*members_of(4), None]
+    answers = own.evaluate(members, PROMPTS)
+    own.limit_rows(rows)
+    assert [*map(tokens_of, own.evaluate(members, PROMPTS))] == [*map(tokens_of, answers)]
+    own.limit_rows(None)
+    assert own.evaluate(members, PROMPTS) == answers
 
 
 def test_nothing_to_answer(engine):
