@@ -252,6 +252,14 @@ def accumulate(master: NDArray[np.float32], terms: Terms, at: Slice | LowRank, *
         KernelError: as `fill`.
     """
 
+def compare(before: NDArray[np.float32], after: NDArray[np.float32], *, dtype: str) -> UpdateReport:
+    """The report of an update of weights that an optimizer has made: `before` and `after` (n,), live weights of type
+    `dtype`.
+
+    Raises:
+        KernelError: arrays of different lengths, or an unknown type.
+    """
+
 def digest(master: NDArray[np.float32], at: Slice) -> int:
     """64-bit digest of the bits of the weights. The order of the elements doesn't count; the digests of slices and tensors
     add up modulo 2**64.

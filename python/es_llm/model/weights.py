@@ -26,19 +26,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from es_llm._core import Member, Noise, Record, Slice, Terms, UpdateReport
+from es_llm._core import Member, Noise, Record, Slice, Terms, UpdateReport, compare
 from es_llm.errors import ModelError
 from es_llm.model.device import master_device_of
 from es_llm.model.live import DTYPES, Live, cast_parameters, check_parameters
 from es_llm.model.table import ParameterTable
 from es_llm.model.targets import LivePart, Target, live_parts, own_targets
 from es_llm.noise.backend import Deferred, NoiseBackend, backend_for
+from es_llm.noise.checks import dtype_name
+from es_llm.noise.cpu import as_array
 from es_llm.optimizers import CheckedOptimizer
 from es_llm.optimizers.sgd import SGD
 
 logger = logging.getLogger(__name__)
 
 _DIGEST_MODULUS: Final = 1 << 64
+_BLOCK: Final = 1 << 17
+"""Weights for which an elementwise optimizer makes its step at a time in host memory."""
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -227,9 +231,18 @@ class Weights:
         coefficients = (record.coefficients / len(record.fitness)).astype(np.float32)
         terms = Terms(record.run_seed, record.iteration, coefficients)
         self._backend.settle([self._backend.accumulate(direction, terms, part.at, torch.float32)])
-        before = part.master.clone()
-        self._optimizer.step(part.live.name, part.master, direction, record, state)
-        return _report(before, part.master, part.live.tensor().dtype)
+        live, reports = part.live, []
+        for master, towards, *own in self._blocks(part.master, direction, *state.values()):
+            before = master.clone()
+            self._optimizer.step(live.name, master, towards, record, dict(zip(state, own, strict=True)))
+            reports.append(_report(before, master, live.tensor().dtype))
+        return sum(reports[1:], start=reports[0])
+
+    def _blocks(self, *tensors: torch.Tensor) -> Iterable[Sequence[torch.Tensor]]:
+        """The same parts of these tensors, small enough for the processor's caches if the optimizer allows parts."""
+        if not self._optimizer.elementwise or tensors[0].device.type != "cpu":
+            return [tensors]
+        return zip(*(torch.split(tensor.view(-1), _BLOCK) for tensor in tensors), strict=True)
 
     def _round(self, parts: Sequence[LivePart]) -> int:
         counts = self._pass(parts, lambda part: self._backend.round(part.live.tensor(), part.master))
@@ -277,6 +290,8 @@ class Weights:
 
 def _report(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype) -> UpdateReport:
     """The report of a step: the change of a master, and of live weights of this type. Sums are float64."""
+    if before.device.type == "cpu":
+        return compare(as_array(before), as_array(after), dtype=dtype_name(dtype))
     old, new = before.to(dtype), after.to(dtype)
     change, intended = new.double() - old.double(), after.double() - before.double()
     finite = change.isfinite()

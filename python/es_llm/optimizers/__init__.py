@@ -31,12 +31,16 @@ if TYPE_CHECKING:
 class Optimizer(ABC):
     """A rule that moves the masters. A run has one instance for all tensors.
 
-    Every machine must compute the same bits. So a rule uses only additions, multiplications, divisions and square roots
-    of torch, each rounded separately, and no reduction over a tensor.
+    Every machine must compute the same bits. So a rule uses only torch's additions, multiplications and divisions of
+    tensors, each rounded separately, and `square_root`, and no reduction over a tensor. Instead of dividing by a number
+    multiply by its reciprocal, as torch does on CUDA devices alone.
     """
 
     state_names: tuple[str, ...] = ()
     """Names of the state tensors. Each one starts as zeros, in the shape of the master."""
+    elementwise: bool = False
+    """True: each weight's step depends on its own direction and state alone. Then `step` may get a part of a tensor,
+    with one dimension, which stays in the processor's caches."""
 
     def __init__(self, config: ESConfig | None = None) -> None:
         self.config = config
@@ -60,6 +64,26 @@ class Optimizer(ABC):
         """(P,) the factor of each pair's noise, if the step is exactly the sum of factor * noise: then one pass over
         the master computes direction and step together. None: `step` needs the direction."""
         return None
+
+
+def square_root(tensor: torch.Tensor) -> torch.Tensor:
+    """The square roots of float32 values, rounded correctly on every machine; torch's own aren't in host memory.
+
+    A root in float64 with an error of its last bit is right after it is rounded to float32: the root of a float32 value
+    is never so near to the middle between two of them.
+    """
+    return tensor.double().sqrt_().float()
+
+
+def require_share(name: str, value: float) -> float:
+    """A number in [0, 1), such as a factor of momentum.
+
+    Raises:
+        ConfigError: it isn't one.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+        raise ConfigError(f"`{name}` must be a number in [0, 1), got {value!r}")
+    return float(value)
 
 
 BUILTIN: Final = names_in(__name__, __path__, "build")
@@ -94,6 +118,7 @@ class CheckedOptimizer:
     def __init__(self, optimizer: Optimizer, where: str) -> None:
         self._where, self._optimizer = where, optimizer
         self.state_names = names = optimizer.state_names
+        self.elementwise = optimizer.elementwise
         if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"{where}: `state_names` must be a tuple of names, got {names!r}")
         if len({*names}) < len(names):
@@ -144,9 +169,12 @@ class CheckedOptimizer:
         device."""
         import torch
 
-        bad = torch.stack([tensor.isfinite().logical_not().sum() for tensor in tensors.values()]).tolist()
-        for (what, tensor), count in zip(tensors.items(), bad, strict=True):
-            if count:
+        # Least and greatest values are NaN if any value is, and are found faster than values that aren't finite.
+        ends = torch.stack([end for tensor in tensors.values() if tensor.numel() for end in torch.aminmax(tensor)])
+        if bool(ends.isfinite().all()):
+            return
+        for what, tensor in tensors.items():
+            if count := int(tensor.isfinite().logical_not().sum()):
                 raise ConfigError(
                     f"{self._where}: iteration {record.iteration + 1} made {count} of {tensor.numel()} values NaN or "
                     f"infinite in {what}, so the run stops. Start a new run with a changed optimizer: a run can't be "

@@ -19,6 +19,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(perturb, m)?)?;
     m.add_function(wrap_pyfunction!(round, m)?)?;
     m.add_function(wrap_pyfunction!(accumulate, m)?)?;
+    m.add_function(wrap_pyfunction!(compare, m)?)?;
     m.add_function(wrap_pyfunction!(digest, m)?)?;
     m.add_function(wrap_pyfunction!(set_kernel_path, m)?)?;
     m.add_function(wrap_pyfunction!(kernel_path, m)?)?;
@@ -99,6 +100,20 @@ fn accumulate(master: Any<'_, '_>, terms: &Terms, at: At, dtype: &str) -> PyResu
         dtype,
     };
     detached(py, || Kernels::chosen().accumulate(master, at, terms)).map(UpdateReport)
+}
+
+/// The report of an update of weights that an optimizer has made.
+#[pyfunction]
+#[pyo3(signature = (before, after, *, dtype))]
+fn compare(before: Any<'_, '_>, after: Any<'_, '_>, dtype: &str) -> PyResult<UpdateReport> {
+    let py = before.py();
+    let dtype = detached(py, || Dtype::from_name(dtype))?;
+    let (before, after) = (
+        readable::<f32>(before, "before")?,
+        readable::<f32>(after, "after")?,
+    );
+    let (before, after) = (before.as_slice()?, after.as_slice()?);
+    detached(py, || Kernels::chosen().compare(before, after, dtype)).map(UpdateReport)
 }
 
 /// 64-bit digest of the bits of the weights; the order of the elements doesn't count.

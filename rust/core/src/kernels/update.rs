@@ -1,14 +1,15 @@
-//! The update of one chunk: all pairs in one pass over the weights, with its report.
+//! The update of one chunk: all pairs in one pass over the weights, with its report; and the report of another update.
 
 use std::marker::PhantomData;
 
-use super::Terms;
+use super::chunks::CHUNK;
 use super::path::Work;
 use super::position::Position;
 use super::report::UpdateReport;
 use super::rounding::{INFINITY, LiveType};
 use super::simd::{SQUARES, Simd, Squares};
 use super::tile::{TILE, Tiles, Weighted};
+use super::{Bf16, Dtype, F16, F32, KernelError, Kernels, Terms, pool};
 use crate::noise::Stream;
 
 /// master\[i\] += sum over the pairs, in order, of coefficient * noise(pair) of value `start + i` of the position.
@@ -34,6 +35,69 @@ impl<L: LiveType> Work for Accumulate<'_, L> {
             tally.update::<S, L>(simd, &mut self.master[span.slice], &sums[span.tile]);
         }
         tally.report(self.master.len())
+    }
+}
+
+impl Kernels {
+    /// The report of an update of weights that an optimizer has made, which has a pass of its own. The live weights are of
+    /// the type `dtype`. `before` and `after` have the same length.
+    ///
+    /// # Errors
+    /// [`KernelError::Batch`] for slices of different lengths, [`KernelError::Threads`].
+    pub fn compare(
+        self,
+        before: &[f32],
+        after: &[f32],
+        dtype: Dtype,
+    ) -> Result<UpdateReport, KernelError> {
+        match dtype {
+            Dtype::F32 => self.compare_as::<F32>(before, after),
+            Dtype::Bf16 => self.compare_as::<Bf16>(before, after),
+            Dtype::F16 => self.compare_as::<F16>(before, after),
+        }
+    }
+
+    fn compare_as<L: LiveType>(
+        self,
+        before: &[f32],
+        after: &[f32],
+    ) -> Result<UpdateReport, KernelError> {
+        if before.len() != after.len() {
+            return Err(KernelError::Batch(format!(
+                "`before` and `after` must have the same number of values, got {} and {}",
+                before.len(),
+                after.len()
+            )));
+        }
+        let chunks = before.chunks(CHUNK).zip(after.chunks(CHUNK)).collect();
+        let work = |(before, after)| {
+            self.path.run(Compare {
+                before,
+                after,
+                live: PhantomData::<L>,
+            })
+        };
+        Ok(pool::map(chunks, work)?.into_iter().sum())
+    }
+}
+
+/// The report of one chunk of weights before and after an update.
+struct Compare<'a, L> {
+    before: &'a [f32],
+    after: &'a [f32],
+    live: PhantomData<L>,
+}
+
+impl<L: LiveType> Work for Compare<'_, L> {
+    type Output = UpdateReport;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> UpdateReport {
+        let mut tally = Tally::default();
+        for (before, after) in self.before.chunks(TILE).zip(self.after.chunks(TILE)) {
+            tally.compare::<S, L>(simd, before, after);
+        }
+        tally.report(self.before.len())
     }
 }
 
@@ -74,6 +138,27 @@ impl Tally {
         }
         // Not in the loop above: the compiler would emit a masked store, which is very slow on some machines.
         master.copy_from_slice(&new[..len]);
+    }
+
+    /// Counts the changes of at most [`TILE`] weights.
+    #[inline(always)]
+    pub fn compare<S: Simd, L: LiveType>(&mut self, simd: S, before: &[f32], after: &[f32]) {
+        let (mut sums, mut changes) = ([0.0_f32; TILE], [0.0_f32; TILE]);
+        let (mut moved, mut bits) = (0, 0);
+        let len = before.len().min(TILE);
+        let (before, after) = (&before[..len], &after[..len]);
+        for i in 0..len {
+            sums[i] = after[i] - before[i];
+            changes[i] = L::nearest(after[i]) - L::nearest(before[i]);
+            moved += u32::from(changes[i] != 0.0);
+            bits |= changes[i].to_bits();
+        }
+        if bits & INFINITY == INFINITY {
+            self.add_any::<S, L>(simd, before, after, &sums);
+        } else {
+            self.moved += u64::from(moved);
+            self.add_squares(simd, &sums[..len], &changes[..len]);
+        }
     }
 
     /// Counts any changes, also those that aren't finite.
