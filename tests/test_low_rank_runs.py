@@ -109,6 +109,9 @@ def test_how_often_the_unperturbed_model_answers_belongs_to_a_run_of_batched_mem
     code, messages = run(*words, *BATCHED, "--reference_steps", "2")
     assert code != 0
     assert "`config.reference_steps` was 1, now 2" in messages
+    code, messages = run(*words, *BATCHED, "--reference_steps", "0")
+    assert code != 0
+    assert "`config.reference_steps` was 1, now 0" in messages
     # With more than eight prompts in a unit the unperturbed model answers eight of them in a unit of its own.
     many = ["--prompts_per_iteration", "9", "--prompts_per_unit", "9", "--max_steps", "1"]
     done(*LOW_RANK, *BATCHED, *many, "--output_dir", str(tmp_path / "many"))

@@ -62,7 +62,10 @@ class ESConfig:
         identity=True,
     )
     optim: str = option(
-        "sgd", help="optimizer, which moves the weights along the direction: sgd, or file.py:NAME", identity=True
+        "sgd",
+        help="optimizer, which moves the weights along the direction: sgd, momentum, nesterov, adam, adamw, or "
+        "file.py:NAME",
+        identity=True,
     )
     optim_args: dict[str, Any] = option(
         {}, help="arguments of the optimizer, as name=value or name=value,name=value", identity=True
@@ -309,7 +312,8 @@ class ESConfig:
     reference_steps: int = option(
         1,
         help="every N iterations the unperturbed model also answers up to 8 of the prompts, to compare the members "
-        "with it; 0: never, and a collapse is not detected",
+        "with it; 0: never, and a collapse is not detected; with several members per unit it is part of the run's "
+        "identity",
         within=NOT_NEGATIVE,
     )
     report_to: list[str] = option([], help="trackers that transformers knows, such as tensorboard or wandb")

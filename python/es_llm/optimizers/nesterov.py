@@ -1,5 +1,7 @@
-"""Nesterov's momentum: m <- momentum * m + g, theta <- theta + learning_rate * (g + momentum * m) (Sutskever et al. 2013,
-as `torch.optim.SGD(nesterov=True)`)."""
+"""Nesterov's momentum (Sutskever et al. 2013, as `torch.optim.SGD(nesterov=True)`).
+
+m <- momentum * m + g, theta <- theta + learning_rate * (g + momentum * m).
+"""
 
 from __future__ import annotations
 

@@ -61,10 +61,10 @@ class RunState:
     @property
     def joins_reference(self) -> bool:
         """True if the unperturbed model answers the compared prompts in the first unit, as one member more, and not in
-        a unit of its own: the engine evaluates members together, and a unit has no other prompts."""
+        a unit of its own: units have several members, and no other prompts than those that are compared."""
         rows = self.prompts.per_iteration
         prompts = min(self.unit_rows(rows), rows * self.config.num_generations)
-        return self.engine.members_per_unit > 1 and self.config.reference_steps > 0 and prompts <= TRACED_PROMPTS
+        return self.engine.members_per_unit > 1 and prompts <= TRACED_PROMPTS
 
     def complete(
         self, members: Sequence[Member | None], rows: Sequence[Row], sampling: Sampling | None = None

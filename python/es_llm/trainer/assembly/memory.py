@@ -127,7 +127,8 @@ def _units(run: RunState, config: ESConfig, sets: EvaluationSets | None, *, trai
     if training:
         members = min(run.engine.members_per_unit, config.population_size)
         prompts = min(config.prompts_per_unit, run.prompts.per_iteration * config.num_generations)
-        yield _Unit(members + run.joins_reference, prompts, training_sampling(config))
+        members += run.joins_reference and config.reference_steps > 0
+        yield _Unit(members, prompts, training_sampling(config))
     for rows in {} if sets is None else sets.sets.values():
         yield _Unit(0, min(config.prompts_per_unit, len(rows)), None)
         if config.eval_num_samples > 0:

@@ -25,7 +25,7 @@ pub use policy::PolicyKind;
 
 use late::LateUnits;
 use policy::Policy;
-use state::{Held, RankState, UnitState};
+use state::{Held, OpenUnits, RankState, UnitState};
 
 /// The index of a unit in its schedule.
 pub type UnitId = u32;
@@ -77,9 +77,7 @@ pub struct Schedule {
     costs: Vec<f64>,
     units: Vec<UnitState>,
     done: u32,
-    /// The number of units that no rank holds, and their cost.
-    open: usize,
-    open_cost: f64,
+    open: OpenUnits,
     ranks: BTreeMap<RankId, RankState>,
     /// Ranks that are ready and hold nothing.
     waiting: BTreeSet<RankId>,
@@ -131,8 +129,10 @@ impl Schedule {
             costs: costs.to_vec(),
             units: vec![UnitState::Open; costs.len()],
             done: 0,
-            open: costs.len(),
-            open_cost: costs.iter().sum(),
+            open: OpenUnits {
+                count: costs.len(),
+                cost: costs.iter().sum(),
+            },
             alive: states.len(),
             holders: 0,
             ranks: states,
@@ -247,7 +247,7 @@ impl Schedule {
                 }
                 return;
             }
-            UnitState::Open => self.close(unit),
+            UnitState::Open => self.open.remove(self.costs[unit as usize]),
             UnitState::Held(held) => {
                 if held.second.is_none()
                     && let Some(late) = &mut self.late
@@ -317,8 +317,7 @@ impl Schedule {
                 if let Some(late) = &mut self.late {
                     late.remove(before.eta, unit);
                 }
-                self.open += 1;
-                self.open_cost += self.costs[unit as usize];
+                self.open.add(self.costs[unit as usize]);
                 reopened.push(unit);
                 UnitState::Open
             };
@@ -352,7 +351,7 @@ impl Schedule {
             if self.units[unit as usize] == UnitState::Open {
                 last = self.costs[unit as usize];
                 given += last;
-                self.close(unit);
+                self.open.remove(last);
                 let eta = self.assign(now, id, unit);
                 actions.push(Action::Assign(id, unit));
                 let (first, second) = (id, None);
@@ -374,13 +373,7 @@ impl Schedule {
     /// Whether the rank holds nothing, or more units are open than the ranks that hold nothing can begin.
     fn may_take(&mut self, id: RankId) -> bool {
         let idle = self.alive - self.holders;
-        self.policy.all_at_once() || self.rank(id).holds.is_empty() || self.open > idle
-    }
-
-    /// A unit isn't open any more.
-    fn close(&mut self, unit: UnitId) {
-        self.open -= 1;
-        self.open_cost -= self.costs[unit as usize];
+        self.policy.all_at_once() || self.rank(id).holds.is_empty() || self.open.count > idle
     }
 
     /// The cost of the open units that a rank may take at once.
@@ -391,7 +384,7 @@ impl Schedule {
         // One unit until its speed is known: a slow rank must not hold many.
         let all = self.usual_speed().unwrap_or(0.0) * self.alive as f64;
         let speed = self.rank(id).speed();
-        speed.map_or(0.0, |speed| BATCH * self.open_cost * speed / all)
+        speed.map_or(0.0, |speed| BATCH * self.open.cost * speed / all)
     }
 
     /// Serves the ranks that wait.

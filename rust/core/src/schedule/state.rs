@@ -7,6 +7,25 @@ use super::{RankId, UnitId};
 /// The shortest time in seconds in which a speed can be measured.
 const SHORTEST: f64 = 1e-9;
 
+/// The units that no rank holds: their number and their cost.
+#[derive(Debug)]
+pub(super) struct OpenUnits {
+    pub count: usize,
+    pub cost: f64,
+}
+
+impl OpenUnits {
+    pub fn add(&mut self, cost: f64) {
+        self.count += 1;
+        self.cost += cost;
+    }
+
+    pub fn remove(&mut self, cost: f64) {
+        self.count -= 1;
+        self.cost -= cost;
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum UnitState {
     Open,
