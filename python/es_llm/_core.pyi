@@ -39,6 +39,7 @@ __all__ = [
     "UpdateReport",
     "Watchdog",
     "accumulate",
+    "compare",
     "digest",
     "fill",
     "kernel_path",
