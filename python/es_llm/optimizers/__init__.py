@@ -32,8 +32,8 @@ class Optimizer(ABC):
     """A rule that moves the masters. A run has one instance for all tensors.
 
     Every machine must compute the same bits. So a rule uses only torch's additions, multiplications and divisions of
-    tensors, each rounded separately, and `square_root`, and no reduction over a tensor. Instead of dividing by a number
-    multiply by its reciprocal, as torch does on CUDA devices alone.
+    tensors, each rounded separately, and `square_root`, and no reduction over a tensor. It doesn't divide a tensor by a
+    number, which torch rounds differently on CUDA devices, but multiplies by the reciprocal.
     """
 
     state_names: tuple[str, ...] = ()

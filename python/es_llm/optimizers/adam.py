@@ -51,7 +51,7 @@ class Adam(Optimizer):
         (beta1, beta2), t = self._betas, record.iteration + 1
         mean = state["mean"].mul_(beta1).add_(direction.mul(1.0 - beta1))
         square = state["square"].mul_(beta2).add_(direction.mul_(direction).mul_(1.0 - beta2))
-        # Factors, because on CUDA devices torch divides by a number as it multiplies by its reciprocal.
+        # Reciprocals: see `Optimizer` on divisions by a number.
         root = square_root(square.mul(1.0 / (1.0 - beta2**t))).add_(self._epsilon)
         master.add_(mean.mul(1.0 / (1.0 - beta1**t)).div_(root).mul_(record.learning_rate))
 

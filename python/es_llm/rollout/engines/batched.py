@@ -65,7 +65,8 @@ class BatchedEngine(HFEngine):
         perturbed = [member for member in members if member is not None]
         if not perturbed:
             return super().evaluate(members, prompts, sampling)
-        positions = [None if member is None else perturbed.index(member) for member in members]
+        numbers = iter(range(len(perturbed)))
+        positions = [None if member is None else next(numbers) for member in members]
         count = len(prompts)
         with explain_out_of_memory(len(members) * count):
             modules = self._modules(perturbed)

@@ -24,9 +24,8 @@ impl LateUnits {
     /// The unit that an idle rank should evaluate too, if it needs `seconds(unit)` for it.
     ///
     /// This is the unit that will be finished last, if the rank should finish it clearly before its holder. Otherwise it is the
-    /// unit that is overdue for the longest time, if the rank needs no more time for it. An idle rank must not begin earlier: it
-    /// can't stop before its end, so if the holder finishes soon after, the next iteration waits. In this way it wastes no
-    /// more time than it would have waited.
+    /// unit that is overdue for the longest time, if it is overdue by the time that the rank needs for it. A rank can't stop
+    /// before the end of a unit: if the holder finishes soon after it began, the next iteration waits for it.
     pub fn pick(&self, now: f64, seconds: impl Fn(UnitId) -> f64) -> Option<UnitId> {
         let &(latest, unit) = self.0.last()?;
         if seconds(unit) < WORTH * (latest.0 - now) {
