@@ -17,7 +17,8 @@ import pytest
 from es_llm._core import Journal
 from tests.commands import SMALL, es_llm, mpirun, result
 
-WORDS = ["train", *SMALL, "--max_steps", "12", "--seed", "5", "--unit_timeout_s", "4"]
+WORDS = ["train", *SMALL, "--max_steps", "12", "--seed", "5"]
+CUT = ["--unit_timeout_s", "4"]
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 
 
@@ -160,7 +161,7 @@ def test_each_host_keeps_a_copy(hosts, whole, tmp_path):
 @pytest.mark.parametrize("hosts", ["own disks"], indirect=True)
 def test_a_cut_link_leaves_two_runs_with_the_same_weights(hosts, whole, tmp_path):
     near, far = tmp_path / "runs" / "D", tmp_path / "far" / "D"
-    job = hosts.start(*WORDS, "--output_dir", str(near))
+    job = hosts.start(*WORDS, *CUT, "--output_dir", str(near))
     wait_until(lambda: len(records(near)) >= 3)
     hosts.link("down")
     wait_until(lambda: (near / "result.json").exists() and (far / "result.json").exists())
@@ -174,7 +175,7 @@ def test_a_cut_link_leaves_two_runs_with_the_same_weights(hosts, whole, tmp_path
 @pytest.mark.parametrize("hosts", ["a shared disk"], indirect=True)
 def test_a_cut_link_over_a_shared_disk_is_safe(hosts, whole, tmp_path):
     directory = tmp_path / "runs" / "D"
-    job = hosts.start(*WORDS, "--output_dir", str(directory))
+    job = hosts.start(*WORDS, *CUT, "--output_dir", str(directory))
     wait_until(lambda: len(records(directory)) >= 3)
     hosts.link("down")
     # One side finishes. Under heavy load each side may refuse the other one, so that neither does; then mpirun waits.

@@ -66,19 +66,23 @@ class RunOpener:
 
     def copy(self, directory: RunDirectory, known: list[bytes]) -> RunFiles | None:
         """Open a copy of the journal, with the known records, on a host that doesn't see the leader's directory. None
-        if the host sees it, or can't write a copy."""
+        if the host sees it, or can't write a copy. Its lock names the job, so that any rank of it may lead from here."""
+        lock = None
         try:
             directory.prepare()
             if _fresh_holder(directory.path).get("job") == self.job:
                 return None
-            files = self._files(directory, None)
+            lock = DirectoryLock(directory.path, self.job, self.rank)
+            files = self._files(directory, lock)
             files.agree_with(known)
         except (OSError, JournalError, ValueError, RuntimeError) as error:
             logger.error("this host keeps no copy of the journal: %s", error)
+            if lock is not None:
+                lock.release()
             return None
         return files
 
-    def _files(self, directory: RunDirectory, lock: DirectoryLock | None) -> RunFiles:
+    def _files(self, directory: RunDirectory, lock: DirectoryLock) -> RunFiles:
         return RunFiles(directory, self.population, *_open_journal(directory, self.header), lock)
 
 

@@ -26,7 +26,7 @@ class RunFiles:
         population: Population,
         journal: Journal | None,
         writer: JournalWriter,
-        lock: DirectoryLock | None,
+        lock: DirectoryLock,
     ) -> None:
         """`journal` is what the file held before (None: a new run); `writer` appends to it."""
         self.directory, self._population = directory, population
@@ -60,8 +60,7 @@ class RunFiles:
 
     def append_record(self, record: Record) -> None:
         """Write a record to the disk before returning; a record that the journal has already is not written again."""
-        if self._lock is not None:
-            self._lock.hold()
+        self._lock.hold()
         have = self._writer.records
         if have is not None and record.iteration > have:
             raise JournalError(f"{str(self.directory.journal)!r}: expected record {have}, got {record.iteration}")
@@ -102,14 +101,12 @@ class RunFiles:
     def close(self) -> None:
         """Close the files, and let other jobs use the directory."""
         self._writer.close()
-        if self._lock is not None:
-            self._lock.release()
+        self._lock.release()
 
     def leave(self) -> None:
         """Close the files; another rank of this job writes on."""
         self._writer.close()
-        if self._lock is not None:
-            self._lock.leave()
+        self._lock.leave()
 
 
 def other_records(directory: RunDirectory) -> JournalError:
