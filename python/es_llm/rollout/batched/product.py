@@ -17,8 +17,8 @@ from es_llm.noise.cpu import as_array
 
 Forward: TypeAlias = Callable[..., Any]
 
-FEW: Final = frozenset((*range(8, 17), *range(25, 33)))
-"""Numbers of rows for which the kernel is faster. It computes 16 rows at a time, so at other numbers it wastes much."""
+FEW: Final = range(8, 37)
+"""Numbers of rows for which the kernel is faster."""
 WORTH: Final = 100_000
 """Weights of a layer from which the kernel is faster: a call of it takes some microseconds more."""
 

@@ -267,7 +267,8 @@ impl Kernels {
     }
 
     /// y = x W^T: y (rows, outputs), x (rows, `inputs`), w (outputs, `inputs`). Each value is a chain of fmas over the inputs,
-    /// in order, from 0: it doesn't depend on the other rows, the instruction set or the threads.
+    /// in order, from 0; in the last rows % 16 rows, if they are four or fewer, the sum of 16 chains, for the inputs c, c + 16,
+    /// c + 32, ..., added in halves. It doesn't depend on the values of other rows, the instruction set or the threads.
     ///
     /// # Errors
     /// [`KernelError::Batch`], [`KernelError::Threads`].

@@ -1,8 +1,10 @@
 //! The product y = x W^T of a batch of rows, for the decoder. The weights are read as they are, once for all rows; a library
 //! that arranges them first takes twice the time for the few rows of a batch.
 //!
-//! Each value of y is a chain of fmas over the inputs, in order, from 0. So it depends on its row of x and on its row of W
-//! alone: not on other rows of the batch, the instruction set or the threads.
+//! Rows are the lanes of a register. Each value of y is a chain of fmas over the inputs, in order, from 0. A few rows that are
+//! left over would leave most lanes empty. For them inputs are the lanes: each value is the sum of [`CHAINS`] chains, added in
+//! halves. So a value depends on its row of x, on its row of W, and on whether its row is left over (see
+//! [`Shape::left_over`]): not on the values of other rows, the instruction set or the threads.
 
 use std::array::from_fn;
 use std::hint::black_box;
@@ -16,6 +18,10 @@ use super::stream::{TO_READ, fetch};
 
 /// Inputs between two prefetches: a line of memory.
 const STEP: usize = 16;
+/// Chains of fmas of a row that is left over: chain c has the inputs c, c + 16, c + 32, ...
+pub(super) const CHAINS: usize = 16;
+/// Most rows beyond a multiple of [`CHAINS`] that count as left over.
+const MOST_LEFT_OVER: usize = 4;
 /// Multiplications that are worth a thread of their own.
 const WORTH_A_THREAD: usize = 1 << 20;
 
@@ -45,6 +51,12 @@ impl Shape {
         Ok(shape)
     }
 
+    /// The number of rows, at the end, that are left over.
+    pub fn left_over(self) -> usize {
+        let beyond = self.rows % CHAINS;
+        if beyond > MOST_LEFT_OVER { 0 } else { beyond }
+    }
+
     /// The outputs in parts for the threads.
     pub fn parts(self, threads: usize) -> Vec<Range<usize>> {
         let work = self.rows * self.inputs * self.outputs;
@@ -57,9 +69,11 @@ impl Shape {
     }
 }
 
-/// The rows of x, input by input: groups of two registers of rows, and at most one of a single register.
+/// The rows of x, input by input: groups of two registers of rows, and at most one of a single register. The rows that are
+/// left over stay as they are, filled up with zeros to a multiple of [`CHAINS`].
 pub(super) struct Transposed {
     values: Vec<f32>,
+    left_over: Vec<f32>,
     shape: Shape,
 }
 
@@ -75,7 +89,9 @@ impl Work for Transpose<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> Transposed {
         let Self { x, shape } = self;
-        let Shape { rows, inputs, .. } = shape;
+        let inputs = shape.inputs;
+        let (x, last) = x.split_at(x.len() - shape.left_over() * inputs);
+        let rows = x.len() / inputs;
         let mut values = vec![0.0; rows.next_multiple_of(S::LANES) * inputs];
         for (first, width) in groups::<S>(rows) {
             let group = &mut values[first * inputs..][..width * inputs];
@@ -90,7 +106,19 @@ impl Work for Transpose<'_> {
                 }
             }
         }
-        Transposed { values, shape }
+        let whole = inputs.next_multiple_of(CHAINS);
+        let mut left_over = vec![0.0; shape.left_over() * whole];
+        for (to, from) in left_over
+            .chunks_exact_mut(whole)
+            .zip(last.chunks_exact(inputs))
+        {
+            to[..inputs].copy_from_slice(from);
+        }
+        Transposed {
+            values,
+            left_over,
+            shape,
+        }
     }
 }
 
@@ -118,23 +146,29 @@ impl Work for Multiply<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         if S::ROWS == MOST_ROWS {
-            self.outputs::<S, MOST_ROWS>(simd);
+            self.outputs::<S, MOST_ROWS, 4>(simd);
         } else {
-            self.outputs::<S, FEW_ROWS>(simd);
+            self.outputs::<S, FEW_ROWS, 2>(simd);
         }
     }
 }
 
 impl Multiply<'_, '_> {
+    /// `ROWS` outputs at a time; for rows that are left over, `AT_ONCE` of them.
     #[inline(always)]
-    fn outputs<S: Simd, const ROWS: usize>(mut self, simd: S) {
-        let Shape { rows, inputs, .. } = self.x.shape;
+    fn outputs<S: Simd, const ROWS: usize, const AT_ONCE: usize>(mut self, simd: S) {
+        let Transposed {
+            values,
+            left_over,
+            shape,
+        } = self.x;
+        let (inputs, rows) = (shape.inputs, shape.rows - shape.left_over());
         let mut sums = [0.0; MOST_SUMS];
         for (block, w) in self.w.chunks(ROWS * inputs).enumerate() {
             let count = w.len() / inputs;
             let w: [&[f32]; ROWS] = from_fn(|row| &w[row.min(count - 1) * inputs..][..inputs]);
             for (first, width) in groups::<S>(rows) {
-                let x = &self.x.values[first * inputs..][..width * inputs];
+                let x = &values[first * inputs..][..width * inputs];
                 if width == S::LANES {
                     dots::<S, ROWS, 1>(simd, w, x, &mut sums);
                 } else {
@@ -144,6 +178,24 @@ impl Multiply<'_, '_> {
                     let y = &mut y[block * ROWS..][..count];
                     for (y, sums) in y.iter_mut().zip(sums.chunks_exact(width)) {
                         *y = sums[row];
+                    }
+                }
+            }
+            let own = inputs.next_multiple_of(CHAINS);
+            for (y, x) in self.y[rows..]
+                .chunks_mut(PAIR)
+                .zip(left_over.chunks(PAIR * own))
+            {
+                let x: [&[f32]; PAIR] = from_fn(|row| &x[(row * own) % x.len()..][..own]);
+                for (outputs, w) in w.as_chunks::<AT_ONCE>().0.iter().enumerate() {
+                    let sums = sums_of_chains::<S, AT_ONCE>(simd, *w, x);
+                    for (row, y) in y.iter_mut().enumerate() {
+                        let y = y[block * ROWS..][..count]
+                            .iter_mut()
+                            .skip(outputs * AT_ONCE);
+                        for (y, sums) in y.zip(sums) {
+                            *y = sums[row];
+                        }
                     }
                 }
             }
@@ -204,4 +256,79 @@ fn dots<S: Simd, const ROWS: usize, const N: usize>(
             simd.store(*register, sums);
         }
     }
+}
+
+/// Rows of x that are left over are multiplied two at a time.
+const PAIR: usize = 2;
+
+/// sums\[i\]\[row\] = the sum of the chains of row i of `w` and of each row of x, which are filled up with zeros.
+#[inline(always)]
+fn sums_of_chains<S: Simd, const ROWS: usize>(
+    simd: S,
+    w: [&[f32]; ROWS],
+    x: [&[f32]; PAIR],
+) -> [[f32; PAIR]; ROWS] {
+    let mut tile = [[[simd.float(0.0); MOST_REGISTERS]; PAIR]; ROWS];
+    let whole = w[0].len() / CHAINS;
+    let x = x.map(|row| row.as_chunks::<CHAINS>().0);
+    let (steps, last) = (
+        w.map(|row| &row.as_chunks().0[..whole]),
+        x.map(|row| &row[whole..]),
+    );
+    let x = x.map(|row| &row[..whole]);
+    for step in 0..whole {
+        add_products(
+            simd,
+            steps.map(|row| &row[step]),
+            x.map(|row| &row[step]),
+            &mut tile,
+        );
+    }
+    if !last[0].is_empty() {
+        let mut filled = [[0.0; CHAINS]; ROWS];
+        for (filled, row) in filled.iter_mut().zip(w) {
+            let row = &row[whole * CHAINS..];
+            filled[..row.len()].copy_from_slice(row);
+        }
+        add_products(simd, filled.each_ref(), last.map(|row| &row[0]), &mut tile);
+    }
+    tile.map(|tile| tile.map(|registers| in_halves(simd, registers)))
+}
+
+/// Registers of [`CHAINS`] values at most.
+const MOST_REGISTERS: usize = 16;
+
+/// One input more for each chain.
+#[inline(always)]
+fn add_products<S: Simd, const ROWS: usize>(
+    simd: S,
+    w: [&[f32; CHAINS]; ROWS],
+    x: [&[f32; CHAINS]; PAIR],
+    tile: &mut [[[S::Floats; MOST_REGISTERS]; PAIR]; ROWS],
+) {
+    for lanes in (0..CHAINS).step_by(S::LANES) {
+        let x = x.map(|x| simd.load(&x[lanes..]));
+        for row in 0..ROWS {
+            let w = simd.load(&w[row][lanes..]);
+            for of_x in 0..PAIR {
+                let sum = &mut tile[row][of_x][lanes / S::LANES];
+                *sum = simd.fma(w, x[of_x], *sum);
+            }
+        }
+    }
+}
+
+/// The sum of the chains: of 8 with 8, 4 with 4, 2 with 2, 1 with 1.
+#[inline(always)]
+fn in_halves<S: Simd>(simd: S, registers: [S::Floats; MOST_REGISTERS]) -> f32 {
+    let mut chains = [0.0; CHAINS];
+    for (chains, register) in chains.chunks_exact_mut(S::LANES).zip(registers) {
+        simd.store(register, chains);
+    }
+    for half in [8, 4, 2, 1] {
+        for chain in 0..half {
+            chains[chain] += chains[chain + half];
+        }
+    }
+    chains[0]
 }
