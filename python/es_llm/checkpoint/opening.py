@@ -65,8 +65,8 @@ class RunOpener:
         return self._files(directory, DirectoryLock(directory.path, self.job, self.rank))
 
     def copy(self, directory: RunDirectory, known: list[bytes]) -> RunFiles | None:
-        """Open a copy of the journal, with the known records, on a host that doesn't see the leader's directory. None
-        if the host sees it, or can't write a copy. Its lock names the job, so that any rank of it may lead from here."""
+        """Open a copy of the journal, with the known records, on a host that doesn't see the leader's directory; None
+        if the host sees it, or can't write a copy. Its lock names the job, so that any rank of it may lead from it."""
         lock = None
         try:
             directory.prepare()
