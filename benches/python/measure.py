@@ -23,7 +23,18 @@ TURN: Final = 0.4
 
 
 def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each function over `runs` rounds. A round measures each function; an extra round warms up."""
+    """Median seconds of each function over `runs` rounds; see `rounds`."""
+    return {name: statistics.median(taken) for name, taken in rounds(works, runs, device).items()}
+
+
+def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, float]:
+    """How many times as fast as `base` each function is: the median over rounds, so that a slow minute counts for both."""
+    pairs = {name: zip(seconds[base], taken, strict=True) for name, taken in seconds.items()}
+    return {name: statistics.median(slow / fast for slow, fast in pair) for name, pair in pairs.items()}
+
+
+def rounds(works: dict[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each function in each of `runs` rounds. A round measures each function; an extra round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(runs + 1):
         for name, work in works.items():
@@ -31,7 +42,7 @@ def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.dev
             taken = turn(work, device)
             if round_:
                 seconds[name].append(taken)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+    return seconds
 
 
 def turn(work: Callable[[], object], device: torch.device) -> float:

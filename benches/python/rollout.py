@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
-from measure import in_turn, machine, peak_bytes
+from measure import in_turn, machine, peak_bytes, ratios, rounds
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from es_llm import _core
@@ -162,13 +163,13 @@ def print_rollouts(ways: Ways, runs: int) -> None:
     count = min(16, rows)
     works[f"one by one, {count} members"] = ways.members(hf, count)
     check(works, ways.setting.dtype, count)
-    seconds = in_turn({name: same_again(work) for name, work in works.items()}, runs, device)
-    base = seconds["decoder, no noise"]
+    seconds = rounds({name: same_again(work) for name, work in works.items()}, runs, device)
+    beside = ratios(seconds, "decoder, no noise")
     for name, taken in seconds.items():
-        rate = rows * ways.setting.tokens / taken
+        rate = rows * ways.setting.tokens / statistics.median(taken)
         memory = peak_bytes(works[name], device)
         shown = "" if memory is None else f"{memory / 2**20:8.0f} MiB"
-        print(f"{name:48} {rate:9.0f} tokens/s {base / taken:7.3f} of the decoder {shown}")
+        print(f"{name:48} {rate:9.0f} tokens/s {beside[name]:7.3f} of the decoder {shown}")
 
 
 def print_iterations(setting: Setting, runs: int) -> None:
