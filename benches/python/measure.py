@@ -28,7 +28,7 @@ def in_turn(works: dict[str, Callable[[], object]], runs: int, device: torch.dev
 
 
 def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, float]:
-    """How many times as fast as `base` each function is: the median over rounds, so that a slow minute counts for both."""
+    """How many times as fast as `base` each function is: the median over rounds. So a slow minute counts for both."""
     pairs = {name: zip(seconds[base], taken, strict=True) for name, taken in seconds.items()}
     return {name: statistics.median(slow / fast for slow, fast in pair) for name, pair in pairs.items()}
 
