@@ -71,13 +71,16 @@ class ESConfig:
         {}, help="arguments of the optimizer, as name=value or name=value,name=value", identity=True
     )
     lr_scheduler_type: str = option(
-        "constant", help="schedule of the learning rate over the iterations: constant, or file.py:NAME", identity=True
+        "constant",
+        help="schedule of the learning rate over the iterations: constant, linear, cosine, constant_with_warmup, "
+        "cosine_with_min_lr, or file.py:NAME",
+        identity=True,
     )
     lr_scheduler_kwargs: dict[str, Any] = option(
         {}, help="arguments of the learning rate's schedule, as name=value", identity=True
     )
     sigma_scheduler_type: str = option(
-        "constant", help="schedule of sigma over the iterations: constant, or file.py:NAME", identity=True
+        "constant", help="schedule of sigma over the iterations: one of the same names", identity=True
     )
     sigma_scheduler_kwargs: dict[str, Any] = option(
         {}, help="arguments of sigma's schedule, as name=value", identity=True
