@@ -1,7 +1,7 @@
 """Falls along half a cosine to a floor, as transformers' `cosine` and `cosine_with_min_lr`.
 
-For sigma a floor above 0 helped long runs and a fall to 0 hurt them, in reports of others; the learning rate falls to 0 by
-default.
+In reports of others a floor above 0 for sigma helped long runs, and a fall to 0 hurt them. The default is 0, as in
+transformers.
 """
 
 from __future__ import annotations
