@@ -6,8 +6,8 @@ from es_llm.errors import ConfigError
 
 
 def warmed_up(iteration: int, warmup: int) -> float:
-    """The factor of a warm-up: 1 / warmup in the first iteration, 1 from iteration `warmup` on. transformers begins at 0,
-    but a rate or sigma of 0 would waste an iteration.
+    """The factor of a warm-up: 1 / warmup in the first iteration, 1 from iteration `warmup` on. transformers begins at
+    0, but a rate or sigma of 0 would waste an iteration.
 
     Raises:
         ConfigError: `warmup` is no number of iterations.
