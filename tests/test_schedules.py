@@ -64,7 +64,8 @@ def test_every_factor_is_above_0(name):
     [
         ("linear", {"num_warmup_steps": -1}, "`num_warmup_steps` must be an integer >= 0, got -1"),
         ("cosine", {"num_warmup_steps": 0.5}, "`num_warmup_steps` must be an integer >= 0, got 0.5"),
-        ("cosine", {"floor": 2.0}, r"`floor` must be in \[0, 1\], got 2.0"),
+        ("cosine", {"floor": 2.0}, r"`floor` must be a number in \[0, 1\], got 2.0"),
+        ("cosine_with_min_lr", {"min_lr_rate": -0.5}, r"`min_lr_rate` must be a number in \[0, 1\], got -0.5"),
         ("constant_with_warmup", {}, "missing 1 required keyword-only argument: 'num_warmup_steps'"),
     ],
 )

@@ -66,7 +66,7 @@ class RunOpener:
 
     def copy(self, directory: RunDirectory, known: list[bytes]) -> RunFiles | None:
         """Open a copy of the journal, with the known records, on a host that doesn't see the leader's directory; None
-        if the host sees it, or can't write a copy. Its lock names the job, so that any rank of it may lead from it."""
+        if the host sees it, or can't write a copy. Its lock names the job: any rank of the job may lead from here."""
         lock = None
         try:
             directory.prepare()

@@ -1,4 +1,4 @@
-"""The warm-up that the schedules share."""
+"""What the schedules share: warm-up, progress, and the check of a floor."""
 
 from __future__ import annotations
 
@@ -20,3 +20,14 @@ def warmed_up(iteration: int, warmup: int) -> float:
 def progress(iteration: int, warmup: int, total: int) -> float:
     """Share in [0, 1) of the iterations after the warm-up that are done before this one; 0 during the warm-up."""
     return max(0, iteration - warmup) / max(1, total - warmup)
+
+
+def require_floor(name: str, value: float) -> float:
+    """The value of an argument that is the last factor of a schedule.
+
+    Raises:
+        ConfigError: it is no number in [0, 1].
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        raise ConfigError(f"`{name}` must be a number in [0, 1], got {value!r}")
+    return float(value)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from es_llm.errors import ConfigError
-from es_llm.schedules._warmup import progress, warmed_up
+from es_llm.schedules._warmup import progress, require_floor, warmed_up
 
 if TYPE_CHECKING:
     from es_llm.config import ESConfig
@@ -20,9 +19,8 @@ def factor(config: ESConfig, iteration: int, *, num_warmup_steps: int = 0, floor
     """1 at the end of the warm-up, nearly `floor` in the last iteration.
 
     Raises:
-        ConfigError: `floor` isn't in [0, 1].
+        ConfigError: `floor` isn't in [0, 1], or `num_warmup_steps` is no number of iterations.
     """
-    if not 0.0 <= floor <= 1.0:
-        raise ConfigError(f"`floor` must be in [0, 1], got {floor!r}")
+    floor = require_floor("floor", floor)
     done = progress(iteration, num_warmup_steps, config.max_steps)
     return warmed_up(iteration, num_warmup_steps) * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done)))

@@ -18,7 +18,7 @@ from es_llm.noise.cpu import as_array
 Forward: TypeAlias = Callable[..., Any]
 
 FEW: Final = frozenset((*range(8, 37), *range(61, 65)))
-"""Numbers of rows for which the kernel is faster. Beyond 36 it is so for whole registers of rows."""
+"""Numbers of rows for which the kernel is faster. Beyond 36 it is so only if four registers are full, or nearly."""
 WORTH: Final = 100_000
 """Weights of a layer from which the kernel is faster: a call of it takes some microseconds more."""
 

@@ -19,7 +19,7 @@ use super::stream::{TO_READ, fetch};
 /// Inputs between two prefetches: a line of memory.
 const STEP: usize = 16;
 /// Chains of fmas of a row that is left over: chain c has the inputs c, c + 16, c + 32, ...
-pub(super) const CHAINS: usize = 16;
+const CHAINS: usize = 16;
 /// Most rows beyond a multiple of [`CHAINS`] that count as left over.
 const MOST_LEFT_OVER: usize = 4;
 /// Multiplications that are worth a thread of their own.
@@ -182,18 +182,16 @@ impl Multiply<'_, '_> {
                 }
             }
             let own = inputs.next_multiple_of(CHAINS);
-            for (y, x) in self.y[rows..]
-                .chunks_mut(PAIR)
-                .zip(left_over.chunks(PAIR * own))
-            {
+            let pairs = self.y[rows..].chunks_mut(PAIR);
+            for (y, x) in pairs.zip(left_over.chunks(PAIR * own)) {
+                // A row without another one is multiplied twice.
                 let x: [&[f32]; PAIR] = from_fn(|row| &x[(row * own) % x.len()..][..own]);
-                for (outputs, w) in w.as_chunks::<AT_ONCE>().0.iter().enumerate() {
+                for (part, w) in w.as_chunks::<AT_ONCE>().0.iter().enumerate() {
                     let sums = sums_of_chains::<S, AT_ONCE>(simd, *w, x);
+                    let outputs = count.min(part * AT_ONCE)..count.min((part + 1) * AT_ONCE);
                     for (row, y) in y.iter_mut().enumerate() {
-                        let y = y[block * ROWS..][..count]
-                            .iter_mut()
-                            .skip(outputs * AT_ONCE);
-                        for (y, sums) in y.zip(sums) {
+                        let y = &mut y[block * ROWS..][outputs.clone()];
+                        for (y, sums) in y.iter_mut().zip(sums) {
                             *y = sums[row];
                         }
                     }
@@ -295,8 +293,8 @@ fn sums_of_chains<S: Simd, const ROWS: usize>(
     tile.map(|tile| tile.map(|registers| in_halves(simd, registers)))
 }
 
-/// Registers of [`CHAINS`] values at most.
-const MOST_REGISTERS: usize = 16;
+/// Registers of [`CHAINS`] values at most: those of one lane.
+const MOST_REGISTERS: usize = CHAINS;
 
 /// One input more for each chain.
 #[inline(always)]

@@ -80,15 +80,12 @@ fn a_row_does_not_depend_on_the_values_of_other_rows_or_the_threads() {
     let size @ [_, inputs, outputs] = [50, 512, 300];
     let all = product(Kernels::best(), size);
     let (x, w) = (values(50 * inputs, 7), values(outputs * inputs, 13));
-    for (rows, first, compared) in [(50, 0, 50), (16, 0, 16), (9, 39, 9), (2, 48, 2)] {
+    for (rows, first) in [(16, 0), (9, 39), (2, 48)] {
         let mut y = vec![0.0; rows * outputs];
         Kernels::best()
             .product(&mut y, &x[first * inputs..][..rows * inputs], &w, inputs)
             .expect("sizes that fit");
-        assert_eq!(
-            y[..compared * outputs],
-            all[first * outputs..][..compared * outputs]
-        );
+        assert_eq!(y, all[first * outputs..][..rows * outputs]);
     }
     set_kernel_threads(3).expect("a number of threads");
     assert_eq!(product(Kernels::best(), size), all);
